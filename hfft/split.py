@@ -1,0 +1,438 @@
+"""The model cut at a boundary: capture the frozen prefix once, replay it ever after.
+
+No model code is rewritten. One recorded forward gives the order of module calls. The *boundary* is the
+first call of a module that holds a trainable parameter; the outermost calls that had finished by then
+are the frozen prefix. To replay, each of those modules returns its recorded output instead of computing.
+Poisoning the outputs with NaN shows which of them the rest of the model reads; only those are kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hfft.policies import Phase
+
+Inputs = Mapping[str, Tensor]
+
+
+class SplitError(Exception):
+    """This model cannot be cut at this boundary; training goes on uncached and says why."""
+
+
+class _BoundaryReached(Exception):
+    """Ends a capture's forward where the suffix would begin."""
+
+
+@dataclass
+class _Call:
+    """One call of one module in a recorded forward; `start` and `end` count enters and exits."""
+
+    name: str
+    start: int
+    parent: _Call | None
+    end: int = -1
+    output: Any = None
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor that flows from before the boundary to after it.
+
+    Args:
+        key: where it comes from: a module's name, or ``input:NAME``; ``NAME:2`` for a third tensor.
+        shape: of one image, without the batch dimension.
+        dtype: as the model computed it.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes that one image takes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@dataclass
+class _Output:
+    """What one prefix call returns: its structure, and for each tensor in it what stands for it."""
+
+    name: str
+    spec: pytree.TreeSpec
+    leaves: list[Any]  # a _Slot for a tensor, else the constant itself
+
+
+@dataclass
+class _Slot:
+    """A tensor in a prefix output or among the inputs."""
+
+    leaf: Leaf
+    constant: Tensor | None = None  # a tensor without a batch dimension, the same for every image
+    kept: bool = True
+
+    def value(self, values: Mapping[str, Tensor], batch_size: int, device: torch.device) -> Tensor:
+        if not self.kept:
+            shape = self.leaf.shape if self.constant is not None else (batch_size, *self.leaf.shape)
+            return torch.zeros((), dtype=self.leaf.dtype, device=device).expand(shape)
+        if self.constant is not None:
+            return self.constant.to(device)
+        return values[self.leaf.key].to(self.leaf.dtype)
+
+
+@dataclass
+class Split:
+    """A model with its boundary; made by `split_model`.
+
+    Attributes:
+        boundary: name of the first module, in order of execution, that holds a trainable parameter.
+        prefix: names of the outermost modules that finish before it, in order.
+    """
+
+    model: nn.Module
+    boundary: str
+    prefix: tuple[str, ...]
+    _outputs: list[_Output] = field(repr=False)
+    _inputs: dict[str, _Slot] = field(repr=False)
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """The tensors that a cache must hold for each image."""
+        slots = [slot for slot in self._slots() if slot.kept and slot.constant is None]
+        return [slot.leaf for slot in slots]
+
+    def capture(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Run the model up to the boundary and stop.
+
+        Args:
+            inputs: the model's inputs, tensors whose first dimension is the batch.
+
+        Returns:
+            For each of `leaves`, its key and a tensor of shape (batch, *leaf.shape).
+        """
+        wanted = [
+            (output.name, index, slot.leaf.key)
+            for output in self._outputs
+            for index, slot in enumerate(output.leaves)
+            if isinstance(slot, _Slot) and slot.kept and slot.constant is None
+        ]
+        values = {slot.leaf.key: inputs[name] for name, slot in self._inputs.items() if slot.kept and slot.constant is None}
+        outputs = _run_prefix(self.model, self.boundary, self.prefix, inputs, {name for name, _, _ in wanted})
+        position = {id(output): index for index, output in enumerate(self._outputs)}
+        for output in self._outputs:
+            flat = None
+            for index, slot in enumerate(output.leaves):
+                if isinstance(slot, _Slot) and slot.kept and slot.constant is None:
+                    flat = flat if flat is not None else pytree.tree_leaves(outputs[position[id(output)]])
+                    values[slot.leaf.key] = flat[index]
+        return values
+
+    @contextmanager
+    def replay(self, values: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Within this context a forward of the model computes the suffix only.
+
+        Args:
+            values: what `capture` returned, perhaps gathered from a cache: (batch, *leaf.shape) each.
+
+        Yields:
+            The inputs to call the model with; those that the suffix does not read are placeholders.
+        """
+        first = next(iter(values.values()))
+        place = (first.shape[0], first.device)
+        queues: dict[str, list[Any]] = defaultdict(list)
+        for output in self._outputs:
+            leaves = [leaf.value(values, *place) if isinstance(leaf, _Slot) else leaf for leaf in output.leaves]
+            queues[output.name].append(pytree.tree_unflatten(leaves, output.spec))
+        with ExitStack() as stack:
+            for name, recorded in queues.items():
+                module = self.model.get_submodule(name)
+                stack.enter_context(patched_forward(module, _returning(recorded, module.forward)))
+            yield {name: slot.value(values, *place) for name, slot in self._inputs.items()}
+
+    def _slots(self) -> list[_Slot]:
+        inner = [leaf for output in self._outputs for leaf in output.leaves if isinstance(leaf, _Slot)]
+        return [*self._inputs.values(), *inner]
+
+
+def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
+    """Find the boundary of a phase, decide what must be kept, and prove that replay is exact.
+
+    Args:
+        model: frozen as `phase` says.
+        phase: its trainable parameters give the boundary.
+        inputs: at least two real images.
+
+    Returns:
+        A split whose replay gave the full forward's logits to the last bit on `inputs`: in eval mode, in
+        train mode under one seed, and with the trainable parameters changed after the capture.
+
+    Raises:
+        SplitError: there is no frozen prefix, or replay is not exact, and why.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            split = _find_split(model, phase, inputs)
+            _keep_what_is_read(split, inputs)
+            _prove_exact(split, phase, inputs)
+    finally:
+        model.train(training)
+    return split
+
+
+def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, tuple[str, ...]]:
+    """Return the boundary's name and the names of the outermost modules that finish before it.
+
+    Raises:
+        SplitError: nothing finishes before the boundary.
+    """
+    calls = record_calls(model, inputs)
+    called = {call.name for call in calls}
+    owners = {_called_owner(name, called) for name in phase.trainable}
+    boundary = next(call for call in calls if call.name in owners)
+    finished = {id(call) for call in calls if 0 <= call.end < boundary.start}
+    prefix = [call for call in calls if id(call) in finished and (call.parent is None or id(call.parent) not in finished)]
+    if not prefix:
+        raise SplitError("no module finishes before the first trainable parameter, so there is no frozen prefix")
+    return boundary.name, tuple(call.name for call in prefix)
+
+
+def record_calls(model: nn.Module, inputs: Inputs) -> list[_Call]:
+    """Run one forward and return the module calls in the order in which they were entered."""
+    calls: list[_Call] = []
+    stack: list[_Call] = []
+    clock = iter(range(2**62))
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            stack.append(_Call(name, next(clock), stack[-1] if stack else None))
+            calls.append(stack[-1])
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        stack.pop().end = next(clock)
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.callback(module.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+        with torch.no_grad():
+            model(**inputs)
+    return calls
+
+
+@contextmanager
+def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let one module instance compute something else for a while; restored whatever happens."""
+    before = module.__dict__.get("forward")
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            object.__setattr__(module, "forward", before)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits, shape (batch, labels), of whatever an image classifier returned."""
+    logits = output["logits"] if isinstance(output, Mapping) else output[0]
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def _called_owner(parameter: str, called: set[str]) -> str:
+    """The module that holds a parameter, or its nearest ancestor that the forward calls."""
+    owner = parameter.rpartition(".")[0]
+    while owner not in called:
+        owner = owner.rpartition(".")[0]
+    return owner
+
+
+def _returning(recorded: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that returns the recorded outputs call by call, and computes after the last of them."""
+    queue = iter(recorded)
+    exhausted = object()
+
+    def replayed(*args: Any, **kwargs: Any) -> Any:
+        output = next(queue, exhausted)
+        return forward(*args, **kwargs) if output is exhausted else output
+
+    return replayed
+
+
+def _run_prefix(
+    model: nn.Module, boundary: str, prefix: tuple[str, ...], inputs: Inputs, wanted: set[str]
+) -> list[Any]:
+    """Run up to the boundary and return the output of each prefix call (None for names not wanted).
+
+    Outputs are cloned when they appear: code between modules may change them in place, and would change
+    them a second time on replay.
+    """
+    outputs: list[Any] = []
+    depth = 0
+    names = set(prefix)
+
+    def enter(module: nn.Module, args: Any) -> None:
+        nonlocal depth
+        depth += 1
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            nonlocal depth
+            depth -= 1
+            if depth == 0:
+                clone = pytree.tree_map_only(Tensor, torch.clone, output) if name in wanted else None
+                outputs.append(clone)
+
+        return hook
+
+    def stop(module: nn.Module, args: Any) -> None:
+        if depth == 0:
+            raise _BoundaryReached
+
+    with ExitStack() as hooks:
+        hooks.callback(model.get_submodule(boundary).register_forward_pre_hook(stop).remove)
+        for name in names:
+            module = model.get_submodule(name)
+            hooks.callback(module.register_forward_pre_hook(enter).remove)
+            hooks.callback(module.register_forward_hook(leave(name)).remove)
+        try:
+            model(**inputs)
+        except _BoundaryReached:
+            pass
+    if len(outputs) != len(prefix):
+        raise SplitError(f"the forward made {len(outputs)} calls before {boundary!r}, not the {len(prefix)} recorded")
+    return outputs
+
+
+def _find_split(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
+    """Record the prefix on two batch sizes, to tell tensors with one row per image from constants."""
+    boundary, prefix = find_boundary(model, phase, inputs)
+    larger = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in inputs.items()}
+    size = next(iter(inputs.values())).shape[0]
+    names = set(prefix)
+    outputs = _run_prefix(model, boundary, prefix, inputs, names)
+    others = _run_prefix(model, boundary, prefix, larger, names)
+    made: list[_Output] = []
+    seen: dict[str, int] = defaultdict(int)
+    for name, output, other in zip(prefix, outputs, others, strict=True):
+        flat, spec = pytree.tree_flatten(output)
+        flat_other = pytree.tree_leaves(other)
+        leaves: list[Any] = []
+        for value, value_other in zip(flat, flat_other, strict=True):
+            if not isinstance(value, Tensor):
+                leaves.append(value)
+                continue
+            key = f"{name}:{seen[name]}" if seen[name] else name
+            seen[name] += 1
+            leaves.append(_make_slot(key, value, value_other, size))
+        made.append(_Output(name, spec, leaves))
+    slots = {name: _make_slot(f"input:{name}", inputs[name], larger[name], size) for name in inputs}
+    return Split(model, boundary, prefix, made, slots)
+
+
+def _make_slot(key: str, value: Tensor, larger: Tensor, size: int) -> _Slot:
+    if value.shape == larger.shape:
+        return _Slot(Leaf(key, tuple(value.shape), value.dtype), constant=value)
+    if value.ndim == 0 or value.shape[0] != size or larger.shape != (size + 1, *value.shape[1:]):
+        raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, has not one row per image")
+    return _Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
+
+
+def _keep_what_is_read(split: Split, inputs: Inputs) -> None:
+    """Poison each tensor and keep those that change the logits.
+
+    Most models hand on one tensor, their last; that is tried first, with all others poisoned at once.
+    """
+    values = split.capture(inputs)
+    with split.replay(values) as replayed:
+        reference = logits_of(split.model(**replayed))
+    slots = split._slots()
+    if not _reads_any_of(split, slots[:-1], values, reference):
+        for slot in slots[:-1]:
+            slot.kept = False
+        return
+    for slot in slots:
+        slot.kept = _reads_any_of(split, [slot], values, reference)
+    if not split.leaves:
+        raise SplitError("no tensor with one row per image crosses the boundary")
+
+
+def _reads_any_of(split: Split, slots: list[_Slot], values: dict[str, Tensor], reference: Tensor) -> bool:
+    poisoned = dict(values)
+    constants = {id(slot): slot.constant for slot in slots}
+    for slot in slots:
+        if slot.constant is not None:
+            slot.constant = _poison(slot.constant)
+        else:
+            poisoned[slot.leaf.key] = _poison(values[slot.leaf.key])
+    try:
+        with split.replay(poisoned) as replayed:
+            logits = logits_of(split.model(**replayed))
+    except Exception:  # a poisoned index or shape may well break the code that reads it: it is read
+        return True
+    finally:
+        for slot in slots:
+            slot.constant = constants[id(slot)]
+    return not torch.equal(logits, reference)
+
+
+def _poison(tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() or tensor.is_complex():
+        return torch.full_like(tensor, float("nan"))
+    if tensor.dtype == torch.bool:
+        return ~tensor
+    return torch.where(tensor == 0, 1, 0).to(tensor.dtype)
+
+
+def _prove_exact(split: Split, phase: Phase, inputs: Inputs) -> None:
+    """Compare replay with the full forward, bit for bit, in every state that training will see."""
+    model = split.model
+    if not torch.equal(*_both_ways(split, inputs, split.capture(inputs))):
+        raise SplitError("replay differs from the full forward")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    captured = split.capture(inputs)
+    try:
+        model.train()
+        devices = [tensor.device for tensor in inputs.values() if tensor.is_cuda]
+        with torch.random.fork_rng(devices):
+            logits = []
+            for way in (0, 1):
+                model.load_state_dict(before)
+                torch.manual_seed(0)
+                logits.append(_one_way(split, inputs, captured, replayed=bool(way)))
+        if not torch.equal(logits[0], logits[1]):
+            raise SplitError("replay differs from the full forward in train mode: the prefix is not deterministic")
+        model.load_state_dict(before)
+        model.eval()
+        for name, parameter in model.named_parameters():
+            if name in phase.trainable:
+                parameter.add_(0.01)
+        if not torch.equal(*_both_ways(split, inputs, captured)):
+            raise SplitError("the prefix depends on trainable parameters")
+    finally:
+        model.load_state_dict(before)
+        model.eval()
+
+
+def _both_ways(split: Split, inputs: Inputs, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return _one_way(split, inputs, values, replayed=False), _one_way(split, inputs, values, replayed=True)
+
+
+def _one_way(split: Split, inputs: Inputs, values: dict[str, Tensor], replayed: bool) -> Tensor:
+    if not replayed:
+        return logits_of(split.model(**inputs))
+    with split.replay(values) as placeholders:
+        return logits_of(split.model(**placeholders))
