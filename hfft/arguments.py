@@ -1,0 +1,146 @@
+"""Every option of hfft, each defined once: the dataclasses that flags, YAML keys and keywords come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hfft.errors import ArgumentError
+
+
+def option(default: Any, text: str, choices: list[str] | None = None) -> Any:
+    """A dataclass field with its help text, as HfArgumentParser reads it."""
+    metadata: dict[str, Any] = {"help": text}
+    if choices:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and who describes it."""
+
+    model_name_or_path: str | None = option(
+        None, "A Hub id or a folder. Left out: the embedded EfficientNet-Lite0 with ImageNet weights."
+    )
+    model_revision: str = option("main", "Branch, tag or commit of the model on the Hub.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
+    image_size: int | None = option(None, "Height and width in pixels that images are resized to, where not the model's own.")
+    plugin: str | None = option(None, "Name of the plugin to use where several know the model.")
+    anatomy: str | None = option(None, "YAML file that describes the model's parts, in place of a plugin.")
+
+
+@dataclass
+class DataArguments:
+    """Which images, and how they are read. Left out altogether: the embedded ten animals."""
+
+    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
+    train_dir: str | None = option(None, "Folder with one folder of training images per class.")
+    validation_dir: str | None = option(None, "The same for validation; left out, a share of the training images is used.")
+    test_dir: str | None = option(None, "The same for a test at the very end; never used to choose anything.")
+    train_val_split: float = option(0.15, "Share of the training images to validate on where no validation set is given.")
+    max_train_samples: int | None = option(None, "Use at most so many training images, keeping the class shares.")
+    max_eval_samples: int | None = option(None, "Use at most so many validation and test images, keeping the class shares.")
+    image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
+    label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    augment: str = option("none", "Random augmentation of the training images, seeded.", ["none", "flip", "crop"])
+    views: int = option(4, "How many augmented views of each image there are; epoch e trains on view e modulo this.")
+
+    def __post_init__(self) -> None:
+        if self.dataset_name and (self.train_dir or self.validation_dir or self.test_dir):
+            raise ArgumentError("--dataset_name and --train_dir, --validation_dir or --test_dir exclude each other")
+        if (self.validation_dir or self.test_dir) and not self.train_dir:
+            raise ArgumentError("--validation_dir and --test_dir need --train_dir beside them")
+        if not 0 < self.train_val_split < 1:
+            raise ArgumentError(f"--train_val_split must lie between 0 and 1, not {self.train_val_split}")
+        for name in ("max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {value}")
+        if self.views < 1:
+            raise ArgumentError(f"--views must be at least 1, not {self.views}")
+
+
+@dataclass
+class PolicyArguments:
+    """What is trained, and how fast each part learns."""
+
+    policy: str = option("last_block", "What is trained: head, last_block, last_n:K or full.")
+    head_lr_scale: float = option(5.0, "Factor on the learning rate of the head, which starts from nothing.")
+    layer_decay: float = option(1.0, "Factor on the learning rate for each block further from the head.")
+
+    def __post_init__(self) -> None:
+        for name in ("head_lr_scale", "layer_decay"):
+            if getattr(self, name) <= 0:
+                raise ArgumentError(f"--{name} must be above 0, not {getattr(self, name)}")
+
+
+@dataclass
+class CacheArguments:
+    """The activations of the frozen prefix: computed once, then read."""
+
+    cache: str = option(
+        "auto",
+        "Where activations are kept: memory, disk, off, or auto: on disk while there is room, and in memory as well "
+        "while they fit half of what is free.",
+        ["auto", "memory", "disk", "off"],
+    )
+    cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
+    cache_max_gb: float | None = option(None, "Most gigabytes that activations may take; by default half of what is free.")
+    cache_dtype: str = option(
+        "auto", "Number format of the cached activations; auto keeps the model's own.", ["auto", "float32", "bfloat16", "float16"]
+    )
+    memory_format: str = option(
+        "auto",
+        "Memory format of convolutions: auto takes channels_last, which was measured to be the faster one.",
+        ["auto", "contiguous", "channels_last"],
+    )
+    class_token_shortcut: bool = option(
+        True, "Compute only the class token in the last block where the head reads nothing else."
+    )
+
+    def __post_init__(self) -> None:
+        if self.cache_max_gb is not None and self.cache_max_gb <= 0:
+            raise ArgumentError(f"--cache_max_gb must be above 0, not {self.cache_max_gb}")
+
+
+@dataclass
+class FinetuneArguments(TrainingArguments):
+    """transformers' TrainingArguments under their own names, with defaults for partial fine-tuning."""
+
+    output_dir: str | None = option("outputs/finetune", "Folder for everything that the run writes.")
+    overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
+    num_train_epochs: float = option(5.0, "Passes over the training images.")
+    per_device_train_batch_size: int = option(32, "Training images per step and process.")
+    per_device_eval_batch_size: int = option(64, "Evaluation images per step and process.")
+    learning_rate: float = option(1e-3, "Peak learning rate of the retrained blocks.")
+    lr_scheduler_type: str = option("cosine", "Schedule of the learning rate.")
+    warmup_steps: float = option(0.1, "Steps, or share of all steps, in which the learning rate rises to its peak.")
+    weight_decay: float = option(0.05, "Decoupled weight decay (AdamW), on matrices and convolutions only.")
+    bf16: bool | None = option(None, "Mixed precision in bfloat16; by default on where a GPU supports it.")
+    eval_strategy: str = option("epoch", "When to evaluate.")
+    logging_strategy: str = option("epoch", "When to log the training loss.")
+    save_strategy: str = option("no", "When to save a checkpoint to resume from; the result is always saved.")
+    save_total_limit: int | None = option(1, "How many checkpoints to keep.")
+    keep: str = option("best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"])
+    remove_unused_columns: bool = option(False, "Left alone: hfft's batches hold what the model reads.")
+    ddp_find_unused_parameters: bool | None = option(False, "Pure cost under a static freeze.")
+
+    def __post_init__(self) -> None:
+        import torch
+
+        if self.bf16 is None:
+            cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+            self.bf16 = cuda and torch.cuda.is_bf16_supported()
+        if self.learning_rate <= 0:
+            raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
+        if self.num_train_epochs <= 0:
+            raise ArgumentError(f"--num_train_epochs must be above 0, not {self.num_train_epochs}")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
