@@ -1,0 +1,319 @@
+"""How good a classifier is: `evaluate` metrics that need no download, and what is built on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, Sequence, Value
+from numpy.typing import NDArray
+
+from hfft.errors import DataError
+
+ECE_BINS = 15
+TOP_K = 5
+_CHUNK = 8192  # images turned into float64 at a time, which bounds memory at 1,000 labels to 64 MB
+
+_CLASS_INPUTS = """
+Args:
+    predictions (list of int): the predicted label of each image.
+    references (list of int): the true label of each image.
+"""
+_GUO = """@inproceedings{guo2017calibration,
+  title = {On Calibration of Modern Neural Networks},
+  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
+  booktitle = {International Conference on Machine Learning},
+  year = {2017}
+}"""
+_SCIKIT = """@article{scikit-learn,
+  title = {Scikit-learn: Machine Learning in Python},
+  author = {Pedregosa, F. and others},
+  journal = {Journal of Machine Learning Research},
+  volume = {12},
+  pages = {2825--2830},
+  year = {2011}
+}"""
+
+
+class _InMemoryMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
+    """A metric that writes no file, so that any number of processes can run it at once, anywhere.
+
+    evaluate otherwise keeps the inputs of `compute` in a locked cache file that every process of the same
+    experiment shares, and makes a folder for it even where it is not used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True, seed=0)
+
+    def _build_data_dir(self) -> str:
+        return ""
+
+
+class Accuracy(_InMemoryMetric):
+    """The share of images whose predicted label is the true one."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(
+            "Share of images whose predicted label is the true one.", _CLASS_INPUTS, _SCIKIT, _label_features()
+        )
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score
+
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class MacroF1(_InMemoryMetric):
+    """The mean of the labels' F1 scores, over the labels that occur among predictions or references."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Unweighted mean of the labels' F1 scores.", _CLASS_INPUTS, _SCIKIT, _label_features())
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        from sklearn.metrics import f1_score
+
+        return {"f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0.0))}
+
+
+class TopK(_InMemoryMetric):
+    """The share of images whose true label is among the k most likely ones.
+
+    Args:
+        k: how many labels are given per image, most likely first.
+    """
+
+    def __init__(self, k: int = TOP_K) -> None:
+        self.k = k
+        super().__init__()
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} likeliest labels, best first,", 1)
+        features = Features({"predictions": Sequence(Value("int64"), length=self.k), "references": Value("int64")})
+        return _info(f"Share of images whose true label is among the {self.k} most likely.", inputs, "", features)
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        hits = (np.asarray(predictions) == np.asarray(references)[:, None]).any(axis=1)
+        return {f"top{self.k}_accuracy": float(hits.mean())}
+
+
+class ExpectedCalibrationError(_InMemoryMetric):
+    """The mean gap between confidence and accuracy, over 15 bins of equal width (Guo et al., ICML 2017)."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = _CLASS_INPUTS + "    confidences (list of float): the probability given to each predicted label.\n"
+        features = Features({**_label_features(), "confidences": Value("float64")})
+        return _info(f"Gap between confidence and accuracy over {ECE_BINS} bins.", inputs, _GUO, features)
+
+    def _compute(
+        self, predictions: NDArray[np.int64], references: NDArray[np.int64], confidences: NDArray[np.float64]
+    ) -> dict[str, float]:
+        return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What a reliability figure shows: bins of equal width over confidence, each (lower, upper].
+
+    Args:
+        counts: images per bin, shape (bins,).
+        confidence: mean confidence per bin, 0 to 1, NaN where a bin is empty, shape (bins,).
+        accuracy: share of right predictions per bin, NaN where a bin is empty, shape (bins,).
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the bins' gaps, weighted by their images (Guo et al., 2017, eq. 3)."""
+        used = self.counts > 0
+        gaps = np.abs(self.confidence[used] - self.accuracy[used])
+        return float(np.average(gaps, weights=self.counts[used]))
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One line of the per-class table.
+
+    Args:
+        label: the class's name.
+        precision: share of the images predicted to be of this class that are; 0 where none is.
+        recall: share of this class's images that are recognised; 0 where there are none.
+        f1: the harmonic mean of both.
+        support: how many evaluated images are of this class.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def classification_metrics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+    """Return everything that is reported about one split.
+
+    Args:
+        logits: the model's outputs before the softmax, shape (images, labels).
+        labels: the true labels, shape (images,).
+
+    Returns:
+        ``accuracy``, ``f1_macro``, ``top5_accuracy`` (only where there are more than 5 labels), ``loss``
+        (mean cross-entropy in nats) and ``ece`` (expected calibration error, 0 to 1).
+
+    Raises:
+        DataError: there are no images, or the shapes or labels do not fit each other.
+    """
+    _check(logits, labels)
+    ranked, confidences, losses = _reduce(logits, labels, min(TOP_K, logits.shape[1]))
+    best = ranked[:, 0]
+    result: dict[str, float] = {
+        **Accuracy().compute(predictions=best, references=labels),
+        **MacroF1().compute(predictions=best, references=labels),
+    }
+    if logits.shape[1] > TOP_K:
+        result |= TopK(TOP_K).compute(predictions=ranked, references=labels)
+    result["loss"] = float(losses.mean())
+    result |= ExpectedCalibrationError().compute(predictions=best, references=labels, confidences=confidences)
+    return result
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """Return probabilities of the same shape, (images, labels); each row sums to 1."""
+    rows = np.asarray(logits, dtype=np.float32)
+    exponentials = np.exp(rows - rows.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def reliability(confidences: NDArray[Any], correct: NDArray[np.bool_], bins: int = ECE_BINS) -> Reliability:
+    """Sort predictions into bins by how confident they were (Guo et al., ICML 2017).
+
+    Args:
+        confidences: probability of each predicted label, 0 to 1, shape (images,).
+        correct: whether each prediction is right, shape (images,).
+        bins: how many bins of equal width.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if len(confidences) == 0:
+        raise DataError("there are no images to evaluate; give at least one")
+    values = np.asarray(confidences, dtype=np.float64)
+    # The bin of a confidence that is not a number does not matter: its mean becomes NaN, and so the error.
+    index = np.clip(np.ceil(np.nan_to_num(values) * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(index, weights=values, minlength=bins) / counts
+        accuracy = np.bincount(index, weights=correct, minlength=bins) / counts
+    return Reliability(counts, confidence, accuracy)
+
+
+def reliability_of(logits: NDArray[Any], labels: NDArray[Any]) -> Reliability:
+    """Return `reliability` for logits (images, labels) and true labels (images,)."""
+    _check(logits, labels)
+    ranked, confidences, _ = _reduce(logits, labels, 1)
+    return reliability(confidences, ranked[:, 0] == labels)
+
+
+def confusion(logits: NDArray[Any], labels: NDArray[Any], n: int) -> NDArray[np.int64]:
+    """Return how many images of each true label (rows) were given each label (columns), shape (n, n)."""
+    _check(logits, labels)
+    pairs = np.asarray(labels, dtype=np.int64) * n + logits.argmax(axis=1)
+    return np.asarray(np.bincount(pairs, minlength=n * n).reshape(n, n))
+
+
+def per_class(matrix: NDArray[np.int64], labels: list[str]) -> list[ClassRow]:
+    """Return precision, recall, F1 and support of each class, in the order of the labels.
+
+    Args:
+        matrix: what `confusion` returns, shape (labels, labels).
+        labels: the classes' names.
+    """
+    hits = np.diag(matrix).astype(np.float64)
+    predicted, support = matrix.sum(axis=0), matrix.sum(axis=1)
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(predicted + support, 1)
+    return [
+        ClassRow(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, label in enumerate(labels)
+    ]
+
+
+def bootstrap_interval(
+    correct: NDArray[np.bool_], seed: int, resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of an accuracy (Efron and Tibshirani, 1993, chapter 13).
+
+    The count of right predictions in a sample drawn with replacement is binomial, so it is drawn as such.
+    Where all predictions are right, or all wrong, the interval is a point.
+
+    Args:
+        correct: whether each prediction is right, shape (images,).
+        seed: of the resampling.
+        resamples: how many samples are drawn.
+        level: the share of them that lies within the interval.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if len(correct) == 0:
+        raise DataError("there are no images to evaluate; give at least one")
+    accuracy = float(np.mean(correct))
+    means = np.random.default_rng(seed).binomial(len(correct), accuracy, size=resamples) / len(correct)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _info(description: str, inputs: str, citation: str, features: Features) -> evaluate.MetricInfo:
+    plain = all(isinstance(feature, Value) for feature in features.values())
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs,
+        features=features,
+        format="numpy" if plain else None,  # evaluate hands out numpy arrays of plain values only
+    )
+
+
+def _label_features() -> Features:
+    return Features({"predictions": Value("int64"), "references": Value("int64")})
+
+
+def _check(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+    if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels):
+        raise DataError(f"logits of shape {logits.shape} and labels of shape {labels.shape} do not belong together")
+    if len(labels) == 0:
+        raise DataError("there are no images to evaluate; give at least one")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise DataError(
+            f"labels from {labels.min()} to {labels.max()} do not fit a model with {logits.shape[1]} labels"
+        )
+
+
+def _reduce(
+    logits: NDArray[Any], labels: NDArray[Any], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return each image's k likeliest labels (images, k), best confidence (images,) and loss in nats (images,)."""
+    ranked, confidences, losses = [], [], []
+    for start in range(0, len(logits), _CHUNK):
+        rows = np.asarray(logits[start : start + _CHUNK], dtype=np.float64)
+        rows = rows - rows.max(axis=1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        ranked.append(_likeliest(rows, k))
+        confidences.append(np.exp(rows.max(axis=1)))
+        losses.append(-rows[np.arange(len(rows)), labels[start : start + _CHUNK]])
+    return np.concatenate(ranked), np.concatenate(confidences), np.concatenate(losses)
+
+
+def _likeliest(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Return the k greatest columns of each row, greatest first; of equals the first, as argmax does."""
+    ranked = np.empty((len(rows), k), dtype=np.int64)
+    left = rows.copy()
+    for place in range(k):
+        ranked[:, place] = left.argmax(axis=1)
+        left[np.arange(len(left)), ranked[:, place]] = -np.inf
+    return ranked
