@@ -28,7 +28,9 @@ class ModelArguments:
     model_revision: str = option("main", "Branch, tag or commit of the model on the Hub.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
     trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
-    image_size: int | None = option(None, "Height and width in pixels that images are resized to, where not the model's own.")
+    image_size: int | None = option(
+        None, "Height and width in pixels that images are resized to, where not the model's own."
+    )
     plugin: str | None = option(None, "Name of the plugin to use where several know the model.")
     anatomy: str | None = option(None, "YAML file that describes the model's parts, in place of a plugin.")
 
@@ -40,11 +42,17 @@ class DataArguments:
     dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
     train_dir: str | None = option(None, "Folder with one folder of training images per class.")
-    validation_dir: str | None = option(None, "The same for validation; left out, a share of the training images is used.")
+    validation_dir: str | None = option(
+        None, "The same for validation; left out, a share of the training images is used."
+    )
     test_dir: str | None = option(None, "The same for a test at the very end; never used to choose anything.")
-    train_val_split: float = option(0.15, "Share of the training images to validate on where no validation set is given.")
+    train_val_split: float = option(
+        0.15, "Share of the training images to validate on where no validation set is given."
+    )
     max_train_samples: int | None = option(None, "Use at most so many training images, keeping the class shares.")
-    max_eval_samples: int | None = option(None, "Use at most so many validation and test images, keeping the class shares.")
+    max_eval_samples: int | None = option(
+        None, "Use at most so many validation and test images, keeping the class shares."
+    )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     augment: str = option("none", "Random augmentation of the training images, seeded.", ["none", "flip", "crop"])
@@ -90,9 +98,13 @@ class CacheArguments:
         ["auto", "memory", "disk", "off"],
     )
     cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
-    cache_max_gb: float | None = option(None, "Most gigabytes that activations may take; by default half of what is free.")
+    cache_max_gb: float | None = option(
+        None, "Most gigabytes that activations may take; by default half of what is free."
+    )
     cache_dtype: str = option(
-        "auto", "Number format of the cached activations; auto keeps the model's own.", ["auto", "float32", "bfloat16", "float16"]
+        "auto",
+        "Number format of the cached activations; auto keeps the model's own.",
+        ["auto", "float32", "bfloat16", "float16"],
     )
     memory_format: str = option(
         "auto",
@@ -126,7 +138,9 @@ class FinetuneArguments(TrainingArguments):
     logging_strategy: str = option("epoch", "When to log the training loss.")
     save_strategy: str = option("no", "When to save a checkpoint to resume from; the result is always saved.")
     save_total_limit: int | None = option(1, "How many checkpoints to keep.")
-    keep: str = option("best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"])
+    keep: str = option(
+        "best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"]
+    )
     remove_unused_columns: bool = option(False, "Left alone: hfft's batches hold what the model reads.")
     ddp_find_unused_parameters: bool | None = option(False, "Pure cost under a static freeze.")
 
@@ -144,3 +158,10 @@ class FinetuneArguments(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
         super().__post_init__()
+
+
+@dataclass
+class PlanArguments:
+    """How to show a plan."""
+
+    json: bool = option(False, "Print JSON, for programs.")

@@ -1,0 +1,182 @@
+"""Fill an activation cache from images, and read it back as a data set."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hfft.cache import ActivationCache
+from hfft.images import ImageSet
+from hfft.pixels import Pixels, collate
+from hfft.split import Split
+
+FILL_BATCH = 32
+
+
+@dataclass
+class FillReport:
+    """What a filling did.
+
+    Args:
+        rows: rows in the cache.
+        computed: rows that this process computed; the rest was there already.
+        damaged: files that failed their checksum and were computed again.
+        wait_seconds: time spent waiting for decoded images.
+        prefix_seconds: time spent in the frozen prefix.
+    """
+
+    rows: int
+    computed: int = 0
+    damaged: list[str] = field(default_factory=list)
+    wait_seconds: float = 0.0
+    prefix_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How to run the frozen prefix: the split, its device, precision and memory format."""
+
+    split: Split
+    device: torch.device
+    autocast: torch.dtype | None
+    memory_format: torch.memory_format
+
+    def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the activations of a batch; inputs on any device, first dimension the batch."""
+        size = next(iter(inputs.values())).shape[0]
+        if size == 1:
+            # Some kernels treat a batch of one differently in the last bit.
+            doubled = self.capture({name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()})
+            return {key: value[:1] for key, value in doubled.items()}
+        with torch.inference_mode(), self.precision():
+            moved = {name: to_device(tensor, self.device, self.memory_format) for name, tensor in inputs.items()}
+            return self.split.capture(moved)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the autocast context that training computes in."""
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
+
+def to_device(tensor: Tensor, device: torch.device, memory_format: torch.memory_format) -> Tensor:
+    """Move a tensor; one of shape (batch, channels, height, width) also takes the memory format."""
+    if tensor.ndim == 4:
+        return tensor.to(device, memory_format=memory_format, non_blocking=True)
+    return tensor.to(device, non_blocking=True)
+
+
+def fill(
+    cache: ActivationCache, prefix: Prefix, images: ImageSet, pixels: Pixels, share: tuple[int, int]
+) -> FillReport:
+    """Compute the shards that are missing, one process its share of them.
+
+    Args:
+        cache: whole shards that are there are verified and kept.
+        prefix: the frozen part of the model.
+        images: the set whose rows the cache holds.
+        pixels: preprocessing with its seeded views.
+        share: (rank, processes) among those that fill this folder.
+
+    Raises:
+        DataError: an image cannot be read.
+        OutputError: the disk is full or read-only.
+    """
+    rank, processes = share
+    cache.touch()
+    todo = [shard for shard in range(rank, cache.shard_count(), processes) if not cache.load(shard)]
+    rows = [row for shard in todo for row in cache.shard_range(shard)]
+    report = FillReport(cache.count, computed=len(rows), damaged=cache.damaged)
+    if not rows:
+        return report
+    batches = iter(_loader(images, pixels, rows, prefix.device))
+    with tqdm(total=len(rows), desc="Frozen prefix", unit="image", disable=rank != 0) as progress:
+        for shard in todo:
+            count = -(-len(cache.shard_range(shard)) // FILL_BATCH)
+            packed = [
+                _compute(batch, cache, prefix, report, progress) for batch in _timed(islice(batches, count), report)
+            ]
+            cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
+    return report
+
+
+class CachedDataset(Dataset[dict[str, Any]]):
+    """A set of images as cached activations with labels.
+
+    Reads whole batches: ``dataset.__getitems__(rows)`` gives each leaf as (batch, *leaf.shape) and
+    ``labels`` of shape (batch,).
+    """
+
+    def __init__(self, cache: ActivationCache, images: ImageSet, views: int) -> None:
+        self.cache = cache
+        self.labels = torch.as_tensor(images.labels)
+        self.views = views
+        self.view = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the view that this epoch trains on."""
+        self.view = epoch % self.views
+
+    def __getitem__(self, image: int) -> dict[str, Any]:
+        return {key: value[0] for key, value in self.__getitems__([image]).items()}
+
+    def __getitems__(self, images: list[int]) -> dict[str, Tensor]:
+        offset = self.view * len(self)
+        batch = self.cache.gather([offset + image for image in images])
+        return {**batch, "labels": self.labels[images]}
+
+
+class _Rows(Dataset[dict[str, Tensor]]):
+    """The pixels of chosen cache rows, decoded in worker processes."""
+
+    def __init__(self, images: ImageSet, pixels: Pixels, rows: list[int]) -> None:
+        self.images, self.pixels, self.rows = images, pixels, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        view, image = divmod(self.rows[index], len(self.images))
+        return self.pixels(self.images.image(image), row=image, view=view)
+
+
+def _loader(images: ImageSet, pixels: Pixels, rows: list[int], device: torch.device) -> DataLoader[dict[str, Tensor]]:
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    return DataLoader(
+        _Rows(images, pixels, rows),
+        batch_size=FILL_BATCH,
+        collate_fn=collate,
+        num_workers=workers if len(rows) > 2 * FILL_BATCH else 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _timed(batches: Any, report: FillReport) -> Any:
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        report.wait_seconds += time.perf_counter() - start
+        if batch is None:
+            return
+        yield batch
+
+
+def _compute(
+    batch: dict[str, Tensor], cache: ActivationCache, prefix: Prefix, report: FillReport, progress: Any
+) -> dict[str, Tensor]:
+    start = time.perf_counter()
+    values = prefix.capture(batch)
+    packed = {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
+    report.prefix_seconds += time.perf_counter() - start
+    progress.update(next(iter(batch.values())).shape[0])
+    return packed

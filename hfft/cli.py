@@ -1,0 +1,174 @@
+"""The command line: argv -> arguments -> one call."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from hfft.errors import ArgumentError, HfftError
+
+Command = Callable[[list[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 for what went wrong, 2 for wrong arguments."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from hfft import __version__
+
+        print(f"hfft {__version__}")
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise ArgumentError(f"there is no command {name!r}{_closest(name, list(COMMANDS))}; see hfft --help")
+        return COMMANDS[name](rest)
+    except HfftError as error:
+        if debug:
+            raise
+        print(f"hfft: error: {error_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ArgumentError) else 1
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("hfft: interrupted; what was complete is kept", file=sys.stderr)
+        return 130
+
+
+def error_line(error: HfftError) -> str:
+    """Return an error's own line, also where a data loader's worker wrapped its traceback around it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    wrapped = lines and lines[0].startswith("Caught ")
+    return last.partition(": ")[2] if wrapped else " ".join(lines)
+
+
+def parse(classes: Sequence[type], argv: list[str], command: str, description: str) -> tuple[Any, ...]:
+    """Parse flags, or a YAML file and flags after it, into dataclasses.
+
+    Args:
+        classes: the dataclasses; each flag is one of their fields.
+        argv: flags, perhaps with a ``.yaml`` file first, whose values flags override.
+        command: for the usage line.
+        description: what the command does.
+
+    Raises:
+        ArgumentError: a flag or key is unknown, or a value is wrong.
+    """
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ArgumentError(message)
+
+    parser = Parser(
+        classes,  # type: ignore[arg-type]
+        prog=f"hfft {command}",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = yaml_flags(argv[0]) + argv[1:]
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            argv, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ArgumentError(f"unknown argument {unknown[0]!r}{_closest(unknown[0].partition('=')[0], flags)}")
+    return tuple(parsed)
+
+
+def yaml_flags(path: str) -> list[str]:
+    """Turn a YAML mapping of options into flags.
+
+    Raises:
+        ArgumentError: the file is missing or is not a mapping of options to values.
+    """
+    import json
+
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as stream:
+            values = yaml.safe_load(stream) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ArgumentError(f"{path} must map options to values, but it holds a {type(values).__name__}")
+    flags: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{key}", *(str(item) for item in items)]
+    return flags
+
+
+def finetune_command(argv: list[str]) -> int:
+    """Fine-tune a pretrained image classifier with most of it frozen."""
+    from hfft import arguments
+    from hfft.finetune import Settings, finetune
+
+    groups = (
+        arguments.ModelArguments,
+        arguments.DataArguments,
+        arguments.PolicyArguments,
+        arguments.CacheArguments,
+        arguments.FinetuneArguments,
+    )
+    finetune(Settings(*parse(groups, argv, "finetune", finetune_command.__doc__ or "")))
+    return 0
+
+
+def plan_command(argv: list[str]) -> int:
+    """Show what a policy would train, without any data."""
+    import json
+
+    from hfft import arguments
+    from hfft.planning import show_plan
+
+    groups = (arguments.ModelArguments, arguments.PolicyArguments, arguments.PlanArguments)
+    model, policy, plan = parse(groups, argv, "plan", plan_command.__doc__ or "")
+    text, data = show_plan(model, policy)
+    print(json.dumps(data, indent=2) if plan.json else text)
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "finetune": finetune_command,
+    "plan": plan_command,
+}
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hfft COMMAND [FLAGS | CONFIG.yaml [FLAGS]]",
+            "",
+            "Fine-tune pretrained image classifiers with most of the model frozen.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "hfft COMMAND --help lists a command's flags; --debug shows tracebacks.",
+        ]
+    )
+
+
+def _closest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,236 @@
+"""The main job: plan, fill the cache, train the phases, write the results."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerState, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.data import ImageSets, load_image_sets
+from hfft.errors import OutputError
+from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
+from hfft.model import Base, load_model
+from hfft.pixels import PixelDataset, Pixels
+from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
+from hfft.policies import Phase, Plan, make_plan
+from hfft.prepare import ImagesAndPixels, Prepared, describe, prepare_phase, probe_inputs
+from hfft.trainer import FreezeTrainer, KeepBest, Views
+
+
+@dataclass
+class Settings:
+    """Every option of a run, grouped as the command line groups them."""
+
+    model: ModelArguments = field(default_factory=ModelArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    policy: PolicyArguments = field(default_factory=PolicyArguments)
+    cache: CacheArguments = field(default_factory=CacheArguments)
+    training: FinetuneArguments = field(default_factory=FinetuneArguments)
+
+
+@dataclass
+class PhaseResult:
+    """What one phase of training did."""
+
+    view: PhaseView
+    prepared: Prepared
+    frozen_sha256: str
+    frozen_tensors: int
+    train_metrics: dict[str, float]
+    best_epoch: float
+
+
+@dataclass
+class Run:
+    """A finished run: everything that the results are written from.
+
+    Args:
+        settings: as given.
+        sets: the images.
+        model: fine-tuned, nothing frozen.
+        processor: the model's image processor.
+        base: what the model was before.
+        base_sha256: digest of the pretrained tensors other than the head's.
+        plan: what was trained when.
+        phases: what each phase did.
+        state: the Trainer's own record.
+        predictions: by split (validation, test), the Trainer's predictions.
+        seconds: of wall time over the whole run.
+    """
+
+    settings: Settings
+    sets: ImageSets
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    base: Base
+    base_sha256: str
+    plan: Plan
+    phases: list[PhaseResult] = field(default_factory=list)
+    state: TrainerState | None = None
+    predictions: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
+    """Fine-tune a pretrained image classifier with most of it frozen, and write everything to ``output_dir``.
+
+    Args:
+        settings: every option; the defaults fine-tune the embedded model on the embedded images.
+        say: prints a line for the user; called in the first process alone.
+
+    Raises:
+        HfftError: data, model, plan or folders are not usable, and how to mend it.
+    """
+    from hfft.results import write_results  # it draws and writes; training does not wait for its imports
+
+    began = time.perf_counter()
+    training = settings.training
+    main = training.process_index == 0
+    say = say if main else _silent
+    check_output_dir(training)
+    run = set_up(settings)
+    for phase in run.plan.phases:
+        train_phase(run, phase, say)
+    unfreeze(run.model)
+    run.seconds = time.perf_counter() - began
+    if main:
+        say(write_results(run))
+    return run
+
+
+def check_output_dir(training: FinetuneArguments) -> None:
+    """Make sure that the output folder can take a run.
+
+    Raises:
+        OutputError: it holds a run already, it is not a folder, or it cannot be written.
+    """
+    folder = Path(training.output_dir or "")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"--output_dir {folder} is a file; choose a folder")
+    taken = (folder / "hfft.json").exists() or any(folder.glob("checkpoint-*"))
+    if taken and not training.overwrite_output_dir and not training.resume_from_checkpoint:
+        raise OutputError(
+            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
+            "or replace it with --overwrite_output_dir"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".hfft-writable"
+        probe.write_bytes(bytes(4096))
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
+
+
+def set_up(settings: Settings) -> Run:
+    """Load images and model, find the anatomy, and make the plan."""
+    training = settings.training
+    set_seed(training.seed)
+    sets = load_image_sets(settings.data, training.seed)
+    set_seed(training.seed)
+    model, processor, base = load_model(settings.model, sets.labels)
+    anatomy = resolve_anatomy(model, settings.model)
+    policy = settings.policy
+    plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
+    pretrained = {n: t for n, t in model.state_dict().items() if anatomy.part_of(n) != "head"}
+    return Run(settings, sets, model, processor, base, digest(pretrained), plan)
+
+
+def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
+    """Freeze, fill the cache, train, and judge on validation (and, after the last phase, on test)."""
+    settings, training = run.settings, run.settings.training
+    run.model.to(training.device)  # type: ignore[arg-type]
+    freeze(run.model, phase)
+    splits = _splits(run)
+    probe = probe_inputs(splits["train"], training.device, torch.contiguous_format)
+    view = view_phase(run.model, run.plan, phase, probe)
+    say(plan_tree(run.base.name, view))
+    before = digest(frozen_tensors(run.model, phase))
+    prepared = prepare_phase(run.model, run.plan.anatomy, phase, splits, settings.cache, training)
+    say(describe(prepared))
+    trainer = _make_trainer(run, phase, prepared)
+    best = KeepBest(_changing(run.model, phase))
+    if training.keep == "best" and training.eval_strategy != "no":
+        trainer.add_callback(best)
+    outcome = trainer.train(resume_from_checkpoint=_checkpoint(training))
+    after = digest(frozen_tensors(run.model, phase))
+    if before != after:
+        raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
+    tensors = sum(1 for _ in frozen_tensors(run.model, phase))
+    run.phases.append(PhaseResult(view, prepared, after, tensors, outcome.metrics, best.epoch))
+    run.state = trainer.state
+    if phase is run.plan.phases[-1]:
+        _judge(run, trainer, outcome.metrics)
+
+
+def _judge(run: Run, trainer: FreezeTrainer, train_metrics: dict[str, float]) -> None:
+    """Evaluate the weights that are handed back; the test images are seen here for the first time."""
+    trainer.save_metrics("train", train_metrics)
+    metrics = trainer.evaluate()
+    run.predictions["validation"] = trainer.predictions
+    trainer.save_metrics("eval", metrics)
+    if run.sets.test is not None:
+        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")  # type: ignore[arg-type]
+        run.predictions["test"] = trainer.predictions
+        trainer.save_metrics("test", outcome.metrics)
+    trainer.save_state()
+
+
+def _splits(run: Run) -> dict[str, ImagesAndPixels]:
+    data, seed = run.settings.data, run.settings.training.seed
+    views = data.views if data.augment != "none" else 1
+    views = min(views, math.ceil(run.settings.training.num_train_epochs))
+    augmented = Pixels(run.processor, data.augment, seed)
+    return {
+        "train": ImagesAndPixels(run.sets.train, augmented, views),
+        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
+    }
+
+
+def _make_trainer(run: Run, phase: Phase, prepared: Prepared) -> FreezeTrainer:
+    training = run.settings.training
+    training.num_train_epochs = phase.epochs
+    training.label_names = ["labels"]
+    training.data_seed = training.seed if training.data_seed is None else training.data_seed
+    set_seed(training.seed)
+    trainer = FreezeTrainer(
+        run.model, training, phase, prepared.suffix, prepared.datasets["train"], prepared.datasets["validation"]
+    )
+    trainer.add_callback(Views(prepared.datasets["train"].set_epoch))  # type: ignore[attr-defined]
+    trainer.remove_callback(PrinterCallback)
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(QuietProgress())
+    return trainer
+
+
+class QuietProgress(ProgressCallback):
+    """The Trainer's progress bars without its log lines; the epoch table says the same at the end."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print nothing."""
+
+
+def _changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
+    """Names of all tensors of the state that this phase may change."""
+    frozen = {name for name, _ in frozen_tensors(model, phase)}
+    return frozenset(name for name in model.state_dict() if name not in frozen)
+
+
+def _checkpoint(training: FinetuneArguments) -> str | bool | None:
+    wish = training.resume_from_checkpoint
+    if isinstance(wish, str) and wish.lower() in ("true", "false"):
+        return wish.lower() == "true"
+    return wish
+
+
+def _silent(line: str) -> None:
+    """Say nothing: only the first process talks."""

@@ -1,0 +1,92 @@
+"""Load the pretrained model and its image processor, and say exactly which model it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from hfft.arguments import ModelArguments
+from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
+from hfft.errors import ModelError
+from hfft.pixels import resize_processor
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained model that a run started from.
+
+    Args:
+        name: Hub id, folder, or the embedded model's package and version.
+        revision: commit hash on the Hub; empty for a folder.
+        license: as its model card states it; empty where unknown.
+    """
+
+    name: str
+    revision: str = ""
+    license: str = ""
+
+
+def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
+    """Load a pretrained image classifier with a head for `labels`.
+
+    The head is new, drawn from torch's global random state, unless the checkpoint's has the same shape.
+
+    Raises:
+        ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+    """
+    if arguments.model_name_or_path is None:
+        model, processor = embedded_model(labels)
+        base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
+    else:
+        config = _load_config(arguments)
+        processor = _load(AutoImageProcessor, arguments)
+        model = _load(
+            AutoModelForImageClassification,
+            arguments,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+        )
+        base = Base(arguments.model_name_or_path, getattr(config, "_commit_hash", None) or "")
+    model.config.problem_type = "single_label_classification"
+    if arguments.image_size is not None:
+        resize_processor(processor, arguments.image_size, model.config)
+    return model, processor, base
+
+
+def _load_config(arguments: ModelArguments) -> PretrainedConfig:
+    config = _load(AutoConfig, arguments)
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
+        raise ModelError(
+            f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "
+            "classifier for; choose a model that AutoModelForImageClassification can load"
+        )
+    return config
+
+
+def _load(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
+    try:
+        return factory.from_pretrained(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            token=arguments.token,
+            trust_remote_code=arguments.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        what = factory.__name__.removeprefix("Auto")
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"cannot load {what} of {arguments.model_name_or_path!r} (revision {arguments.model_revision!r}): {reason}"
+        ) from error

@@ -1,0 +1,197 @@
+"""`hfft plan`: what a policy would train, where the boundary lies and what the cache would take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfft.anatomy_file import load_anatomy
+from hfft.arguments import ModelArguments, PolicyArguments
+from hfft.freezing import freeze, unfreeze
+from hfft.model import load_model
+from hfft.pixels import Pixels, collate
+from hfft.plugin import Anatomy
+from hfft.policies import Phase, Plan, make_plan
+from hfft.registry import find_anatomy
+from hfft.split import SplitError, split_model
+
+
+@dataclass(frozen=True)
+class PartView:
+    """One part of the anatomy in one phase.
+
+    Args:
+        part: stem, block 1 .. block n, neck or head.
+        modules: the names it covers.
+        parameters: count of all its parameters.
+        trainable: count of those that learn.
+        lr_scale: factor on the learning rate; 0 where nothing learns.
+        shape: of the part's output for one image, without the batch; None where it is not one tensor.
+    """
+
+    part: str
+    modules: tuple[str, ...]
+    parameters: int
+    trainable: int
+    lr_scale: float
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PhaseView:
+    """One phase of a plan, for people and programs.
+
+    Args:
+        name: of the phase.
+        epochs: passes over the training images.
+        parts: in order of depth.
+        boundary: first module of the suffix; empty where there is no frozen prefix.
+        cache_bytes_per_image: what one image's activations take; 0 where they are not cached.
+        uncached_because: why not; empty where they are.
+    """
+
+    name: str
+    epochs: float
+    parts: tuple[PartView, ...]
+    boundary: str
+    cache_bytes_per_image: int
+    uncached_because: str
+
+    @property
+    def parameters(self) -> int:
+        """Count of all parameters."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def trainable(self) -> int:
+        """Count of parameters that learn."""
+        return sum(part.trainable for part in self.parts)
+
+
+def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, inputs: dict[str, Tensor]) -> PhaseView:
+    """Describe a phase of a model that is frozen as the phase says.
+
+    Args:
+        model: on the device of `inputs`.
+        plan: gives the anatomy.
+        phase: one of the plan's.
+        inputs: at least two images, for the boundary and the shapes.
+    """
+    try:
+        split = split_model(model, phase, inputs)
+        boundary, size, reason = split.boundary, sum(leaf.bytes_per_image for leaf in split.leaves), ""
+    except SplitError as error:
+        boundary, size, reason = "", 0, str(error)
+    shapes = output_shapes(model, [names[-1] for _, names in plan.anatomy.parts() if names], inputs)
+    parts = []
+    for label, names in plan.anatomy.parts():
+        tensors = {n: p.numel() for n, p in model.named_parameters() if plan.anatomy.part_of(n) == label}
+        learning = [name for name in tensors if name in phase.trainable]
+        scale = max((phase.lr_scales[name] for name in learning), default=0.0)
+        shape = shapes.get(names[-1]) if names else None
+        parts.append(PartView(label, names, sum(tensors.values()), sum(tensors[n] for n in learning), scale, shape))
+    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, reason)
+
+
+def output_shapes(model: nn.Module, names: list[str], inputs: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each named module's output for one image, for modules that return one tensor."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    modules = dict(model.named_modules())
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple | list) and output else output
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape[1:])
+
+        return hook
+
+    handles = [modules[name].register_forward_hook(remember(name)) for name in names if name in modules]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def blank_inputs(processor: BaseImageProcessor, count: int = 2) -> dict[str, Tensor]:
+    """Return model inputs made of seeded noise images, for looking at a model without any data."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = Pixels(processor)
+    items = []
+    for _ in range(count):
+        noise = torch.randint(0, 256, (256, 256, 3), dtype=torch.uint8, generator=generator)
+        items.append(pixels(Image.fromarray(noise.numpy())))
+    return collate(items)
+
+
+def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str, dict[str, Any]]:
+    """Plan a policy for a model, without data and without a GPU; return it as text and as data."""
+    labels = [f"class {number}" for number in range(1, 11)]
+    model, processor, base = load_model(arguments, labels)
+    anatomy = resolve_anatomy(model, arguments)
+    plan = make_plan(model, anatomy, options.policy, 1.0, options.head_lr_scale, options.layer_decay)
+    inputs = blank_inputs(processor)
+    views = []
+    for phase in plan.phases:
+        freeze(model, phase)
+        views.append(view_phase(model, plan, phase, inputs))
+        unfreeze(model)
+    return "\n\n".join(plan_tree(base.name, view) for view in views), plan_data(base.name, views)
+
+
+def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:
+    """Return the anatomy from ``--anatomy``, else from the plugin that speaks for the model."""
+    if arguments.anatomy is not None:
+        return load_anatomy(arguments.anatomy, model)
+    return find_anatomy(model, arguments.plugin)
+
+
+def plan_tree(model_name: str, view: PhaseView) -> str:
+    """Draw a phase as a tree for the terminal."""
+    share = view.trainable / view.parameters
+    lines = [
+        f"{model_name}: {_count(view.parameters)} parameters, policy {view.name} trains {_count(view.trainable)} ({share:.1%})"
+    ]
+    for index, part in enumerate(view.parts):
+        branch = "└─" if index == len(view.parts) - 1 else "├─"
+        state = f"trainable, learning rate x{part.lr_scale:g}" if part.trainable else "frozen"
+        if 0 < part.trainable < part.parameters:
+            state = f"{_count(part.trainable)} {state}"
+        if not part.parameters:
+            state = "no parameters"
+        shape = " -> " + "x".join(str(size) for size in part.shape) if part.shape else ""
+        lines.append(
+            f"{branch} {part.part:<9} {_count(part.parameters):>8} {part.parameters / view.parameters:>6.1%}  {state}"
+            f"  [{_shorten(part.modules)}]{shape}"
+        )
+    if view.uncached_because:
+        lines.append(f"Activation cache: off, {view.uncached_because}")
+    else:
+        lines.append(f"Boundary: everything before {view.boundary} is the frozen prefix")
+        lines.append(f"Activation cache: {view.cache_bytes_per_image * 1000 / 1e6:,.1f} MB per 1,000 images")
+    return "\n".join(lines)
+
+
+def plan_data(model_name: str, views: list[PhaseView]) -> dict[str, Any]:
+    """Return the same as plain data for ``--json``."""
+    phases = [{**asdict(view), "parameters": view.parameters, "trainable": view.trainable} for view in views]
+    return {"model": model_name, "phases": phases}
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def _shorten(names: tuple[str, ...], limit: int = 3) -> str:
+    return ", ".join(names) if len(names) <= limit else f"{', '.join(names[:limit])}, +{len(names) - limit}"
