@@ -1,0 +1,320 @@
+"""The trace of a run: what each epoch brought, in figures, as a table of text and in plain words."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from textwrap import wrap
+
+from hfft.errors import HfftError, OutputError
+
+MOVED = 0.001  # smaller differences do not show in three decimals, so no sentence rests on them
+LEVEL = 0.005  # an accuracy that moves by less than half a percentage point has levelled off
+JUMP = 1.5  # a loss that grows by this factor, and by JUMP_BY nats, has jumped
+JUMP_BY = 0.1
+
+_BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass
+class EpochRow:
+    """One epoch of one phase.
+
+    Args:
+        epoch: epochs done since the run began, across its phases.
+        phase: the name of the phase that the epoch belongs to.
+        train_loss: mean cross-entropy over the epoch's training steps, in nats.
+        eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
+        accuracy: share of validation images with the right label, 0 to 1.
+        learning_rate: at the epoch's end, of the parameters whose factor is 1.
+        seconds: what the epoch took, evaluation included.
+        observation: what `observe` says about it.
+    """
+
+    epoch: float
+    phase: str
+    train_loss: float
+    eval_loss: float
+    accuracy: float
+    learning_rate: float
+    seconds: float
+    observation: str = ""
+
+
+def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
+    """Return the row with the highest accuracy, the earliest of equals; None where no accuracy is a number."""
+    judged = [row for row in rows if math.isfinite(row.accuracy)]
+    return max(judged, key=lambda row: row.accuracy, default=None)
+
+
+def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
+    """Say in one plain sentence what the last epoch shows, given the epochs before it.
+
+    Args:
+        rows: the run so far, in order; at least one.
+        classes: how many labels there are; with it, an accuracy near chance is recognised.
+
+    Returns:
+        A sentence that names the figures it rests on. It begins with what was seen: ``Broken``,
+        ``Nothing learned``, ``First epoch``, ``Unstable``, ``Overfitting``, ``Improving``,
+        ``Levelling off``, ``Step back`` or ``No better``.
+    """
+    checks: tuple[Callable[[], str | None], ...] = (
+        lambda: _broken(rows[-1]),
+        lambda: _nothing_learned(rows[-1], classes),
+        lambda: _first_epoch(rows),
+        lambda: _unstable(rows),
+        lambda: _overfitting(rows),
+        lambda: _improving(rows),
+        lambda: _levelling_off(rows),
+    )
+    return next((sentence for check in checks if (sentence := check())), None) or _behind(rows)
+
+
+def _broken(row: EpochRow) -> str | None:
+    figures = {
+        "training loss": row.train_loss,
+        "validation loss": row.eval_loss,
+        "validation accuracy": row.accuracy,
+    }
+    bad = [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    return f"Broken: {' and '.join(bad)}, which is not a figure to go on with." if bad else None
+
+
+def _nothing_learned(row: EpochRow, classes: int | None) -> str | None:
+    if not classes or classes < 2 or row.accuracy >= near_chance(classes):
+        return None
+    return (
+        f"Nothing learned: accuracy {row.accuracy:.3f} is below {near_chance(classes):.3g}, "
+        f"too near chance ({1 / classes:.3g} with {classes} labels) to tell apart."
+    )
+
+
+def near_chance(classes: int) -> float:
+    """Return the accuracy below which a classifier of so many labels counts as guessing."""
+    chance = 1 / classes
+    return min(1.5 * chance, chance + 0.1 * (1 - chance))
+
+
+def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
+    row = rows[-1]
+    if len(rows) > 1:
+        return None
+    return f"First epoch: accuracy {row.accuracy:.3f} at validation loss {row.eval_loss:.3f} is where it starts from."
+
+
+def _unstable(rows: Sequence[EpochRow]) -> str | None:
+    before, row = rows[-2], rows[-1]
+    pairs = {
+        "training": (before.train_loss, row.train_loss),
+        "validation": (before.eval_loss, row.eval_loss),
+    }
+    jumps = [
+        f"the {name} loss jumped from {old:.3f} to {new:.3f}"
+        for name, (old, new) in pairs.items()
+        if new >= JUMP * old and new - old >= JUMP_BY
+    ]
+    if not jumps:
+        return None
+    changed = f", in the first epoch of phase {row.phase}" if row.phase != before.phase else ""
+    return f"Unstable: {' and '.join(jumps)}{changed}."
+
+
+def _overfitting(rows: Sequence[EpochRow]) -> str | None:
+    length = 0
+    while length < len(rows) - 1:
+        old, new = rows[-length - 2], rows[-length - 1]
+        if not (old.train_loss - new.train_loss >= MOVED and new.eval_loss - old.eval_loss >= MOVED):
+            break
+        length += 1
+    if length < 2:
+        return None
+    first, last = rows[-length - 1], rows[-1]
+    return (
+        f"Overfitting: for {length} epochs the training loss fell ({first.train_loss:.3f} to {last.train_loss:.3f}) "
+        f"while the validation loss rose ({first.eval_loss:.3f} to {last.eval_loss:.3f})."
+    )
+
+
+def _improving(rows: Sequence[EpochRow]) -> str | None:
+    row, best = rows[-1], best_row(rows[:-1])
+    if best is None:
+        return f"Improving: accuracy {row.accuracy:.3f} is the first that is a number."
+    gain = row.accuracy - best.accuracy
+    if gain < LEVEL:
+        return None
+    return f"Improving: accuracy {row.accuracy:.3f} is the best so far, up from {_accuracy_of(best)}{_loss_now(rows)}."
+
+
+def _levelling_off(rows: Sequence[EpochRow]) -> str | None:
+    before, row, best = rows[-2], rows[-1], best_row(rows)
+    moved = abs(row.accuracy - before.accuracy)
+    if best is None or not moved < LEVEL or best.accuracy - row.accuracy >= LEVEL:
+        return None
+    place = "the best so far" if best is row else f"within {LEVEL:g} of the best, {_accuracy_of(best)}"
+    return (
+        f"Levelling off: accuracy {row.accuracy:.3f} after {before.accuracy:.3f} moved by less than {LEVEL:g} "
+        f"and is {place}{_loss_now(rows)}."
+    )
+
+
+def _behind(rows: Sequence[EpochRow]) -> str:
+    before, row, best = rows[-2], rows[-1], best_row(rows[:-1])
+    reached = _accuracy_of(best or row)
+    if before.accuracy - row.accuracy >= LEVEL:
+        return f"Step back: accuracy fell from {before.accuracy:.3f} to {row.accuracy:.3f}; the best was {reached}."
+    return f"No better: accuracy {row.accuracy:.3f} does not beat the best, {reached}, by {LEVEL:g}{_loss_now(rows)}."
+
+
+def _accuracy_of(row: EpochRow) -> str:
+    return f"{row.accuracy:.3f} in epoch {_epoch(row)}"
+
+
+def _loss_now(rows: Sequence[EpochRow]) -> str:
+    """Return a clause on the validation loss beside that of the epoch before."""
+    old, new = rows[-2].eval_loss, rows[-1].eval_loss
+    if not math.isfinite(old):
+        return f"; validation loss {new:.3f}"
+    if abs(new - old) < MOVED:
+        return f"; the validation loss stays at {new:.3f}"
+    return f"; the validation loss {'rose' if new > old else 'fell'} from {old:.3f} to {new:.3f}"
+
+
+def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
+    """Write rows as CSV with a header, replacing the file in one step so that a reader never sees half.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    names = [field.name for field in fields(EpochRow)]
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows([getattr(row, name) for name in names] for row in rows)
+        os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}; free some room or choose another folder"
+        ) from error
+
+
+def read_trace(path: str | Path) -> list[EpochRow]:
+    """Read what `write_trace` wrote; every figure comes back to the last bit.
+
+    Raises:
+        HfftError: the file cannot be read, lacks a column or holds a figure that is none.
+    """
+    names = [field.name for field in fields(EpochRow)]
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [name for name in names if name not in (reader.fieldnames or ())]
+            if missing:
+                raise HfftError(f"{path} is no trace: it has no column {', '.join(missing)}")
+            return [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise HfftError(f"cannot read the trace {path}: {error}") from error
+
+
+def _parse(row: dict[str, str | None], where: str) -> EpochRow:
+    texts = {field.name: row[field.name] or "" for field in fields(EpochRow)}
+    numbers: dict[str, float] = {}
+    for name, text in texts.items():
+        if name not in ("phase", "observation"):
+            try:
+                numbers[name] = float(text)
+            except ValueError:
+                raise HfftError(f"{where}: {name} is {text!r}, which is not a number") from None
+    return EpochRow(phase=texts["phase"], observation=texts["observation"], **numbers)
+
+
+def epoch_table(rows: Sequence[EpochRow], width: int = 80, encoding: str | None = "utf-8") -> str:
+    """Lay rows out as a table of text: a line per epoch, with a bar for the loss and one for the accuracy.
+
+    Loss bars are relative to the highest validation loss, accuracy bars run from 0 to 1. A rule marks where
+    a phase begins. Observations stand on their row's line where that is wide enough, else beneath it.
+
+    Args:
+        rows: the run, in order.
+        width: columns of the terminal; 60 are the least that are used.
+        encoding: of the stream that the table goes to; where it has no block characters, bars are of ``#``.
+
+    Returns:
+        The lines, joined, without a newline at the end.
+    """
+    width = max(width, 60)
+    encoding = encoding or "ascii"
+    layout = _Layout(width, _can_encode(_BLOCKS + "─", encoding), _highest_loss(rows))
+    lines = [layout.header()]
+    for index, row in enumerate(rows):
+        if index == 0 or rows[index - 1].phase != row.phase:
+            lines.append(layout.rule(row.phase))
+        lines.extend(layout.lines(row))
+    return "\n".join(lines).encode(encoding, "replace").decode(encoding)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    width: int
+    blocks: bool
+    highest_loss: float
+
+    @property
+    def bar_width(self) -> int:
+        """Columns per bar: what the figures (6 + 2 + 8 + 2 + 9 + 1, 2 + 8 + 1, 2 + 8) leave, up to 20 each."""
+        return min(20, (self.width - 49) // 2)
+
+    @property
+    def table_width(self) -> int:
+        return 49 + 2 * self.bar_width
+
+    def header(self) -> str:
+        loss, accuracy = "val loss".rjust(9).ljust(10 + self.bar_width), "accuracy".ljust(9 + self.bar_width)
+        return f"{'epoch':>6}  {'train':>8}  {loss}  {accuracy}  {'seconds':>8}"
+
+    def rule(self, phase: str) -> str:
+        line = "─" if self.blocks else "-"
+        text = f"{line * 2} phase {phase} "[: self.table_width]
+        return text + line * (self.table_width - len(text))
+
+    def lines(self, row: EpochRow) -> list[str]:
+        loss = f"{row.eval_loss:9.4f} {self.bar(row.eval_loss / self.highest_loss)}"
+        accuracy = f"{row.accuracy:8.4f} {self.bar(row.accuracy)}"
+        line = f"{_epoch(row):>6}  {row.train_loss:8.4f}  {loss}  {accuracy}  {row.seconds:8.1f}"
+        if not row.observation:
+            return [line]
+        if len(line) + 2 + len(row.observation) <= self.width:
+            return [f"{line}  {row.observation}"]
+        return [line, *wrap(row.observation, self.width - 1, initial_indent=" " * 8, subsequent_indent=" " * 8)]
+
+    def bar(self, share: float) -> str:
+        if not math.isfinite(share):
+            return " " * self.bar_width
+        share = min(max(share, 0.0), 1.0)
+        if not self.blocks:
+            return ("#" * round(share * self.bar_width)).ljust(self.bar_width)
+        eighths = round(share * self.bar_width * 8)
+        return ("█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()).ljust(self.bar_width)
+
+
+def _highest_loss(rows: Sequence[EpochRow]) -> float:
+    return max((row.eval_loss for row in rows if math.isfinite(row.eval_loss) and row.eval_loss > 0), default=1.0)
+
+
+def _epoch(row: EpochRow) -> str:
+    return f"{round(row.epoch, 2):g}"
+
+
+def _can_encode(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
