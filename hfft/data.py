@@ -1,0 +1,324 @@
+"""Where the images come from: folders, a data set, or the embedded default; splits and the label map."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from hfft.arguments import DataArguments
+from hfft.demo import EMBEDDED_DATA, embedded_images
+from hfft.errors import DataError
+from hfft.images import IMAGE_COLUMN, ImageSet
+from hfft.pixels import PixelDataset, Pixels, collate, resize_processor
+
+__all__ = ["ImageSet", "ImageSets", "PixelDataset", "Pixels", "collate", "load_image_sets", "resize_processor"]
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """What a run trains on, is judged by, and is tested on once at the end.
+
+    Args:
+        train: training images.
+        validation: images that the epochs are judged on.
+        test: images for the very end, where there are any.
+        labels: class names of the training images, in the order of the class indices.
+        name: of the data set, for people.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet | None
+    labels: tuple[str, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A split whose labels are still names; None where a row has no label."""
+
+    images: ImageSet
+    names: list[str | None]
+    order: list[str]
+
+
+def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
+    """Find the images, their splits and their label map.
+
+    The label map lists the classes of the training images; every other split is read by it. Where no
+    validation images are given, a stratified share of the training images is set aside. A test split is
+    never used for that.
+
+    Args:
+        data: which images.
+        seed: for the share that is set aside and for the samples that are drawn.
+
+    Raises:
+        DataError: the images or their labels cannot be used as they are; the message says what to do.
+    """
+    name, splits = _find_splits(data)
+    labels = _label_map(splits["train"])
+    train = _indexed(splits["train"], labels)
+    validation = _indexed(splits["validation"], labels) if "validation" in splits else None
+    test = _indexed(splits["test"], labels) if "test" in splits else None
+    if validation is None:
+        train, validation = _split_off(train, data.train_val_split, labels, seed)
+    return ImageSets(
+        _sample(train, data.max_train_samples, labels, seed, "--max_train_samples"),
+        _sample(validation, data.max_eval_samples, labels, seed),
+        None if test is None else _sample(test, data.max_eval_samples, labels, seed),
+        labels,
+        name,
+    )
+
+
+# Where the images come from ---------------------------------------------------------------------------
+
+
+def _find_splits(data: DataArguments) -> tuple[str, dict[str, _Named]]:
+    if data.train_dir is not None:
+        folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
+        splits = {split: _read_folder(Path(path), split) for split, path in folders.items() if path is not None}
+        return Path(data.train_dir).resolve().name, splits
+    if data.dataset_name is None:
+        name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
+    else:
+        name, loaded = data.dataset_name, _load_dataset(data.dataset_name, data.dataset_config_name)
+    return name, {split: _read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
+
+
+def _read_folder(folder: Path, split: str) -> _Named:
+    """One folder per class, as torchvision's ImageFolder reads it, hidden files left out."""
+    flag = {"train": "--train_dir", "validation": "--validation_dir", "test": "--test_dir"}[split]
+    if not folder.is_dir():
+        raise DataError(f"{flag} {folder}: there is no such folder; give a folder that holds one folder per class")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry.name))
+    _check_classes(folder, flag, classes)
+    found = make_dataset(str(folder), dict(zip(classes, range(len(classes)), strict=True)), EXTENSIONS, None, True)
+    rows = [(path, classes[index]) for path, index in found if not _hidden(Path(path).name)]
+    if not rows:
+        raise DataError(f"{flag} {folder}: its folders hold no images ({', '.join(EXTENSIONS)}); put some in")
+    empty = sorted(set(classes) - {label for _, label in rows})
+    if empty and split == "train":
+        raise DataError(f"{flag} {folder}: the class {empty[0]!r} has no images; add some or remove the folder")
+    table = {IMAGE_COLUMN: [{"path": path, "bytes": None} for path, _ in rows]}
+    features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False)})
+    images = ImageSet(datasets.Dataset.from_dict(table, features), np.empty(0, np.int64), folder.name, folder)
+    return _Named(images, [label for _, label in rows], classes)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+def _check_classes(folder: Path, flag: str, classes: Sequence[str]) -> None:
+    if not classes:
+        raise DataError(f"{flag} {folder}: it holds no folders; put the images of each class into a folder of its own")
+    known = {name for names in SPLIT_NAMES.values() for name in names}
+    if set(classes) <= known:
+        raise DataError(
+            f"{flag} {folder}: its folders {', '.join(classes)} look like splits, not classes; "
+            f"pass them as --train_dir {folder / classes[0]} and so on, or {folder} as --dataset_name"
+        )
+
+
+def _load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
+    folder = Path(name)
+    saved = any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
+    try:
+        with _quiet(folder.is_dir()):
+            loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
+    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"--dataset_name {name}: cannot be loaded ({reason}); "
+            "give a Hub id, or a folder that the datasets library can load"
+        ) from error
+    return loaded if isinstance(loaded, dict) else datasets.DatasetDict(train=loaded)
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """No progress bars of `datasets` for what is on this machine; downloads keep theirs."""
+    active = active and datasets.utils.are_progress_bars_enabled()
+    if active:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if active:
+            datasets.enable_progress_bars()
+
+
+def _pick_splits(loaded: datasets.DatasetDict, name: str) -> list[tuple[str, str]]:
+    """Pairs of our name for a split and the data set's own."""
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        source = next((candidate for candidate in names if candidate in loaded), None)
+        if source is not None:
+            found[split] = source
+    if "train" not in found:
+        raise DataError(f"{name}: it has the splits {', '.join(loaded)} but no 'train'; name the one to train on so")
+    return list(found.items())
+
+
+# Columns and labels -----------------------------------------------------------------------------------
+
+
+def _read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArguments) -> _Named:
+    image_column = _image_column(dataset, name, data.image_column_name)
+    label_column = _label_column(dataset, name, data.label_column_name, image_column)
+    values = dataset.with_format(None)[label_column][:]
+    feature = dataset.features[label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        order = list(feature.names)
+        names = [None if value is None or value < 0 else order[value] for value in values]
+    else:
+        order = [str(value) for value in sorted({value for value in values if value is not None})]
+        names = [None if value is None else str(value) for value in values]
+    images = dataset.with_format(None).select_columns([image_column])
+    if image_column != IMAGE_COLUMN:
+        images = images.rename_column(image_column, IMAGE_COLUMN)
+    images = _undecoded(images, name, image_column)
+    return _Named(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}"), names, order)
+
+
+def _undecoded(images: datasets.Dataset, name: str, column: str) -> datasets.Dataset:
+    try:
+        return images.cast_column(IMAGE_COLUMN, datasets.Image(decode=False))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise DataError(
+            f"{name}: the column {column!r} holds no images; name another with --image_column_name"
+        ) from error
+
+
+def _image_column(dataset: datasets.Dataset, name: str, wanted: str | None) -> str:
+    if wanted is not None:
+        return _given_column(dataset, name, wanted, "--image_column_name")
+    found = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    if len(found) == 1 or IMAGE_COLUMN in found:
+        return IMAGE_COLUMN if IMAGE_COLUMN in found else found[0]
+    what = f"several columns of images ({', '.join(found)})" if found else "no column of images"
+    raise DataError(f"{name}: {what}; name the one with --image_column_name. {_columns(dataset)}")
+
+
+def _label_column(dataset: datasets.Dataset, name: str, wanted: str | None, image_column: str) -> str:
+    if wanted is not None:
+        return _given_column(dataset, name, wanted, "--label_column_name")
+    others = {column: feature for column, feature in dataset.features.items() if column != image_column}
+    found = [column for column, feature in others.items() if isinstance(feature, datasets.ClassLabel)]
+    found = found or [column for column, feature in others.items() if _is_label_type(feature)]
+    named = [column for column in ("label", "labels") if column in found]
+    if len(found) == 1 or named:
+        return (named or found)[0]
+    what = f"several columns that may be labels ({', '.join(found)})" if found else "no column of labels"
+    raise DataError(f"{name}: {what}; name the one with --label_column_name. {_columns(dataset)}")
+
+
+def _is_label_type(feature: Any) -> bool:
+    kind = getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else ""
+    return kind in ("string", "large_string", "bool") or kind.startswith(("int", "uint"))
+
+
+def _given_column(dataset: datasets.Dataset, name: str, wanted: str, flag: str) -> str:
+    if wanted not in dataset.features:
+        raise DataError(f"{name}: there is no column {wanted!r} as {flag} says. {_columns(dataset)}")
+    return wanted
+
+
+def _columns(dataset: datasets.Dataset) -> str:
+    kinds = [f"{column} ({getattr(f, 'dtype', type(f).__name__)})" for column, f in dataset.features.items()]
+    return f"Its columns: {', '.join(kinds)}"
+
+
+def _label_map(train: _Named) -> tuple[str, ...]:
+    """The classes that training images have, in the data set's own order."""
+    name = train.images.name
+    if not train.names:
+        raise DataError(f"{name}: it holds no images; choose another data set or folder")
+    if None in train.names:
+        raise DataError(f"{name}: row {train.names.index(None)} has no label; label it or leave it out")
+    present = set(train.names)
+    labels = tuple(label for label in train.order if label in present)
+    if len(labels) < 2:
+        raise DataError(f"{name}: all images are of one class, {labels[0]!r}; a classifier needs two or more")
+    return labels
+
+
+def _indexed(split: _Named, labels: tuple[str, ...]) -> ImageSet:
+    index = {label: position for position, label in enumerate(labels)}
+    for row, name in enumerate(split.names):
+        if name not in index:
+            what = "has no label" if name is None else f"is of the class {name!r}, which no training image has"
+            where = split.images.name if split.images.root is None else split.images.root
+            raise DataError(f"{where}: row {row} {what}; add the class to the training images or leave it out here")
+    return replace(split.images, labels=np.array([index[str(name)] for name in split.names], dtype=np.int64))
+
+
+# Stratified samples -----------------------------------------------------------------------------------
+
+
+def _split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
+    """The training images without, and the validation images with, a stratified share of them."""
+    lonely = [labels[index] for index, count in Counter(train.labels.tolist()).items() if count < 2]
+    if lonely:
+        raise DataError(
+            f"{train.name}: the class {lonely[0]!r} has a single image, so none can be set aside for validation; "
+            "add images or give validation images"
+        )
+    count = min(max(round(share * len(train)), len(labels)), len(train) - len(labels))
+    rows = _stratified(train.labels, count, seed, keep_one=True)
+    rest = np.setdiff1d(np.arange(len(train)), rows)
+    return train.select(rest), train.select(rows)
+
+
+def _sample(images: ImageSet, most: int | None, labels: tuple[str, ...], seed: int, flag: str = "") -> ImageSet:
+    if most is None or most >= len(images):
+        return images
+    if flag and most < len(labels):
+        raise DataError(f"{flag} {most} is less than one image for each of {len(labels)} classes; raise it")
+    return images.select(_stratified(images.labels, most, seed))
+
+
+def _stratified(labels: NDArray[np.int64], count: int, seed: int, keep_one: bool = False) -> NDArray[np.int64]:
+    """Rows of a sample that keeps the class shares, sorted.
+
+    Each class gets its share rounded down and the largest remainders the rest; where `count` allows, no
+    class is left without a row. scikit-learn's splitters round in the same way but leave small classes
+    empty, and refuse a remainder that is smaller than the count of classes.
+
+    Args:
+        labels: class index of each row, shape (rows,).
+        count: size of the sample.
+        seed: of the draw within each class.
+        keep_one: leave at least one row of each class out of the sample.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    shares = sizes * (count / len(labels))
+    low = np.full(len(classes), 1 if count >= len(classes) else 0)
+    high = sizes - 1 if keep_one else sizes
+    quotas = np.clip(np.floor(shares).astype(np.int64), low, high)
+    while (missing := count - int(quotas.sum())) != 0:
+        room = quotas < high if missing > 0 else quotas > low
+        lack = np.where(room, (shares - quotas) * np.sign(missing), -np.inf)
+        quotas[int(lack.argmax())] += int(np.sign(missing))
+    random = np.random.RandomState(seed % 2**32)
+    drawn = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quotas, strict=True)]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)

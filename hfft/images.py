@@ -1,0 +1,132 @@
+"""An ImageSet: labelled images that stay files or bytes until one of them is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hfft.errors import DataError
+
+IMAGE_COLUMN = "image"
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Rows of images and labels, in a fixed order.
+
+    Args:
+        dataset: one column ``image`` of type ``datasets.Image(decode=False)``.
+        labels: class index of each row, shape (rows,).
+        name: what errors and reports call the set.
+        root: the folder that file names are given relative to; None where images are bytes.
+    """
+
+    dataset: datasets.Dataset
+    labels: NDArray[np.int64]
+    name: str
+    root: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageSet:
+        """The set of these rows, in this order."""
+        indices = np.asarray(rows, dtype=np.int64)
+        return ImageSet(self.dataset.select(indices), self.labels[indices], self.name, self.root)
+
+    @property
+    def files(self) -> list[str]:
+        """A name for each row: its path below `root`, or the name of the set and the row."""
+        return [self._display(path, row) for row, path in enumerate(self._paths())]
+
+    def image(self, row: int) -> Image.Image:
+        """The first frame of a row's image, upright, in RGB.
+
+        Raises:
+            DataError: the file is missing, damaged or no image.
+        """
+        value = self.dataset[int(row)][IMAGE_COLUMN]
+        name = self._display(value["path"], row)
+        source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+        return open_image(source, name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the images in order, without the labels.
+
+        An image in memory counts by its bytes, a file by its relative path, size and time of change.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        digest = hashlib.sha256()
+        for value in self._values():
+            part = value["bytes"] if value["bytes"] is not None else self._stamp(value["path"])
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _values(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), _BATCH):
+            yield from self.dataset[start : start + _BATCH][IMAGE_COLUMN]
+
+    def _paths(self) -> list[str | None]:
+        """Paths alone, read from the table's own column, so that no image's bytes are copied."""
+        column = self.dataset.with_format("arrow")[:][IMAGE_COLUMN].combine_chunks()
+        paths: list[str | None] = column.field("path").to_pylist()
+        return paths
+
+    def _display(self, path: str | None, row: int) -> str:
+        if not path:
+            return f"{self.name}#{row}"
+        if self.root is not None and path.startswith(str(self.root)):
+            return Path(path).relative_to(self.root).as_posix()
+        return path
+
+    def _stamp(self, path: str) -> bytes:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}; put the file back or leave it out") from error
+        return json.dumps([self._display(path, 0), status.st_size, status.st_mtime_ns]).encode()
+
+
+def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+    """The first frame of an image file, turned upright as its EXIF data says, in RGB.
+
+    Args:
+        source: a path, or the file's bytes.
+        name: what an error calls the image.
+
+    Raises:
+        DataError: the file is missing, damaged or no image.
+    """
+    try:
+        with Image.open(source) as opened:
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _rgb(opened)
+    except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
+        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"cannot read the image {name}: {reason}; repair the file or leave it out") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey, which Pillow would clip at 255 instead of scaling.
+        pixels = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
