@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,16 +11,14 @@ from typing import Any
 
 import datasets
 import numpy as np
-from numpy.typing import NDArray
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from hfft.arguments import DataArguments
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 from hfft.images import IMAGE_COLUMN, ImageSet
-from hfft.pixels import PixelDataset, Pixels, collate, resize_processor
+from hfft.sampling import sample, split_off
 
-__all__ = ["ImageSet", "ImageSets", "PixelDataset", "Pixels", "collate", "load_image_sets", "resize_processor"]
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -79,11 +76,16 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     validation = _indexed(splits["validation"], labels) if "validation" in splits else None
     test = _indexed(splits["test"], labels) if "test" in splits else None
     if validation is None:
-        train, validation = _split_off(train, data.train_val_split, labels, seed)
+        train, validation = split_off(train, data.train_val_split, labels, seed)
+    most = data.max_train_samples
+    if most is not None and most < len(labels):
+        raise DataError(
+            f"--max_train_samples {most} is less than one image for each of {len(labels)} classes; raise it"
+        )
     return ImageSets(
-        _sample(train, data.max_train_samples, labels, seed, "--max_train_samples"),
-        _sample(validation, data.max_eval_samples, labels, seed),
-        None if test is None else _sample(test, data.max_eval_samples, labels, seed),
+        sample(train, most, seed),
+        sample(validation, data.max_eval_samples, seed),
+        None if test is None else sample(test, data.max_eval_samples, seed),
         labels,
         name,
     )
@@ -250,7 +252,7 @@ def _columns(dataset: datasets.Dataset) -> str:
 
 def _label_map(train: _Named) -> tuple[str, ...]:
     """The classes that training images have, in the data set's own order."""
-    name = train.images.name
+    name = train.images.place
     if not train.names:
         raise DataError(f"{name}: it holds no images; choose another data set or folder")
     if None in train.names:
@@ -267,58 +269,7 @@ def _indexed(split: _Named, labels: tuple[str, ...]) -> ImageSet:
     for row, name in enumerate(split.names):
         if name not in index:
             what = "has no label" if name is None else f"is of the class {name!r}, which no training image has"
-            where = split.images.name if split.images.root is None else split.images.root
-            raise DataError(f"{where}: row {row} {what}; add the class to the training images or leave it out here")
+            raise DataError(
+                f"{split.images.place}: row {row} {what}; add the class to the training images or leave it out here"
+            )
     return replace(split.images, labels=np.array([index[str(name)] for name in split.names], dtype=np.int64))
-
-
-# Stratified samples -----------------------------------------------------------------------------------
-
-
-def _split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
-    """The training images without, and the validation images with, a stratified share of them."""
-    lonely = [labels[index] for index, count in Counter(train.labels.tolist()).items() if count < 2]
-    if lonely:
-        raise DataError(
-            f"{train.name}: the class {lonely[0]!r} has a single image, so none can be set aside for validation; "
-            "add images or give validation images"
-        )
-    count = min(max(round(share * len(train)), len(labels)), len(train) - len(labels))
-    rows = _stratified(train.labels, count, seed, keep_one=True)
-    rest = np.setdiff1d(np.arange(len(train)), rows)
-    return train.select(rest), train.select(rows)
-
-
-def _sample(images: ImageSet, most: int | None, labels: tuple[str, ...], seed: int, flag: str = "") -> ImageSet:
-    if most is None or most >= len(images):
-        return images
-    if flag and most < len(labels):
-        raise DataError(f"{flag} {most} is less than one image for each of {len(labels)} classes; raise it")
-    return images.select(_stratified(images.labels, most, seed))
-
-
-def _stratified(labels: NDArray[np.int64], count: int, seed: int, keep_one: bool = False) -> NDArray[np.int64]:
-    """Rows of a sample that keeps the class shares, sorted.
-
-    Each class gets its share rounded down and the largest remainders the rest; where `count` allows, no
-    class is left without a row. scikit-learn's splitters round in the same way but leave small classes
-    empty, and refuse a remainder that is smaller than the count of classes.
-
-    Args:
-        labels: class index of each row, shape (rows,).
-        count: size of the sample.
-        seed: of the draw within each class.
-        keep_one: leave at least one row of each class out of the sample.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    shares = sizes * (count / len(labels))
-    low = np.full(len(classes), 1 if count >= len(classes) else 0)
-    high = sizes - 1 if keep_one else sizes
-    quotas = np.clip(np.floor(shares).astype(np.int64), low, high)
-    while (missing := count - int(quotas.sum())) != 0:
-        room = quotas < high if missing > 0 else quotas > low
-        lack = np.where(room, (shares - quotas) * np.sign(missing), -np.inf)
-        quotas[int(lack.argmax())] += int(np.sign(missing))
-    random = np.random.RandomState(seed % 2**32)
-    drawn = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quotas, strict=True)]
-    return np.sort(np.concatenate(drawn)).astype(np.int64)

@@ -47,6 +47,11 @@ class ImageSet:
         return ImageSet(self.dataset.select(indices), self.labels[indices], self.name, self.root)
 
     @property
+    def place(self) -> str:
+        """Where the images are, for errors: the folder, or the name of the set."""
+        return self.name if self.root is None else str(self.root)
+
+    @property
     def files(self) -> list[str]:
         """A name for each row: its path below `root`, or the name of the set and the row."""
         return [self._display(path, row) for row, path in enumerate(self._paths())]

@@ -33,7 +33,7 @@ class Pixels:
         seed: seed of the augmentation.
 
     Example:
-        >>> Pixels(processor).pixels(image)["pixel_values"].shape  # doctest: +SKIP
+        >>> Pixels(processor)(image)["pixel_values"].shape  # doctest: +SKIP
         torch.Size([3, 224, 224])
     """
 
@@ -44,7 +44,7 @@ class Pixels:
         self.augment = augment
         self.seed = seed
 
-    def pixels(self, image: Image.Image, row: int | None = None, view: int | None = None) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image, row: int | None = None, view: int | None = None) -> dict[str, Tensor]:
         """The inputs of one image, without a batch dimension.
 
         Args:
@@ -105,7 +105,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         view = int(self._epoch) % self.views
-        return {**self.pixels.pixels(self.images.image(row), row, view), "labels": int(self.images.labels[row])}
+        return {**self.pixels(self.images.image(row), row, view), "labels": int(self.images.labels[row])}
 
     def set_epoch(self, epoch: int) -> None:
         """Show the view of this epoch from now on."""
@@ -139,7 +139,7 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
     else:
         settings = {**processor.to_dict(), **_sizes(processor, image_size)}
         vars(processor).update(vars(type(processor).from_dict(settings)))
-    shape = tuple(Pixels(processor).pixels(Image.new("RGB", (image_size + 40, image_size + 20)))["pixel_values"].shape)
+    shape = tuple(Pixels(processor)(Image.new("RGB", (image_size + 40, image_size + 20)))["pixel_values"].shape)
     if shape[-2:] != (image_size, image_size):
         raise ArgumentError(
             f"--image_size {image_size}: {type(processor).__name__} makes inputs of shape {shape}; leave the flag out"
