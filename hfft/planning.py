@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfft.anatomy_file import load_anatomy
 from hfft.arguments import ModelArguments, PolicyArguments
 from hfft.freezing import freeze, unfreeze
 from hfft.model import load_model
@@ -150,6 +149,8 @@ def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str,
 def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:
     """Return the anatomy from ``--anatomy``, else from the plugin that speaks for the model."""
     if arguments.anatomy is not None:
+        from hfft.anatomy_file import load_anatomy
+
         return load_anatomy(arguments.anatomy, model)
     return find_anatomy(model, arguments.plugin)
 
@@ -158,7 +159,8 @@ def plan_tree(model_name: str, view: PhaseView) -> str:
     """Draw a phase as a tree for the terminal."""
     share = view.trainable / view.parameters
     lines = [
-        f"{model_name}: {_count(view.parameters)} parameters, policy {view.name} trains {_count(view.trainable)} ({share:.1%})"
+        f"{model_name}: {_count(view.parameters)} parameters, "
+        f"policy {view.name} trains {_count(view.trainable)} ({share:.1%})"
     ]
     for index, part in enumerate(view.parts):
         branch = "└─" if index == len(view.parts) - 1 else "├─"

@@ -11,7 +11,7 @@ import timm
 import torch
 import torchvision
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
@@ -27,7 +27,7 @@ from hfft.cache import (
     gigabytes,
     make_rows,
 )
-from hfft.errors import ModelError
+from hfft.errors import ModelError, OutputError
 from hfft.freezing import digest, frozen_tensors
 from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
@@ -95,7 +95,7 @@ def prepare_phase(
         OutputError: the place asked for has no room.
     """
     memory_format = choose_memory_format(cache.memory_format)
-    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    nn.Module.to(model, memory_format=memory_format)
     probe = probe_inputs(splits["train"], training.device, memory_format)
     check_forward(model, probe)
     refused = class_token.refusal(model, anatomy, probe) if cache.class_token_shortcut else "switched off"
@@ -145,7 +145,8 @@ def check_forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"{type(model).__name__} does not take {shapes}: {reason}. Leave out --image_size, or choose one that it takes"
+            f"{type(model).__name__} does not take {shapes}: {reason}. "
+            "Leave out --image_size, or choose one that it takes"
         ) from error
 
 
@@ -239,7 +240,8 @@ def _fill(entry: ActivationCache, prefix: Prefix, part: ImagesAndPixels, trainin
 
 
 def _load_all(entry: ActivationCache) -> bool:
-    return all([entry.load(shard, verify=False) for shard in range(entry.shard_count())])
+    loaded = [entry.load(shard, verify=False) for shard in range(entry.shard_count())]
+    return all(loaded)
 
 
 def describe(prepared: Prepared) -> str:
@@ -250,9 +252,10 @@ def describe(prepared: Prepared) -> str:
         computed = sum(report.computed for report in prepared.reports.values())
         rows = sum(report.rows for report in prepared.reports.values())
         assert prepared.placement is not None
-        places = ["memory"] * prepared.placement.in_memory + ["disk"] * (prepared.placement.directory is not None)
+        memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
+        place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
         lines = [
-            f"Activation cache: {gigabytes(prepared.bytes)} in {' and on '.join(places) if places[0] == 'memory' else 'on disk'}; "
+            f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
             f"{rows - computed} of {rows} rows were there already."
         ]
         damaged = [file for report in prepared.reports.values() for file in report.damaged]
