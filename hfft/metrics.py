@@ -11,6 +11,7 @@ from datasets import Features, Sequence, Value
 from numpy.typing import NDArray
 
 from hfft.errors import DataError
+from hfft.record import ClassRow
 
 ECE_BINS = 15
 TOP_K = 5
@@ -132,25 +133,6 @@ class Reliability:
         used = self.counts > 0
         gaps = np.abs(self.confidence[used] - self.accuracy[used])
         return float(np.average(gaps, weights=self.counts[used]))
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One line of the per-class table.
-
-    Args:
-        label: the class's name.
-        precision: share of the images predicted to be of this class that are; 0 where none is.
-        recall: share of this class's images that are recognised; 0 where there are none.
-        f1: the harmonic mean of both.
-        support: how many evaluated images are of this class.
-    """
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
 
 
 def classification_metrics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:

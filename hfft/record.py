@@ -1,0 +1,298 @@
+"""The record of a run, ``hfft.json``: everything that a reader needs to judge it and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from hfft.errors import HfftError, OutputError
+
+T = TypeVar("T")
+
+
+@dataclass
+class BaseRecord:
+    """The pretrained model that the run began from.
+
+    Args:
+        id: Hub id, folder or package.
+        revision: commit of the Hub's repository, where there is one.
+        sha256: hash of its weights.
+        licence: as its card or package gives it; None where unknown.
+        on_hub: whether `id` is a repository on the Hub, so that a card may link to it.
+    """
+
+    id: str
+    revision: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    on_hub: bool = False
+
+
+@dataclass
+class DataRecord:
+    """The images and their labels.
+
+    Args:
+        name: Hub id, folder or package.
+        labels: the classes' names, by label number.
+        counts: images per split (``train``, ``validation``, ``test``).
+        fingerprints: a hash of each split's images and labels.
+        on_hub: whether `name` is a data set on the Hub, so that a card may link to it.
+        revision: commit of the Hub's repository, where there is one.
+        skipped: files that could not be read and were left out.
+    """
+
+    name: str
+    labels: list[str]
+    counts: dict[str, int]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    on_hub: bool = False
+    revision: str | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PartRecord:
+    """A part of the anatomy: its parameters (elements), and how many of them were trained in any phase."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+@dataclass
+class PhaseRecord:
+    """One stretch of training under one freeze.
+
+    Args:
+        name: what the trace calls it.
+        epochs: passes over the training images.
+        trainable_tensors: how many parameter tensors learned.
+        trainable_parameters: how many elements they have.
+        total_parameters: elements of the whole model.
+        boundary: the earliest module that holds a trainable parameter; None where nothing is frozen before it.
+        learning_rates: peak learning rate by part.
+    """
+
+    name: str
+    epochs: float
+    trainable_tensors: int
+    trainable_parameters: int
+    total_parameters: int
+    boundary: str | None = None
+    learning_rates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class CacheRecord:
+    """The activation cache: where it lay, its size in bytes, what it spared, and why it was off."""
+
+    mode: str = "off"
+    bytes: int = 0
+    hits: int = 0
+    reason_off: str | None = None
+
+
+@dataclass
+class SplitMetrics:
+    """Figures of one split.
+
+    Args:
+        images: how many were evaluated.
+        values: what `hfft.metrics.classification_metrics` returns.
+        intervals: by metric, the lower and upper end of its bootstrap interval.
+        level: the share of resamples within the intervals.
+    """
+
+    images: int
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One line of the per-class table.
+
+    Args:
+        label: the class's name.
+        precision: share of the images predicted to be of this class that are; 0 where none is.
+        recall: share of this class's images that are recognised; 0 where there are none.
+        f1: the harmonic mean of both.
+        support: how many evaluated images are of this class.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass
+class FrozenRecord:
+    """The proof that frozen means frozen: a hash over all frozen parameters and buffers, before and after."""
+
+    tensors: int
+    sha256_before: str
+    sha256_after: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every frozen tensor is bit-identical after training."""
+        return self.sha256_before == self.sha256_after
+
+
+@dataclass
+class RunRecord:
+    """One run of fine-tuning.
+
+    Args:
+        hfft_version: of the program that ran.
+        created: when the run began, ISO 8601 with a time zone.
+        base: the pretrained model.
+        data: images and labels.
+        policy: as given, ``last_n:2`` for instance.
+        plan: the policy's phases, in order.
+        metrics: figures by split; ``test`` is missing where there was no test split.
+        versions: of Python and of the packages that matter, by name.
+        command: the command that ran, ``finetune`` for instance.
+        arguments: every option and its value, flat, as a YAML file would hold them.
+        anatomy: `hfft.plugin.Anatomy.to_dict`.
+        parts: the anatomy's parts in order of depth, with parameter counts.
+        seed: of everything random.
+        processes: how many trained together.
+        device: ``cpu``, or the accelerator's name.
+        seconds: what was spent, by what it was spent on (``total``, ``prefix``, ``suffix``, ``decode``).
+        cache: the activation cache.
+        per_class: the table of the last split evaluated.
+        per_class_split: which split that is.
+        best_epoch: the epoch whose weights were handed back, where that was chosen on validation.
+        frozen: the proof that frozen tensors did not change; None where nothing was frozen.
+        baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+    """
+
+    hfft_version: str
+    created: str
+    base: BaseRecord
+    data: DataRecord
+    policy: str
+    plan: list[PhaseRecord]
+    metrics: dict[str, SplitMetrics]
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = "finetune"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    anatomy: dict[str, Any] = field(default_factory=dict)
+    parts: list[PartRecord] = field(default_factory=list)
+    seed: int = 0
+    processes: int = 1
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache: CacheRecord = field(default_factory=CacheRecord)
+    per_class: list[ClassRow] = field(default_factory=list)
+    per_class_split: str = "validation"
+    best_epoch: float | None = None
+    frozen: FrozenRecord | None = None
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    format: Literal[1] = 1
+
+
+def write_record(path: str | Path, record: RunRecord) -> None:
+    """Write a record as JSON, replacing the file in one step; what is not finite becomes null.
+
+    Raises:
+        OutputError: the file cannot be written.
+        HfftError: the arguments or the anatomy hold what JSON has no word for.
+    """
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        text = json.dumps(_plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}; free some room or choose another folder"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise HfftError(f"cannot write {target}: {error}") from error
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Read what `write_record` wrote. Keys that this version does not know are passed over.
+
+    Raises:
+        HfftError: the file cannot be read, is no JSON, lacks a key or holds a value of the wrong kind.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HfftError(f"cannot read the record {path}: {error}") from error
+    return _build(RunRecord, data, str(path))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _build(cls: type[T], data: object, where: str) -> T:
+    """Make a dataclass of a JSON object, field by field, each held against its type."""
+    if not isinstance(data, dict):
+        raise HfftError(f"{where}: expected an object, found {_short(data)}")
+    assert is_dataclass(cls)
+    hints, values = get_type_hints(cls), {}
+    for item in fields(cls):
+        if item.name in data:
+            values[item.name] = _value(hints[item.name], data[item.name], f"{where}: {item.name}")
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise HfftError(f"{where}: {item.name} is missing; this is not a record that hfft wrote")
+    return cls(**values)
+
+
+def _value(kind: Any, data: object, where: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return data
+    if origin is UnionType:
+        return None if data is None else _value(next(k for k in inner if k is not NoneType), data, where)
+    if origin is list and isinstance(data, list):
+        return [_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(data)]
+    if origin is tuple and isinstance(data, list) and len(data) == len(inner):
+        return tuple(_value(part, item, where) for part, item in zip(inner, data, strict=True))
+    if origin is dict and isinstance(data, dict):
+        return {key: _value(inner[1], item, f"{where}.{key}") for key, item in data.items()}
+    if origin is Literal and data in inner:
+        return data
+    if is_dataclass(kind):
+        return _build(kind, data, where)  # type: ignore[arg-type]  # is_dataclass holds for instances too
+    return _scalar(kind, data, where)
+
+
+def _scalar(kind: Any, data: object, where: str) -> Any:
+    if kind is float and data is None:
+        return math.nan  # JSON has no word for it
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if kind in (str, bool, float) and isinstance(data, kind):
+        return data
+    if kind is int and isinstance(data, int) and not isinstance(data, bool):
+        return data
+    name = getattr(kind, "__name__", str(kind))
+    raise HfftError(f"{where}: expected {name if not get_args(kind) else kind}, found {_short(data)}")
+
+
+def _short(data: object) -> str:
+    text = repr(data)
+    return text if len(text) <= 60 else text[:57] + "..."
