@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,12 @@ class ImageSet:
         """Where the images are, for errors: the folder, or the name of the set."""
         return self.name if self.root is None else str(self.root)
 
-    @property
+    @cached_property
     def files(self) -> list[str]:
         """A name for each row: its path below `root`, or the name of the set and the row."""
-        return [self._display(path, row) for row, path in enumerate(self._paths())]
+        # Flattened, so that paths are read without the images' bytes beside them.
+        paths = self.dataset.flatten().select_columns([f"{IMAGE_COLUMN}.path"])[:][f"{IMAGE_COLUMN}.path"]
+        return [self._display(path, row) for row, path in enumerate(paths)]
 
     def image(self, row: int) -> Image.Image:
         """The first frame of a row's image, upright, in RGB.
@@ -86,18 +89,10 @@ class ImageSet:
         for start in range(0, len(self), _BATCH):
             yield from self.dataset[start : start + _BATCH][IMAGE_COLUMN]
 
-    def _paths(self) -> list[str | None]:
-        """Paths alone, read from the table's own column, so that no image's bytes are copied."""
-        column = self.dataset.with_format("arrow")[:][IMAGE_COLUMN].combine_chunks()
-        paths: list[str | None] = column.field("path").to_pylist()
-        return paths
-
     def _display(self, path: str | None, row: int) -> str:
         if not path:
             return f"{self.name}#{row}"
-        if self.root is not None and path.startswith(str(self.root)):
-            return Path(path).relative_to(self.root).as_posix()
-        return path
+        return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
 
     def _stamp(self, path: str) -> bytes:
         try:

@@ -98,7 +98,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
         self.pixels = pixels
         self.views = views
         # Shared memory: worker processes that outlive an epoch see the next epoch's number as well.
-        self._epoch: Tensor = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch: Tensor = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -69,7 +69,7 @@ def _quotas(sizes: NDArray[np.int64], count: int, high: NDArray[np.int64]) -> ND
     """Rows to take of each class, `count` in all, none above `high`."""
     shares = sizes * (count / sizes.sum())
     low = np.full(len(sizes), 1 if count >= len(sizes) else 0)
-    quotas = np.clip(np.floor(shares).astype(np.int64), low, high)
+    quotas: NDArray[np.int64] = np.clip(np.floor(shares).astype(np.int64), low, high)
     while missing := count - int(quotas.sum()):
         step = 1 if missing > 0 else -1
         room = quotas < high if step > 0 else quotas > low
