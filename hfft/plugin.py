@@ -7,11 +7,12 @@ an `Anatomy`, which is data; everything else that hfft does is derived from that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import PluginError, UnsupportedModelError
+from hfft.patterns import expand, expand_blocks, known_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +85,38 @@ class Anatomy:
     head: tuple[str, ...]
     tokens: TokenLayout | None = None
     class_token: ClassTokenBlock | None = None
+
+    @classmethod
+    def from_patterns(
+        cls,
+        model: nn.Module,
+        *,
+        stem: Iterable[str],
+        blocks: Iterable[str | Sequence[str]],
+        neck: Iterable[str],
+        head: Iterable[str],
+        tokens: TokenLayout | None = None,
+        class_token: ClassTokenBlock | None = None,
+    ) -> Anatomy:
+        """Build an anatomy from name patterns, with ``*`` for one part of a name (see `hfft.patterns`).
+
+        Example:
+            >>> Anatomy.from_patterns(
+            ...     resnet, stem=["embedder"], blocks=["encoder.stages.*"], neck=[], head=["classifier"]
+            ... )
+
+        Raises:
+            PluginError: a pattern matches nothing.
+        """
+        names = known_names(model)
+        return cls(
+            stem=expand(names, stem),
+            blocks=expand_blocks(names, blocks),
+            neck=expand(names, neck),
+            head=expand(names, head),
+            tokens=tokens,
+            class_token=class_token,
+        )
 
     def parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield ``(label, names)`` in order of depth: stem, block 1 .. block n, neck, head."""

@@ -247,7 +247,8 @@ def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[
 
 def logits_of(output: Any) -> Tensor:
     """Return the logits, shape (batch, labels), of whatever an image classifier returned."""
-    logits = output["logits"] if isinstance(output, Mapping) else output[0]
+    # Some classifiers return their logits under another name; they are the first output then as well.
+    logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output[0]
     assert isinstance(logits, Tensor)
     return logits
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from typing import ClassVar
 
-from hfft.plugin import Anatomy, BackbonePlugin
+from hfft.table import Row, TablePlugin
 
 
-class CNN(BackbonePlugin):
+class CNN(TablePlugin):
     """ResNet and its relatives."""
 
-    model_types = frozenset({"resnet"})
-
-    def anatomy(self, model: PreTrainedModel) -> Anatomy:
-        """See `BackbonePlugin.anatomy`."""
-        stages = len(model.resnet.encoder.stages)
-        return Anatomy(
-            stem=("resnet.embedder",),
-            blocks=tuple((f"resnet.encoder.stages.{i}",) for i in range(stages)),
-            neck=(),
-            head=("classifier",),
-        )
+    rows: ClassVar = {
+        "bit": Row("bit.embedder", "bit.encoder.stages.*", "bit.norm", "classifier"),
+        "convnext": Row("convnext.embeddings", "convnext.encoder.stages.*", "convnext.layernorm", "classifier"),
+        "convnextv2": Row("convnextv2.embeddings", "convnextv2.encoder.stages.*", "convnextv2.layernorm", "classifier"),
+        "efficientnet": Row(
+            stem="efficientnet.embeddings",
+            blocks="efficientnet.encoder.blocks.*",
+            neck="efficientnet.encoder.top_conv efficientnet.encoder.top_bn",
+            head="classifier",
+            flat=True,
+        ),
+        "hgnet_v2": Row("embedder", "encoder.stages.*", "", "fc"),
+        "mobilenet_v1": Row("mobilenet_v1.conv_stem", "mobilenet_v1.layer.*", "", "classifier", flat=True),
+        "mobilenet_v2": Row(
+            stem="mobilenet_v2.conv_stem",
+            blocks="mobilenet_v2.layer.*",
+            neck="mobilenet_v2.conv_1x1",
+            head="classifier",
+            flat=True,
+        ),
+        "pp_lcnet": Row("encoder.convolution", "encoder.blocks.*", "last_convolution", "head"),
+        "regnet": Row("regnet.embedder", "regnet.encoder.stages.*", "", "classifier"),
+        "resnet": Row("resnet.embedder", "resnet.encoder.stages.*", "", "classifier"),
+        "textnet": Row("textnet.stem", "textnet.encoder.stages.*", "", "fc"),
+    }
