@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hfft.class_token import refusal
-from hfft.conformance import check_model
+from hfft.conformance import CheckResult, check_model
 from hfft.errors import UnsupportedModelError
 from hfft.plugin import Anatomy
 from hfft.registry import find_anatomy, find_plugin
@@ -136,33 +137,28 @@ def test_the_tables_name_every_model_type_and_no_other() -> None:
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
 def test_every_check_passes(model_type: str, class_name: str) -> None:
-    model, inputs = small_model(model_type, class_name)
-    results = check_model(model, inputs, find_anatomy(model))
-    assert [f"{result.name}: {result.detail}" for result in results if not result.ok] == []
+    results = _checked(model_type, class_name)
+    assert [f"{result.name}: {result.detail}" for result in results.values() if not result.ok] == []
     assert len(results) == 8
 
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
 def test_last_block_is_the_one_reviewed(model_type: str, class_name: str) -> None:
-    anatomy = _anatomy(model_type, class_name)
-    assert " ".join(anatomy.blocks[-1]) == LAST_BLOCK[model_type]
+    assert " ".join(_anatomy(model_type, class_name).blocks[-1]) == LAST_BLOCK[model_type]
 
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
 def test_logits_depend_on_all_that_is_trained_but_known_leftovers(model_type: str, class_name: str) -> None:
-    model, inputs = small_model(model_type, class_name)
-    results = {result.name: result for result in check_model(model, inputs, find_anatomy(model), ["last_block"])}
-    idle = results["frozen[last_block]"].detail.partition("idle: ")[2]
-    leftover = IDLE.get(model_type)
-    expected = [name for name, _ in model.named_parameters() if leftover and name.startswith(f"{leftover}.")]
-    assert idle.split() == (sorted(expected) or ["none"])
+    idle = _checked(model_type, class_name)["frozen[last_block]"].detail.partition("idle: ")[2]
+    leftover = f"{IDLE.get(model_type)}."
+    expected = [name for name, _ in small_model(model_type, class_name)[0].named_parameters()]
+    assert idle.split() == (sorted(name for name in expected if name.startswith(leftover)) or ["none"])
 
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
 def test_tokens_have_a_layout_unless_the_block_gives_maps(model_type: str, class_name: str) -> None:
-    model, inputs = small_model(model_type, class_name)
-    results = {result.name: result for result in check_model(model, inputs, find_anatomy(model), [])}
-    assert results["tokens"].detail.startswith("no layout") == (model_type in NO_TOKEN_LAYOUT)
+    detail = _checked(model_type, class_name)["tokens"].detail
+    assert detail.startswith("no layout") == (model_type in NO_TOKEN_LAYOUT)
 
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
@@ -199,6 +195,12 @@ def test_refusals_are_specific(model_type: str, why: str) -> None:
     model = cast(PreTrainedModel, SimpleNamespace(config=CONFIG_MAPPING[model_type]()))
     with pytest.raises(UnsupportedModelError, match=f"{model_type}.*{why}"):
         plugin.anatomy(model)
+
+
+@cache
+def _checked(model_type: str, class_name: str) -> dict[str, CheckResult]:
+    model, inputs = small_model(model_type, class_name)
+    return {result.name: result for result in check_model(model, inputs, find_anatomy(model))}
 
 
 def _anatomy(model_type: str, class_name: str) -> Anatomy:
