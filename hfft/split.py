@@ -32,14 +32,22 @@ class _BoundaryReached(Exception):
 
 
 @dataclass
-class _Call:
-    """One call of one module in a recorded forward; `start` and `end` count enters and exits."""
+class Call:
+    """One call of one module in a recorded forward.
+
+    Args:
+        name: of the module.
+        start: how many enters and exits came before this call was entered.
+        parent: the call that made this one.
+        end: the same count at its exit.
+        shape: of the first tensor that it returned, with the batch; empty where it returned none.
+    """
 
     name: str
     start: int
-    parent: _Call | None
+    parent: Call | None
     end: int = -1
-    output: Any = None
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -206,21 +214,23 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
     return boundary.name, tuple(call.name for call in prefix)
 
 
-def record_calls(model: nn.Module, inputs: Inputs) -> list[_Call]:
+def record_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
     """Run one forward and return the module calls in the order in which they were entered."""
-    calls: list[_Call] = []
-    stack: list[_Call] = []
+    calls: list[Call] = []
+    stack: list[Call] = []
     clock = iter(range(2**62))
 
     def enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            stack.append(_Call(name, next(clock), stack[-1] if stack else None))
+            stack.append(Call(name, next(clock), stack[-1] if stack else None))
             calls.append(stack[-1])
 
         return hook
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        stack.pop().end = next(clock)
+        call = stack.pop()
+        call.end = next(clock)
+        call.shape = next((tuple(leaf.shape) for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), ())
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
