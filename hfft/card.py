@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def model_card(
         _results(record),
         _images(figures),
         _plan(record),
-        _trace(rows),
+        _trace(record, rows),
         _classes(record),
         _usage(repo_id),
         _limits(record),
@@ -150,7 +151,7 @@ def _plan(record: RunRecord) -> str:
     return "## What was trained\n\n" + "\n\n".join(tables)
 
 
-def _trace(rows: Sequence[EpochRow]) -> str:
+def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
     best = best_row(rows)
     shown = rows[-MOST_ROWS:]
     lines = [
@@ -165,8 +166,13 @@ def _trace(rows: Sequence[EpochRow]) -> str:
         for row in shown
     ]
     header = ["Epoch", "Phase", "Training loss", "Validation loss", "Validation accuracy", "What it shows"]
-    cut = f"\n\nThe last {len(shown)} of {len(rows):,} epochs." if len(shown) < len(rows) else ""
-    return f"## Training\n\n{table(header, lines)}{cut}" if rows else ""
+    notes = []
+    if len(shown) < len(rows):
+        notes.append(f"The last {len(shown)} of {len(rows):,} epochs.")
+    if record.best_epoch is not None:
+        notes.append(f"The weights are those after epoch {record.best_epoch:g}, chosen on the validation images.")
+    note = f"\n\n{' '.join(notes)}" if notes else ""
+    return f"## Training\n\n{table(header, lines)}{note}" if rows else ""
 
 
 def _classes(record: RunRecord) -> str:
@@ -184,7 +190,7 @@ def _classes(record: RunRecord) -> str:
 
 
 def _usage(repo_id: str) -> str:
-    name = repr(repo_id)
+    name = json.dumps(repo_id)
     return f"""## How to use it
 
 With `transformers` alone:
@@ -229,7 +235,7 @@ def _limits(record: RunRecord) -> str:
         "images unlike them (other cameras, places, times) may be labelled worse than the figures above say.",
         *_limits_of_evidence(record),
         *_limits_by_class(record.per_class, record.per_class_split),
-        f"Whatever bias the base model's pretraining brought lies in its frozen part still. {_licence(record)}",
+        f"Whatever bias the base model's pretraining brought, fine-tuning may have left in place. {_licence(record)}",
     ]
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
@@ -240,8 +246,9 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
             "There was no test split. The validation images also served to compare epochs and options, "
             "so that the figures on them flatter the model."
         )
-    elif record.best_epoch is not None:
-        yield "The epoch was chosen on the validation images; the test images were used once, at the end."
+    elif record.test_evaluations is not None:
+        times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
+        yield f"The run looked at the test images {times}; epochs were judged on the validation images."
     for split, metrics in record.metrics.items():
         low, high = metrics.intervals.get("accuracy", (math.nan, math.nan))
         if low == high and metrics.images:
@@ -283,10 +290,11 @@ def _licence(record: RunRecord) -> str:
 
 
 def _provenance(record: RunRecord) -> str:
+    processes = "1 process" if record.processes == 1 else f"{record.processes} processes"
     facts = {
         "Base model": " at ".join(filter(None, [_base_id(record), record.base.revision])),
         "SHA-256 of the base weights": record.base.sha256 or "not recorded",
-        "Run": f"{record.created}, seed {record.seed}, {record.processes} process(es) on {record.device}",
+        "Run": f"{record.created}, seed {record.seed}, {processes} on {record.device}",
         "Seconds": ", ".join(f"{name} {value:.1f}" for name, value in record.seconds.items()),
         "Activation cache": _cache(record),
         "Versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),

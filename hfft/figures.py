@@ -257,7 +257,11 @@ def _name(label: str, number: int) -> str:
 
 
 def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+    """Cut the middle out of a long text, since long names often differ at their ends."""
+    if len(text) <= length:
+        return text
+    tail = max((length - 3) // 2, 0)
+    return text[: length - 3 - tail] + "..." + text[len(text) - tail :]
 
 
 def _drawable(letter: str) -> bool:

@@ -174,6 +174,7 @@ class RunRecord:
         per_class: the table of the last split evaluated.
         per_class_split: which split that is.
         best_epoch: the epoch whose weights were handed back, where that was chosen on validation.
+        test_evaluations: how often this run looked at the test split; None where that was not counted.
         frozen: the proof that frozen tensors did not change; None where nothing was frozen.
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
     """
@@ -198,6 +199,7 @@ class RunRecord:
     per_class: list[ClassRow] = field(default_factory=list)
     per_class_split: str = "validation"
     best_epoch: float | None = None
+    test_evaluations: int | None = None
     frozen: FrozenRecord | None = None
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     format: Literal[1] = 1

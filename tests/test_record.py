@@ -47,6 +47,7 @@ FULL = RunRecord(
     cache=CacheRecord("memory", 10_000, 400),
     per_class=[ClassRow("good", 0.9, 0.8, 0.85, 10)],
     best_epoch=3,
+    test_evaluations=1,
     frozen=FrozenRecord(60, "a", "a"),
     baselines={"majority": {"accuracy": 0.5}},
 )

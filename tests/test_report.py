@@ -71,6 +71,7 @@ def run_record(labels: list[str] | None = None) -> RunRecord:
         per_class=per_class(matrix(len(labels)), labels),
         per_class_split="test",
         best_epoch=4,
+        test_evaluations=1,
         frozen=FrozenRecord(60, "a", "a"),
     )
 
@@ -245,7 +246,8 @@ def test_card_says_what_the_record_says(tmp_path: Path) -> None:
         "(confusion_matrix.png)",
         'pipeline("image-classification", model=',
         "hfft.load(",
-        "the test images were used once",
+        "looked at the test images once",
+        "The weights are those after epoch 4",
         "| 5 (best) | last\\_n:2 | 0.2000 |",
     ):
         assert expected in text, expected
@@ -342,7 +344,7 @@ def test_long_tables_are_cut_and_say_so(tmp_path: Path) -> None:
     record = run_record([f"class {i}" for i in range(3000)])
     text = reread(record, trace(200), tmp_path).text
     assert f"The {MOST_ROWS} weakest of 3,000 classes." in text
-    assert f"The last {MOST_ROWS} of 200 epochs." in text
+    assert f"The last {MOST_ROWS} of 200 epochs. The weights are those after epoch 4" in text
     assert len(text) < 40_000
 
 
