@@ -133,7 +133,9 @@ class FinetuneArguments(TrainingArguments):
     lr_scheduler_type: str = option("cosine", "Schedule of the learning rate.")
     warmup_steps: float = option(0.1, "Steps, or share of all steps, in which the learning rate rises to its peak.")
     weight_decay: float = option(0.05, "Decoupled weight decay (AdamW), on matrices and convolutions only.")
-    bf16: bool | None = option(None, "Mixed precision in bfloat16; by default on where a GPU supports it.")
+    bf16: bool | None = option(  # type: ignore[assignment]  # None: decided in __post_init__
+        None, "Mixed precision in bfloat16; by default on where a GPU supports it."
+    )
     eval_strategy: str = option("epoch", "When to evaluate.")
     logging_strategy: str = option("epoch", "When to log the training loss.")
     save_strategy: str = option("no", "When to save a checkpoint to resume from; the result is always saved.")
@@ -150,6 +152,8 @@ class FinetuneArguments(TrainingArguments):
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
         if self.learning_rate <= 0:
             raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
         if self.num_train_epochs <= 0:

@@ -279,7 +279,7 @@ class ActivationCache:
             write_atomically(file, content)
         except OSError as error:
             raise OutputError(
-                f"cannot write the activation cache at {self.folder}: {error.strerror or error}; whole shards are kept. "
+                f"cannot write the activation cache at {self.folder}: {error.strerror}; whole shards are kept. "
                 "Free some disk, or choose --cache_dir, --cache memory or --cache off, and run again"
             ) from error
         return file

@@ -83,8 +83,8 @@ def _project(block: nn.Module, spec: ClassTokenBlock, normed: Tensor) -> tuple[T
     """Project to heads: the query (batch, heads, 1, dim), keys and values (batch, heads, tokens, dim)."""
     if spec.qkv:
         joint = block.get_submodule(spec.qkv)
-        dim = joint.weight.shape[0] // 3
-        bias = joint.bias
+        assert isinstance(joint, nn.Linear)
+        dim, bias = joint.out_features // 3, joint.bias
         query = F.linear(normed[:, :1], joint.weight[:dim], None if bias is None else bias[:dim])
         rest = F.linear(normed, joint.weight[dim:], None if bias is None else bias[dim:])
         key, value = rest.chunk(2, dim=-1)

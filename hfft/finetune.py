@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -42,8 +43,10 @@ class PhaseResult:
 
     view: PhaseView
     prepared: Prepared
-    frozen_sha256: str
+    trainable_tensors: int
     frozen_tensors: int
+    frozen_before: str
+    frozen_after: str
     train_metrics: dict[str, float]
     best_epoch: float
 
@@ -147,7 +150,7 @@ def set_up(settings: Settings) -> Run:
 def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     """Freeze, fill the cache, train, and judge on validation (and, after the last phase, on test)."""
     settings, training = run.settings, run.settings.training
-    run.model.to(training.device)  # type: ignore[arg-type]
+    nn.Module.to(run.model, training.device)
     freeze(run.model, phase)
     splits = _splits(run)
     probe = probe_inputs(splits["train"], training.device, torch.contiguous_format)
@@ -164,8 +167,8 @@ def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     after = digest(frozen_tensors(run.model, phase))
     if before != after:
         raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
-    tensors = sum(1 for _ in frozen_tensors(run.model, phase))
-    run.phases.append(PhaseResult(view, prepared, after, tensors, outcome.metrics, best.epoch))
+    counts = len(phase.trainable), sum(1 for _ in frozen_tensors(run.model, phase))
+    run.phases.append(PhaseResult(view, prepared, *counts, before, after, outcome.metrics, best.epoch))
     run.state = trainer.state
     if phase is run.plan.phases[-1]:
         _judge(run, trainer, outcome.metrics)
@@ -178,7 +181,7 @@ def _judge(run: Run, trainer: FreezeTrainer, train_metrics: dict[str, float]) ->
     run.predictions["validation"] = trainer.predictions
     trainer.save_metrics("eval", metrics)
     if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")  # type: ignore[arg-type]
+        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         trainer.save_metrics("test", outcome.metrics)
     trainer.save_state()

@@ -16,7 +16,7 @@ from hfft.errors import ModelError
 from hfft.pixels import resize_processor
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PretrainedConfig
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     return model, processor, base
 
 
-def _load_config(arguments: ModelArguments) -> PretrainedConfig:
-    config = _load(AutoConfig, arguments)
+def _load_config(arguments: ModelArguments) -> PreTrainedConfig:
+    config: PreTrainedConfig = _load(AutoConfig, arguments)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
         raise ModelError(
             f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "

@@ -59,7 +59,9 @@ def last_n(anatomy: Anatomy, argument: str) -> frozenset[str]:
     """Partial fine-tuning of the last K blocks (``last_n:K``): for images unlike those of pretraining."""
     count = len(anatomy.blocks)
     if not argument.isdecimal() or not 1 <= int(argument) <= count:
-        raise ArgumentError(f"--policy last_n:K needs a whole number K from 1 to {count} for this model, not {argument!r}")
+        raise ArgumentError(
+            f"--policy last_n:K needs a whole number K from 1 to {count} for this model, not {argument!r}"
+        )
     return _last(anatomy, int(argument))
 
 

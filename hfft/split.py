@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class SplitError(Exception):
     """This model cannot be cut at this boundary; training goes on uncached and says why."""
 
 
-class _BoundaryReached(Exception):
+class _BoundaryReached(Exception):  # noqa: N818  (a signal, not an error)
     """Ends a capture's forward where the suffix would begin."""
 
 
@@ -78,6 +78,9 @@ class _Output:
     spec: pytree.TreeSpec
     leaves: list[Any]  # a _Slot for a tensor, else the constant itself
 
+    def slots(self) -> list[_Slot]:
+        return [leaf for leaf in self.leaves if isinstance(leaf, _Slot)]
+
 
 @dataclass
 class _Slot:
@@ -86,6 +89,11 @@ class _Slot:
     leaf: Leaf
     constant: Tensor | None = None  # a tensor without a batch dimension, the same for every image
     kept: bool = True
+
+    @property
+    def cached(self) -> bool:
+        """Whether each image has its own, which the rest of the model reads."""
+        return self.kept and self.constant is None
 
     def value(self, values: Mapping[str, Tensor], batch_size: int, device: torch.device) -> Tensor:
         if not self.kept:
@@ -114,8 +122,7 @@ class Split:
     @property
     def leaves(self) -> list[Leaf]:
         """The tensors that a cache must hold for each image."""
-        slots = [slot for slot in self._slots() if slot.kept and slot.constant is None]
-        return [slot.leaf for slot in slots]
+        return [slot.leaf for slot in self._slots() if slot.cached]
 
     def capture(self, inputs: Inputs) -> dict[str, Tensor]:
         """Run the model up to the boundary and stop.
@@ -126,21 +133,13 @@ class Split:
         Returns:
             For each of `leaves`, its key and a tensor of shape (batch, *leaf.shape).
         """
-        wanted = [
-            (output.name, index, slot.leaf.key)
-            for output in self._outputs
-            for index, slot in enumerate(output.leaves)
-            if isinstance(slot, _Slot) and slot.kept and slot.constant is None
-        ]
-        values = {slot.leaf.key: inputs[name] for name, slot in self._inputs.items() if slot.kept and slot.constant is None}
-        outputs = _run_prefix(self.model, self.boundary, self.prefix, inputs, {name for name, _, _ in wanted})
-        position = {id(output): index for index, output in enumerate(self._outputs)}
-        for output in self._outputs:
-            flat = None
-            for index, slot in enumerate(output.leaves):
-                if isinstance(slot, _Slot) and slot.kept and slot.constant is None:
-                    flat = flat if flat is not None else pytree.tree_leaves(outputs[position[id(output)]])
-                    values[slot.leaf.key] = flat[index]
+        wanted = {made.name for made in self._outputs if any(slot.cached for slot in made.slots())}
+        outputs = _run_prefix(self.model, self.boundary, self.prefix, inputs, wanted)
+        values = {slot.leaf.key: inputs[name] for name, slot in self._inputs.items() if slot.cached}
+        for made, output in zip(self._outputs, outputs, strict=True):
+            if made.name in wanted:
+                pairs = zip(made.leaves, pytree.tree_leaves(output), strict=True)
+                values |= {slot.leaf.key: value for slot, value in pairs if isinstance(slot, _Slot) and slot.cached}
         return values
 
     @contextmanager
@@ -166,8 +165,7 @@ class Split:
             yield {name: slot.value(values, *place) for name, slot in self._inputs.items()}
 
     def _slots(self) -> list[_Slot]:
-        inner = [leaf for output in self._outputs for leaf in output.leaves if isinstance(leaf, _Slot)]
-        return [*self._inputs.values(), *inner]
+        return [*self._inputs.values(), *(slot for made in self._outputs for slot in made.slots())]
 
 
 def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
@@ -208,7 +206,9 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
     owners = {_called_owner(name, called) for name in phase.trainable}
     boundary = next(call for call in calls if call.name in owners)
     finished = {id(call) for call in calls if 0 <= call.end < boundary.start}
-    prefix = [call for call in calls if id(call) in finished and (call.parent is None or id(call.parent) not in finished)]
+    prefix = [
+        call for call in calls if id(call) in finished and (call.parent is None or id(call.parent) not in finished)
+    ]
     if not prefix:
         raise SplitError("no module finishes before the first trainable parameter, so there is no frozen prefix")
     return boundary.name, tuple(call.name for call in prefix)
@@ -319,10 +319,8 @@ def _run_prefix(
             module = model.get_submodule(name)
             hooks.callback(module.register_forward_pre_hook(enter).remove)
             hooks.callback(module.register_forward_hook(leave(name)).remove)
-        try:
+        with suppress(_BoundaryReached):
             model(**inputs)
-        except _BoundaryReached:
-            pass
     if len(outputs) != len(prefix):
         raise SplitError(f"the forward made {len(outputs)} calls before {boundary!r}, not the {len(prefix)} recorded")
     return outputs

@@ -32,7 +32,7 @@ class Suffix:
 
     Args:
         anatomy: the model's parts.
-        split: set where batches hold cached activations; None where they hold pixels.
+        split: set where batches may hold cached activations; a batch of pixels runs through all of the model.
         class_token: compute the class token alone in the last block.
         memory_format: of inputs of shape (batch, channels, height, width).
     """
@@ -55,7 +55,7 @@ class Suffix:
         with ExitStack() as stack:
             if self.class_token:
                 stack.enter_context(class_token_only(model, self.anatomy))
-            if self.split is not None:
+            if self.split is not None and self.split.leaves[0].key in rest:
                 rest = stack.enter_context(self.split.replay(rest))
             else:
                 rest = {name: self._formatted(tensor) for name, tensor in rest.items()}
@@ -110,10 +110,8 @@ class FreezeTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""
         if self.optimizer is None:
-            optimized = self.model if model is None else model
-            groups = self._groups(optimized)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, optimized)
-            self.optimizer = optimizer_class(groups, **options)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(self._groups(model or self.model), **options)
         return self.optimizer
 
     def compute_loss(
@@ -134,20 +132,27 @@ class FreezeTrainer(Trainer):
         """
         output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
+        assert output.metrics is not None
         if f"{prefix}_exact_loss" in output.metrics:
             output.metrics[f"{prefix}_loss"] = output.metrics.pop(f"{prefix}_exact_loss")
         self.predictions = output
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as the Trainer does, with the seconds since the epoch began beside each evaluation."""
+        """Log as the Trainer does, with the seconds since the epoch began beside each evaluation.
+
+        The learning rate that is logged is that of a parameter whose factor is 1.
+        """
+        if "learning_rate" in logs and self.optimizer is not None:
+            first = self.optimizer.param_groups[0]
+            logs["learning_rate"] *= self.args.learning_rate / first["initial_lr"]
         if "eval_loss" in logs:
             now = time.perf_counter()
             logs["epoch_seconds"] = now - self._epoch_began
             self._epoch_began = now
         super().log(logs, start_time)
 
-    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+    def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
@@ -221,5 +226,5 @@ def _metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 def _logits_alone(logits: Any, labels: Tensor) -> Tensor:
     """Drop what some models return beside the logits."""
-    alone = logits[0] if isinstance(logits, tuple) else logits
+    alone: Tensor = logits[0] if isinstance(logits, tuple) else logits
     return alone.float()

@@ -1,0 +1,228 @@
+"""What a finished run leaves in ``output_dir``: a stock checkpoint, the record, figures and the card."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BaseImageProcessor, PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+
+import hfft
+from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
+from hfft.finetune import PhaseResult, Run
+from hfft.images import ImageSet
+from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
+from hfft.record import (
+    BaseRecord,
+    CacheRecord,
+    DataRecord,
+    FrozenRecord,
+    PartRecord,
+    PhaseRecord,
+    RunRecord,
+    SplitMetrics,
+)
+from hfft.report import Evidence, write_predictions, write_report
+from hfft.trace import EpochRow, epoch_table, observe
+
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors")
+
+
+def write_results(run: Run) -> str:
+    """Write everything that a run leaves behind and return what to tell the user.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    folder = Path(run.settings.training.output_dir or "")
+    save_checkpoint(run.model, run.processor, folder)
+    rows = trace_rows(run)
+    record = make_record(run)
+    split = record.per_class_split
+    logits, labels = _judged(run.predictions[split])
+    evidence = Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels))
+    files = write_report(folder, record, rows, evidence)
+    validation_logits, _ = _judged(run.predictions["validation"])
+    _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, validation_logits)
+    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, folder, files)])
+
+
+def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
+    """Write model and processor so that stock transformers loads both with no hfft installed."""
+    nn.Module.to(model, memory_format=torch.contiguous_format)
+    model.eval()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if not (folder / "preprocessor_config.json").exists():
+        # timm's processor keeps itself in config.json alone; every other tool looks here.
+        processor.to_json_file(folder / "preprocessor_config.json")
+
+
+def trace_rows(run: Run) -> list[EpochRow]:
+    """Return one row for each evaluated epoch, from the Trainer's own log."""
+    assert run.state is not None
+    rows: list[EpochRow] = []
+    train_loss, learning_rate = float("nan"), float("nan")
+    for entry in run.state.log_history:
+        train_loss = entry.get("loss", train_loss)
+        learning_rate = entry.get("learning_rate", learning_rate)
+        if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
+            row = EpochRow(
+                epoch=entry["epoch"],
+                phase=run.plan.phases[-1].name,
+                train_loss=train_loss,
+                eval_loss=entry["eval_loss"],
+                accuracy=entry["eval_accuracy"],
+                learning_rate=learning_rate,
+                seconds=entry.get("epoch_seconds", float("nan")),
+            )
+            rows.append(row)
+            row.observation = observe(rows, len(run.sets.labels))
+    return rows
+
+
+def make_record(run: Run) -> RunRecord:
+    """Gather everything that a reader needs to judge the run and to repeat it."""
+    training = run.settings.training
+    split = "test" if "test" in run.predictions else "validation"
+    logits, labels = _judged(run.predictions[split])
+    return RunRecord(
+        hfft_version=hfft.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=_base(run),
+        data=_data(run),
+        policy=run.plan.policy,
+        plan=[_phase(result, training.learning_rate) for result in run.phases],
+        metrics={name: _figures(prediction, training.seed) for name, prediction in run.predictions.items()},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        arguments=arguments_of(run),
+        anatomy=run.plan.anatomy.to_dict(),
+        parts=_parts(run),
+        seed=training.seed,
+        processes=training.world_size,
+        device=torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else training.device.type,
+        seconds=_seconds(run),
+        cache=_cache(run),
+        per_class=per_class(confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels)),
+        per_class_split=split,
+        best_epoch=run.phases[-1].best_epoch or None,
+        frozen=_frozen(run.phases[-1]),
+    )
+
+
+def arguments_of(run: Run) -> dict[str, Any]:
+    """Return every option with its value, flat, without secrets."""
+    settings = run.settings
+    groups = (settings.model, settings.data, settings.policy, settings.cache)
+    flat = {name: value for group in groups for name, value in asdict(group).items()}
+    flat |= settings.training.to_dict()
+    return {name: value for name, value in flat.items() if "token" not in name}
+
+
+def _judged(prediction: EvalLoopOutput) -> tuple[Any, Any]:
+    return np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+
+
+def _figures(prediction: EvalLoopOutput, seed: int) -> SplitMetrics:
+    logits, labels = _judged(prediction)
+    interval = bootstrap_interval(logits.argmax(1) == labels, seed)
+    return SplitMetrics(len(labels), classification_metrics(logits, labels), {"accuracy": interval})
+
+
+def _base(run: Run) -> BaseRecord:
+    base = run.base
+    on_hub = base.name != EMBEDDED_MODEL and not Path(base.name).exists()
+    return BaseRecord(base.name, base.revision or None, run.base_sha256, base.license or None, on_hub)
+
+
+def _data(run: Run) -> DataRecord:
+    sets, given = run.sets, run.settings.data.dataset_name
+    parts = {"train": sets.train, "validation": sets.validation, **({"test": sets.test} if sets.test else {})}
+    return DataRecord(
+        name=sets.name,
+        labels=list(sets.labels),
+        counts={name: len(part) for name, part in parts.items()},
+        fingerprints={name: part.fingerprint() for name, part in parts.items()},
+        on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
+    )
+
+
+def _phase(result: PhaseResult, learning_rate: float) -> PhaseRecord:
+    view = result.view
+    return PhaseRecord(
+        name=view.name,
+        epochs=view.epochs,
+        trainable_tensors=result.trainable_tensors,
+        trainable_parameters=view.trainable,
+        total_parameters=view.parameters,
+        boundary=view.boundary or None,
+        learning_rates={part.part: learning_rate * part.lr_scale for part in view.parts if part.trainable},
+    )
+
+
+def _parts(run: Run) -> list[PartRecord]:
+    views = [result.view.parts for result in run.phases]
+    trained = [max(view[index].trainable for view in views) for index in range(len(views[0]))]
+    return [PartRecord(part.part, part.parameters, count) for part, count in zip(views[0], trained, strict=True)]
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    reports = [report for result in run.phases for report in result.prepared.reports.values()]
+    return {
+        "total": run.seconds,
+        "wait_for_images": sum(report.wait_seconds for report in reports),
+        "prefix": sum(report.prefix_seconds for report in reports),
+        "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
+    }
+
+
+def _cache(run: Run) -> CacheRecord:
+    prepared = run.phases[-1].prepared
+    if prepared.placement is None:
+        return CacheRecord("off", reason_off=prepared.uncached_because)
+    hits = sum(report.rows - report.computed for report in prepared.reports.values())
+    mode = "memory" if prepared.placement.in_memory else "disk"
+    return CacheRecord(mode, prepared.bytes, hits)
+
+
+def _frozen(result: PhaseResult) -> FrozenRecord | None:
+    if not result.frozen_tensors:
+        return None
+    return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
+
+
+def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:
+    probabilities = softmax(logits)
+    chosen = probabilities.argmax(1)
+    truth = [labels[index] for index in images.labels]
+    write_predictions(path, images.files, truth, [labels[index] for index in chosen], probabilities.max(1))
+
+
+def _summary(record: RunRecord, folder: Path, files: list[Path]) -> Iterator[str]:
+    yield ""
+    for split, figures in record.metrics.items():
+        low, high = figures.intervals["accuracy"]
+        yield (
+            f"{split.capitalize()} accuracy {figures.values['accuracy']:.3f} "
+            f"(95 % interval {low:.3f} to {high:.3f}, {figures.images} images)"
+        )
+    if record.best_epoch is not None:
+        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation."
+    if record.frozen is not None:
+        yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
+    seconds = record.seconds
+    yield (
+        f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
+        f"{seconds['training']:.0f} s in training."
+    )
+    yield f"Everything is in {folder}: open {folder / 'README.md'} or {files[2]}."
