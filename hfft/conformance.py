@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ def check_order(model: nn.Module, inputs: Inputs, anatomy: Anatomy) -> str:
             entered[label] = min(starts)
         elif label not in ("stem", "neck"):
             raise CheckFailedError(f"the forward calls no module of {label}")
-    for (label, start), (following, later) in zip(entered.items(), list(entered.items())[1:], strict=False):
+    for (label, start), (following, later) in pairwise(entered.items()):
         if start > later:
             raise CheckFailedError(f"the forward enters {following} before {label}")
     return " -> ".join(entered)
