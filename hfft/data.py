@@ -149,7 +149,7 @@ def _load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
     try:
         with _quiet(folder.is_dir()):
             loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
-    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"--dataset_name {name}: cannot be loaded ({reason}); "
@@ -161,7 +161,7 @@ def _load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
 @contextmanager
 def _quiet(active: bool) -> Iterator[None]:
     """No progress bars of `datasets` for what is on this machine; downloads keep theirs."""
-    active = active and datasets.utils.are_progress_bars_enabled()
+    active = active and not datasets.are_progress_bars_disabled()
     if active:
         datasets.disable_progress_bars()
     try:
@@ -281,8 +281,5 @@ def _indexed(split: _Named, labels: tuple[str, ...]) -> ImageSet:
     index = {label: position for position, label in enumerate(labels)}
     for row, name in enumerate(split.names):
         if name not in index:
-            what = "has no label" if name is None else f"is of the class {name!r}, which no training image has"
-            raise DataError(
-                f"{split.images.place}: row {row} {what}; add the class to the training images or leave it out here"
-            )
+            raise _unmapped(split, row)
     return replace(split.images, labels=np.array([index[str(name)] for name in split.names], dtype=np.int64))
