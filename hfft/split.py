@@ -98,9 +98,12 @@ class _Slot:
     def value(self, values: Mapping[str, Tensor], batch_size: int, device: torch.device) -> Tensor:
         if not self.kept:
             shape = self.leaf.shape if self.constant is not None else (batch_size, *self.leaf.shape)
-            return torch.zeros((), dtype=self.leaf.dtype, device=device).expand(shape)
+            # Nobody reads it, but code between modules may write to it, so it has memory of its own; a float
+            # placeholder's content is never set, which costs nothing however large it is.
+            make = torch.empty if self.leaf.dtype.is_floating_point else torch.zeros
+            return make(shape, dtype=self.leaf.dtype, device=device)
         if self.constant is not None:
-            return self.constant.to(device)
+            return self.constant.to(device, copy=True)
         return values[self.leaf.key].to(self.leaf.dtype)
 
 
@@ -147,7 +150,8 @@ class Split:
         """Within this context a forward of the model computes the suffix only.
 
         Args:
-            values: what `capture` returned, perhaps gathered from a cache: (batch, *leaf.shape) each.
+            values: what `capture` returned, perhaps gathered from a cache: (batch, *leaf.shape) each. The model
+                may change them in place; pass copies of what is needed again.
 
         Yields:
             The inputs to call the model with; those that the suffix does not read are placeholders.
@@ -366,7 +370,7 @@ def _keep_what_is_read(split: Split, inputs: Inputs) -> None:
     Most models hand on one tensor, their last; that is tried first, with all others poisoned at once.
     """
     values = split.capture(inputs)
-    with split.replay(values) as replayed:
+    with split.replay({key: value.clone() for key, value in values.items()}) as replayed:
         reference = logits_of(split.model(**replayed))
     slots = split._slots()
     if not _reads_any_of(split, slots[:-1], values, reference):
@@ -380,7 +384,7 @@ def _keep_what_is_read(split: Split, inputs: Inputs) -> None:
 
 
 def _reads_any_of(split: Split, slots: list[_Slot], values: dict[str, Tensor], reference: Tensor) -> bool:
-    poisoned = dict(values)
+    poisoned = {key: value.clone() for key, value in values.items()}
     constants = {id(slot): slot.constant for slot in slots}
     for slot in slots:
         if slot.constant is not None:
@@ -443,5 +447,5 @@ def _both_ways(split: Split, inputs: Inputs, values: dict[str, Tensor]) -> tuple
 def _one_way(split: Split, inputs: Inputs, values: dict[str, Tensor], replayed: bool) -> Tensor:
     if not replayed:
         return logits_of(split.model(**inputs))
-    with split.replay(values) as placeholders:
+    with split.replay({key: value.clone() for key, value in values.items()}) as placeholders:
         return logits_of(split.model(**placeholders))

@@ -1,0 +1,119 @@
+"""Shared by all tests: no network, few threads, small images and small pretrained models in folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BaseImageProcessor,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    TimmWrapperImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+CLASSES = ("blue", "green", "red")
+SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test has an activation cache of its own."""
+    monkeypatch.setenv("HFFT_CACHE", str(tmp_path / "activations"))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of folders with one folder of small images per class."""
+
+    def make(name: str = "images", per_class: int = 8, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Path:
+        random = np.random.default_rng(seed)
+        for channel, label in enumerate(classes):
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True)
+            for number in range(per_class):
+                pixels = random.integers(0, 120, (40, 36, 3), dtype=np.uint8)
+                pixels[..., channel % 3] += 100
+                Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        return tmp_path / name
+
+    return make
+
+
+def _resnet() -> PreTrainedModel:
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=5)
+    return ResNetForImageClassification(config)
+
+
+def _vit() -> PreTrainedModel:
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=SIZE,
+        patch_size=8,
+        hidden_dropout_prob=0.1,
+        num_labels=5,
+    )
+    return ViTForImageClassification(config)
+
+
+def _swin() -> PreTrainedModel:
+    config = SwinConfig(
+        image_size=SIZE, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4, num_labels=5
+    )
+    return SwinForImageClassification(config)
+
+
+def _timm(architecture: str = "resnet18") -> PreTrainedModel:
+    pretrained_cfg = {"input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+    config = TimmWrapperConfig(
+        architecture=architecture,
+        num_labels=5,
+        pretrained_cfg=pretrained_cfg,
+    )
+    return TimmWrapperForImageClassification(config)
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {"resnet": _resnet, "vit": _vit, "swin": _swin, "timm": _timm}
+
+
+def processor_of(model: PreTrainedModel) -> BaseImageProcessor:
+    """Return an image processor that gives inputs of 32 x 32 pixels."""
+    if isinstance(model, TimmWrapperForImageClassification):
+        return TimmWrapperImageProcessor(pretrained_cfg=model.config.pretrained_cfg)
+    return ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a maker of folders that hold a small seeded model and its image processor."""
+
+    def make(kind: str) -> Path:
+        torch.manual_seed(0)
+        model = MODELS[kind]()
+        folder = tmp_path / f"pretrained-{kind}"
+        model.save_pretrained(folder)
+        processor_of(model).save_pretrained(folder)
+        return folder
+
+    return make
