@@ -115,18 +115,19 @@ def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.
     try:
         with Image.open(source) as opened:
             opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return _rgb(opened)
+            return upright_rgb(opened)
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"cannot read the image {name}: {reason}; repair the file or leave it out") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A copy of an open image, turned upright as its EXIF data says, in RGB."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # 16-bit grey, which Pillow would clip at 255 instead of scaling.
         pixels = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

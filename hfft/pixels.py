@@ -139,7 +139,8 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
     else:
         settings = {**processor.to_dict(), **_sizes(processor, image_size)}
         vars(processor).update(vars(type(processor).from_dict(settings)))
-    shape = tuple(Pixels(processor)(Image.new("RGB", (image_size + 40, image_size + 20)))["pixel_values"].shape)
+    inputs = Pixels(processor)(Image.new("RGB", (image_size + 40, image_size + 20)))
+    shape = tuple(inputs[processor.model_input_names[0]].shape)
     if shape[-2:] != (image_size, image_size):
         raise ArgumentError(
             f"--image_size {image_size}: {type(processor).__name__} makes inputs of shape {shape}; leave the flag out"
