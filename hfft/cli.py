@@ -52,7 +52,9 @@ def error_line(error: HfftError) -> str:
     return last.partition(": ")[2] if wrapped else " ".join(lines)
 
 
-def parse(classes: Sequence[type], argv: list[str], command: str, description: str) -> tuple[Any, ...]:
+def parse(
+    classes: Sequence[type], argv: list[str], command: str, description: str, positional: dict[str, Any] | None = None
+) -> tuple[Any, ...]:
     """Parse flags, or a YAML file and flags after it, into dataclasses.
 
     Args:
@@ -60,6 +62,7 @@ def parse(classes: Sequence[type], argv: list[str], command: str, description: s
         argv: flags, perhaps with a ``.yaml`` file first, whose values flags override.
         command: for the usage line.
         description: what the command does.
+        positional: what ``add_argument`` takes for one argument without a flag; its value comes last.
 
     Raises:
         ArgumentError: a flag or key is unknown, or a value is wrong.
@@ -77,6 +80,8 @@ def parse(classes: Sequence[type], argv: list[str], command: str, description: s
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    if positional:
+        parser.add_argument("positional", **positional)
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = yaml_flags(argv[0]) + argv[1:]
     try:
@@ -88,7 +93,7 @@ def parse(classes: Sequence[type], argv: list[str], command: str, description: s
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ArgumentError(f"unknown argument {unknown[0]!r}{_closest(unknown[0].partition('=')[0], flags)}")
-    return tuple(parsed)
+    return (*parsed[:-1], parsed[-1].positional) if positional else tuple(parsed)
 
 
 def yaml_flags(path: str) -> list[str]:
@@ -147,9 +152,20 @@ def plan_command(argv: list[str]) -> int:
     return 0
 
 
+def predict_command(argv: list[str]) -> int:
+    """Label images with a finished model: a table, CSV or JSON lines on standard output."""
+    from hfft import use_arguments
+    from hfft.predict_output import print_predictions
+
+    images = {"nargs": "+", "metavar": "IMAGE_OR_FOLDER", "help": "Images, or folders with images in them and below."}
+    groups = (use_arguments.UseArguments, use_arguments.PredictArguments)
+    return print_predictions(*parse(groups, argv, "predict", predict_command.__doc__ or "", images))
+
+
 COMMANDS: dict[str, Command] = {
     "finetune": finetune_command,
     "plan": plan_command,
+    "predict": predict_command,
 }
 
 

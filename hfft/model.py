@@ -47,8 +47,8 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
     else:
         config = _load_config(arguments)
-        processor = _load(AutoImageProcessor, arguments)
-        model = _load(
+        processor = load_pretrained(AutoImageProcessor, arguments)
+        model = load_pretrained(
             AutoModelForImageClassification,
             arguments,
             num_labels=len(labels),
@@ -66,7 +66,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
 
 
 def _load_config(arguments: ModelArguments) -> PreTrainedConfig:
-    config: PreTrainedConfig = _load(AutoConfig, arguments)
+    config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
         raise ModelError(
             f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "
@@ -75,7 +75,12 @@ def _load_config(arguments: ModelArguments) -> PreTrainedConfig:
     return config
 
 
-def _load(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
+def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
+    """Call ``factory.from_pretrained`` as the arguments say.
+
+    Raises:
+        ModelError: it fails, for whatever reason.
+    """
     try:
         return factory.from_pretrained(
             arguments.model_name_or_path,

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 import hfft
+from hfft.checkpoint import save_checkpoint
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.finetune import PhaseResult, Run
 from hfft.images import ImageSet
@@ -55,17 +54,6 @@ def write_results(run: Run) -> str:
     validation_logits, _ = _judged(run.predictions["validation"])
     _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, validation_logits)
     return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, folder, files)])
-
-
-def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write model and processor so that stock transformers loads both with no hfft installed."""
-    nn.Module.to(model, memory_format=torch.contiguous_format)
-    model.eval()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    if not (folder / "preprocessor_config.json").exists():
-        # timm's processor keeps itself in config.json alone; every other tool looks here.
-        processor.to_json_file(folder / "preprocessor_config.json")
 
 
 def trace_rows(run: Run) -> list[EpochRow]:

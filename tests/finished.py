@@ -1,0 +1,54 @@
+"""Finished models and whole runs, small enough for every test to make its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from small_models import VIT
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.finetune import Run, Settings, finetune
+
+LABELS = ("blue", "green", "red")
+
+
+def make_images(folder: Path, labels: tuple[str, ...] = LABELS, count: int = 6) -> Path:
+    """Write one folder per class with noisy images of its colour, the same ones for the same call."""
+    generator = np.random.default_rng(0)
+    colours = {"red": 0, "green": 1, "blue": 2}
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 120, (40, 40, 3), np.uint8)
+            pixels[..., colours.get(label, 0)] += 120
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def make_model(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 0) -> Path:
+    """Write a ViT of a few thousand random weights, as ``save_pretrained`` writes it."""
+    torch.manual_seed(seed)
+    names = dict(enumerate(labels))
+    options: dict[str, Any] = {**VIT, "id2label": names, "label2id": {label: index for index, label in names.items()}}
+    config = ViTConfig(**options)
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def run_finetune(base: Path, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Run:
+    """Fine-tune for one epoch, without a word."""
+    options: dict[str, Any] = {"num_train_epochs": 1.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
+    settings = Settings(
+        ModelArguments(model_name_or_path=str(base)),
+        DataArguments(train_dir=str(images), validation_dir=str(images)),
+        PolicyArguments(policy=policy),
+        training=FinetuneArguments(output_dir=str(output), **(options | training)),
+    )
+    settings.cache.cache = "off"
+    return finetune(settings, say=lambda line: None)
