@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hfft.cache import ActivationCache
+from hfft.class_token import class_token_only
 from hfft.images import ImageSet
 from hfft.pixels import Pixels, collate
+from hfft.plugin import Anatomy
 from hfft.split import Split
 
 FILL_BATCH = 32
@@ -43,9 +45,20 @@ class FillReport:
 
 @dataclass(frozen=True)
 class Prefix:
-    """How to run the frozen prefix: the split, its device, precision and memory format."""
+    """How to run the frozen prefix: the split, its device, precision and memory format.
+
+    Args:
+        split: the model with its boundary.
+        anatomy: the model's parts.
+        class_token: compute the class token alone in the last block.
+        device: that the model lies on.
+        autocast: number format of mixed precision, or None.
+        memory_format: of inputs of shape (batch, channels, height, width).
+    """
 
     split: Split
+    anatomy: Anatomy
+    class_token: bool
     device: torch.device
     autocast: torch.dtype | None
     memory_format: torch.memory_format
@@ -59,7 +72,8 @@ class Prefix:
             return {key: value[:1] for key, value in doubled.items()}
         with torch.inference_mode(), self.precision():
             moved = {name: to_device(tensor, self.device, self.memory_format) for name, tensor in inputs.items()}
-            return self.split.capture(moved)
+            with class_token_only(self.split.model, self.anatomy, self.class_token):
+                return self.split.capture(moved)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the autocast context that training computes in."""

@@ -50,7 +50,7 @@ class CacheKey:
         data: fingerprint of the images.
         views: augmented views of each image.
         dtype: number format that rows are kept in, or ``auto``.
-        precision: number format that the prefix computes in (autocast).
+        precision: how the prefix computes: number format (autocast), and whether all tokens of the last block.
         memory_format: of the convolutions, since it may change the last bit.
         software: versions of the libraries that compute, since they may change it too.
     """

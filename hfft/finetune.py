@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -22,7 +21,16 @@ from hfft.model import Base, load_model
 from hfft.pixels import PixelDataset, Pixels
 from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
 from hfft.policies import Phase, Plan, make_plan
-from hfft.prepare import ImagesAndPixels, Prepared, describe, prepare_phase, probe_inputs
+from hfft.prepare import (
+    ImagesAndPixels,
+    Prepared,
+    choose_memory_format,
+    cut_phase,
+    describe,
+    precision_of,
+    prepare_phase,
+    probe_inputs,
+)
 from hfft.trainer import FreezeTrainer, KeepBest, Views
 
 
@@ -150,14 +158,16 @@ def set_up(settings: Settings) -> Run:
 def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     """Freeze, fill the cache, train, and judge on validation (and, after the last phase, on test)."""
     settings, training = run.settings, run.settings.training
-    nn.Module.to(run.model, training.device)
+    anatomy, memory_format = run.plan.anatomy, choose_memory_format(settings.cache.memory_format)
+    nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
     freeze(run.model, phase)
     splits = _splits(run)
-    probe = probe_inputs(splits["train"], training.device, torch.contiguous_format)
-    view = view_phase(run.model, run.plan, phase, probe)
+    probe = probe_inputs(splits["train"], training.device, memory_format)
+    cut = cut_phase(run.model, anatomy, phase, probe, settings.cache.class_token_shortcut, precision_of(training))
+    view = view_phase(run.model, run.plan, phase, cut, probe)
     say(plan_tree(run.base.name, view))
     before = digest(frozen_tensors(run.model, phase))
-    prepared = prepare_phase(run.model, run.plan.anatomy, phase, splits, settings.cache, training)
+    prepared = prepare_phase(run.model, (anatomy, phase), cut, splits, settings.cache, training)
     say(describe(prepared))
     trainer = _make_trainer(run, phase, prepared)
     best = KeepBest(_changing(run.model, phase))

@@ -16,8 +16,8 @@ from hfft.model import load_model
 from hfft.pixels import Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.policies import Phase, Plan, make_plan
+from hfft.prepare import Cut, cut_phase
 from hfft.registry import find_anatomy
-from hfft.split import SplitError, split_model
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,18 @@ class PhaseView:
         return sum(part.trainable for part in self.parts)
 
 
-def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, inputs: dict[str, Tensor]) -> PhaseView:
+def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut, inputs: dict[str, Tensor]) -> PhaseView:
     """Describe a phase of a model that is frozen as the phase says.
 
     Args:
         model: on the device of `inputs`.
         plan: gives the anatomy.
         phase: one of the plan's.
-        inputs: at least two images, for the boundary and the shapes.
+        cut: what `hfft.prepare.cut_phase` found.
+        inputs: a few images, for the shapes.
     """
-    try:
-        split = split_model(model, phase, inputs)
-        boundary, size, reason = split.boundary, sum(leaf.bytes_per_image for leaf in split.leaves), ""
-    except SplitError as error:
-        boundary, size, reason = "", 0, str(error)
+    boundary = cut.split.boundary if cut.split else ""
+    size = sum(leaf.bytes_per_image for leaf in cut.split.leaves) if cut.split else 0
     shapes = output_shapes(model, [names[-1] for _, names in plan.anatomy.parts() if names], inputs)
     parts = []
     for label, names in plan.anatomy.parts():
@@ -94,7 +92,7 @@ def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, inputs: dict[st
         scale = max((phase.lr_scales[name] for name in learning), default=0.0)
         shape = shapes.get(names[-1]) if names else None
         parts.append(PartView(label, names, sum(tensors.values()), sum(tensors[n] for n in learning), scale, shape))
-    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, reason)
+    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_because)
 
 
 def output_shapes(model: nn.Module, names: list[str], inputs: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -141,7 +139,8 @@ def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str,
     views = []
     for phase in plan.phases:
         freeze(model, phase)
-        views.append(view_phase(model, plan, phase, inputs))
+        cut = cut_phase(model, anatomy, phase, inputs)
+        views.append(view_phase(model, plan, phase, cut, inputs))
         unfreeze(model)
     return "\n\n".join(plan_tree(base.name, view) for view in views), plan_data(base.name, views)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import timm
 import torch
 import torchvision
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
@@ -33,10 +33,10 @@ from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.policies import Phase
-from hfft.split import SplitError, split_model
+from hfft.split import Split, SplitError, split_model
 from hfft.trainer import Suffix
 
-PROBE_IMAGES = 4
+PROBE_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,23 @@ class ImagesAndPixels:
     images: ImageSet
     pixels: Pixels
     views: int = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a phase's frozen prefix ends, and how its last block is computed.
+
+    Args:
+        split: the model with its boundary; None where it cannot be cut.
+        uncached_because: why not; empty where it can.
+        class_token: compute the class token alone in the last block.
+        shortcut_refused_because: why not; empty where it is.
+    """
+
+    split: Split | None
+    uncached_because: str
+    class_token: bool
+    shortcut_refused_because: str
 
 
 @dataclass
@@ -59,7 +76,6 @@ class Prepared:
         bytes: of activations, over all cached splits.
         reports: by split, what filling did.
         uncached_because: why activations are not cached; empty where they are.
-        shortcut_refused_because: why the class-token shortcut does not apply; empty where it does.
     """
 
     suffix: Suffix
@@ -68,13 +84,44 @@ class Prepared:
     bytes: int = 0
     reports: dict[str, FillReport] = field(default_factory=dict)
     uncached_because: str = ""
-    shortcut_refused_because: str = ""
+
+
+def cut_phase(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    phase: Phase,
+    inputs: dict[str, Tensor],
+    shortcut: bool = True,
+    autocast: torch.dtype | None = None,
+) -> Cut:
+    """Find out how a phase can be computed, on a few real images.
+
+    Args:
+        model: frozen as `phase` says.
+        anatomy: its parts.
+        phase: what is trained.
+        inputs: at least two images, on the model's device.
+        shortcut: whether the class-token shortcut is wanted.
+        autocast: number format of mixed precision, or None.
+
+    Raises:
+        ModelError: the model does not take these inputs.
+    """
+    device = next(iter(inputs.values())).device
+    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        check_forward(model, inputs)
+        refused = class_token.refusal(model, anatomy, inputs) if shortcut else "switched off"
+        try:
+            with class_token.class_token_only(model, anatomy, not refused):
+                return Cut(split_model(model, phase, inputs), "", not refused, refused)
+        except SplitError as reason:
+            return Cut(None, str(reason), not refused, refused)
 
 
 def prepare_phase(
     model: PreTrainedModel,
-    anatomy: Anatomy,
-    phase: Phase,
+    plan: tuple[Anatomy, Phase],
+    cut: Cut,
     splits: dict[str, ImagesAndPixels],
     cache: CacheArguments,
     training: FinetuneArguments,
@@ -82,36 +129,39 @@ def prepare_phase(
     """Decide between cached and uncached training for a frozen model, and fill the cache.
 
     Args:
-        model: frozen as `phase` says, on the device it trains on.
-        anatomy: its parts.
-        phase: what is trained.
+        model: frozen as the phase says, on the device and in the memory format that it trains in.
+        plan: the model's parts and the phase.
+        cut: what `cut_phase` found.
         splits: ``train`` and ``validation``.
         cache: the user's wishes.
         training: device, precision and processes.
 
     Raises:
         DataError: an image cannot be read.
-        ModelError: the model does not take these images.
         OutputError: the place asked for has no room.
     """
-    memory_format = choose_memory_format(cache.memory_format)
-    nn.Module.to(model, memory_format=memory_format)
-    probe = probe_inputs(splits["train"], training.device, memory_format)
-    check_forward(model, probe)
-    refused = class_token.refusal(model, anatomy, probe) if cache.class_token_shortcut else "switched off"
-    plain = Suffix(anatomy, None, not refused, memory_format)
+    anatomy, phase = plan
     prepared = Prepared(
-        plain,
+        Suffix(anatomy, None, cut.class_token, choose_memory_format(cache.memory_format)),
         {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
-        shortcut_refused_because=refused,
+        uncached_because=cut.uncached_because,
     )
     if cache.cache == "off":
         prepared.uncached_because = "switched off"
     elif training.torch_compile:
         prepared.uncached_because = "torch_compile needs whole forwards"
-    else:
-        _cache_activations(prepared, model, phase, splits, (cache, training), probe)
+    elif cut.split is not None:
+        prefix = Prefix(
+            cut.split, anatomy, cut.class_token, training.device, precision_of(training), prepared.suffix.memory_format
+        )
+        entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
+        _cache_activations(prepared, prefix, entries, splits, (cache, training))
     return prepared
+
+
+def precision_of(training: FinetuneArguments) -> torch.dtype | None:
+    """Return the number format of mixed precision, or None for the model's own."""
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
 
 
 def choose_memory_format(wish: str) -> torch.memory_format:
@@ -152,29 +202,19 @@ def check_forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
 
 def _cache_activations(
     prepared: Prepared,
-    model: PreTrainedModel,
-    phase: Phase,
+    prefix: Prefix,
+    entries: dict[str, ActivationCache],
     splits: dict[str, ImagesAndPixels],
     wishes: tuple[CacheArguments, FinetuneArguments],
-    probe: dict[str, Tensor],
 ) -> None:
     cache, training = wishes
-    autocast = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
-    try:
-        with torch.autocast(training.device.type, autocast, enabled=autocast is not None):
-            split = split_model(model, phase, probe)
-    except SplitError as reason:
-        prepared.uncached_because = str(reason)
-        return
-    prefix = Prefix(split, training.device, autocast, prepared.suffix.memory_format)
     directory = Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
-    entries = _entries(prefix, model, phase, splits, cache)
     for entry in entries.values():
         entry.placement = Placement(directory, in_memory=False)
-    needed = sum(entry.bytes - entry.bytes_on_disk() for entry in entries.values())
-    limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
     total = sum(entry.bytes for entry in entries.values())
-    placement = choose_placement(cache.cache, (total, needed), directory, limit, training.world_size)
+    missing = total - sum(entry.bytes_on_disk() for entry in entries.values())
+    limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
+    placement = choose_placement(cache.cache, (total, missing), directory, limit, training.world_size)
     if isinstance(placement, str):
         prepared.uncached_because = placement
         return
@@ -182,16 +222,15 @@ def _cache_activations(
         entry.placement = placement
         prepared.reports[name] = _fill(entry, prefix, splits[name], training)
         prepared.datasets[name] = CachedDataset(entry, splits[name].images, splits[name].views)
-    prepared.suffix = Suffix(prepared.suffix.anatomy, split, prepared.suffix.class_token, prefix.memory_format)
+    prepared.suffix = replace(prepared.suffix, split=prefix.split)
     prepared.placement = placement
     prepared.bytes = total
 
 
 def _entries(
-    prefix: Prefix, model: PreTrainedModel, phase: Phase, splits: dict[str, ImagesAndPixels], cache: CacheArguments
+    prefix: Prefix, weights: str, splits: dict[str, ImagesAndPixels], cache_dtype: str
 ) -> dict[str, ActivationCache]:
-    rows = make_rows(prefix.split.leaves, cache.cache_dtype, prefix.memory_format == torch.channels_last)
-    weights = digest(frozen_tensors(model, phase))
+    rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
     entries = {}
     for name, part in splits.items():
         key = CacheKey(
@@ -200,8 +239,8 @@ def _entries(
             pixels=part.pixels.fingerprint(),
             data=part.images.fingerprint(),
             views=part.views,
-            dtype=cache.cache_dtype,
-            precision=str(prefix.autocast),
+            dtype=cache_dtype,
+            precision=f"{prefix.autocast}{', class token alone' if prefix.class_token else ''}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
         )

@@ -192,7 +192,7 @@ def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
     try:
         with torch.no_grad():
             split = _find_split(model, phase, inputs)
-            _keep_what_is_read(split, inputs)
+            _keep_what_is_read(split, split.capture(inputs))
             _prove_exact(split, phase, inputs)
     finally:
         model.train(training)
@@ -364,14 +364,12 @@ def _make_slot(key: str, value: Tensor, larger: Tensor, size: int) -> _Slot:
     return _Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
 
 
-def _keep_what_is_read(split: Split, inputs: Inputs) -> None:
+def _keep_what_is_read(split: Split, values: dict[str, Tensor]) -> None:
     """Poison each tensor and keep those that change the logits.
 
     Most models hand on one tensor, their last; that is tried first, with all others poisoned at once.
     """
-    values = split.capture(inputs)
-    with split.replay({key: value.clone() for key, value in values.items()}) as replayed:
-        reference = logits_of(split.model(**replayed))
+    reference = _replayed(split, values)
     slots = split._slots()
     if not _reads_any_of(split, slots[:-1], values, reference):
         for slot in slots[:-1]:
@@ -413,39 +411,41 @@ def _poison(tensor: Tensor) -> Tensor:
 def _prove_exact(split: Split, phase: Phase, inputs: Inputs) -> None:
     """Compare replay with the full forward, bit for bit, in every state that training will see."""
     model = split.model
-    if not torch.equal(*_both_ways(split, inputs, split.capture(inputs))):
-        raise SplitError("replay differs from the full forward")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     captured = split.capture(inputs)
+    if not torch.equal(logits_of(model(**inputs)), _replayed(split, captured)):
+        raise SplitError("replay differs from the full forward")
+    learning = [parameter for name, parameter in model.named_parameters() if name in phase.trainable]
+    before = [(tensor, tensor.clone()) for tensor in (*learning, *model.buffers())]
     try:
         model.train()
-        devices = [tensor.device for tensor in inputs.values() if tensor.is_cuda]
-        with torch.random.fork_rng(devices):
-            logits = []
-            for way in (0, 1):
-                model.load_state_dict(before)
-                torch.manual_seed(0)
-                logits.append(_one_way(split, inputs, captured, replayed=bool(way)))
-        if not torch.equal(logits[0], logits[1]):
+        full = _seeded(inputs, lambda: logits_of(model(**inputs)))
+        _put_back(before)
+        if not torch.equal(full, _seeded(inputs, lambda: _replayed(split, captured))):
             raise SplitError("replay differs from the full forward in train mode: the prefix is not deterministic")
-        model.load_state_dict(before)
+        _put_back(before)
         model.eval()
-        for name, parameter in model.named_parameters():
-            if name in phase.trainable:
-                parameter.add_(0.01)
-        if not torch.equal(*_both_ways(split, inputs, captured)):
+        for parameter in learning:
+            parameter.add_(0.01)
+        if not torch.equal(logits_of(model(**inputs)), _replayed(split, captured)):
             raise SplitError("the prefix depends on trainable parameters")
     finally:
-        model.load_state_dict(before)
+        _put_back(before)
         model.eval()
 
 
-def _both_ways(split: Split, inputs: Inputs, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    return _one_way(split, inputs, values, replayed=False), _one_way(split, inputs, values, replayed=True)
-
-
-def _one_way(split: Split, inputs: Inputs, values: dict[str, Tensor], replayed: bool) -> Tensor:
-    if not replayed:
-        return logits_of(split.model(**inputs))
+def _replayed(split: Split, values: dict[str, Tensor]) -> Tensor:
     with split.replay({key: value.clone() for key, value in values.items()}) as placeholders:
         return logits_of(split.model(**placeholders))
+
+
+def _seeded(inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
+    """Compute from one fixed random state, and leave the caller's as it was."""
+    devices = [tensor.device for tensor in inputs.values() if tensor.is_cuda]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        return compute()
+
+
+def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in before:
+        tensor.copy_(value)

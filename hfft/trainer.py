@@ -53,8 +53,7 @@ class Suffix:
         rest = {name: tensor for name, tensor in batch.items() if name != "labels"}
         labels = {name: tensor for name, tensor in batch.items() if name == "labels"}
         with ExitStack() as stack:
-            if self.class_token:
-                stack.enter_context(class_token_only(model, self.anatomy))
+            stack.enter_context(class_token_only(model, self.anatomy, self.class_token))
             if self.split is not None and self.split.leaves[0].key in rest:
                 rest = stack.enter_context(self.split.replay(rest))
             else:
