@@ -56,7 +56,7 @@ class Leaf:
 
     Args:
         key: where it comes from: a module's name, or ``input:NAME``; ``NAME:2`` for a third tensor.
-        shape: of one image, without the batch dimension.
+        shape: of one image, without the batch dimension; (rows, ...) where an image has several rows in it.
         dtype: as the model computed it.
     """
 
@@ -89,11 +89,16 @@ class _Slot:
     leaf: Leaf
     constant: Tensor | None = None  # a tensor without a batch dimension, the same for every image
     kept: bool = True
+    folded: bool = False  # the model keeps the rows of all images in one dimension, image by image
 
     @property
     def cached(self) -> bool:
         """Whether each image has its own, which the rest of the model reads."""
         return self.kept and self.constant is None
+
+    def rows(self, value: Tensor) -> Tensor:
+        """Give the model's own tensor one entry for each image in its first dimension."""
+        return value.unflatten(0, (-1, self.leaf.shape[0])) if self.folded else value
 
     def value(self, values: Mapping[str, Tensor], batch_size: int, device: torch.device) -> Tensor:
         if not self.kept:
@@ -101,10 +106,12 @@ class _Slot:
             # Nobody reads it, but code between modules may write to it, so it has memory of its own; a float
             # placeholder's content is never set, which costs nothing however large it is.
             make = torch.empty if self.leaf.dtype.is_floating_point else torch.zeros
-            return make(shape, dtype=self.leaf.dtype, device=device)
-        if self.constant is not None:
+            value = make(shape, dtype=self.leaf.dtype, device=device)
+        elif self.constant is not None:
             return self.constant.to(device, copy=True)
-        return values[self.leaf.key].to(self.leaf.dtype)
+        else:
+            value = values[self.leaf.key].to(self.leaf.dtype)
+        return value.flatten(0, 1) if self.folded else value
 
 
 @dataclass
@@ -142,7 +149,8 @@ class Split:
         for made, output in zip(self._outputs, outputs, strict=True):
             if made.name in wanted:
                 pairs = zip(made.leaves, pytree.tree_leaves(output), strict=True)
-                values |= {slot.leaf.key: value for slot, value in pairs if isinstance(slot, _Slot) and slot.cached}
+                cached = [(slot, value) for slot, value in pairs if isinstance(slot, _Slot) and slot.cached]
+                values |= {slot.leaf.key: slot.rows(value) for slot, value in cached}
         return values
 
     @contextmanager
@@ -208,14 +216,16 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
     calls = record_calls(model, inputs)
     called = {call.name for call in calls}
     owners = {_called_owner(name, called) for name in phase.trainable}
-    boundary = next(call for call in calls if call.name in owners)
-    finished = {id(call) for call in calls if 0 <= call.end < boundary.start}
-    prefix = [
-        call for call in calls if id(call) in finished and (call.parent is None or id(call.parent) not in finished)
-    ]
-    if not prefix:
-        raise SplitError("no module finishes before the first trainable parameter, so there is no frozen prefix")
-    return boundary.name, tuple(call.name for call in prefix)
+    # A parameter held by a module around others, as a position embedding is, is read at some time between
+    # them. If that leaves no prefix, it is taken to be read after the first trainable module has begun, which
+    # the proof of exactness then holds to.
+    around = {call.parent.name for call in calls if call.parent is not None}
+    for candidates in (owners, owners - around):
+        boundary = next((call for call in calls if call.name in candidates), None)
+        prefix = _finished_before(calls, boundary) if boundary is not None else ()
+        if boundary is not None and prefix:
+            return boundary.name, prefix
+    raise SplitError("no module finishes before the first trainable parameter, so there is no frozen prefix")
 
 
 def record_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
@@ -265,6 +275,14 @@ def logits_of(output: Any) -> Tensor:
     logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output[0]
     assert isinstance(logits, Tensor)
     return logits
+
+
+def _finished_before(calls: list[Call], boundary: Call) -> tuple[str, ...]:
+    """Return the names of the outermost calls that had finished when the boundary was entered."""
+    finished = {id(call) for call in calls if 0 <= call.end < boundary.start}
+    return tuple(
+        call.name for call in calls if id(call) in finished and (call.parent is None or id(call.parent) not in finished)
+    )
 
 
 def _called_owner(parameter: str, called: set[str]) -> str:
@@ -359,9 +377,14 @@ def _find_split(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
 def _make_slot(key: str, value: Tensor, larger: Tensor, size: int) -> _Slot:
     if value.shape == larger.shape:
         return _Slot(Leaf(key, tuple(value.shape), value.dtype), constant=value)
-    if value.ndim == 0 or value.shape[0] != size or larger.shape != (size + 1, *value.shape[1:]):
-        raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, has not one row per image")
-    return _Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
+    rows = value.shape[0] // size if value.ndim else 0
+    if not rows or value.shape[0] % size or larger.shape != (rows * (size + 1), *value.shape[1:]):
+        raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, has no rows for each image")
+    if rows == 1:
+        return _Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
+    if not torch.allclose(larger[: len(value)].float(), value.float(), rtol=1e-3, atol=1e-3):
+        raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, mixes the rows of its images")
+    return _Slot(Leaf(key, (rows, *value.shape[1:]), value.dtype), folded=True)
 
 
 def _keep_what_is_read(split: Split, values: dict[str, Tensor]) -> None:
