@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,11 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import logging
 
 from hfft.arguments import ModelArguments
-from hfft.errors import ModelError
+from hfft.errors import ModelError, OutputError
 from hfft.model import load_pretrained
 
 if TYPE_CHECKING:
@@ -75,21 +78,34 @@ def load_folder(folder: Path, trust_remote_code: bool = False) -> tuple[PreTrain
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} holds no config.json, so no model; give a run's output folder or a Hub id")
-    processor = load_pretrained(AutoImageProcessor, arguments)
-    config = load_pretrained(AutoConfig, arguments)
-    model, report = load_pretrained(
-        AutoModelForImageClassification,
-        arguments,
-        config=config,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    with _quiet_transformers():
+        processor = load_pretrained(AutoImageProcessor, arguments)
+        model, report = load_pretrained(
+            AutoModelForImageClassification,
+            arguments,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{folder} holds no tensor {missing[0]!r} ({len(missing)} missing), so it is no whole model")
     model.eval()
     return model, processor
+
+
+def make_output_folder(path: str | Path) -> Path:
+    """Return a folder to write to, made where it is missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another --output_dir") from error
+    return folder
 
 
 def _download(repo_id: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
@@ -107,6 +123,20 @@ def _download(repo_id: str, revision: str | None, token: str | None, patterns: l
             f"{repo_id!r} is no folder, and cannot be fetched from the Hub: {_one_line(error)}; "
             "check the path, or the connection"
         ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No notes and no bars while a model loads: what matters comes as an error."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _one_line(error: Any) -> str:

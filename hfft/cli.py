@@ -162,10 +162,23 @@ def predict_command(argv: list[str]) -> int:
     return print_predictions(*parse(groups, argv, "predict", predict_command.__doc__ or "", images))
 
 
+def evaluate_command(argv: list[str]) -> int:
+    """Judge a finished model on labelled images: accuracy, F1, calibration, per class."""
+    from hfft import use_arguments
+    from hfft.evaluate import describe_evaluation, evaluate
+
+    groups = (use_arguments.UseArguments, use_arguments.EvaluateArguments)
+    use, options = parse(groups, argv, "evaluate", evaluate_command.__doc__ or "")
+    print(describe_evaluation(evaluate(use, options)))
+    print(f"\nFigures, predictions and evaluation.json are in {options.output_dir}.")
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "finetune": finetune_command,
     "plan": plan_command,
     "predict": predict_command,
+    "evaluate": evaluate_command,
 }
 
 

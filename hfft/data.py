@@ -47,7 +47,7 @@ class ImageSets:
 
 
 @dataclass(frozen=True)
-class _Named:
+class NamedImages:
     """A split whose labels are still names; None where a row has no label."""
 
     images: ImageSet
@@ -95,20 +95,24 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
 # Where the images come from ---------------------------------------------------------------------------
 
 
-def _find_splits(data: DataArguments) -> tuple[str, dict[str, _Named]]:
+def _find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
     if data.train_dir is not None:
         folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
-        splits = {split: _read_folder(Path(path).expanduser(), split) for split, path in folders.items() if path}
-        return Path(data.train_dir).resolve().name, splits
+        splits = {split: read_folder(Path(path).expanduser(), split) for split, path in folders.items() if path}
+        return _folder_name(Path(data.train_dir).expanduser().resolve()), splits
     if data.dataset_name is None:
         name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
     else:
-        name, loaded = data.dataset_name, _load_dataset(data.dataset_name, data.dataset_config_name)
-    return name, {split: _read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
+        name, loaded = data.dataset_name, load_dataset(data.dataset_name, data.dataset_config_name)
+    return name, {split: read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
 
 
-def _read_folder(folder: Path, split: str) -> _Named:
-    """One folder per class, as torchvision's ImageFolder reads it, hidden files left out."""
+def read_folder(folder: Path, split: str) -> NamedImages:
+    """One folder per class, as torchvision's ImageFolder reads it, hidden files left out.
+
+    Raises:
+        DataError: there is no such folder, or it holds no images in folders.
+    """
     flag = {"train": "--train_dir", "validation": "--validation_dir", "test": "--test_dir"}[split]
     if not folder.is_dir():
         raise DataError(f"{flag} {folder}: there is no such folder; give a folder that holds one folder per class")
@@ -125,7 +129,7 @@ def _read_folder(folder: Path, split: str) -> _Named:
     table = {IMAGE_COLUMN: [{"path": path, "bytes": None} for path, _ in rows]}
     features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False)})
     images = ImageSet(datasets.Dataset.from_dict(table, features), np.empty(0, np.int64), folder.name, folder)
-    return _Named(images, [label for _, label in rows], classes)
+    return NamedImages(images, [label for _, label in rows], classes)
 
 
 def _hidden(name: str) -> bool:
@@ -143,7 +147,12 @@ def _check_classes(folder: Path, flag: str, classes: Sequence[str]) -> None:
         )
 
 
-def _load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
+def load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
+    """The splits of a data set on the Hub or in a folder, as the datasets library reads it.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
     folder = Path(name)
     saved = any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
     try:
@@ -175,7 +184,7 @@ def _pick_splits(loaded: datasets.DatasetDict, name: str) -> list[tuple[str, str
     """Pairs of our name for a split and the data set's own."""
     found = {}
     for split, names in SPLIT_NAMES.items():
-        source = next((candidate for candidate in names if candidate in loaded), None)
+        source = next((each for each in names if each in loaded and (split == "train" or len(loaded[each]))), None)
         if source is not None:
             found[split] = source
     if "train" not in found:
@@ -186,7 +195,18 @@ def _pick_splits(loaded: datasets.DatasetDict, name: str) -> list[tuple[str, str
 # Columns and labels -----------------------------------------------------------------------------------
 
 
-def _read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArguments) -> _Named:
+def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArguments) -> NamedImages:
+    """The images and label names of one split of a data set.
+
+    Args:
+        dataset: the split.
+        split: its name.
+        name: the data set's.
+        data: which columns to read, where that is not clear.
+
+    Raises:
+        DataError: the columns cannot be told, or hold no images.
+    """
     image_column = _image_column(dataset, name, data.image_column_name)
     label_column = _label_column(dataset, name, data.label_column_name, image_column)
     values = dataset.with_format(None)[label_column][:]
@@ -202,7 +222,7 @@ def _read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgu
         images = images.rename_column(image_column, IMAGE_COLUMN)
     images = _undecoded(images, name, image_column)
     root = Path(name).resolve() if Path(name).is_dir() else None
-    return _Named(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root), names, order)
+    return NamedImages(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root), names, order)
 
 
 def _undecoded(images: datasets.Dataset, name: str, column: str) -> datasets.Dataset:
@@ -253,7 +273,7 @@ def _columns(dataset: datasets.Dataset) -> str:
     return f"Its columns: {', '.join(kinds)}"
 
 
-def _label_map(train: _Named) -> tuple[str, ...]:
+def _label_map(train: NamedImages) -> tuple[str, ...]:
     """The classes that training images have, in the data set's own order."""
     name = train.images.place
     if not train.names:
@@ -267,7 +287,7 @@ def _label_map(train: _Named) -> tuple[str, ...]:
     return labels
 
 
-def _unmapped(split: _Named, row: int) -> DataError:
+def _unmapped(split: NamedImages, row: int) -> DataError:
     name, image = split.names[row], split.images.files[row]
     if name is None:
         return DataError(f"{split.images.place}: the image {image} has no label; label it or leave it out")
@@ -277,7 +297,7 @@ def _unmapped(split: _Named, row: int) -> DataError:
     )
 
 
-def _indexed(split: _Named, labels: tuple[str, ...]) -> ImageSet:
+def _indexed(split: NamedImages, labels: tuple[str, ...]) -> ImageSet:
     index = {label: position for position, label in enumerate(labels)}
     for row, name in enumerate(split.names):
         if name not in index:

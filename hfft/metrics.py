@@ -135,29 +135,30 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[used]))
 
 
-def classification_metrics(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
+def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> dict[str, float]:
     """Return everything that is reported about one split.
 
     Args:
         logits: the model's outputs before the softmax, shape (images, labels).
         labels: the true labels, shape (images,).
+        k: how many labels count for the top-k accuracy.
 
     Returns:
-        ``accuracy``, ``f1_macro``, ``top5_accuracy`` (only where there are more than 5 labels), ``loss``
+        ``accuracy``, ``f1_macro``, ``top5_accuracy`` (by `k`; only where there are more than k labels), ``loss``
         (mean cross-entropy in nats) and ``ece`` (expected calibration error, 0 to 1).
 
     Raises:
         DataError: there are no images, or the shapes or labels do not fit each other.
     """
     _check(logits, labels)
-    ranked, confidences, losses = _reduce(logits, labels, min(TOP_K, logits.shape[1]))
+    ranked, confidences, losses = _reduce(logits, labels, min(k, logits.shape[1]))
     best = ranked[:, 0]
     result: dict[str, float] = {
         **Accuracy().compute(predictions=best, references=labels),
         **MacroF1().compute(predictions=best, references=labels),
     }
-    if logits.shape[1] > TOP_K:
-        result |= TopK(TOP_K).compute(predictions=ranked, references=labels)
+    if logits.shape[1] > k:
+        result |= TopK(k).compute(predictions=ranked, references=labels)
     result["loss"] = float(losses.mean())
     result |= ExpectedCalibrationError().compute(predictions=best, references=labels, confidences=confidences)
     return result

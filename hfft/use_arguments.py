@@ -35,3 +35,27 @@ class PredictArguments:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ArgumentError(f"--top_k must be at least 1, not {self.top_k}")
+
+
+@dataclass
+class EvaluateArguments:
+    """Which labelled images, and where the figures go. Without any: the test images of the embedded ten animals."""
+
+    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
+    split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
+    validation_dir: str | None = option(None, "Folder with one folder of images per class.")
+    max_eval_samples: int | None = option(None, "Use at most so many images, keeping the class shares.")
+    image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
+    label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
+    seed: int = option(42, "Seed of the bootstrap and of the sample.")
+    output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
+
+    def __post_init__(self) -> None:
+        if self.dataset_name and self.validation_dir:
+            raise ArgumentError("--dataset_name and --validation_dir exclude each other")
+        for name in ("top_k", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {value}")
