@@ -145,3 +145,53 @@ def test_patched_forward_gives_back_a_patch_that_was_there() -> None:
     with patched_forward(module, lambda x: x + 1):
         assert module(1) == 2
     assert module(1) == 1
+
+
+class Around(nn.Module):
+    """Holds a parameter beside its modules, and keeps the rows of all images in one dimension."""
+
+    def __init__(self, early: bool = False, mixed: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.stem = nn.Linear(4, 4)
+        self.block = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+        self.early, self.mixed = early, mixed
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        if self.early:
+            pixel_values = pixel_values * self.scale
+        rows = pixel_values.transpose(0, 1) if self.mixed else pixel_values
+        hidden = self.block(self.stem(rows.flatten(0, 1))) * self.scale
+        hidden = hidden.view(*rows.shape)
+        return {"logits": self.head(hidden.mean(0 if self.mixed else 1))}
+
+
+def build_around(early: bool = False, mixed: bool = False) -> tuple[Around, Phase]:
+    torch.manual_seed(0)
+    model = Around(early, mixed)
+    anatomy = Anatomy(stem=("stem",), blocks=(("block", "scale"),), neck=(), head=("head",))
+    phase = make_plan(model, anatomy, "last_block", 1).phases[0]
+    freeze(model, phase)
+    return model, phase
+
+
+def test_tells_apart_the_rows_of_images_that_share_a_dimension() -> None:
+    model, phase = build_around()
+    split = split_model(model, phase, {"pixel_values": torch.randn(2, 3, 4)})
+    assert (split.boundary, split.prefix) == ("block", ("stem",))
+    assert [leaf.shape for leaf in split.leaves] == [(3, 4)]
+    images = torch.randn(5, 3, 4)
+    captured = split.capture({"pixel_values": images})["stem"]
+    with split.replay({"stem": captured[[4, 1]]}) as inputs:
+        assert torch.equal(model(**inputs)["logits"], model(images[[4, 1]])["logits"])
+
+
+@pytest.mark.parametrize(
+    ("early", "mixed", "reason"),
+    [(True, False, "depends on trainable parameters"), (False, True, "mixes the rows of its images")],
+)
+def test_refuses_a_parameter_read_early_and_rows_in_another_order(early: bool, mixed: bool, reason: str) -> None:
+    model, phase = build_around(early, mixed)
+    with pytest.raises(SplitError, match=reason):
+        split_model(model, phase, {"pixel_values": torch.randn(2, 3, 4)})
