@@ -54,9 +54,9 @@ def test_nothing_given_means_the_ten_animals() -> None:
 
 
 def test_folders_give_classes_by_their_names(tmp_path: Path) -> None:
-    train = make_folder(tmp_path / "train", {"b": 3, "a": 2})
-    validation = make_folder(tmp_path / "val", {"b": 1}, start=50)
-    test = make_folder(tmp_path / "test", {"a": 1}, start=60)
+    train = make_folder(tmp_path / "pets" / "train", {"b": 3, "a": 2})
+    validation = make_folder(tmp_path / "pets" / "val", {"b": 1}, start=50)
+    test = make_folder(tmp_path / "pets" / "test", {"a": 1}, start=60)
     sets = load_image_sets(
         DataArguments(train_dir=str(train), validation_dir=str(validation), test_dir=str(test)), seed=0
     )
@@ -68,7 +68,7 @@ def test_folders_give_classes_by_their_names(tmp_path: Path) -> None:
     assert sets.validation.labels.tolist() == [1]
     assert sets.test is not None
     assert sets.test.labels.tolist() == [0]
-    assert sets.name == "train"
+    assert sets.name == "pets"
     assert sets.train.image(2).getpixel((0, 0)) == colour(1)
 
 
