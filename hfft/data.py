@@ -107,6 +107,11 @@ def _find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
     return name, {split: read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
 
 
+def _folder_name(folder: Path) -> str:
+    """The folder's name, or that of the folder above where it only says which split this is."""
+    return folder.parent.name if folder.name in SPLIT_NAMES["train"] else folder.name
+
+
 def read_folder(folder: Path, split: str) -> NamedImages:
     """One folder per class, as torchvision's ImageFolder reads it, hidden files left out.
 
