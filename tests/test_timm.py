@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+from typing import Any
 
+import pytest
+import timm
+import torch
+from timm_models import REFUSED, SMALLEST, family_of, small_timm, wrapped
+from transformers import TimmWrapperForImageClassification
+
+from hfft.class_token import refusal
+from hfft.conformance import check_model
 from hfft.errors import UnsupportedModelError
-from hfft.plugin import Anatomy
+from hfft.plugin import Anatomy, TokenLayout
 from hfft.registry import find_anatomy
 
+# Run by default; the other families take minutes.
+FAST = (
+    "byobnet",
+    "convnext",
+    "deit",
+    "efficientnet",
+    "efficientvim",
+    "eva",
+    "hiera",
+    "levit",
+    "maxxvit",
+    "mobilenetv3",
+    "nfnet",
+    "resnet",
+    "vision_transformer",
+    "visformer",
+    "xcit",
+)
 
-def on_meta(architecture: str) -> TimmWrapperForImageClassification:
+
+def on_meta(architecture: str, **arguments: Any) -> TimmWrapperForImageClassification:
     """Build a model without any memory for its tensors."""
     with torch.device("meta"):
-        return TimmWrapperForImageClassification(
-            TimmWrapperConfig.from_dict({"architecture": architecture, "num_classes": 3})
-        )
+        return wrapped(architecture, arguments)
 
 
-def anatomy_of(architecture: str) -> Anatomy:
-    return find_anatomy(on_meta(architecture))
+def anatomy_of(architecture: str, **arguments: Any) -> Anatomy:
+    return find_anatomy(on_meta(architecture, **arguments))
 
 
 def features(first: int, last: int) -> str:
@@ -65,6 +88,83 @@ def test_names_stem_last_block_neck_and_head(architecture: str) -> None:
     assert (len(anatomy.blocks), *names) == EXPECTED[architecture]
 
 
+def test_the_table_of_families_is_complete() -> None:
+    assert set(SMALLEST) == {family_of(architecture) for architecture in timm.list_models()}
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in FAST else pytest.mark.slow) for f in SMALLEST])
+def test_the_smallest_of_each_family_conforms(family: str) -> None:
+    model, inputs = small_timm(family)
+    failed = [check for check in check_model(model, inputs, find_anatomy(model)) if not check.ok]
+    assert not failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SMALLEST)
+def test_every_architecture_resolves(family: str) -> None:
+    sizes: dict[str, int] = {}
+    for architecture in timm.list_models(module=family):
+        model = on_meta(architecture)
+        if architecture in REFUSED:
+            with pytest.raises(
+                UnsupportedModelError, match=f"{architecture} is an encoder that timm gives no classifier"
+            ):
+                find_anatomy(model)
+            continue
+        anatomy = find_anatomy(model)
+        assert len(anatomy.blocks) >= 3, architecture
+        sizes[architecture] = sum(parameter.numel() for parameter in model.parameters())
+    assert SMALLEST[family] == min(sizes, key=lambda architecture: sizes[architecture])
+
+
+def test_at_most_two_percent_are_refused() -> None:
+    assert set(REFUSED) <= set(timm.list_models())
+    assert len(REFUSED) <= 0.02 * len(timm.list_models())
+
+
 def test_refuses_an_encoder_without_a_classifier() -> None:
     with pytest.raises(UnsupportedModelError, match="mobilenetv5_300m_enc is an encoder"):
         anatomy_of("mobilenetv5_300m_enc")
+
+
+@pytest.mark.parametrize("family", ["deit", "vision_transformer", "vision_transformer_hybrid"])
+def test_the_class_token_shortcut_holds_where_it_is_offered(family: str) -> None:
+    model, inputs = small_timm(family)
+    anatomy = find_anatomy(model)
+    assert anatomy.class_token is not None
+    assert refusal(model, anatomy, inputs) == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}),  # reads two tokens
+        ("test_vit", {"global_pool": "avg"}),
+        ("test_vit", {"drop_path_rate": 0.1}),  # the shortcut knows no randomness
+        ("test_vit", {"proj_drop_rate": 0.1}),
+        ("vit_medium_patch16_reg4_gap_256", {}),
+        ("test_vit3", {}),  # pools by attention over all tokens
+        ("vit_base_patch32_plus_256", {"qk_norm": True, "scale_attn_norm": True}),
+        ("vit_relpos_small_patch16_224", {}),
+        ("beit_base_patch16_224", {}),
+        ("eva02_tiny_patch14_224", {}),
+        ("cait_xxs24_224", {}),
+        ("resnet18", {}),
+    ],
+)
+def test_no_class_token_shortcut_where_it_would_not_be_exact(architecture: str, arguments: dict[str, Any]) -> None:
+    assert anatomy_of(architecture, **arguments).class_token is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        ("deit_tiny_distilled_patch16_224", TokenLayout((14, 14), 2)),
+        ("vit_small_patch14_reg4_dinov2", TokenLayout((37, 37), 5)),
+        ("mixer_s32_224", TokenLayout((7, 7), 0)),
+        ("swin_tiny_patch4_window7_224", None),
+        ("resnet18", None),
+    ],
+)
+def test_layout_of_the_last_blocks_tokens(architecture: str, layout: TokenLayout | None) -> None:
+    assert anatomy_of(architecture).tokens == layout
