@@ -1,0 +1,245 @@
+"""Write docs/architectures.md from the code, or check that it is current.
+
+    python scripts/architectures.py
+    python scripts/architectures.py --check
+
+Structure, shares and bytes are those of each architecture's default configuration, built without weights on
+the meta device. Whether replay is exact is measured on the small models of the test suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from hfft.class_token import refusal
+from hfft.errors import UnsupportedModelError
+from hfft.freezing import freeze
+from hfft.plugin import Anatomy
+from hfft.policies import Phase, count_parameters, make_plan
+from hfft.registry import find_anatomy, find_plugin
+from hfft.split import Split, SplitError, find_boundary, record_calls, split_model
+from hfft.table import TablePlugin
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "architectures.md"
+POLICY = "last_block"
+READS_VALUES = {"perceiver", "siglip2"}
+"""Model types whose code branches on the values of an attention mask; they run on zeros instead of on meta."""
+
+INTRODUCTION = """\
+# Architectures
+
+This page is written by `python scripts/architectures.py`; do not edit it.
+
+- **Blocks**: how many there are; a block is a CNN's or a hierarchical transformer's stage, a plain
+  transformer's encoder layer.
+- **Last block**: the modules that `--policy last_block` trains, along with the neck and the head.
+- **Share**: of all parameters, those in the last block.
+- **Cache**: what one image takes in the activation cache under `--policy last_block`, in float32.
+- **Replay**: whether training from cached activations gives the full forward's logits to the last bit.
+- **Shortcut**: whether the head reads nothing but the class token of the last block, so that the block
+  need not compute its other tokens.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One source of architectures: its heading, a paragraph, and a table of `Row`s or of refusals."""
+
+    title: str
+    note: str
+    rows: list[Row]
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One architecture."""
+
+    name: str
+    plugin: str
+    input: str
+    blocks: int
+    last_block: str
+    share: float
+    cache_bytes: int
+    replay: str
+    shortcut: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the page, or with ``--check`` show how it differs; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not current")
+    options = parser.parse_args(arguments)
+    page = render([source() for source in SOURCES])
+    if not options.check:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    difference = difflib.unified_diff(found.splitlines(), page.splitlines(), str(PAGE), "from the code", lineterm="")
+    print("\n".join(difference), end="")
+    return int(found != page)
+
+
+def render(sections: list[Section]) -> str:
+    """Return the page as Markdown."""
+    return "\n".join([INTRODUCTION, *(line for section in sections for line in _section_lines(section))])
+
+
+def transformers_section() -> Section:
+    """Describe every entry of transformers' mapping of image classifiers but timm's wrapper."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    rows, refused = [], {}
+    for model_type in sorted(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
+        if model_type == "timm_wrapper":
+            continue
+        try:
+            rows.append(_transformers_row(model_type))
+        except UnsupportedModelError as error:
+            refused[model_type] = str(error)
+    note = (
+        "Every image classifier of transformers, in its default configuration. The first class stands for an "
+        "architecture that has several."
+    )
+    return Section("transformers", note, rows, refused)
+
+
+SOURCES: tuple[Callable[[], Section], ...] = (transformers_section,)
+
+
+def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: dict[str, Tensor], small: Split) -> int:
+    """Return the bytes that one image takes in the cache of a model that is too large to run.
+
+    Args:
+        model: without weights, on the meta device or filled with zeros.
+        phase: of a plan for that model.
+        inputs: the model's inputs, on the same device.
+        small: the split of a small model of the same architecture, which says which outputs are kept.
+    """
+    _, prefix = find_boundary(model, phase, inputs)
+    shapes = {call.name: call.shape for call in record_calls(model, inputs)}
+    total = 0
+    for leaf in small.leaves:
+        if leaf.key.startswith("input:"):
+            shape = tuple(inputs[leaf.key.removeprefix("input:")].shape)
+        elif ":" in leaf.key:
+            raise ValueError(f"{leaf.key} is not its module's first output, whose shape alone is known")
+        else:
+            shape = shapes[prefix[small.prefix.index(leaf.key) - len(small.prefix)]]
+        total += math.prod(shape[1:]) * leaf.dtype.itemsize
+    return total
+
+
+def _transformers_row(model_type: str) -> Row:
+    found = find_plugin(model_type)
+    if isinstance(found.plugin, TablePlugin) and model_type in found.plugin.refused:
+        raise UnsupportedModelError(found.plugin.refused[model_type])
+    model = default_model(model_type)
+    anatomy = find_anatomy(model)
+    phase = make_plan(model, anatomy, POLICY, epochs=1).phases[0]
+    inputs = default_inputs(model)
+    split, replay, shortcut = _measure_small(model_type)
+    last = frozenset(name for name, _ in model.named_parameters() if anatomy.part_of(name) == _last(anatomy))
+    return Row(
+        name=model_type,
+        plugin=found.name,
+        input=" x ".join(str(side) for side in next(iter(inputs.values())).shape[1:]),
+        blocks=len(anatomy.blocks),
+        last_block=_shortened(anatomy.blocks[-1]),
+        share=count_parameters(model, last) / sum(parameter.numel() for parameter in model.parameters()),
+        cache_bytes=cache_bytes(model, phase, inputs, split) if split else 0,
+        replay=replay,
+        shortcut=shortcut,
+    )
+
+
+def default_model(model_type: str) -> PreTrainedModel:
+    """Build an architecture in its default configuration, on the meta device if it can run there."""
+    names = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
+    with torch.device("meta"):
+        build: Callable[[Any], PreTrainedModel] = getattr(transformers, names if isinstance(names, str) else names[0])
+        model = build(CONFIG_MAPPING[model_type]())
+    model.to_empty(device="cpu" if model_type in READS_VALUES else "meta")
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    model.eval()
+    return model
+
+
+def default_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return inputs on the model's device for one image, at the size that the configuration states or else 224."""
+    config = model.config
+    vision = getattr(config, "vision_config", config)
+    with torch.device(model.device):
+        if config.model_type == "imagegpt":
+            return {"input_ids": torch.zeros(1, config.n_positions, dtype=torch.long)}
+        if config.model_type == "siglip2":
+            return {
+                "pixel_values": torch.zeros(1, vision.num_patches, vision.num_channels * vision.patch_size**2),
+                "pixel_attention_mask": torch.ones(1, vision.num_patches, dtype=torch.int32),
+                "spatial_shapes": torch.full((1, 2), math.isqrt(vision.num_patches)),
+            }
+        size = getattr(vision, "image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        return {"pixel_values": torch.zeros(1, 3, height, width)}
+
+
+def _measure_small(model_type: str) -> tuple[Split | None, str, str]:
+    """Return a small model's split, whether its replay is exact or why not, and whether it takes the shortcut."""
+    sys.path.insert(0, str(ROOT / "tests"))  # the small models are the test suite's; scripts are never installed
+    from small_models import small_model
+
+    model, inputs = small_model(model_type)
+    anatomy = find_anatomy(model)
+    shortcut = "no" if anatomy.class_token is None or refusal(model, anatomy, inputs) else "yes"
+    phase = make_plan(model, anatomy, POLICY, epochs=1).phases[0]
+    freeze(model, phase)
+    try:
+        return split_model(model, phase, inputs), "exact", shortcut
+    except SplitError as error:
+        return None, str(error), shortcut
+
+
+def _last(anatomy: Anatomy) -> str:
+    return f"block {len(anatomy.blocks)}"
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    shown = [f"`{name}`" for name in names]
+    return ", ".join(shown) if len(names) <= 2 else f"{shown[0]} to {shown[-1]} ({len(names)} modules)"
+
+
+def _section_lines(section: Section) -> Iterator[str]:
+    total = len(section.rows) + len(section.refused)
+    yield f"## {section.title}: {len(section.rows)} of {total}\n\n{section.note}\n"
+    yield "| Architecture | Plugin | Input | Blocks | Last block | Share | Cache | Replay | Shortcut |"
+    yield "|---|---|---|--:|---|--:|--:|---|---|"
+    for row in section.rows:
+        cache = f"{row.cache_bytes / 1024:.1f} KiB" if row.cache_bytes else ""
+        cells = (row.name, row.plugin, row.input, str(row.blocks), row.last_block, f"{row.share:.1%}", cache)
+        yield f"| {' | '.join((*cells, row.replay, row.shortcut))} |"
+    if section.refused:
+        yield "\nNot supported:\n"
+    yield from (f"- **{name}**: {reason}." for name, reason in section.refused.items())
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
