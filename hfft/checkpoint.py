@@ -17,6 +17,7 @@ from transformers.utils import logging
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
 from hfft.model import load_pretrained
+from hfft.sharing import state_to_save
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -28,7 +29,7 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
     """Write model and processor so that stock transformers loads both with no hfft installed."""
     nn.Module.to(model, memory_format=torch.contiguous_format)
     model.eval()
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state_to_save(model))
     processor.save_pretrained(folder)
     if not (folder / "preprocessor_config.json").exists():
         # timm's processor keeps itself in config.json alone; every other tool looks here.

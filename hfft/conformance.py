@@ -21,6 +21,7 @@ from hfft.errors import HfftError
 from hfft.freezing import freeze
 from hfft.plugin import Anatomy, covers
 from hfft.policies import POLICIES, Phase, make_plan, parse_policy
+from hfft.sharing import state_to_save
 from hfft.split import Inputs, SplitError, logits_of, record_calls, split_model
 
 SMALLEST_GRADIENT = 1e-7
@@ -121,7 +122,7 @@ def check_tokens(model: nn.Module, inputs: Inputs, anatomy: Anatomy) -> str:
 def check_reload(model: PreTrainedModel, inputs: Inputs) -> str:
     """A saved checkpoint, loaded by transformers alone, gives the same logits to the last bit."""
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state_to_save(model))
         loaded, by = AutoModelForImageClassification.from_pretrained(folder), "AutoModelForImageClassification"
         if type(loaded) is not type(model):
             loaded, by = type(model).from_pretrained(folder), type(model).__name__
