@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.data import ImageSets, load_image_sets
+from hfft.delta import Pretrained
 from hfft.errors import OutputError
 from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
 from hfft.model import Base, load_model
@@ -69,7 +70,7 @@ class Run:
         model: fine-tuned, nothing frozen.
         processor: the model's image processor.
         base: what the model was before.
-        base_sha256: digest of the pretrained tensors other than the head's.
+        pretrained: hashes of the tensors that the base gave.
         plan: what was trained when.
         phases: what each phase did.
         state: the Trainer's own record.
@@ -82,7 +83,7 @@ class Run:
     model: PreTrainedModel
     processor: BaseImageProcessor
     base: Base
-    base_sha256: str
+    pretrained: Pretrained
     plan: Plan
     phases: list[PhaseResult] = field(default_factory=list)
     state: TrainerState | None = None
@@ -108,6 +109,7 @@ def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
     say = say if main else _silent
     check_output_dir(training)
     run = set_up(settings)
+    say(_what_is_new(run))
     for phase in run.plan.phases:
         train_phase(run, phase, say)
     unfreeze(run.model)
@@ -151,8 +153,8 @@ def set_up(settings: Settings) -> Run:
     anatomy = resolve_anatomy(model, settings.model)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
-    pretrained = {n: t for n, t in model.state_dict().items() if anatomy.part_of(n) != "head"}
-    return Run(settings, sets, model, processor, base, digest(pretrained), plan)
+    given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
+    return Run(settings, sets, model, processor, base, Pretrained.of(given), plan)
 
 
 def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
@@ -182,6 +184,14 @@ def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     run.state = trainer.state
     if phase is run.plan.phases[-1]:
         _judge(run, trainer, outcome.metrics)
+
+
+def _what_is_new(run: Run) -> str:
+    """Say which parameters the checkpoint did not bring; a new head is expected, anything else is a warning."""
+    beyond = [name for name in run.base.fresh if run.plan.anatomy.part_of(name) != "head"]
+    warning = f"\nWarning: {run.base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
+    counts = f"{len(run.sets.train)} training and {len(run.sets.validation)} validation images"
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}"
 
 
 def _judge(run: Run, trainer: FreezeTrainer, train_metrics: dict[str, float]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils import logging
 
 from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
@@ -16,7 +19,8 @@ from hfft.errors import ModelError
 from hfft.pixels import resize_processor
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedConfig
+    from safetensors import SafetensorError
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,28 @@ class Base:
         name: Hub id, folder, or the embedded model's package and version.
         revision: commit hash on the Hub; empty for a folder.
         license: as its model card states it; empty where unknown.
+        fresh: parameters that the checkpoint lacks, or has in another shape, and that are drawn anew.
     """
 
     name: str
     revision: str = ""
     license: str = ""
+    fresh: tuple[str, ...] = ()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context transformers prints no progress bars and no reports; errors are raised all the same."""
+    log = logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
@@ -48,7 +69,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     else:
         config = _load_config(arguments)
         processor = load_pretrained(AutoImageProcessor, arguments)
-        model = load_pretrained(
+        model, report = load_pretrained(
             AutoModelForImageClassification,
             arguments,
             num_labels=len(labels),
@@ -57,8 +78,15 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             dtype=torch.float32,
+            output_loading_info=True,
         )
-        base = Base(arguments.model_name_or_path, getattr(config, "_commit_hash", None) or "")
+        fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+        base = Base(
+            arguments.model_name_or_path, getattr(config, "_commit_hash", None) or "", fresh=tuple(sorted(fresh))
+        )
+    if hasattr(model.config, "label_names"):
+        # timm's own list of names, which stock loading believes before id2label.
+        model.config.label_names = list(labels)
     model.config.problem_type = "single_label_classification"
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
@@ -82,14 +110,15 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
         ModelError: it fails, for whatever reason.
     """
     try:
-        return factory.from_pretrained(
-            arguments.model_name_or_path,
-            revision=arguments.model_revision,
-            token=arguments.token,
-            trust_remote_code=arguments.trust_remote_code,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        with quiet():
+            return factory.from_pretrained(
+                arguments.model_name_or_path,
+                revision=arguments.model_revision,
+                token=arguments.token,
+                trust_remote_code=arguments.trust_remote_code,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         what = factory.__name__.removeprefix("Auto")
         reason = " ".join(str(error).split())
         raise ModelError(

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 import hfft
 from hfft.checkpoint import save_checkpoint
+from hfft.delta import write_delta
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.finetune import PhaseResult, Run
 from hfft.images import ImageSet
@@ -45,6 +46,7 @@ def write_results(run: Run) -> str:
     """
     folder = Path(run.settings.training.output_dir or "")
     save_checkpoint(run.model, run.processor, folder)
+    write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
     rows = trace_rows(run)
     record = make_record(run)
     split = record.per_class_split
@@ -113,7 +115,7 @@ def arguments_of(run: Run) -> dict[str, Any]:
     settings = run.settings
     groups = (settings.model, settings.data, settings.policy, settings.cache)
     flat = {name: value for group in groups for name, value in asdict(group).items()}
-    flat |= settings.training.to_dict()
+    flat |= settings.training.to_dict()  # type: ignore[no-untyped-call]
     return {name: value for name, value in flat.items() if "token" not in name}
 
 
@@ -130,7 +132,7 @@ def _figures(prediction: EvalLoopOutput, seed: int) -> SplitMetrics:
 def _base(run: Run) -> BaseRecord:
     base = run.base
     on_hub = base.name != EMBEDDED_MODEL and not Path(base.name).exists()
-    return BaseRecord(base.name, base.revision or None, run.base_sha256, base.license or None, on_hub)
+    return BaseRecord(base.name, base.revision or None, run.pretrained.sha256, base.license or None, on_hub)
 
 
 def _data(run: Run) -> DataRecord:

@@ -65,10 +65,10 @@ def _resnet() -> PreTrainedModel:
 
 def _vit() -> PreTrainedModel:
     config = ViTConfig(
-        hidden_size=16,
+        hidden_size=64,
         num_hidden_layers=3,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=96,
         image_size=SIZE,
         patch_size=8,
         hidden_dropout_prob=0.1,
