@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import logging
 
 from hfft.arguments import ModelArguments
+from hfft.cache import write_atomically
+from hfft.delta import load_delta
 from hfft.errors import ModelError, OutputError
+from hfft.fetch import DELTA, fetch, has_weights
 from hfft.model import load_pretrained
 from hfft.sharing import state_to_save
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md")
+"""What belongs to a checkpoint besides its tensors."""
 
 
 def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
@@ -37,15 +37,23 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
 
 
 def load(
-    path_or_repo: str | Path, revision: str | None = None, token: str | None = None, trust_remote_code: bool = False
+    path_or_repo: str | Path,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    base: str | None = None,
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Load a finished image classifier with its image processor.
+
+    Where there is no whole checkpoint but a delta, its base model is fetched, held against the hash in the
+    delta, and the delta applied to it.
 
     Args:
         path_or_repo: a folder, or a repository's id on the Hub.
         revision: branch, tag or commit on the Hub.
         token: access token for the Hub; by default the one that ``hf auth login`` stored.
         trust_remote_code: run code that the repository brings along.
+        base: where a delta's base model lies, if not where the delta says.
 
     Returns:
         The model, on the CPU in eval mode, and the processor that it was trained with.
@@ -57,42 +65,75 @@ def load(
         >>> model, processor = hfft.load("outputs/finetune")  # doctest: +SKIP
     """
     folder = fetch(path_or_repo, revision, token, trust_remote_code)
-    return load_folder(folder, trust_remote_code)
+    return load_folder(folder, token, trust_remote_code, base)
 
 
-def fetch(
-    path_or_repo: str | Path, revision: str | None = None, token: str | None = None, trust_remote_code: bool = False
-) -> Path:
-    """Return the folder with a model's files, downloaded where it is on the Hub; never a pickle among them.
-
-    Raises:
-        ModelError: there is neither such a folder nor such a repository, or the Hub cannot be reached.
-    """
-    if Path(path_or_repo).is_dir():
-        return Path(path_or_repo)
-    patterns = ["*.json", *WEIGHTS, *(["*.py"] if trust_remote_code else [])]
-    return _download(str(path_or_repo), revision, token, patterns)
-
-
-def load_folder(folder: Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """Load a model and its processor from a folder; see `load`."""
-    arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
+def load_folder(
+    folder: Path, token: str | None = None, trust_remote_code: bool = False, base: str | None = None
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load a model and its processor from a folder, see `load`; the token is for the base of a delta."""
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} holds no config.json, so no model; give a run's output folder or a Hub id")
-    with _quiet_transformers():
-        processor = load_pretrained(AutoImageProcessor, arguments)
-        model, report = load_pretrained(
-            AutoModelForImageClassification,
-            arguments,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+    if not has_weights(folder):
+        if not (folder / DELTA).exists():
+            raise ModelError(f"{folder} holds neither model.safetensors nor {DELTA}; other files are never read")
+        return load_delta(folder, base, token, trust_remote_code)
+    arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
+    processor = load_pretrained(AutoImageProcessor, arguments)
+    model, report = load_pretrained(
+        AutoModelForImageClassification,
+        arguments,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"{folder} holds no tensor {missing[0]!r} ({len(missing)} missing), so it is no whole model")
     model.eval()
     return model, processor
+
+
+def merge(
+    delta_folder: str | Path,
+    output_dir: str | Path,
+    base: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Write the whole checkpoint that a delta and its base model make, which stock transformers loads.
+
+    Args:
+        delta_folder: a folder with a delta, or a repository's id on the Hub.
+        output_dir: where to; it may be the delta's own folder.
+        base: where the base model lies, if not where the delta says.
+        token: access token for the Hub.
+        trust_remote_code: run code that the repositories bring along.
+
+    Returns:
+        The folder written to.
+
+    Raises:
+        ModelError: delta or base cannot be loaded or do not belong together.
+        OutputError: the folder holds a checkpoint already, or cannot be written.
+    """
+    source = fetch(delta_folder, None, token, trust_remote_code)
+    output = Path(output_dir).expanduser()
+    if has_weights(output):
+        raise OutputError(f"{output} holds a checkpoint already; choose another --output_dir")
+    if not (source / DELTA).exists():
+        raise ModelError(f"{source} holds no {DELTA}; give the folder or the Hub id of a delta")
+    model, processor = load_delta(source, base, token, trust_remote_code)
+    make_output_folder(output)
+    beside = {name: (source / name).read_bytes() for name in BESIDE if (source / name).exists()}
+    try:
+        save_checkpoint(model, processor, output)
+        for name, content in beside.items():
+            # The run's own files, to the byte: saving a loaded configuration may leave out what is not the model's.
+            write_atomically(output / name, content)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write the checkpoint to {output}: {error}; free some room") from error
+    return output
 
 
 def make_output_folder(path: str | Path) -> Path:
@@ -107,38 +148,3 @@ def make_output_folder(path: str | Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another --output_dir") from error
     return folder
-
-
-def _download(repo_id: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise ModelError(f"{repo_id} is gated: ask for access on its page, then pass --token") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        what = f"revision {revision!r} of {repo_id}" if isinstance(error, RevisionNotFoundError) else repo_id
-        raise ModelError(
-            f"there is neither a folder nor a Hub repository {what}, or the token may not see it; check the name"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{repo_id!r} is no folder, and cannot be fetched from the Hub: {_one_line(error)}; "
-            "check the path, or the connection"
-        ) from error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No notes and no bars while a model loads: what matters comes as an error."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -174,11 +174,24 @@ def evaluate_command(argv: list[str]) -> int:
     return 0
 
 
+def merge_command(argv: list[str]) -> int:
+    """Make a whole checkpoint, which stock transformers loads, of a delta and its base model."""
+    from hfft import use_arguments
+    from hfft.checkpoint import merge
+
+    folder = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta, or a Hub id."}
+    groups = (use_arguments.MergeArguments,)
+    options, delta = parse(groups, argv, "merge", merge_command.__doc__ or "", folder)
+    print(f"Wrote {merge(delta, options.output_dir, options.base, options.token, options.trust_remote_code)}.")
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "finetune": finetune_command,
     "plan": plan_command,
     "predict": predict_command,
     "evaluate": evaluate_command,
+    "merge": merge_command,
 }
 
 

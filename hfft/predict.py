@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfft.checkpoint import fetch, load_folder
+from hfft.checkpoint import load_folder
 from hfft.data import EXTENSIONS
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
 from hfft.errors import DataError, HfftError
+from hfft.fetch import fetch
 from hfft.images import open_image, upright_rgb
 from hfft.pixels import Pixels, collate
 from hfft.record import RunRecord, read_record
@@ -119,7 +120,7 @@ def load_classifier(
         model, processor = embedded_pretrained()
     else:
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
-        model, processor = load_folder(folder, trust_remote_code)
+        model, processor = load_folder(folder, token, trust_remote_code)
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -59,3 +59,13 @@ class EvaluateArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {value}")
+
+
+@dataclass
+class MergeArguments:
+    """Where the whole checkpoint goes, and where its base is."""
+
+    output_dir: str = option("outputs/merged", "Folder for the whole checkpoint; it may be the delta's own.")
+    base: str | None = option(None, "Folder or Hub id of the base model, if not where the delta says.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(False, "Run code that the base model's repository brings along.")

@@ -44,6 +44,7 @@ def make_model(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 0) ->
 def run_finetune(base: Path, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Run:
     """Fine-tune for one epoch, without a word."""
     options: dict[str, Any] = {"num_train_epochs": 1.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
+    options["per_device_train_batch_size"] = 4  # the rate rises from 0: a single step would change nothing
     settings = Settings(
         ModelArguments(model_name_or_path=str(base)),
         DataArguments(train_dir=str(images), validation_dir=str(images)),
