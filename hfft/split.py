@@ -18,36 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from hfft.exactness import SplitError, keep_what_is_read, prove_exact
 from hfft.policies import Phase
-
-Inputs = Mapping[str, Tensor]
-
-
-class SplitError(Exception):
-    """This model cannot be cut at this boundary; training goes on uncached and says why."""
+from hfft.recording import Call, Inputs, patched_forward, record_calls
 
 
 class _BoundaryReached(Exception):  # noqa: N818  (a signal, not an error)
     """Ends a capture's forward where the suffix would begin."""
-
-
-@dataclass
-class Call:
-    """One call of one module in a recorded forward.
-
-    Args:
-        name: of the module.
-        start: how many enters and exits came before this call was entered.
-        parent: the call that made this one.
-        end: the same count at its exit.
-        shape: of the first tensor that it returned, with the batch; empty where it returned none.
-    """
-
-    name: str
-    start: int
-    parent: Call | None
-    end: int = -1
-    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,14 +53,14 @@ class _Output:
 
     name: str
     spec: pytree.TreeSpec
-    leaves: list[Any]  # a _Slot for a tensor, else the constant itself
+    leaves: list[Any]  # a Slot for a tensor, else the constant itself
 
-    def slots(self) -> list[_Slot]:
-        return [leaf for leaf in self.leaves if isinstance(leaf, _Slot)]
+    def slots(self) -> list[Slot]:
+        return [leaf for leaf in self.leaves if isinstance(leaf, Slot)]
 
 
 @dataclass
-class _Slot:
+class Slot:
     """A tensor in a prefix output or among the inputs."""
 
     leaf: Leaf
@@ -127,12 +104,12 @@ class Split:
     boundary: str
     prefix: tuple[str, ...]
     _outputs: list[_Output] = field(repr=False)
-    _inputs: dict[str, _Slot] = field(repr=False)
+    _inputs: dict[str, Slot] = field(repr=False)
 
     @property
     def leaves(self) -> list[Leaf]:
         """The tensors that a cache must hold for each image."""
-        return [slot.leaf for slot in self._slots() if slot.cached]
+        return [slot.leaf for slot in self.slots() if slot.cached]
 
     def capture(self, inputs: Inputs) -> dict[str, Tensor]:
         """Run the model up to the boundary and stop.
@@ -149,7 +126,7 @@ class Split:
         for made, output in zip(self._outputs, outputs, strict=True):
             if made.name in wanted:
                 pairs = zip(made.leaves, pytree.tree_leaves(output), strict=True)
-                cached = [(slot, value) for slot, value in pairs if isinstance(slot, _Slot) and slot.cached]
+                cached = [(slot, value) for slot, value in pairs if isinstance(slot, Slot) and slot.cached]
                 values |= {slot.leaf.key: slot.rows(value) for slot, value in cached}
         return values
 
@@ -168,7 +145,7 @@ class Split:
         place = (first.shape[0], first.device)
         queues: dict[str, list[Any]] = defaultdict(list)
         for output in self._outputs:
-            leaves = [leaf.value(values, *place) if isinstance(leaf, _Slot) else leaf for leaf in output.leaves]
+            leaves = [leaf.value(values, *place) if isinstance(leaf, Slot) else leaf for leaf in output.leaves]
             queues[output.name].append(pytree.tree_unflatten(leaves, output.spec))
         with ExitStack() as stack:
             for name, recorded in queues.items():
@@ -176,7 +153,7 @@ class Split:
                 stack.enter_context(patched_forward(module, _returning(recorded, module.forward)))
             yield {name: slot.value(values, *place) for name, slot in self._inputs.items()}
 
-    def _slots(self) -> list[_Slot]:
+    def _slots(self) -> list[Slot]:
         return [*self._inputs.values(), *(slot for made in self._outputs for slot in made.slots())]
 
 
@@ -200,8 +177,8 @@ def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
     try:
         with torch.no_grad():
             split = _find_split(model, phase, inputs)
-            _keep_what_is_read(split, split.capture(inputs))
-            _prove_exact(split, phase, inputs)
+            keep_what_is_read(split, split.capture(inputs))
+            prove_exact(split, phase, inputs)
     finally:
         model.train(training)
     return split
@@ -226,55 +203,6 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
         if boundary is not None and prefix:
             return boundary.name, prefix
     raise SplitError("no module finishes before the first trainable parameter, so there is no frozen prefix")
-
-
-def record_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
-    """Run one forward and return the module calls in the order in which they were entered."""
-    calls: list[Call] = []
-    stack: list[Call] = []
-    clock = iter(range(2**62))
-
-    def enter(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            stack.append(Call(name, next(clock), stack[-1] if stack else None))
-            calls.append(stack[-1])
-
-        return hook
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        call = stack.pop()
-        call.end = next(clock)
-        call.shape = next((tuple(leaf.shape) for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)), ())
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            hooks.callback(module.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
-            hooks.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
-        with torch.no_grad():
-            model(**inputs)
-    return calls
-
-
-@contextmanager
-def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let one module instance compute something else for a while; restored whatever happens."""
-    before = module.__dict__.get("forward")
-    object.__setattr__(module, "forward", forward)
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            object.__setattr__(module, "forward", before)
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits, shape (batch, labels), of whatever an image classifier returned."""
-    # Some classifiers return their logits under another name; they are the first output then as well.
-    logits = output["logits"] if isinstance(output, Mapping) and "logits" in output else output[0]
-    assert isinstance(logits, Tensor)
-    return logits
 
 
 def _finished_before(calls: list[Call], boundary: Call) -> tuple[str, ...]:
@@ -374,101 +302,14 @@ def _find_split(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
     return Split(model, boundary, prefix, made, slots)
 
 
-def _make_slot(key: str, value: Tensor, larger: Tensor, size: int) -> _Slot:
+def _make_slot(key: str, value: Tensor, larger: Tensor, size: int) -> Slot:
     if value.shape == larger.shape:
-        return _Slot(Leaf(key, tuple(value.shape), value.dtype), constant=value)
+        return Slot(Leaf(key, tuple(value.shape), value.dtype), constant=value)
     rows = value.shape[0] // size if value.ndim else 0
     if not rows or value.shape[0] % size or larger.shape != (rows * (size + 1), *value.shape[1:]):
         raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, has no rows for each image")
     if rows == 1:
-        return _Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
+        return Slot(Leaf(key, tuple(value.shape[1:]), value.dtype))
     if not torch.allclose(larger[: len(value)].float(), value.float(), rtol=1e-3, atol=1e-3):
         raise SplitError(f"the output of {key!r}, of shape {tuple(value.shape)}, mixes the rows of its images")
-    return _Slot(Leaf(key, (rows, *value.shape[1:]), value.dtype), folded=True)
-
-
-def _keep_what_is_read(split: Split, values: dict[str, Tensor]) -> None:
-    """Poison each tensor and keep those that change the logits.
-
-    Most models hand on one tensor, their last; that is tried first, with all others poisoned at once.
-    """
-    reference = _replayed(split, values)
-    slots = split._slots()
-    if not _reads_any_of(split, slots[:-1], values, reference):
-        for slot in slots[:-1]:
-            slot.kept = False
-        return
-    for slot in slots:
-        slot.kept = _reads_any_of(split, [slot], values, reference)
-    if not split.leaves:
-        raise SplitError("no tensor with one row per image crosses the boundary")
-
-
-def _reads_any_of(split: Split, slots: list[_Slot], values: dict[str, Tensor], reference: Tensor) -> bool:
-    poisoned = {key: value.clone() for key, value in values.items()}
-    constants = {id(slot): slot.constant for slot in slots}
-    for slot in slots:
-        if slot.constant is not None:
-            slot.constant = _poison(slot.constant)
-        else:
-            poisoned[slot.leaf.key] = _poison(values[slot.leaf.key])
-    try:
-        with split.replay(poisoned) as replayed:
-            logits = logits_of(split.model(**replayed))
-    except Exception:  # a poisoned index or shape may well break the code that reads it: it is read
-        return True
-    finally:
-        for slot in slots:
-            slot.constant = constants[id(slot)]
-    return not torch.equal(logits, reference)
-
-
-def _poison(tensor: Tensor) -> Tensor:
-    if tensor.is_floating_point() or tensor.is_complex():
-        return torch.full_like(tensor, float("nan"))
-    if tensor.dtype == torch.bool:
-        return ~tensor
-    return torch.where(tensor == 0, 1, 0).to(tensor.dtype)
-
-
-def _prove_exact(split: Split, phase: Phase, inputs: Inputs) -> None:
-    """Compare replay with the full forward, bit for bit, in every state that training will see."""
-    model = split.model
-    captured = split.capture(inputs)
-    if not torch.equal(logits_of(model(**inputs)), _replayed(split, captured)):
-        raise SplitError("replay differs from the full forward")
-    learning = [parameter for name, parameter in model.named_parameters() if name in phase.trainable]
-    before = [(tensor, tensor.clone()) for tensor in (*learning, *model.buffers())]
-    try:
-        model.train()
-        full = _seeded(inputs, lambda: logits_of(model(**inputs)))
-        _put_back(before)
-        if not torch.equal(full, _seeded(inputs, lambda: _replayed(split, captured))):
-            raise SplitError("replay differs from the full forward in train mode: the prefix is not deterministic")
-        _put_back(before)
-        model.eval()
-        for parameter in learning:
-            parameter.add_(0.01)
-        if not torch.equal(logits_of(model(**inputs)), _replayed(split, captured)):
-            raise SplitError("the prefix depends on trainable parameters")
-    finally:
-        _put_back(before)
-        model.eval()
-
-
-def _replayed(split: Split, values: dict[str, Tensor]) -> Tensor:
-    with split.replay({key: value.clone() for key, value in values.items()}) as placeholders:
-        return logits_of(split.model(**placeholders))
-
-
-def _seeded(inputs: Inputs, compute: Callable[[], Tensor]) -> Tensor:
-    """Compute from one fixed random state, and leave the caller's as it was."""
-    devices = [tensor.device for tensor in inputs.values() if tensor.is_cuda]
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        return compute()
-
-
-def _put_back(before: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor, value in before:
-        tensor.copy_(value)
+    return Slot(Leaf(key, (rows, *value.shape[1:]), value.dtype), folded=True)
