@@ -13,7 +13,7 @@ from torch import nn
 from hfft.errors import PluginError
 from hfft.patterns import expand, expand_blocks, known_names
 from hfft.plugin import Anatomy, covers
-from hfft.split import Call, Inputs, record_calls
+from hfft.recording import Call, Inputs, record_calls
 
 KEYS = ("stem", "blocks", "neck", "head", "tokens", "class_token")
 NEEDED = ("blocks", "head")

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from torch import Tensor, nn
 
 from hfft.plugin import Anatomy, ClassTokenBlock
-from hfft.split import Inputs, logits_of, patched_forward
+from hfft.recording import Inputs, logits_of, patched_forward
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to the largest logit, that both ways of computing may show."""

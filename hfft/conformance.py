@@ -18,11 +18,13 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from hfft.errors import HfftError
+from hfft.exactness import SplitError
 from hfft.freezing import freeze
 from hfft.plugin import Anatomy, covers
 from hfft.policies import POLICIES, Phase, make_plan, parse_policy
+from hfft.recording import Inputs, logits_of, record_calls
 from hfft.sharing import state_to_save
-from hfft.split import Inputs, SplitError, logits_of, record_calls, split_model
+from hfft.split import split_model
 
 SMALLEST_GRADIENT = 1e-7
 """Below this AdamW's step may be lost in rounding, so a tensor is not expected to move."""

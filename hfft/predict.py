@@ -27,7 +27,7 @@ from hfft.fetch import fetch
 from hfft.images import open_image, upright_rgb
 from hfft.pixels import Pixels, collate
 from hfft.record import RunRecord, read_record
-from hfft.split import logits_of
+from hfft.recording import logits_of
 
 Source = str | os.PathLike[str] | Image.Image
 """An image's file, or an image that is open already."""

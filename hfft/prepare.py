@@ -28,12 +28,13 @@ from hfft.cache import (
     make_rows,
 )
 from hfft.errors import ModelError, OutputError
+from hfft.exactness import SplitError
 from hfft.freezing import digest, frozen_tensors
 from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.policies import Phase
-from hfft.split import Split, SplitError, split_model
+from hfft.split import Split, split_model
 from hfft.trainer import Suffix
 
 PROBE_IMAGES = 2

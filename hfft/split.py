@@ -78,6 +78,7 @@ class Slot:
         return value.unflatten(0, (-1, self.leaf.shape[0])) if self.folded else value
 
     def value(self, values: Mapping[str, Tensor], batch_size: int, device: torch.device) -> Tensor:
+        """Return what replay puts here: an image's own tensors, the constant, or a placeholder that nobody reads."""
         if not self.kept:
             shape = self.leaf.shape if self.constant is not None else (batch_size, *self.leaf.shape)
             # Nobody reads it, but code between modules may write to it, so it has memory of its own; a float
@@ -153,7 +154,8 @@ class Split:
                 stack.enter_context(patched_forward(module, _returning(recorded, module.forward)))
             yield {name: slot.value(values, *place) for name, slot in self._inputs.items()}
 
-    def _slots(self) -> list[Slot]:
+    def slots(self) -> list[Slot]:
+        """Return every tensor that may cross the boundary: the inputs, then the prefix's outputs in order."""
         return [*self._inputs.values(), *(slot for made in self._outputs for slot in made.slots())]
 
 

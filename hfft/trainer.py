@@ -23,7 +23,8 @@ from hfft.metrics import classification_metrics
 from hfft.pixels import collate
 from hfft.plugin import Anatomy
 from hfft.policies import Phase
-from hfft.split import Split, logits_of
+from hfft.recording import logits_of
+from hfft.split import Split
 
 
 @dataclass(frozen=True)

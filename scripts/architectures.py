@@ -27,11 +27,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from hfft.class_token import refusal
 from hfft.errors import UnsupportedModelError
+from hfft.exactness import SplitError
 from hfft.freezing import freeze
-from hfft.plugin import Anatomy
+from hfft.plugin import covers
 from hfft.policies import Phase, count_parameters, make_plan
+from hfft.recording import Inputs, record_calls
 from hfft.registry import find_anatomy, find_plugin
-from hfft.split import Split, SplitError, find_boundary, record_calls, split_model
+from hfft.split import Split, find_boundary, split_model
 from hfft.table import TablePlugin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +126,7 @@ def transformers_section() -> Section:
 SOURCES: tuple[Callable[[], Section], ...] = (transformers_section,)
 
 
-def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: dict[str, Tensor], small: Split) -> int:
+def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Split) -> int:
     """Return the bytes that one image takes in the cache of a model that is too large to run.
 
     Args:
@@ -147,19 +149,23 @@ def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: dict[str, Tensor],
     return total
 
 
-def _transformers_row(model_type: str) -> Row:
-    found = find_plugin(model_type)
-    if isinstance(found.plugin, TablePlugin) and model_type in found.plugin.refused:
-        raise UnsupportedModelError(found.plugin.refused[model_type])
-    model = default_model(model_type)
+def describe(name: str, model: PreTrainedModel, inputs: Inputs, small: PreTrainedModel, small_inputs: Inputs) -> Row:
+    """Describe one architecture.
+
+    Args:
+        name: what the table calls it.
+        model: in the configuration whose shares and bytes are wanted, without weights.
+        inputs: one image on the model's device, of shape (1, ...).
+        small: a model of the same architecture that can run.
+        small_inputs: at least two images for it.
+    """
     anatomy = find_anatomy(model)
     phase = make_plan(model, anatomy, POLICY, epochs=1).phases[0]
-    inputs = default_inputs(model)
-    split, replay, shortcut = _measure_small(model_type)
-    last = frozenset(name for name, _ in model.named_parameters() if anatomy.part_of(name) == _last(anatomy))
+    split, replay, shortcut = _measure(small, small_inputs)
+    last = {name for name, _ in model.named_parameters() if any(covers(part, name) for part in anatomy.blocks[-1])}
     return Row(
-        name=model_type,
-        plugin=found.name,
+        name=name,
+        plugin=find_plugin(model.config.model_type).name,
         input=" x ".join(str(side) for side in next(iter(inputs.values())).shape[1:]),
         blocks=len(anatomy.blocks),
         last_block=_shortened(anatomy.blocks[-1]),
@@ -168,6 +174,17 @@ def _transformers_row(model_type: str) -> Row:
         replay=replay,
         shortcut=shortcut,
     )
+
+
+def _transformers_row(model_type: str) -> Row:
+    found = find_plugin(model_type)
+    if isinstance(found.plugin, TablePlugin) and model_type in found.plugin.refused:
+        raise UnsupportedModelError(found.plugin.refused[model_type])
+    sys.path.insert(0, str(ROOT / "tests"))  # the small models are the test suite's; scripts are never installed
+    from small_models import small_model
+
+    model = default_model(model_type)
+    return describe(model_type, model, default_inputs(model), *small_model(model_type))
 
 
 def default_model(model_type: str) -> PreTrainedModel:
@@ -201,12 +218,8 @@ def default_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
         return {"pixel_values": torch.zeros(1, 3, height, width)}
 
 
-def _measure_small(model_type: str) -> tuple[Split | None, str, str]:
-    """Return a small model's split, whether its replay is exact or why not, and whether it takes the shortcut."""
-    sys.path.insert(0, str(ROOT / "tests"))  # the small models are the test suite's; scripts are never installed
-    from small_models import small_model
-
-    model, inputs = small_model(model_type)
+def _measure(model: PreTrainedModel, inputs: Inputs) -> tuple[Split | None, str, str]:
+    """Return a model's split, whether its replay is exact or why not, and whether it takes the shortcut."""
     anatomy = find_anatomy(model)
     shortcut = "no" if anatomy.class_token is None or refusal(model, anatomy, inputs) else "yes"
     phase = make_plan(model, anatomy, POLICY, epochs=1).phases[0]
@@ -215,10 +228,6 @@ def _measure_small(model_type: str) -> tuple[Split | None, str, str]:
         return split_model(model, phase, inputs), "exact", shortcut
     except SplitError as error:
         return None, str(error), shortcut
-
-
-def _last(anatomy: Anatomy) -> str:
-    return f"block {len(anatomy.blocks)}"
 
 
 def _shortened(names: tuple[str, ...]) -> str:

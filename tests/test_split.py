@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hfft.exactness import SplitError
 from hfft.freezing import freeze
 from hfft.plugin import Anatomy
 from hfft.policies import Phase, make_plan
-from hfft.split import SplitError, patched_forward, split_model
+from hfft.recording import patched_forward
+from hfft.split import split_model
 
 
 class Skip(nn.Module):
