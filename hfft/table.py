@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -74,13 +74,23 @@ class TablePlugin(BackbonePlugin):
         return self.rows[model_type].anatomy(model)
 
 
-def token_grid(image_size: int | tuple[int, int], stride: int | tuple[int, int], prefix: int = 0) -> TokenLayout:
-    """Lay tokens out on an image of `image_size` pixels, one token every `stride` pixels."""
-    rows, columns = (math.ceil(size / step) for size, step in zip(_pair(image_size), _pair(stride), strict=True))
+def token_grid(
+    image_size: int | Sequence[int], stride: int | Sequence[int], prefix: int = 0, padded: bool = True
+) -> TokenLayout:
+    """Lay tokens out on an image.
+
+    Args:
+        image_size: height and width in pixels.
+        stride: vertical and horizontal distance of tokens in pixels.
+        prefix: how many tokens come before those of the image.
+        padded: whether a patch that reaches over the edge counts.
+    """
+    to_whole = math.ceil if padded else math.floor
+    rows, columns = (to_whole(size / step) for size, step in zip(_pair(image_size), _pair(stride), strict=True))
     return TokenLayout((rows, columns), prefix)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from hfft.plugin import TokenLayout
@@ -26,7 +27,7 @@ def query_pooled(config: Any) -> TokenLayout:
         stride * pool**config.num_query_pool
         for stride, pool in zip(config.patch_stride, config.query_stride, strict=True)
     )
-    return token_grid(tuple(config.image_size), (rows, columns))
+    return token_grid(config.image_size, (rows, columns))
 
 
 def subsampled(config: Any) -> TokenLayout:
@@ -35,14 +36,13 @@ def subsampled(config: Any) -> TokenLayout:
     return token_grid(config.image_size, config.patch_size * math.prod(strides))
 
 
-def embedded_again(config: Any) -> TokenLayout:
-    """Lay out the patches of models that embed their patches anew in every stage."""
-    return token_grid(config.image_size, math.prod(config.strides))
+def embedded_again(prefix: int) -> Callable[[Any], TokenLayout]:
+    """Lay out the patches of models that embed their patches anew in every stage, after `prefix` other tokens."""
 
+    def layout(config: Any) -> TokenLayout:
+        return token_grid(config.image_size, math.prod(config.strides), prefix)
 
-def embedded_again_with_class_token(config: Any) -> TokenLayout:
-    """Like `embedded_again`, after a class token that joins in the last stage."""
-    return token_grid(config.image_size, math.prod(config.strides), prefix=1)
+    return layout
 
 
 class Hierarchical(TablePlugin):
@@ -75,9 +75,9 @@ class Hierarchical(TablePlugin):
             blocks="pvt.encoder.patch_embeddings.* pvt.encoder.block.*",
             neck="pvt.encoder.layer_norm",
             head="classifier",
-            tokens=embedded_again_with_class_token,
+            tokens=embedded_again(prefix=1),
         ),
-        "pvt_v2": Row("", "pvt_v2.encoder.layers.*", "", "classifier", tokens=embedded_again),
+        "pvt_v2": Row("", "pvt_v2.encoder.layers.*", "", "classifier", tokens=embedded_again(prefix=0)),
         "segformer": Row("", "segformer.stages.*", "", "classifier"),
         # Stages and the embeddings that stride between them share one list.
         "swiftformer": Row(

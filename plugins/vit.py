@@ -13,11 +13,11 @@ from hfft.table import Row, TablePlugin, token_grid
 
 
 def patches(prefix: int) -> Callable[[Any], TokenLayout]:
-    """Lay out one token for each patch, after `prefix` others."""
+    """Lay out one token for each whole patch, after `prefix` others."""
 
     def layout(config: Any) -> TokenLayout:
         vision = getattr(config, "vision_config", config)
-        return token_grid(vision.image_size, vision.patch_size, prefix)
+        return token_grid(vision.image_size, vision.patch_size, prefix, padded=False)
 
     return layout
 

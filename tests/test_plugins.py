@@ -117,6 +117,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("swin", {"use_absolute_embeddings": True}),
     ("swin", {"image_size": 36}),
     ("vit", {"qkv_bias": False}),
+    ("vit", {"image_size": 38}),
 ]
 
 

@@ -66,8 +66,9 @@ def test_a_refusal_names_the_type_and_the_reason() -> None:
         Tiny().anatomy(TinyModel(config))
 
 
-def test_a_grid_rounds_up_as_padded_patches_do() -> None:
+def test_a_grid_counts_patches_over_the_edge_where_they_are_padded() -> None:
     assert token_grid(33, 16) == TokenLayout((3, 3))
+    assert token_grid(33, 16, padded=False) == TokenLayout((2, 2))
     assert token_grid((32, 64), (16, 8), prefix=1) == TokenLayout((2, 8), 1)
 
 
