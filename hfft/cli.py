@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 from hfft.errors import ArgumentError, HfftError
+from hfft.parsing import closest, parse
 
 Command = Callable[[list[str]], int]
 
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = arguments
     try:
         if name not in COMMANDS:
-            raise ArgumentError(f"there is no command {name!r}{_closest(name, list(COMMANDS))}; see hfft --help")
+            raise ArgumentError(f"there is no command {name!r}{closest(name, list(COMMANDS))}; see hfft --help")
         return COMMANDS[name](rest)
     except HfftError as error:
         if debug:
@@ -50,76 +48,6 @@ def error_line(error: HfftError) -> str:
     last = lines[-1] if lines else type(error).__name__
     wrapped = lines and lines[0].startswith("Caught ")
     return last.partition(": ")[2] if wrapped else " ".join(lines)
-
-
-def parse(
-    classes: Sequence[type], argv: list[str], command: str, description: str, positional: dict[str, Any] | None = None
-) -> tuple[Any, ...]:
-    """Parse flags, or a YAML file and flags after it, into dataclasses.
-
-    Args:
-        classes: the dataclasses; each flag is one of their fields.
-        argv: flags, perhaps with a ``.yaml`` file first, whose values flags override.
-        command: for the usage line.
-        description: what the command does.
-        positional: what ``add_argument`` takes for one argument without a flag; its value comes last.
-
-    Raises:
-        ArgumentError: a flag or key is unknown, or a value is wrong.
-    """
-    from transformers import HfArgumentParser
-
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise ArgumentError(message)
-
-    parser = Parser(
-        classes,  # type: ignore[arg-type]
-        prog=f"hfft {command}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    if positional:
-        parser.add_argument("positional", **positional)
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = yaml_flags(argv[0]) + argv[1:]
-    try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(
-            argv, look_for_args_file=False, return_remaining_strings=True
-        )
-    except (ValueError, TypeError, ImportError) as error:
-        raise ArgumentError(" ".join(str(error).split())) from error
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ArgumentError(f"unknown argument {unknown[0]!r}{_closest(unknown[0].partition('=')[0], flags)}")
-    return (*parsed[:-1], parsed[-1].positional) if positional else tuple(parsed)
-
-
-def yaml_flags(path: str) -> list[str]:
-    """Turn a YAML mapping of options into flags.
-
-    Raises:
-        ArgumentError: the file is missing or is not a mapping of options to values.
-    """
-    import json
-
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as stream:
-            values = yaml.safe_load(stream) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ArgumentError(f"{path} must map options to values, but it holds a {type(values).__name__}")
-    flags: list[str] = []
-    for key, value in values.items():
-        if value is None:
-            continue
-        items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        flags += [f"--{key}", *(str(item) for item in items)]
-    return flags
 
 
 def finetune_command(argv: list[str]) -> int:
@@ -186,12 +114,24 @@ def merge_command(argv: list[str]) -> int:
     return 0
 
 
+def export_command(argv: list[str]) -> int:
+    """Export a finished model to ONNX, checked against PyTorch on real images."""
+    from hfft import use_arguments
+    from hfft.export import describe_export, export
+
+    model = {"metavar": "OUTPUT", "help": "A run's output folder, or a Hub id."}
+    options, output = parse((use_arguments.ExportArguments,), argv, "export", export_command.__doc__ or "", model)
+    print(describe_export(*export(output, options)))
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "finetune": finetune_command,
     "plan": plan_command,
     "predict": predict_command,
     "evaluate": evaluate_command,
     "merge": merge_command,
+    "export": export_command,
 }
 
 
@@ -209,8 +149,3 @@ def _overview() -> str:
             "hfft COMMAND --help lists a command's flags; --debug shows tracebacks.",
         ]
     )
-
-
-def _closest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

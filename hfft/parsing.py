@@ -1,0 +1,86 @@
+"""From argv, or a YAML file before it, to dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from hfft.errors import ArgumentError
+
+
+def parse(
+    classes: Sequence[type], argv: list[str], command: str, description: str, positional: dict[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """Parse flags, or a YAML file and flags after it, into dataclasses.
+
+    Args:
+        classes: the dataclasses; each flag is one of their fields.
+        argv: flags, perhaps with a ``.yaml`` file first, whose values flags override.
+        command: for the usage line.
+        description: what the command does.
+        positional: what ``add_argument`` takes for one argument without a flag; its value comes last.
+
+    Raises:
+        ArgumentError: a flag or key is unknown, or a value is wrong.
+    """
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ArgumentError(message)
+
+    parser = Parser(
+        classes,  # type: ignore[arg-type]
+        prog=f"hfft {command}",
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    if positional:
+        parser.add_argument("positional", **positional)
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = yaml_flags(argv[0]) + argv[1:]
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            argv, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ArgumentError(f"unknown argument {unknown[0]!r}{closest(unknown[0].partition('=')[0], flags)}")
+    return (*parsed[:-1], parsed[-1].positional) if positional else tuple(parsed)
+
+
+def yaml_flags(path: str) -> list[str]:
+    """Turn a YAML mapping of options into flags.
+
+    Raises:
+        ArgumentError: the file is missing or is not a mapping of options to values.
+    """
+    import json
+
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as stream:
+            values = yaml.safe_load(stream) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ArgumentError(f"{path} must map options to values, but it holds a {type(values).__name__}")
+    flags: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        flags += [f"--{key}", *(str(item) for item in items)]
+    return flags
+
+
+def closest(word: str, known: list[str]) -> str:
+    """Return a hint at the known word that `word` may have been meant for, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
