@@ -69,3 +69,23 @@ class MergeArguments:
     base: str | None = option(None, "Folder or Hub id of the base model, if not where the delta says.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
     trust_remote_code: bool = option(False, "Run code that the base model's repository brings along.")
+
+
+@dataclass
+class ExportArguments:
+    """What to export to, and how it is checked."""
+
+    format: str = option("onnx", "File format.", ["onnx"])
+    output_file: str | None = option(None, "The file to write; by default model.onnx in the run's folder.")
+    images: str | None = option(
+        None, "Image or folder for the check against PyTorch; by default the run's own, else the embedded ones."
+    )
+    check_images: int = option(16, "How many images the check uses.")
+    tolerance: float = option(1e-4, "Largest difference of a logit that passes, as a share of the largest logit.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+
+    def __post_init__(self) -> None:
+        if self.check_images < 1:
+            raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
+        if self.tolerance < 0:
+            raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
