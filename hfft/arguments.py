@@ -55,6 +55,12 @@ class DataArguments:
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    on_bad_image: str = option(
+        "error",
+        "What an image that cannot be read does: end the run, or be left out and listed in hfft.json (all images "
+        "are decoded once for that).",
+        ["error", "skip"],
+    )
     augment: str = option("none", "Random augmentation of the training images, seeded.", ["none", "flip", "crop"])
     views: int = option(4, "How many augmented views of each image there are; epoch e trains on view e modulo this.")
 
@@ -169,3 +175,20 @@ class PlanArguments:
     """How to show a plan."""
 
     json: bool = option(False, "Print JSON, for programs.")
+
+
+
+
+@dataclass
+class CheckArguments:
+    """How findings are shown, and which of them fail."""
+
+    json: bool = option(False, "Print JSON with every file of every finding, for programs.")
+    strict: bool = option(False, "Exit with 1 for warnings as well as for errors.")
+
+
+@dataclass
+class PluginCheckArguments:
+    """Which model to check a plugin on."""
+
+    model: str | None = option(None, "A Hub id or a folder; left out: the embedded model.")

@@ -37,6 +37,7 @@ class ImageSets:
         test: images for the very end, where there are any.
         labels: class names of the training images, in the order of the class indices.
         name: of the data set, for people.
+        skipped: files that cannot be read and were left out.
     """
 
     train: ImageSet
@@ -44,6 +45,7 @@ class ImageSets:
     test: ImageSet | None
     labels: tuple[str, ...]
     name: str
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     Raises:
         DataError: the images or their labels cannot be used as they are; the message says what to do.
     """
-    name, splits = _find_splits(data)
+    name, splits = find_splits(data)
     labels = _label_map(splits["train"])
     train = _indexed(splits["train"], labels)
     validation = _indexed(splits["validation"], labels) if "validation" in splits else None
@@ -95,7 +97,12 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
 # Where the images come from ---------------------------------------------------------------------------
 
 
-def _find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
+def find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
+    """The name of the data set and its splits (train, validation, test), labels as they are written there.
+
+    Raises:
+        DataError: there are no images, or their labels cannot be told.
+    """
     if data.train_dir is not None:
         folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
         splits = {split: read_folder(Path(path).expanduser(), split) for split, path in folders.items() if path}
@@ -105,6 +112,24 @@ def _find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
     else:
         name, loaded = data.dataset_name, load_dataset(data.dataset_name, data.dataset_config_name)
     return name, {split: read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
+
+
+def locate(place: str) -> dict[str, str]:
+    """Which options of `DataArguments` a folder, a file or a Hub id stands for.
+
+    A folder of class folders is training images; a folder of split folders is read split by split; the rest
+    is a data set.
+    """
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        return {"dataset_name": place}
+    inside = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry.name)}
+    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    if any(entry.is_file() and not _hidden(entry.name) for entry in os.scandir(folder)):
+        return {"dataset_name": place}
+    if inside and inside <= set(known) and any(known[name] == "train" for name in inside):
+        return {f"{known[name]}_dir": str(folder / name) for name in sorted(inside)}
+    return {"train_dir": place}
 
 
 def _folder_name(folder: Path) -> str:

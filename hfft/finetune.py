@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerState, set_
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.check_output import check_before_training
 from hfft.data import ImageSets, load_image_sets
 from hfft.delta import Pretrained
 from hfft.errors import OutputError
@@ -32,6 +33,7 @@ from hfft.prepare import (
     prepare_phase,
     probe_inputs,
 )
+from hfft.skipping import without_bad_images
 from hfft.trainer import FreezeTrainer, KeepBest, Views
 
 
@@ -113,6 +115,8 @@ def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
     for phase in run.plan.phases:
         train_phase(run, phase, say)
     unfreeze(run.model)
+    if main and (findings := check_before_training(run.sets)):
+        say(findings)
     run.seconds = time.perf_counter() - began
     if main:
         say(write_results(run))
@@ -151,6 +155,8 @@ def set_up(settings: Settings) -> Run:
     set_seed(training.seed)
     model, processor, base = load_model(settings.model, sets.labels)
     anatomy = resolve_anatomy(model, settings.model)
+    if settings.data.on_bad_image == "skip":
+        sets = without_bad_images(sets)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
@@ -191,7 +197,10 @@ def _what_is_new(run: Run) -> str:
     beyond = [name for name in run.base.fresh if run.plan.anatomy.part_of(name) != "head"]
     warning = f"\nWarning: {run.base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
     counts = f"{len(run.sets.train)} training and {len(run.sets.validation)} validation images"
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}"
+    names = run.sets.skipped
+    skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
+    skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
 
 
 def _judge(run: Run, trainer: FreezeTrainer, train_metrics: dict[str, float]) -> None:

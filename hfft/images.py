@@ -79,13 +79,14 @@ class ImageSet:
             DataError: a file is missing.
         """
         digest = hashlib.sha256()
-        for value in self._values():
+        for value in self.values():
             part = value["bytes"] if value["bytes"] is not None else self._stamp(value["path"])
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
         return digest.hexdigest()
 
-    def _values(self) -> Iterator[dict[str, Any]]:
+    def values(self) -> Iterator[dict[str, Any]]:
+        """Yield each row as a mapping of ``path`` and ``bytes``, one of which may be None."""
         for start in range(0, len(self), _BATCH):
             yield from self.dataset[start : start + _BATCH][IMAGE_COLUMN]
 
@@ -118,7 +119,8 @@ def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.
             return upright_rgb(opened)
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"cannot read the image {name}: {reason}; repair the file or leave it out") from error
+        advice = "repair the file, or leave it out as --on_bad_image skip does"
+        raise DataError(f"cannot read the image {name}: {reason}; {advice}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

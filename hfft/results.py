@@ -144,6 +144,7 @@ def _data(run: Run) -> DataRecord:
         counts={name: len(part) for name, part in parts.items()},
         fingerprints={name: part.fingerprint() for name, part in parts.items()},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
+        skipped=list(sets.skipped),
     )
 
 
