@@ -112,11 +112,11 @@ def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
     check_output_dir(training)
     run = set_up(settings)
     say(_what_is_new(run))
+    if main and (findings := check_before_training(run.sets)):
+        say(findings)
     for phase in run.plan.phases:
         train_phase(run, phase, say)
     unfreeze(run.model)
-    if main and (findings := check_before_training(run.sets)):
-        say(findings)
     run.seconds = time.perf_counter() - began
     if main:
         say(write_results(run))
@@ -152,11 +152,11 @@ def set_up(settings: Settings) -> Run:
     training = settings.training
     set_seed(training.seed)
     sets = load_image_sets(settings.data, training.seed)
+    if settings.data.on_bad_image == "skip":
+        sets = without_bad_images(sets)
     set_seed(training.seed)
     model, processor, base = load_model(settings.model, sets.labels)
     anatomy = resolve_anatomy(model, settings.model)
-    if settings.data.on_bad_image == "skip":
-        sets = without_bad_images(sets)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
