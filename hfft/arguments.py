@@ -146,6 +146,12 @@ class FinetuneArguments(TrainingArguments):
     logging_strategy: str = option("epoch", "When to log the training loss.")
     save_strategy: str = option("no", "When to save a checkpoint to resume from; the result is always saved.")
     save_total_limit: int | None = option(1, "How many checkpoints to keep.")
+    baselines: str = option(
+        "probe",
+        "What the result is compared with: none, probe (the commonest class, and a logistic regression on the "
+        "pretrained features, within seconds), or full (full fine-tuning as well).",
+        ["none", "probe", "full"],
+    )
     keep: str = option(
         "best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"]
     )
@@ -177,18 +183,9 @@ class PlanArguments:
     json: bool = option(False, "Print JSON, for programs.")
 
 
-
-
 @dataclass
 class CheckArguments:
     """How findings are shown, and which of them fail."""
 
     json: bool = option(False, "Print JSON with every file of every finding, for programs.")
     strict: bool = option(False, "Exit with 1 for warnings as well as for errors.")
-
-
-@dataclass
-class PluginCheckArguments:
-    """Which model to check a plugin on."""
-
-    model: str | None = option(None, "A Hub id or a folder; left out: the embedded model.")

@@ -125,7 +125,18 @@ def export_command(argv: list[str]) -> int:
     return 0
 
 
+def check_command(argv: list[str]) -> int:
+    """Look for unreadable, equal, mislabelled and unusual images before they are trained on."""
+    from hfft import arguments
+    from hfft.check_output import run_check
+
+    place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
+    groups = (arguments.DataArguments, arguments.CheckArguments)
+    return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))
+
+
 COMMANDS: dict[str, Command] = {
+    "check": check_command,
     "finetune": finetune_command,
     "plan": plan_command,
     "predict": predict_command,
@@ -140,16 +151,6 @@ def _overview() -> str:
     return "\n".join(
         [
             "usage: hfft COMMAND [FLAGS | CONFIG.yaml [FLAGS]]",
-def check_command(argv: list[str]) -> int:
-    """Look for unreadable, equal, mislabelled and unusual images before they are trained on."""
-    from hfft import arguments
-    from hfft.check_output import run_check
-
-    place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
-    groups = (arguments.DataArguments, arguments.CheckArguments)
-    return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))
-
-
             "",
             "Fine-tune pretrained image classifiers with most of the model frozen.",
             "",
@@ -159,4 +160,3 @@ def check_command(argv: list[str]) -> int:
             "hfft COMMAND --help lists a command's flags; --debug shows tracebacks.",
         ]
     )
-    "check": check_command,
