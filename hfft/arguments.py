@@ -189,3 +189,18 @@ class CheckArguments:
 
     json: bool = option(False, "Print JSON with every file of every finding, for programs.")
     strict: bool = option(False, "Exit with 1 for warnings as well as for errors.")
+
+
+@dataclass
+class CacheToolArguments:
+    """Which cache folder, and how much of it to keep."""
+
+    cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
+    keep_gb: float = option(0.0, "For prune: keep the most recently used entries up to so many gigabytes.")
+
+
+@dataclass
+class PluginCheckArguments:
+    """Which model to check a plugin on."""
+
+    model: str | None = option(None, "A Hub id or a folder; left out: the embedded model.")

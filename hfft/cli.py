@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hfft.errors import ArgumentError, HfftError
-from hfft.parsing import closest, parse
+from hfft.parsing import closest, flags_of, parse, split_sweep_flags
+
+if TYPE_CHECKING:
+    from hfft.finetune import Settings
 
 Command = Callable[[list[str]], int]
 
@@ -52,8 +56,20 @@ def error_line(error: HfftError) -> str:
 
 def finetune_command(argv: list[str]) -> int:
     """Fine-tune a pretrained image classifier with most of it frozen."""
+    from hfft.finetune import finetune
+
+    finetune(finetune_settings(argv))
+    return 0
+
+
+def finetune_settings(argv: list[str]) -> Settings:
+    """Parse the flags of a run.
+
+    Raises:
+        ArgumentError: a flag is unknown, or a value is wrong.
+    """
     from hfft import arguments
-    from hfft.finetune import Settings, finetune
+    from hfft.finetune import Settings
 
     groups = (
         arguments.ModelArguments,
@@ -62,8 +78,7 @@ def finetune_command(argv: list[str]) -> int:
         arguments.CacheArguments,
         arguments.FinetuneArguments,
     )
-    finetune(Settings(*parse(groups, argv, "finetune", finetune_command.__doc__ or "")))
-    return 0
+    return Settings(*parse(groups, argv, "finetune", finetune_command.__doc__ or ""))
 
 
 def plan_command(argv: list[str]) -> int:
@@ -135,10 +150,65 @@ def check_command(argv: list[str]) -> int:
     return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))
 
 
+SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS of hfft finetune]
+
+Every combination of the values becomes a run in a folder of its own below --output_dir (outputs/sweep).
+CONFIG.yaml holds options of hfft finetune, and under the key sweep a mapping of names to lists of values,
+or a list with one mapping for each run. A sweep that was stopped goes on with the runs that are missing."""
+
+
+def sweep_command(argv: list[str]) -> int:
+    """Compare runs over a grid or list of options; all of them share one activation cache per boundary."""
+    from pathlib import Path
+
+    from hfft.sweep import parse_grid, read_runs, sweep
+
+    if argv and argv[0] in ("-h", "--help"):
+        print(SWEEP_HELP)
+        return 0
+    runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
+    grid, folder, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
+    runs = [run | options for run in runs for options in parse_grid(grid)]
+    base = [*flags_of({name: value for name, value in shared.items() if name != "output_dir"}), *rest]
+    target = Path(folder or shared.get("output_dir") or "outputs/sweep")
+    return 1 if sweep(base, runs, target, finetune_settings, print) else 0
+
+
+def cache_command(argv: list[str]) -> int:
+    """List the activation caches on disk, or prune them: hfft cache list|prune."""
+    from hfft.arguments import CacheToolArguments
+    from hfft.cache_tool import cache_tool
+
+    action = {"choices": ["list", "prune"], "help": "list shows sizes; prune removes the least recently used."}
+    options, what = parse((CacheToolArguments,), argv, "cache", cache_command.__doc__ or "", action)
+    print(cache_tool(what, options))
+    return 0
+
+
+def plugins_command(argv: list[str]) -> int:
+    """List the installed plugins, or check one on a model: hfft plugins check NAME --model M."""
+    from hfft.plugins_tool import check_plugin, plugin_table
+
+    if argv and argv[0] == "check":
+        from hfft.arguments import PluginCheckArguments
+
+        name = {"metavar": "NAME", "help": "Name of an installed plugin."}
+        options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", plugins_command.__doc__ or "", name)
+        text, ok = check_plugin(plugin, options.model)
+        print(text)
+        return 0 if ok else 1
+    parse((), argv, "plugins", plugins_command.__doc__ or "")
+    print(plugin_table())
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "check": check_command,
     "finetune": finetune_command,
     "plan": plan_command,
+    "sweep": sweep_command,
+    "cache": cache_command,
+    "plugins": plugins_command,
     "predict": predict_command,
     "evaluate": evaluate_command,
     "merge": merge_command,

@@ -137,6 +137,26 @@ def reliability_diagram(bins: Reliability) -> Figure:
     return figure
 
 
+def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
+    """Write a dot for each run's validation accuracy as a PNG.
+
+    Args:
+        runs: name and accuracy of each run, best first.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _figure(8, 1.2 + 0.28 * len(runs))
+    axes = figure.subplots()
+    places = range(len(runs), 0, -1)
+    axes.plot([accuracy for _, accuracy in runs], places, "o", color=BLUE)
+    axes.set_yticks(list(places), [_shorten(name, 60) for name, _ in runs])
+    axes.set_xlabel("validation accuracy")
+    axes.grid(True, alpha=0.3)
+    _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
+
+
 def _figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches whose layout keeps every text inside."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

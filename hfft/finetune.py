@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,13 @@ class Run:
     seconds: float = 0.0
 
 
-def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
+def finetune(settings: Settings, say: Callable[[str], None] = print, test: bool = True) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen, and write everything to ``output_dir``.
 
     Args:
         settings: every option; the defaults fine-tune the embedded model on the embedded images.
         say: prints a line for the user; called in the first process alone.
+        test: look at the test images at the end, where there are any.
 
     Raises:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
@@ -111,6 +112,8 @@ def finetune(settings: Settings, say: Callable[[str], None] = print) -> Run:
     say = say if main else _silent
     check_output_dir(training)
     run = set_up(settings)
+    if not test:
+        run.sets = replace(run.sets, test=None)
     say(_what_is_new(run))
     if main and (findings := check_before_training(run.sets)):
         say(findings)

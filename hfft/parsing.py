@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hfft.errors import ArgumentError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(message)
 
 
 def parse(
@@ -27,9 +35,8 @@ def parse(
     """
     from transformers import HfArgumentParser
 
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise ArgumentError(message)
+    class Parser(_Parser, HfArgumentParser):
+        """HfArgumentParser that raises."""
 
     parser = Parser(
         classes,  # type: ignore[arg-type]
@@ -60,8 +67,6 @@ def yaml_flags(path: str) -> list[str]:
     Raises:
         ArgumentError: the file is missing or is not a mapping of options to values.
     """
-    import json
-
     import yaml
 
     try:
@@ -71,6 +76,11 @@ def yaml_flags(path: str) -> list[str]:
         raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ArgumentError(f"{path} must map options to values, but it holds a {type(values).__name__}")
+    return flags_of(values)
+
+
+def flags_of(values: dict[str, Any]) -> list[str]:
+    """Turn options and values, as YAML holds them, into flags; None leaves an option out."""
     flags: list[str] = []
     for key, value in values.items():
         if value is None:
@@ -78,6 +88,22 @@ def yaml_flags(path: str) -> list[str]:
         items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{key}", *(str(item) for item in items)]
     return flags
+
+
+def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """Take ``--sweep`` (any number of times) and ``--output_dir`` out of a sweep's flags.
+
+    Returns:
+        The values of ``--sweep``, the output folder if given, and all other flags.
+
+    Raises:
+        ArgumentError: one of them has no value.
+    """
+    parser = _Parser(prog="hfft sweep", allow_abbrev=False, add_help=False)
+    parser.add_argument("--sweep", nargs="+", action="extend", default=[])
+    parser.add_argument("--output_dir")
+    known, rest = parser.parse_known_args(argv)
+    return known.sweep, known.output_dir, rest
 
 
 def closest(word: str, known: list[str]) -> str:
