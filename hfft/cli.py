@@ -150,7 +150,9 @@ def check_command(argv: list[str]) -> int:
     return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))
 
 
-SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS of hfft finetune]
+SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS]
+
+Takes every flag of hfft finetune.
 
 Every combination of the values becomes a run in a folder of its own below --output_dir (outputs/sweep).
 CONFIG.yaml holds options of hfft finetune, and under the key sweep a mapping of names to lists of values,
@@ -165,7 +167,7 @@ def sweep_command(argv: list[str]) -> int:
 
     if argv and argv[0] in ("-h", "--help"):
         print(SWEEP_HELP)
-        return 0
+        raise SystemExit(0)
     runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
     grid, folder, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
     runs = [run | options for run in runs for options in parse_grid(grid)]
