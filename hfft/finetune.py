@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import BaseImageProcessor, PreTrainedModel, TrainerState, set_seed
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.baselines import Baselines, full_baseline, probe_baselines
 from hfft.check_output import check_before_training
 from hfft.data import ImageSets, load_image_sets
 from hfft.delta import Pretrained
@@ -77,7 +78,8 @@ class Run:
         phases: what each phase did.
         state: the Trainer's own record.
         predictions: by split (validation, test), the Trainer's predictions.
-        seconds: of wall time over the whole run.
+        seconds: of wall time over the whole run, without full fine-tuning as a baseline.
+        baselines: what the result is compared with.
     """
 
     settings: Settings
@@ -91,6 +93,7 @@ class Run:
     state: TrainerState | None = None
     predictions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    baselines: Baselines = field(default_factory=Baselines)
 
 
 def finetune(settings: Settings, say: Callable[[str], None] = print, test: bool = True) -> Run:
@@ -118,9 +121,13 @@ def finetune(settings: Settings, say: Callable[[str], None] = print, test: bool 
     if main and (findings := check_before_training(run.sets)):
         say(findings)
     for phase in run.plan.phases:
-        train_phase(run, phase, say)
+        trainer = train_phase(run, phase, say)
+    judge(run, trainer)
     unfreeze(run.model)
     run.seconds = time.perf_counter() - began
+    if training.baselines == "full":
+        say("Baseline: full fine-tuning with the same options")
+        run.baselines.add_full(*full_baseline(run))
     if main:
         say(write_results(run))
     return run
@@ -166,8 +173,8 @@ def set_up(settings: Settings) -> Run:
     return Run(settings, sets, model, processor, base, Pretrained.of(given), plan)
 
 
-def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
-    """Freeze, fill the cache, train, and judge on validation (and, after the last phase, on test)."""
+def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> FreezeTrainer:
+    """Freeze, fill the cache, train with an evaluation after each epoch, and prove that frozen stayed frozen."""
     settings, training = run.settings, run.settings.training
     anatomy, memory_format = run.plan.anatomy, choose_memory_format(settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
@@ -180,6 +187,8 @@ def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     before = digest(frozen_tensors(run.model, phase))
     prepared = prepare_phase(run.model, (anatomy, phase), cut, splits, settings.cache, training)
     say(describe(prepared))
+    if phase is run.plan.phases[0] and training.baselines != "none" and training.process_index == 0:
+        run.baselines = probe_baselines(run, prepared)
     trainer = _make_trainer(run, phase, prepared)
     best = KeepBest(_changing(run.model, phase))
     if training.keep == "best" and training.eval_strategy != "no":
@@ -191,8 +200,7 @@ def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> None:
     counts = len(phase.trainable), sum(1 for _ in frozen_tensors(run.model, phase))
     run.phases.append(PhaseResult(view, prepared, *counts, before, after, outcome.metrics, best.epoch))
     run.state = trainer.state
-    if phase is run.plan.phases[-1]:
-        _judge(run, trainer, outcome.metrics)
+    return trainer
 
 
 def _what_is_new(run: Run) -> str:
@@ -206,9 +214,9 @@ def _what_is_new(run: Run) -> str:
     return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
 
 
-def _judge(run: Run, trainer: FreezeTrainer, train_metrics: dict[str, float]) -> None:
+def judge(run: Run, trainer: FreezeTrainer) -> None:
     """Evaluate the weights that are handed back; the test images are seen here for the first time."""
-    trainer.save_metrics("train", train_metrics)
+    trainer.save_metrics("train", run.phases[-1].train_metrics)
     metrics = trainer.evaluate()
     run.predictions["validation"] = trainer.predictions
     trainer.save_metrics("eval", metrics)
@@ -240,6 +248,8 @@ def _make_trainer(run: Run, phase: Phase, prepared: Prepared) -> FreezeTrainer:
         run.model, training, phase, prepared.suffix, prepared.datasets["train"], prepared.datasets["validation"]
     )
     trainer.add_callback(Views(prepared.datasets["train"].set_epoch))  # type: ignore[attr-defined]
+    for callback in run.callbacks:
+        trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
     if not training.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
