@@ -79,6 +79,7 @@ class Run:
         state: the Trainer's own record.
         predictions: by split (validation, test), the Trainer's predictions.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
+        callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
     """
 
@@ -93,16 +94,23 @@ class Run:
     state: TrainerState | None = None
     predictions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
 
 
-def finetune(settings: Settings, say: Callable[[str], None] = print, test: bool = True) -> Run:
+def finetune(
+    settings: Settings,
+    say: Callable[[str], None] = print,
+    test: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen, and write everything to ``output_dir``.
 
     Args:
         settings: every option; the defaults fine-tune the embedded model on the embedded images.
         say: prints a line for the user; called in the first process alone.
         test: look at the test images at the end, where there are any.
+        callbacks: more of the Trainer's callbacks, for each phase.
 
     Raises:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
@@ -117,6 +125,7 @@ def finetune(settings: Settings, say: Callable[[str], None] = print, test: bool 
     run = set_up(settings)
     if not test:
         run.sets = replace(run.sets, test=None)
+    run.callbacks = tuple(callbacks)
     say(_what_is_new(run))
     if main and (findings := check_before_training(run.sets)):
         say(findings)
