@@ -140,10 +140,9 @@ SIZES = {
 SMALLER: dict[str, dict[str, Any]] = {
     "beit": {"depth": 2},
     "deepseek_vit": {"depth": 2, "img_size": 84},
-    "gemma4_vit": {"depth": 2, "img_size": 96},
+    "gemma4_vit": {"img_size": 96},
     "mobilenetv5": {"channel_multiplier": 0.25},
     "naflexvit": {"depth": 2},
-    "qwen3_vit": {"depth": 2},
     "vgg": {"mlp_ratio": 1 / 16},
     "vision_transformer_sam": {"depth": 2},
 }
