@@ -165,7 +165,8 @@ def check_frozen(model: nn.Module, inputs: Inputs, anatomy: Anatomy, policy: str
         raise CheckFailedError(f"frozen tensors moved: {', '.join(thawed[:5])}")
     if stuck := sorted(reached - moved):
         raise CheckFailedError(f"trainable tensors did not move: {', '.join(stuck[:5])}")
-    if still := sorted(live - {"neck"} - {anatomy.part_of(name) for name in moved}):
+    filled = {anatomy.part_of(name) for name in trainable} - {"neck"}
+    if still := sorted(filled - {anatomy.part_of(name) for name in moved}):
         raise CheckFailedError(f"nothing in {', '.join(still)} moved")
     return f"{len(trainable)} trainable, idle: {' '.join(sorted(idle)) or 'none'}"
 

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,15 +137,17 @@ def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Spl
         small: the split of a small model of the same architecture, which says which outputs are kept.
     """
     _, prefix = find_boundary(model, phase, inputs)
-    shapes = {call.name: call.shape for call in record_calls(model, inputs)}
+    shapes: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for call in record_calls(model, inputs):
+        shapes[call.name] += call.shapes
     total = 0
     for leaf in small.leaves:
-        if leaf.key.startswith("input:"):
-            shape = tuple(inputs[leaf.key.removeprefix("input:")].shape)
-        elif ":" in leaf.key:
-            raise ValueError(f"{leaf.key} is not its module's first output, whose shape alone is known")
+        name, _, index = leaf.key.partition(":")
+        if name == "input":
+            shape = tuple(inputs[index].shape)
         else:
-            shape = shapes[prefix[small.prefix.index(leaf.key) - len(small.prefix)]]
+            # Depths differ between the two models, so a module is known by how far it lies from the boundary.
+            shape = shapes[prefix[small.prefix.index(name) - len(small.prefix)]][int(index or 0)]
         total += math.prod(shape[1:]) * leaf.dtype.itemsize
     return total
 

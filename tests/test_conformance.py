@@ -32,6 +32,13 @@ def test_a_right_anatomy_fails_nothing(vit: Subject) -> None:
     assert failures(vit) == {}
 
 
+def test_an_empty_stem_is_no_failure_when_everything_trains() -> None:
+    model, inputs = small_model("pvt")
+    results = {result.name: result for result in check_model(model, inputs, find_anatomy(model), ["full"])}
+    assert results["frozen[full]"].ok
+    assert "no frozen prefix" in results["split[full]"].detail
+
+
 def test_the_model_is_left_as_it_was(vit: Subject) -> None:
     model = vit[0]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -80,6 +80,8 @@ IDLE = {
     "siglip2": "vision_model.head",
 }
 
+POLICIES = ("head", "last_block", "last_n:2")
+
 CLASS_TOKEN_ALONE = {"DeiTForImageClassification", "ViTForImageClassification", "ViTMSNForImageClassification"}
 NO_TOKEN_LAYOUT = {"perceiver", "siglip2"}  # latents lie nowhere; the grid follows each image's aspect ratio
 
@@ -140,7 +142,7 @@ def test_the_tables_name_every_model_type_and_no_other() -> None:
 def test_every_check_passes(model_type: str, class_name: str) -> None:
     results = _checked(model_type, class_name)
     assert [f"{result.name}: {result.detail}" for result in results.values() if not result.ok] == []
-    assert len(results) == 8
+    assert len(results) == 4 + 2 * len(POLICIES)
 
 
 @pytest.mark.parametrize(("model_type", "class_name"), CLASSES)
@@ -201,7 +203,7 @@ def test_refusals_are_specific(model_type: str, why: str) -> None:
 @cache
 def _checked(model_type: str, class_name: str) -> dict[str, CheckResult]:
     model, inputs = small_model(model_type, class_name)
-    return {result.name: result for result in check_model(model, inputs, find_anatomy(model))}
+    return {result.name: result for result in check_model(model, inputs, find_anatomy(model), POLICIES)}
 
 
 def _anatomy(model_type: str, class_name: str) -> Anatomy:
