@@ -204,6 +204,15 @@ def plugins_command(argv: list[str]) -> int:
     return 0
 
 
+def space_command(argv: list[str]) -> int:
+    """Open the Space: classify, look inside a run, fine-tune in the browser."""
+    from hfft.space import run_space
+    from hfft.space_arguments import SpaceArguments
+
+    (options,) = parse((SpaceArguments,), argv, "space", space_command.__doc__ or "")
+    return run_space(options)
+
+
 COMMANDS: dict[str, Command] = {
     "check": check_command,
     "finetune": finetune_command,
@@ -215,6 +224,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate_command,
     "merge": merge_command,
     "export": export_command,
+    "space": space_command,
 }
 
 
