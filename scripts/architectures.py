@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import transformers
 from torch import Tensor
@@ -124,7 +125,22 @@ def transformers_section() -> Section:
     return Section("transformers", note, rows, refused)
 
 
-SOURCES: tuple[Callable[[], Section], ...] = (transformers_section,)
+def timm_section() -> Section:
+    """Describe every family of timm, which is a module of its models, through its smallest member."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from timm_models import REFUSED, SMALLEST
+
+    total = len(timm.list_models())
+    refused = ", ".join(f"`{name}`" for name in REFUSED)
+    note = (
+        "timm inside transformers' wrapper: each family through its smallest member, at the image size of its "
+        f"pretrained weights. Of the {total} architectures that timm {timm.__version__} lists, {total - len(REFUSED)} "
+        f"resolve. The others are encoders that timm gives no classifier: {refused}."
+    )
+    return Section("timm's families", note, [_timm_row(family) for family in SMALLEST], {})
+
+
+SOURCES: tuple[Callable[[], Section], ...] = (transformers_section, timm_section)
 
 
 def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Split) -> int:
@@ -133,11 +149,11 @@ def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Spl
     Args:
         model: without weights, on the meta device or filled with zeros.
         phase: of a plan for that model.
-        inputs: the model's inputs, on the same device.
+        inputs: one image on the same device.
         small: the split of a small model of the same architecture, which says which outputs are kept.
     """
     _, prefix = find_boundary(model, phase, inputs)
-    shapes: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
+    shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for call in record_calls(model, inputs):
         shapes[call.name] += call.shapes
     total = 0
@@ -148,7 +164,7 @@ def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Spl
         else:
             # Depths differ between the two models, so a module is known by how far it lies from the boundary.
             shape = shapes[prefix[small.prefix.index(name) - len(small.prefix)]][int(index or 0)]
-        total += math.prod(shape[1:]) * leaf.dtype.itemsize
+        total += math.prod(shape) * leaf.dtype.itemsize
     return total
 
 
@@ -188,6 +204,16 @@ def _transformers_row(model_type: str) -> Row:
 
     model = default_model(model_type)
     return describe(model_type, model, default_inputs(model), *small_model(model_type))
+
+
+def _timm_row(family: str) -> Row:
+    from timm_models import SMALLEST, small_timm, wrapped
+
+    architecture = SMALLEST[family]
+    with torch.device("meta"):
+        model = wrapped(architecture).eval()
+        inputs = {"pixel_values": torch.zeros(1, *model.timm_model.pretrained_cfg["input_size"])}
+    return describe(f"{family}: {architecture}", model, inputs, *small_timm(family))
 
 
 def default_model(model_type: str) -> PreTrainedModel:

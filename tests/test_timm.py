@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +25,6 @@ FAST = (
     "deit",
     "efficientnet",
     "efficientvim",
-    "eva",
-    "hiera",
     "levit",
     "maxxvit",
     "mobilenetv3",
@@ -34,6 +34,15 @@ FAST = (
     "visformer",
     "xcit",
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads cost more than they give on models and images this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def on_meta(architecture: str, **arguments: Any) -> TimmWrapperForImageClassification:
@@ -115,6 +124,11 @@ def test_every_architecture_resolves(family: str) -> None:
         assert len(anatomy.blocks) >= 3, architecture
         sizes[architecture] = sum(parameter.numel() for parameter in model.parameters())
     assert SMALLEST[family] == min(sizes, key=lambda architecture: sizes[architecture])
+
+
+def test_the_page_of_architectures_names_every_family() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text()
+    assert [f for f, architecture in SMALLEST.items() if f"| {f}: {architecture} |" not in page] == []
 
 
 def test_at_most_two_percent_are_refused() -> None:
