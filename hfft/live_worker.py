@@ -1,0 +1,93 @@
+"""One fine-tuning in a process of its own, told what to do on standard input and telling how it goes.
+
+The process can be ended at any moment, and what it takes of memory and threads ends with it. Each line on
+its standard output is a JSON object with the key ``event``: ``say``, ``step``, ``epoch``, ``done`` or ``error``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from transformers import TrainerCallback
+
+from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.errors import HfftError
+from hfft.finetune import Settings, finetune
+from hfft.trace import EpochRow, observe
+
+
+class Reporter(TrainerCallback):
+    """Writes a line for each step and each epoch.
+
+    Args:
+        stream: where to.
+        policy: the phase's name in the rows.
+    """
+
+    def __init__(self, stream: TextIO, policy: str) -> None:
+        self.stream = stream
+        self.policy = policy
+        self.rows: list[EpochRow] = []
+        self.logs: dict[str, float] = {}
+
+    def tell(self, event: str, **values: Any) -> None:
+        """Write one line."""
+        print(json.dumps({"event": event, **values}), file=self.stream, flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell how many steps are done."""
+        self.tell("step", done=state.global_step, total=state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Remember the training loss and the learning rate for the epoch's row."""
+        self.logs |= {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell what the epoch brought; the evaluation after training repeats an epoch and is passed over."""
+        metrics = kwargs["metrics"]
+        if self.rows and state.epoch <= self.rows[-1].epoch:
+            return
+        row = EpochRow(
+            epoch=state.epoch,
+            phase=self.policy,
+            train_loss=self.logs.get("loss", math.nan),
+            eval_loss=metrics["eval_loss"],
+            accuracy=metrics["eval_accuracy"],
+            learning_rate=self.logs.get("learning_rate", math.nan),
+            seconds=self.logs.get("epoch_seconds", math.nan),
+        )
+        self.rows.append(row)
+        row.observation = observe(self.rows)
+        self.tell("epoch", row=asdict(row))
+
+
+def main() -> int:
+    """Read a job from standard input, run it, and return the exit code."""
+    job = json.load(sys.stdin)
+    # Whatever else prints goes to standard error, so that every line on standard output is one of ours.
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    reporter = Reporter(stream, job["policy"]["policy"])
+    try:
+        settings = Settings(
+            ModelArguments(**job["model"]),
+            DataArguments(**job["data"]),
+            PolicyArguments(**job["policy"]),
+            CacheArguments(**job["cache"]),
+            FinetuneArguments(**job["training"]),
+        )
+        finetune(settings, lambda line: reporter.tell("say", text=line), callbacks=(reporter,))
+    except HfftError as error:
+        reporter.tell("error", text=" ".join(str(error).split()))
+        return 1
+    reporter.tell("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
