@@ -21,6 +21,7 @@ _FIGURES = {
     "curves.png": "Losses and validation accuracy after each epoch",
     "confusion_matrix.png": "How the images of each class were labelled",
     "reliability.png": "Accuracy over confidence",
+    "mistakes.png": "The most confident mistakes, each with its true and its predicted label",
 }
 
 

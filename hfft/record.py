@@ -135,6 +135,16 @@ class ClassRow:
     support: int
 
 
+@dataclass(frozen=True)
+class MistakeRow:
+    """An image that was labelled wrongly, and the probability, 0 to 1, of the wrong label."""
+
+    file: str
+    label: str
+    prediction: str
+    probability: float
+
+
 @dataclass
 class FrozenRecord:
     """The proof that frozen means frozen: a hash over all frozen parameters and buffers, before and after."""
@@ -177,6 +187,7 @@ class RunRecord:
         test_evaluations: how often this run looked at the test split; None where that was not counted.
         frozen: the proof that frozen tensors did not change; None where nothing was frozen.
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+        mistakes: the most confident ones of that split, the surest first.
     """
 
     hfft_version: str
@@ -202,6 +213,7 @@ class RunRecord:
     test_evaluations: int | None = None
     frozen: FrozenRecord | None = None
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    mistakes: list[MistakeRow] = field(default_factory=list)
     format: Literal[1] = 1
 
 

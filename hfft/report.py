@@ -28,10 +28,12 @@ class Evidence:
     Args:
         matrix: `hfft.metrics.confusion` of the split, shape (labels, labels).
         reliability: `hfft.metrics.reliability_of` the split; None leaves its figure out.
+        mistakes: whether ``mistakes.png`` lies in the folder already.
     """
 
     matrix: NDArray[np.int64]
     reliability: Reliability | None = None
+    mistakes: bool = False
 
 
 def write_report(
@@ -61,6 +63,8 @@ def write_report(
     if evidence.reliability is not None:
         figures.append("reliability.png")
         reliability_figure(evidence.reliability, folder / "reliability.png")
+    if evidence.mistakes:
+        figures.append("mistakes.png")
     card = model_card(record, rows, repo_id or str(folder), figures)
     try:
         (folder / "README.md").write_text(str(card), encoding="utf-8")

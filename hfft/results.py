@@ -22,11 +22,13 @@ from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.finetune import PhaseResult, Run
 from hfft.images import ImageSet
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
+from hfft.mistakes import find_mistakes, write_mistakes
 from hfft.record import (
     BaseRecord,
     CacheRecord,
     DataRecord,
     FrozenRecord,
+    MistakeRow,
     PartRecord,
     PhaseRecord,
     RunRecord,
@@ -51,7 +53,11 @@ def write_results(run: Run) -> str:
     record = make_record(run)
     split = record.per_class_split
     logits, labels = _judged(run.predictions[split])
-    evidence = Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels))
+    evidence = Evidence(
+        confusion(logits, labels, len(run.sets.labels)),
+        reliability_of(logits, labels),
+        _write_mistakes(run, folder, record, logits),
+    )
     files = write_report(folder, record, rows, evidence)
     validation_logits, _ = _judged(run.predictions["validation"])
     _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, validation_logits)
@@ -107,6 +113,8 @@ def make_record(run: Run) -> RunRecord:
         per_class_split=split,
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
+        baselines=run.baselines.figures(split, labels),
+        test_evaluations=int("test" in run.predictions),
     )
 
 
@@ -174,6 +182,7 @@ def _seconds(run: Run) -> dict[str, float]:
         "wait_for_images": sum(report.wait_seconds for report in reports),
         "prefix": sum(report.prefix_seconds for report in reports),
         "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
+        "baselines": run.baselines.seconds,
     }
 
 
@@ -192,6 +201,15 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
     return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
 
 
+def _write_mistakes(run: Run, folder: Path, record: RunRecord, logits: Any) -> bool:
+    """Add the most confident mistakes to the record and draw them; say whether there are any."""
+    images = run.sets.test if record.per_class_split == "test" else run.sets.validation
+    assert images is not None
+    found = find_mistakes(images, run.sets.labels, logits)
+    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
+    return write_mistakes(folder / "mistakes.png", images, found)
+
+
 def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:
     probabilities = softmax(logits)
     chosen = probabilities.argmax(1)
@@ -207,6 +225,8 @@ def _summary(record: RunRecord, folder: Path, files: list[Path]) -> Iterator[str
             f"{split.capitalize()} accuracy {figures.values['accuracy']:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}, {figures.images} images)"
         )
+    for name, values in record.baselines.items():
+        yield f"  for comparison, {name.replace('_', ' ')}: {values['accuracy']:.3f}"
     if record.best_epoch is not None:
         yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation."
     if record.frozen is not None:
