@@ -204,6 +204,21 @@ def plugins_command(argv: list[str]) -> int:
     return 0
 
 
+def push_command(argv: list[str]) -> int:
+    """Push a finished run to the Hub in one commit; repeating it uploads only what is missing."""
+    from pathlib import Path
+
+    from hfft import use_arguments
+    from hfft.hub import Target, collect, open_repo, push
+
+    output = {"metavar": "OUTPUT", "help": "A run's output folder."}
+    options, folder = parse((use_arguments.PushArguments,), argv, "push", push_command.__doc__ or "", output)
+    target = Target(options.repo_id, options.private, options.delta_only, options.token)
+    collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything
+    print(f"Pushed to {push(folder, open_repo(target))}.")
+    return 0
+
+
 def space_command(argv: list[str]) -> int:
     """Open the Space: classify, look inside a run, fine-tune in the browser."""
     from hfft.space import run_space
@@ -224,6 +239,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate_command,
     "merge": merge_command,
     "export": export_command,
+    "push": push_command,
     "space": space_command,
 }
 

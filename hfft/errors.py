@@ -27,3 +27,7 @@ class UnsupportedModelError(PluginError):
 
 class OutputError(HfftError):
     """The output folder, the cache folder or the disk beneath them refuses."""
+
+
+class HubError(HfftError):
+    """The Hub refuses, or cannot be reached."""

@@ -57,7 +57,7 @@ def _download(repo_id: str, revision: str | None, token: str | None, patterns: l
         raise ModelError(
             f"there is neither a folder nor a Hub repository {repo_id}, or the token may not see it; check the name"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the client raises its own types, its transport's, OSError and ValueError
         raise ModelError(
             f"{repo_id!r} is no folder, and cannot be fetched from the Hub: {one_line(error)}; "
             "check the path, or the connection"

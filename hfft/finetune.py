@@ -20,6 +20,7 @@ from hfft.data import ImageSets, load_image_sets
 from hfft.delta import Pretrained
 from hfft.errors import OutputError
 from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
+from hfft.hub import open_repo, push, target_of
 from hfft.model import Base, load_model
 from hfft.pixels import PixelDataset, Pixels
 from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
@@ -122,6 +123,8 @@ def finetune(
     main = training.process_index == 0
     say = say if main else _silent
     check_output_dir(training)
+    hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
+    training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     run = set_up(settings)
     if not test:
         run.sets = replace(run.sets, test=None)
@@ -139,6 +142,8 @@ def finetune(
         run.baselines.add_full(*full_baseline(run))
     if main:
         say(write_results(run))
+    if hub is not None:
+        say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
 
 
@@ -191,7 +196,7 @@ def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> FreezeTra
     splits = _splits(run)
     probe = probe_inputs(splits["train"], training.device, memory_format)
     cut = cut_phase(run.model, anatomy, phase, probe, settings.cache.class_token_shortcut, precision_of(training))
-    view = view_phase(run.model, run.plan, phase, cut, probe)
+    view = view_phase(run.model, run.plan, phase, cut)
     say(plan_tree(run.base.name, view))
     before = digest(frozen_tensors(run.model, phase))
     prepared = prepare_phase(run.model, (anatomy, phase), cut, splits, settings.cache, training)

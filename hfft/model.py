@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import ModelCard, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -19,8 +21,7 @@ from hfft.errors import ModelError
 from hfft.pixels import resize_processor
 
 if TYPE_CHECKING:
-    from safetensors import SafetensorError
-from transformers import BaseImageProcessor, PreTrainedConfig
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         model, processor = embedded_model(labels)
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
     else:
-        config = _load_config(arguments)
+        _check_config(arguments)
         processor = load_pretrained(AutoImageProcessor, arguments)
         model, report = load_pretrained(
             AutoModelForImageClassification,
@@ -81,9 +82,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
             output_loading_info=True,
         )
         fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-        base = Base(
-            arguments.model_name_or_path, getattr(config, "_commit_hash", None) or "", fresh=tuple(sorted(fresh))
-        )
+        base = Base(arguments.model_name_or_path, _commit_of(arguments), _license_of(arguments), tuple(sorted(fresh)))
     if hasattr(model.config, "label_names"):
         # timm's own list of names, which stock loading believes before id2label.
         model.config.label_names = list(labels)
@@ -93,14 +92,37 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     return model, processor, base
 
 
-def _load_config(arguments: ModelArguments) -> PreTrainedConfig:
+def _commit_of(arguments: ModelArguments) -> str:
+    """The commit of the Hub's repository that was loaded just now; empty for a folder."""
+    name = str(arguments.model_name_or_path)
+    if Path(name).is_dir():
+        return ""
+    found = try_to_load_from_cache(name, "config.json", revision=arguments.model_revision)
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def _license_of(arguments: ModelArguments) -> str:
+    """The licence that the model's card states; empty where there is no card or it states none."""
+    name = str(arguments.model_name_or_path)
+    try:
+        card = ModelCard.load(
+            Path(name) / "README.md" if Path(name).is_dir() else name,
+            token=arguments.token,
+            ignore_metadata_errors=True,
+        )
+    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is no error here
+        return ""
+    stated = card.data.to_dict().get("license")
+    return stated if isinstance(stated, str) else ""
+
+
+def _check_config(arguments: ModelArguments) -> None:
     config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
         raise ModelError(
             f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "
             "classifier for; choose a model that AutoModelForImageClassification can load"
         )
-    return config
 
 
 def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> Any:

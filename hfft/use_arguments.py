@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hfft.arguments import option
 from hfft.errors import ArgumentError
@@ -89,3 +89,13 @@ class ExportArguments:
             raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
         if self.tolerance < 0:
             raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
+
+
+@dataclass
+class PushArguments:
+    """Where to push."""
+
+    repo_id: str = field(metadata={"help": "Repository on the Hub, owner/name; the owner may be left out."})
+    delta_only: bool = option(False, "Leave out the whole checkpoint; hfft applies the delta to the base model.")
+    private: bool = option(False, "Make the repository private; refuse one that is public.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
