@@ -21,7 +21,14 @@ from hfft.pixels import Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.split import Split
 
-FILL_BATCH = 32
+
+def fill_batch(device: torch.device) -> int:
+    """Return how many images go through the prefix at once.
+
+    On a CPU eight of them leave activations in the caches of the cores: 1.0 to 2.8 times as fast as 32 over
+    ResNets, ViTs, Swin, ConvNeXt and EfficientNet-Lite. A GPU wants enough to be busy.
+    """
+    return 8 if device.type == "cpu" else 64
 
 
 @dataclass
@@ -113,7 +120,7 @@ def fill(
     batches = iter(_loader(images, pixels, rows, prefix.device))
     with tqdm(total=len(rows), desc="Frozen prefix", unit="image", disable=rank != 0) as progress:
         for shard in todo:
-            count = -(-len(cache.shard_range(shard)) // FILL_BATCH)
+            count = -(-len(cache.shard_range(shard)) // fill_batch(prefix.device))
             packed = [
                 _compute(batch, cache, prefix, report, progress) for batch in _timed(islice(batches, count), report)
             ]
@@ -168,9 +175,9 @@ def _loader(images: ImageSet, pixels: Pixels, rows: list[int], device: torch.dev
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
     return DataLoader(
         _Rows(images, pixels, rows),
-        batch_size=FILL_BATCH,
+        batch_size=fill_batch(device),
         collate_fn=collate,
-        num_workers=workers if len(rows) > 2 * FILL_BATCH else 0,
+        num_workers=workers if len(rows) > 64 else 0,
         pin_memory=device.type == "cuda",
     )
 

@@ -181,6 +181,9 @@ class PlanArguments:
     """How to show a plan."""
 
     json: bool = option(False, "Print JSON, for programs.")
+    suggest_anatomy: bool = option(
+        False, "Print a starting point for --anatomy FILE.yaml, found from a recorded forward, and nothing else."
+    )
 
 
 @dataclass

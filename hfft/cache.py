@@ -30,7 +30,7 @@ SHARE_OF_FREE = 0.5
 """Share of the free memory or disk that a cache may take unless --cache_max_gb says otherwise."""
 
 _SHARD_BYTES = 64 * 2**20
-_SHARD_STEP = 32
+_SHARD_STEP = 64
 
 
 def default_cache_dir() -> Path:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from torch import Tensor, nn
 
 from hfft.plugin import Anatomy, ClassTokenBlock
-from hfft.recording import Inputs, logits_of, patched_forward
+from hfft.recording import Inputs, Recording, patched_forward, record
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to the largest logit, that both ways of computing may show."""
@@ -40,27 +39,33 @@ def refusal(model: nn.Module, anatomy: Anatomy, inputs: Inputs) -> str:
     """Return why the shortcut does not apply to a model, or the empty string where it does.
 
     Args:
-        model: on the device that it will train on.
+        model: in eval mode, on the device that it will train on.
         anatomy: its plugin's word on whether the head reads the class token alone.
         inputs: a few real images, on which both ways of computing are compared.
     """
+    return try_shortcut(model, anatomy, inputs, record(model, inputs))[0]
+
+
+def try_shortcut(model: nn.Module, anatomy: Anatomy, inputs: Inputs, plain: Recording) -> tuple[str, Recording]:
+    """Compare the shortcut with a plain forward of the same inputs.
+
+    Returns:
+        Why it does not apply (empty where it does), and the recording of the way that is to be used.
+    """
     if anatomy.class_token is None:
-        return "the head reads more than the class token of the last block"
+        return "the head reads more than the class token of the last block", plain
     if len(anatomy.blocks[-1]) != 1:
-        return "the last block is not one module"
-    training = model.training
-    model.eval()
+        return "the last block is not one module", plain
     try:
-        with torch.no_grad():
-            plain = logits_of(model(**inputs)).float()
-            with class_token_only(model, anatomy):
-                short = logits_of(model(**inputs)).float()
+        with class_token_only(model, anatomy):
+            short = record(model, inputs)
     except (RuntimeError, AttributeError, IndexError, TypeError, ValueError) as error:
-        return f"the last block is not built as the plugin says: {error}"
-    finally:
-        model.train(training)
-    difference = float((plain - short).abs().max() / plain.abs().max().clamp_min(1e-12))
-    return "" if difference <= TOLERANCE else f"it changes logits by {difference:.1e} of their scale"
+        return f"the last block is not built as the plugin says: {error}", plain
+    expected, found = plain.logits.float(), short.logits.float()
+    difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not difference <= TOLERANCE:
+        return f"it changes logits by {difference:.1e} of their scale", plain
+    return "", short
 
 
 def class_token_forward(block: nn.Module, spec: ClassTokenBlock) -> Callable[..., Any]:

@@ -86,10 +86,13 @@ def plan_command(argv: list[str]) -> int:
     import json
 
     from hfft import arguments
-    from hfft.planning import show_plan
+    from hfft.planning import show_plan, show_suggestion
 
     groups = (arguments.ModelArguments, arguments.PolicyArguments, arguments.PlanArguments)
     model, policy, plan = parse(groups, argv, "plan", plan_command.__doc__ or "")
+    if plan.suggest_anatomy:
+        print(show_suggestion(model))
+        return 0
     text, data = show_plan(model, policy)
     print(json.dumps(data, indent=2) if plan.json else text)
     return 0

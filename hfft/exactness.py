@@ -63,11 +63,21 @@ def _poison(tensor: Tensor) -> Tensor:
     return torch.where(tensor == 0, 1, 0).to(tensor.dtype)
 
 
-def prove_exact(split: Split, phase: Phase, inputs: Inputs) -> None:
-    """Compare replay with the full forward, bit for bit, in every state that training will see."""
+def prove_exact(split: Split, phase: Phase, inputs: Inputs, captured: dict[str, Tensor], expected: Tensor) -> None:
+    """Compare replay with the full forward, bit for bit, in every state that training will see.
+
+    Args:
+        split: what is to be proven.
+        phase: names the trainable parameters.
+        inputs: real images.
+        captured: the prefix's activations of these images.
+        expected: the logits of a full forward of them in eval mode.
+
+    Raises:
+        SplitError: in which state they differ.
+    """
     model = split.model
-    captured = split.capture(inputs)
-    if not torch.equal(logits_of(model(**inputs)), _replayed(split, captured)):
+    if not torch.equal(expected, _replayed(split, captured)):
         raise SplitError("replay differs from the full forward")
     learning = [parameter for name, parameter in model.named_parameters() if name in phase.trainable]
     before = [(tensor, tensor.clone()) for tensor in (*learning, *model.buffers())]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfft.arguments import ModelArguments, PolicyArguments
@@ -72,7 +72,7 @@ class PhaseView:
         return sum(part.trainable for part in self.parts)
 
 
-def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut, inputs: dict[str, Tensor]) -> PhaseView:
+def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut) -> PhaseView:
     """Describe a phase of a model that is frozen as the phase says.
 
     Args:
@@ -80,42 +80,17 @@ def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut, input
         plan: gives the anatomy.
         phase: one of the plan's.
         cut: what `hfft.prepare.cut_phase` found.
-        inputs: a few images, for the shapes.
     """
     boundary = cut.split.boundary if cut.split else ""
     size = sum(leaf.bytes_per_image for leaf in cut.split.leaves) if cut.split else 0
-    shapes = output_shapes(model, [names[-1] for _, names in plan.anatomy.parts() if names], inputs)
     parts = []
     for label, names in plan.anatomy.parts():
         tensors = {n: p.numel() for n, p in model.named_parameters() if plan.anatomy.part_of(n) == label}
         learning = [name for name in tensors if name in phase.trainable]
         scale = max((phase.lr_scales[name] for name in learning), default=0.0)
-        shape = shapes.get(names[-1]) if names else None
+        shape = cut.recording.output_shape(names[-1]) if names else None
         parts.append(PartView(label, names, sum(tensors.values()), sum(tensors[n] for n in learning), scale, shape))
     return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_because)
-
-
-def output_shapes(model: nn.Module, names: list[str], inputs: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each named module's output for one image, for modules that return one tensor."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    modules = dict(model.named_modules())
-
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple | list) and output else output
-            if isinstance(output, Tensor):
-                shapes[name] = tuple(output.shape[1:])
-
-        return hook
-
-    handles = [modules[name].register_forward_hook(remember(name)) for name in names if name in modules]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
 
 
 def blank_inputs(processor: BaseImageProcessor, count: int = 2) -> dict[str, Tensor]:
@@ -140,9 +115,17 @@ def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str,
     for phase in plan.phases:
         freeze(model, phase)
         cut = cut_phase(model, anatomy, phase, inputs)
-        views.append(view_phase(model, plan, phase, cut, inputs))
+        views.append(view_phase(model, plan, phase, cut))
         unfreeze(model)
     return "\n\n".join(plan_tree(base.name, view) for view in views), plan_data(base.name, views)
+
+
+def show_suggestion(arguments: ModelArguments) -> str:
+    """Return a starting point for an anatomy file; no plugin is asked."""
+    from hfft.anatomy_file import dump_anatomy, suggest_anatomy
+
+    model, processor, _ = load_model(arguments, ["a", "b"])
+    return dump_anatomy(suggest_anatomy(model.eval(), blank_inputs(processor)))
 
 
 def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:

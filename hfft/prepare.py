@@ -34,6 +34,7 @@ from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.policies import Phase
+from hfft.recording import Recording, record
 from hfft.split import Split, split_model
 from hfft.trainer import Suffix
 
@@ -58,12 +59,14 @@ class Cut:
         uncached_because: why not; empty where it can.
         class_token: compute the class token alone in the last block.
         shortcut_refused_because: why not; empty where it is.
+        recording: of a plain forward, for the shapes of all outputs.
     """
 
     split: Split | None
     uncached_because: str
     class_token: bool
     shortcut_refused_because: str
+    recording: Recording
 
 
 @dataclass
@@ -109,14 +112,15 @@ def cut_phase(
         ModelError: the model does not take these inputs.
     """
     device = next(iter(inputs.values())).device
+    model.eval()
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        check_forward(model, inputs)
-        refused = class_token.refusal(model, anatomy, inputs) if shortcut else "switched off"
+        plain = record_or_refuse(model, inputs)
+        refused, used = class_token.try_shortcut(model, anatomy, inputs, plain) if shortcut else ("switched off", plain)
         try:
             with class_token.class_token_only(model, anatomy, not refused):
-                return Cut(split_model(model, phase, inputs), "", not refused, refused)
+                return Cut(split_model(model, phase, inputs, used), "", not refused, refused, plain)
         except SplitError as reason:
-            return Cut(None, str(reason), not refused, refused)
+            return Cut(None, str(reason), not refused, refused, plain)
 
 
 def prepare_phase(
@@ -183,15 +187,14 @@ def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: tor
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
 
 
-def check_forward(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
-    """Run one forward.
+def record_or_refuse(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Recording:
+    """Record one forward.
 
     Raises:
         ModelError: the model does not take these inputs, for example at this image size.
     """
     try:
-        with torch.no_grad():
-            model(**inputs)
+        return record(model, inputs)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
         reason = " ".join(str(error).split())

@@ -38,8 +38,25 @@ class Call:
         return next(iter(self.shapes), ())
 
 
+@dataclass(frozen=True)
+class Recording:
+    """One forward: the module calls in the order in which they were entered, and the logits (batch, labels)."""
+
+    calls: list[Call]
+    logits: Tensor
+
+    def output_shape(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of the first tensor that a module returned, without the batch; None if it was not called."""
+        return next((call.shape[1:] for call in self.calls if call.name == name and call.shapes), None)
+
+
 def record_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
     """Run one forward and return the module calls in the order in which they were entered."""
+    return record(model, inputs).calls
+
+
+def record(model: nn.Module, inputs: Inputs) -> Recording:
+    """Run one forward, without gradients and in the mode that the model is in, and record it."""
     calls: list[Call] = []
     stack: list[Call] = []
     clock = iter(range(2**62))
@@ -61,8 +78,8 @@ def record_calls(model: nn.Module, inputs: Inputs) -> list[Call]:
             hooks.callback(module.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
             hooks.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
         with torch.no_grad():
-            model(**inputs)
-    return calls
+            logits = logits_of(model(**inputs))
+    return Recording(calls, logits)
 
 
 @contextmanager

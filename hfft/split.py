@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from hfft.exactness import SplitError, keep_what_is_read, prove_exact
 from hfft.policies import Phase
-from hfft.recording import Call, Inputs, patched_forward, record_calls
+from hfft.recording import Call, Inputs, Recording, patched_forward, record, record_calls
 
 
 class _BoundaryReached(Exception):  # noqa: N818  (a signal, not an error)
@@ -159,13 +159,14 @@ class Split:
         return [*self._inputs.values(), *(slot for made in self._outputs for slot in made.slots())]
 
 
-def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
+def split_model(model: nn.Module, phase: Phase, inputs: Inputs, recording: Recording | None = None) -> Split:
     """Find the boundary of a phase, decide what must be kept, and prove that replay is exact.
 
     Args:
         model: frozen as `phase` says.
         phase: its trainable parameters give the boundary.
         inputs: at least two real images.
+        recording: of a forward of these inputs in eval mode, where there is one already.
 
     Returns:
         A split whose replay gave the full forward's logits to the last bit on `inputs`: in eval mode, in
@@ -178,9 +179,11 @@ def split_model(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
     model.eval()
     try:
         with torch.no_grad():
-            split = _find_split(model, phase, inputs)
-            keep_what_is_read(split, split.capture(inputs))
-            prove_exact(split, phase, inputs)
+            recording = recording or record(model, inputs)
+            split = _find_split(model, boundary_of(recording.calls, phase), inputs)
+            captured = split.capture(inputs)
+            keep_what_is_read(split, captured)
+            prove_exact(split, phase, inputs, captured, recording.logits)
     finally:
         model.train(training)
     return split
@@ -192,7 +195,11 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
     Raises:
         SplitError: nothing finishes before the boundary.
     """
-    calls = record_calls(model, inputs)
+    return boundary_of(record_calls(model, inputs), phase)
+
+
+def boundary_of(calls: list[Call], phase: Phase) -> tuple[str, tuple[str, ...]]:
+    """Find the boundary as `find_boundary` does, in a forward that was recorded."""
     called = {call.name for call in calls}
     owners = {_called_owner(name, called) for name in phase.trainable}
     # A parameter held by a module around others, as a position embedding is, is read at some time between
@@ -278,9 +285,9 @@ def _run_prefix(
     return outputs
 
 
-def _find_split(model: nn.Module, phase: Phase, inputs: Inputs) -> Split:
+def _find_split(model: nn.Module, found: tuple[str, tuple[str, ...]], inputs: Inputs) -> Split:
     """Record the prefix on two batch sizes, to tell tensors with one row per image from constants."""
-    boundary, prefix = find_boundary(model, phase, inputs)
+    boundary, prefix = found
     larger = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in inputs.items()}
     size = next(iter(inputs.values())).shape[0]
     names = set(prefix)

@@ -55,6 +55,20 @@ def test_plan_as_text_and_json(pretrained: Folder, capsys: pytest.CaptureFixture
     assert phase["cache_bytes_per_image"] == 17 * 64 * 4
 
 
+def test_a_suggested_anatomy_gives_the_plugins_plan(
+    pretrained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(pretrained("vit"))
+    assert main(["plan", "--model_name_or_path", model, "--suggest_anatomy"]) == 0
+    (tmp_path / "anatomy.yaml").write_text(capsys.readouterr().out)
+    plans = []
+    for flags in ([], ["--anatomy", str(tmp_path / "anatomy.yaml")]):
+        assert main(["plan", "--model_name_or_path", model, "--json", *flags]) == 0
+        phase = json.loads(capsys.readouterr().out)["phases"][0]
+        plans.append([(part["part"], part["parameters"], part["trainable"]) for part in phase["parts"]])
+    assert plans[0] == plans[1]
+
+
 def test_cache_list_and_prune(
     pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
