@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -97,6 +99,11 @@ class Run:
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return Path(self.settings.training.output_dir or "")
 
 
 def finetune(
@@ -293,3 +300,16 @@ def _checkpoint(training: FinetuneArguments) -> str | bool | None:
 
 def _silent(line: str) -> None:
     """Say nothing: only the first process talks."""
+
+
+class _Job(ModuleType):
+    """This module as a function: ``hfft.finetune(train_dir=...)`` works, although the name is the module's."""
+
+    def __call__(self, **options: Any) -> Run:
+        """Fine-tune; see `hfft.api.finetune`."""
+        from hfft.api import finetune as run_options
+
+        return run_options(**options)
+
+
+sys.modules[__name__].__class__ = _Job
