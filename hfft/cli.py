@@ -55,10 +55,17 @@ def error_line(error: HfftError) -> str:
 
 
 def finetune_command(argv: list[str]) -> int:
-    """Fine-tune a pretrained image classifier with most of it frozen."""
-    from hfft.finetune import finetune
+    """Fine-tune a pretrained image classifier with most of it frozen.
 
-    finetune(finetune_settings(argv))
+    --from_record hfft.json repeats the run that wrote the file; flags beside it win.
+    """
+    from hfft.finetune import finetune
+    from hfft.reproduce import compare, take_record
+
+    flags, record = take_record(argv)
+    run = finetune(finetune_settings(flags))
+    if record is not None:
+        print(*compare(record, run.folder), sep="\n")
     return 0
 
 

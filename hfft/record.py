@@ -46,6 +46,7 @@ class DataRecord:
         on_hub: whether `name` is a data set on the Hub, so that a card may link to it.
         revision: commit of the Hub's repository, where there is one.
         skipped: files that could not be read and were left out.
+        sha256: by split, a hash over the content and the label of every image; a split of too many bytes has none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class DataRecord:
     on_hub: bool = False
     revision: str | None = None
     skipped: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -187,6 +189,7 @@ class RunRecord:
         test_evaluations: how often this run looked at the test split; None where that was not counted.
         frozen: the proof that frozen tensors did not change; None where nothing was frozen.
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+        files: SHA-256 of the weights that were written, by file.
         mistakes: the most confident ones of that split, the surest first.
     """
 
@@ -214,6 +217,7 @@ class RunRecord:
     frozen: FrozenRecord | None = None
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     mistakes: list[MistakeRow] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
     format: Literal[1] = 1
 
 

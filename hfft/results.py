@@ -35,9 +35,13 @@ from hfft.record import (
     SplitMetrics,
 )
 from hfft.report import Evidence, write_predictions, write_report
+from hfft.reproduce import content_hash, weights_hashes
 from hfft.trace import EpochRow, epoch_table, observe
 
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors")
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
+    *("huggingface_hub", "numpy", "pillow", "scikit-learn", "scipy", "imagehash"),
+)
 
 
 def write_results(run: Run) -> str:
@@ -114,6 +118,7 @@ def make_record(run: Run) -> RunRecord:
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.figures(split, labels),
+        files=weights_hashes(run.folder),
         test_evaluations=int("test" in run.predictions),
     )
 
@@ -153,6 +158,7 @@ def _data(run: Run) -> DataRecord:
         fingerprints={name: part.fingerprint() for name, part in parts.items()},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
+        sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
     )
 
 
