@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 __all__ = ["FreezeTrainer", "Plan", "__version__", "finetune", "load"]
 
 if TYPE_CHECKING:
-    from hfft.api import finetune
     from hfft.checkpoint import load
+    from hfft.finetune import finetune_with as finetune
     from hfft.policies import Plan
     from hfft.trainer import FreezeTrainer
 

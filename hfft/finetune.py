@@ -23,6 +23,7 @@ from hfft.delta import Pretrained
 from hfft.errors import OutputError
 from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
 from hfft.hub import open_repo, push, target_of
+from hfft.keywords import parse_keywords
 from hfft.model import Base, load_model
 from hfft.pixels import PixelDataset, Pixels
 from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
@@ -302,14 +303,34 @@ def _silent(line: str) -> None:
     """Say nothing: only the first process talks."""
 
 
+def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
+    """Fine-tune a pretrained image classifier with most of it frozen; this is ``hfft.finetune``.
+
+    Args:
+        say: prints a line for the user.
+        options: the flags of ``hfft finetune`` under their own names, for example ``train_dir``, ``policy``,
+            ``output_dir`` or any of transformers' TrainingArguments. Without any, the embedded model is
+            fine-tuned on the embedded images. None stands for an option's default.
+
+    Returns:
+        The finished run: ``run.model``, ``run.processor``, ``run.plan``, and by split (``validation``,
+        ``test``) ``run.predictions`` with logits of shape (images, labels) and metrics. Everything is in
+        ``output_dir`` as well.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: data, model, plan or folders are not usable, and how to mend it.
+
+    Example:
+        >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
+    """
+    return finetune(Settings(*parse_keywords(options)), say)
+
+
 class _Job(ModuleType):
     """This module as a function: ``hfft.finetune(train_dir=...)`` works, although the name is the module's."""
 
-    def __call__(self, **options: Any) -> Run:
-        """Fine-tune; see `hfft.api.finetune`."""
-        from hfft.api import finetune as run_options
-
-        return run_options(**options)
+    __call__ = staticmethod(finetune_with)
 
 
 sys.modules[__name__].__class__ = _Job
