@@ -39,8 +39,15 @@ class ModelArguments:
 class DataArguments:
     """Which images, and how they are read. Left out altogether: the embedded ten animals."""
 
-    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
+    dataset_name: str | None = option(
+        None,
+        "A Hub id, a folder that `datasets` can load or that holds WebDataset shards, a zip or tar of class folders, "
+        "or a CSV, JSON lines or Parquet file with a column of paths.",
+    )
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
+    streaming: bool = option(
+        False, "Read the data set from the Hub as a stream, and only as many images as --max_*_samples say."
+    )
     train_dir: str | None = option(None, "Folder with one folder of training images per class.")
     validation_dir: str | None = option(
         None, "The same for validation; left out, a share of the training images is used."

@@ -110,7 +110,9 @@ def find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
     if data.dataset_name is None:
         name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
     else:
-        name, loaded = data.dataset_name, load_dataset(data.dataset_name, data.dataset_config_name)
+        from hfft.formats import load_source  # it builds on this module
+
+        name, loaded = data.dataset_name, load_source(data)
     return name, {split: read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
 
 
@@ -123,9 +125,9 @@ def locate(place: str) -> dict[str, str]:
     folder = Path(place).expanduser()
     if not folder.is_dir():
         return {"dataset_name": place}
-    inside = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry.name)}
+    inside = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)}
     known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    if any(entry.is_file() and not _hidden(entry.name) for entry in os.scandir(folder)):
+    if any(entry.is_file() and not hidden(entry.name) for entry in os.scandir(folder)):
         return {"dataset_name": place}
     if inside and inside <= set(known) and any(known[name] == "train" for name in inside):
         return {f"{known[name]}_dir": str(folder / name) for name in sorted(inside)}
@@ -146,11 +148,11 @@ def read_folder(folder: Path, split: str) -> NamedImages:
     flag = {"train": "--train_dir", "validation": "--validation_dir", "test": "--test_dir"}[split]
     if not folder.is_dir():
         raise DataError(f"{flag} {folder}: there is no such folder; give a folder that holds one folder per class")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _hidden(entry.name))
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
     _check_classes(folder, flag, classes)
     index = {name: position for position, name in enumerate(classes)}
     found = make_dataset(str(folder), index, extensions=EXTENSIONS, allow_empty=True)
-    rows = [(path, classes[label]) for path, label in found if not _hidden(Path(path).name)]
+    rows = [(path, classes[label]) for path, label in found if not hidden(Path(path).name)]
     if not rows:
         raise DataError(f"{flag} {folder}: its folders hold no images ({', '.join(EXTENSIONS)}); put some in")
     empty = sorted(set(classes) - {label for _, label in rows})
@@ -162,7 +164,8 @@ def read_folder(folder: Path, split: str) -> NamedImages:
     return NamedImages(images, [label for _, label in rows], classes)
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file or folder is the system's own business."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -177,8 +180,16 @@ def _check_classes(folder: Path, flag: str, classes: Sequence[str]) -> None:
         )
 
 
-def load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
+def load_dataset(
+    name: str, config: str | None, files: dict[str, list[str]] | None = None, **options: Any
+) -> datasets.DatasetDict:
     """The splits of a data set on the Hub or in a folder, as the datasets library reads it.
+
+    Args:
+        name: Hub id, folder, or one of the library's own formats.
+        config: configuration of the data set, where it has several.
+        files: by split, the files of a format.
+        options: of `datasets.load_dataset`, ``streaming`` for instance.
 
     Raises:
         DataError: it cannot be loaded.
@@ -186,19 +197,22 @@ def load_dataset(name: str, config: str | None) -> datasets.DatasetDict:
     folder = Path(name)
     saved = any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
     try:
-        with _quiet(folder.is_dir()):
-            loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
+        with quiet(folder.is_dir() or files is not None):
+            if saved:
+                loaded = datasets.load_from_disk(name)
+            else:
+                loaded = datasets.load_dataset(name, config, data_files=files, **options)
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"--dataset_name {name}: cannot be loaded ({reason}); "
+            f"--dataset_name {next(iter(files.values()))[0] if files else name}: cannot be loaded ({reason}); "
             "give a Hub id, or a folder that the datasets library can load"
         ) from error
     return loaded if isinstance(loaded, dict) else datasets.DatasetDict(train=loaded)
 
 
 @contextmanager
-def _quiet(active: bool) -> Iterator[None]:
+def quiet(active: bool) -> Iterator[None]:
     """No progress bars of `datasets` for what is on this machine; downloads keep theirs."""
     active = active and not datasets.are_progress_bars_disabled()
     if active:
@@ -251,7 +265,8 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     if image_column != IMAGE_COLUMN:
         images = images.rename_column(image_column, IMAGE_COLUMN)
     images = _undecoded(images, name, image_column)
-    root = Path(name).resolve() if Path(name).is_dir() else None
+    path = Path(name).expanduser().resolve()
+    root = path if path.is_dir() else path.parent if path.is_file() else None
     return NamedImages(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root), names, order)
 
 
