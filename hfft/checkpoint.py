@@ -15,7 +15,7 @@ from hfft.cache import write_atomically
 from hfft.delta import load_delta
 from hfft.errors import ModelError, OutputError
 from hfft.fetch import DELTA, fetch, has_weights
-from hfft.model import load_pretrained
+from hfft.model import load_pretrained, quiet
 from hfft.sharing import state_to_save
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folde
     """Write model and processor so that stock transformers loads both with no hfft installed."""
     nn.Module.to(model, memory_format=torch.contiguous_format)
     model.eval()
-    model.save_pretrained(folder, state_dict=state_to_save(model))
-    processor.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder, state_dict=state_to_save(model))
+        processor.save_pretrained(folder)
     if not (folder / "preprocessor_config.json").exists():
         # timm's processor keeps itself in config.json alone; every other tool looks here.
         processor.to_json_file(folder / "preprocessor_config.json")

@@ -39,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"hfft: error: {error_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, ArgumentError) else 1
+    except Exception as error:
+        if debug:
+            raise
+        from hfft.unforeseen import describe_unforeseen
+
+        print(f"hfft: error: {describe_unforeseen(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         if debug:
             raise
@@ -225,7 +232,13 @@ def push_command(argv: list[str]) -> int:
     options, folder = parse((use_arguments.PushArguments,), argv, "push", push_command.__doc__ or "", output)
     target = Target(options.repo_id, options.private, options.delta_only, options.token)
     collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything
-    print(f"Pushed to {push(folder, open_repo(target))}.")
+    target = open_repo(target)
+    print(f"Pushed to {push(folder, target)}.")
+    if options.space:
+        from hfft.space_push import push_space
+
+        space = Target(options.space_id or target.repo_id, options.private, token=options.token)
+        print(f"The Space is {push_space(space, target.repo_id)}.")
     return 0
 
 

@@ -78,7 +78,7 @@ def open_repo(target: Target, space: bool = False) -> Target:
     except HubError:
         raise
     except Exception as error:  # the client raises its own types, its transport's, OSError and ValueError
-        raise HubError(_reason(error, target.repo_id)) from error
+        raise HubError(reason_of(error, target.repo_id)) from error
     if target.private and not info.private:
         raise HubError(f"{repo_id} is there already and public; make it private on its page, or choose another id")
     stale = [file.rfilename for file in info.siblings or [] if file.rfilename in WEIGHTS]
@@ -112,7 +112,7 @@ def push(output: str | Path, target: Target) -> str:
         )
     except Exception as error:  # the client raises its own types, its transport's, OSError and RuntimeError
         raise HubError(
-            f"{_reason(error, target.repo_id)}. Nothing is lost: {folder} holds all of it; "
+            f"{reason_of(error, target.repo_id)}. Nothing is lost: {folder} holds all of it; "
             f"repeat with: {repeat_command(folder, target)}"
         ) from error
     return str(commit.repo_url)
@@ -162,7 +162,7 @@ def repeat_command(folder: Path, target: Target) -> str:
     return shlex.join(["hfft", "push", str(folder), "--repo_id", target.repo_id, *flags])
 
 
-def _reason(error: Exception, repo_id: str) -> str:
+def reason_of(error: Exception, repo_id: str) -> str:
     """Say in one line why the Hub did not do what it was asked, and what helps."""
     if isinstance(error, HfftError):
         return str(error)

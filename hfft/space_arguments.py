@@ -18,7 +18,11 @@ class SpaceArguments:
         None, "A run's folder or a Hub id. Left out: the environment's HFFT_MODEL, else the newest run of outputs."
     )
     outputs: str = option("outputs", "Folder whose runs can be chosen and compared.")
-    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for every network interface.")
+    host: str | None = option(
+        None,
+        "Address to listen on, 0.0.0.0 for every network interface; by default the environment's "
+        "GRADIO_SERVER_NAME, which a Space on the Hub sets, else 127.0.0.1.",
+    )
     port: int | None = option(None, "Port to listen on; by default the first free one from 7860.")
     share: bool = option(False, "Make a public link through Gradio's servers, for anyone who has it.")
     work_dir: str | None = option(None, "Folder for uploads and trainings, emptied at the end; by default a new one.")
@@ -34,6 +38,7 @@ class SpaceArguments:
 
     def __post_init__(self) -> None:
         self.model = self.model or os.environ.get("HFFT_MODEL") or None
+        self.host = self.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
         for name in ("max_upload_mb", "max_images", "max_classes", "max_epochs", "max_megapixels", "max_batch"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")

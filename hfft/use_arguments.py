@@ -98,4 +98,6 @@ class PushArguments:
     repo_id: str = field(metadata={"help": "Repository on the Hub, owner/name; the owner may be left out."})
     delta_only: bool = option(False, "Leave out the whole checkpoint; hfft applies the delta to the base model.")
     private: bool = option(False, "Make the repository private; refuse one that is public.")
+    space: bool = option(False, "Create or update a Gradio Space for the model as well.")
+    space_id: str | None = option(None, "The Space's id, owner/name; by default that of the model.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import yaml
 from fake_hub import CUT, READ_TOKEN, WRITE_TOKEN, FakeHub
 from finished import make_images, make_model, run_finetune
 from huggingface_hub import ModelCard, snapshot_download
@@ -21,6 +23,7 @@ from hfft.cli import main
 from hfft.errors import HubError, ModelError
 from hfft.hub import Target, open_repo, push
 from hfft.predict import classify, load_classifier
+from hfft.space_push import build_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # the client's own
 
@@ -346,3 +349,60 @@ def test_repo_id_is_required(capsys: pytest.CaptureFixture[str], output: Path) -
     code, _, err = run_command(capsys, "push", output)
     assert code == 2
     assert "--repo_id" in err
+
+
+# The Space -------------------------------------------------------------------------------------------------
+
+
+def test_space_folder_is_complete(tmp_path: Path) -> None:
+    folder = build_space(tmp_path / "space", REPO)
+    front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert (front["sdk"], front["app_file"], front["models"]) == ("gradio", "space_app.py", [REPO])
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in requirements), "each of them pinned"
+    names = {line.partition("==")[0] for line in requirements}
+    assert {"torch", "transformers", "gradio", "huggingface_hub"} <= names
+    assert not names & {"animal-mnist", "onnx", "pytest"}
+    assert not list(folder.rglob("*.pyc"))
+
+
+def test_space_folder_stands_alone(tmp_path: Path) -> None:
+    """Its own copies of the packages are imported, and the plugins are found without an installed hfft."""
+    folder = build_space(tmp_path / "space", REPO)
+    code = f"""
+import sys
+sys.path[:] = [{str(folder)!r}, *(p for p in sys.path if p and p != {str(Path(__file__).parents[1])!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+import hfft, hfft_plugins, hfft.space
+from importlib.metadata import entry_points, version
+assert hfft.__file__.startswith({str(folder)!r}) and hfft_plugins.__file__.startswith({str(folder)!r})
+print(sorted({{point.name for point in entry_points(group="hfft.backbones")}}), version("hfft"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'cnn'" in done.stdout
+    assert "'timm'" in done.stdout
+
+
+def test_push_with_its_space(hub: FakeHub, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_command(capsys, "push", output, "--repo_id", "colours", "--space")
+    assert (code, out.splitlines()[-1]) == (0, f"The Space is {hub.url}/spaces/{REPO}.")
+    space = hub.repos[f"spaces/{REPO}"]
+    assert (space.sdk, space.variables) == ("gradio", {"HFFT_MODEL": REPO})
+    assert "hfft/predict.py" in space.commits[-1].files
+    space.commits[-1].files["hfft/of_an_older_version.py"] = b""
+    space.commits[-1].files["mine.txt"] = b"kept"
+    hub.heal()
+    assert run_command(capsys, "push", output, "--repo_id", "colours", "--space")[0] == 0
+    files = space.commits[-1].files
+    assert "hfft/of_an_older_version.py" not in files
+    assert files["mine.txt"] == b"kept"
+    assert len(space.commits) == 3
+
+
+def test_a_space_that_is_cut_off(hub: FakeHub, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.fail("/spaces/.*/variables", 500)
+    code, out, err = run_command(capsys, "push", output, "--repo_id", "colours", "--space", "--space_id", "demo")
+    assert code == 1
+    assert out.startswith("Pushed to"), "the model itself is there"
+    assert "the Space is unfinished, run the same again" in err

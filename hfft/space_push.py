@@ -1,0 +1,154 @@
+"""Build the folder of a Gradio Space for a model, and push it to the Hub."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from pathlib import Path
+
+import yaml
+from huggingface_hub import HfApi
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import hfft
+from hfft.errors import HubError, OutputError
+from hfft.hub import Target, open_repo, reason_of
+
+APP = "space_app.py"
+VARIABLE = "HFFT_MODEL"
+_OURS = ["hfft/*", "hfft_plugins/*", "hfft-*.dist-info/*"]  # what an update may delete from the Space
+_TEXT = """
+# {title}
+
+Label images with [{model}](https://huggingface.co/{model}), and look inside the model while it does.
+Built by hfft {version}: `hfft push OUTPUT --repo_id {model} --space`.
+
+The variable `{variable}` in the settings says which model is served. For a private model, add a token that may
+read it as the secret `HF_TOKEN`.
+"""
+
+
+def push_space(target: Target, model: str) -> str:
+    """Create or update the Space of a model.
+
+    Args:
+        target: the Space's id, and who may see it.
+        model: the model's repository on the Hub.
+
+    Returns:
+        The Space's address.
+
+    Raises:
+        HubError: the token may not write there, or the upload fails.
+        OutputError: the app or a package it needs is not installed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = build_space(Path(place) / "space", model)
+        target = open_repo(target, space=True)
+        api = HfApi(token=target.token)
+        try:
+            commit = api.upload_folder(
+                repo_id=target.repo_id,
+                repo_type="space",
+                folder_path=folder,
+                delete_patterns=_OURS,
+                commit_message=f"Update the Space with hfft {hfft.__version__}",
+            )
+            api.add_space_variable(target.repo_id, VARIABLE, model)
+        except Exception as error:  # the client raises its own types, its transport's, OSError and RuntimeError
+            raise HubError(
+                f"{reason_of(error, target.repo_id)}; the Space is unfinished, run the same again"
+            ) from error
+    return str(commit.repo_url)
+
+
+def build_space(folder: Path, model: str) -> Path:
+    """Write everything that a Space needs into a new folder.
+
+    Args:
+        folder: where to; it must not exist.
+        model: the model's repository on the Hub, for the page that describes the Space.
+
+    Raises:
+        OutputError: the app or a package it needs is not installed.
+    """
+    package = Path(hfft.__file__).parent
+    folder.mkdir(parents=True)
+    shutil.copyfile(_find_app(package), folder / APP)
+    _copy_package(package, folder / "hfft")
+    _copy_package(_plugins(), folder / "hfft_plugins")
+    _write_metadata(folder)
+    (folder / "requirements.txt").write_text("\n".join(pinned_requirements()) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_readme(model), encoding="utf-8")
+    return folder
+
+
+def pinned_requirements() -> list[str]:
+    """List what hfft and its Space need, each in the version that is installed here.
+
+    Raises:
+        OutputError: one of them is not installed.
+    """
+    return sorted(set(_pinned()))
+
+
+def _pinned() -> Iterator[str]:
+    for text in requires("hfft") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": "space"}):
+            continue
+        try:
+            # Without a local part (+cpu and the like), which an index may not have.
+            yield f"{requirement.name}=={Version(version(requirement.name)).public}"
+        except PackageNotFoundError as error:
+            raise OutputError(f'a Space needs {requirement.name}: pip install "hfft[space]"') from error
+
+
+def _find_app(package: Path) -> Path:
+    """The app lies inside the package where that is installed, and beside it in a checkout."""
+    for place in (package / APP, package.parent / APP):
+        if place.exists():
+            return place
+    raise OutputError(f"{APP} is not installed with hfft; run the command from a checkout of hfft")
+
+
+def _plugins() -> Path:
+    import hfft_plugins  # type: ignore[import-not-found, unused-ignore]
+
+    return Path(hfft_plugins.__file__ or "").parent
+
+
+def _copy_package(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", APP))
+
+
+def _write_metadata(folder: Path) -> None:
+    """Make the plugins known: a Space does not install hfft, and entry points are found through this folder."""
+    info = folder / f"hfft-{hfft.__version__}.dist-info"
+    info.mkdir()
+    points = [
+        f"{point.name} = {point.value}"
+        for point in distribution("hfft").entry_points
+        if point.group == "hfft.backbones" and point.value.startswith("hfft_plugins.")
+    ]
+    header = f"Metadata-Version: 2.1\nName: hfft\nVersion: {hfft.__version__}\n"
+    (info / "METADATA").write_text(header, encoding="utf-8")
+    (info / "entry_points.txt").write_text("\n".join(["[hfft.backbones]", *points, ""]), encoding="utf-8")
+
+
+def _readme(model: str) -> str:
+    title = model.rpartition("/")[2]
+    front = {
+        "title": title,
+        "sdk": "gradio",
+        "sdk_version": version("gradio"),
+        "app_file": APP,
+        "license": "apache-2.0",
+        "models": [model],
+        "pinned": False,
+    }
+    text = _TEXT.format(title=title, model=model, version=hfft.__version__, variable=VARIABLE)
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{text}"
