@@ -30,7 +30,7 @@ def architecture_svg(parts: Sequence[PartTrace], name: str) -> str:
     rows = "".join(_row(part, _TOP + _ROW * place, part.parameters / total) for place, part in enumerate(parts))
     return (
         f'<svg class="architecture" role="img" aria-label="{escape(alt)}" viewBox="0 0 {_WIDTH} {height}" '
-        'style="width:100%;max-width:640px" font-family="inherit" fill="currentColor">'
+        'style="width:100%;max-width:560px" font-family="inherit" fill="currentColor">'
         f"{_hatch()}{_legend()}{rows}</svg>"
     )
 
@@ -53,7 +53,7 @@ def _row(part: PartTrace, top: int, share: float) -> str:
         f"<g><title>{escape(', '.join(part.modules))}</title>"
         f'<text x="4" y="{top + 13}" font-size="13"><tspan font-weight="600">{escape(part.part)}</tspan> '
         f"<tspan>{_state(part)}</tspan></text>"
-        f'<text x="{_WIDTH - 6}" y="{top + 13}" font-size="12" text-anchor="end">'
+        f'<text x="{_BAR + 4}" y="{top + 13}" font-size="12" text-anchor="end">'
         f"{escape((what + (f' → {shape}' if shape else ''))[: _SHOWN + 10])}</text>"
         f'<rect x="4" y="{top + 19}" width="{_BAR}" height="14" rx="3" fill="currentColor" opacity="0.08"/>'
         f'<rect x="4" y="{top + 19}" width="{width:.1f}" height="14" rx="3" fill="{fill}"/></g>'

@@ -165,36 +165,39 @@ class Trainings:
                 self._changed.wait_for(lambda: self._queue)
                 training = self._queue[0]
             try:
-                if not training.ended:
-                    self._run(training)
+                outcome = None if training.ended else self._run(training)
             except Exception as error:  # one training must not take the queue down with it
-                training.state, training.message = "failed", f"The training failed: {type(error).__name__}: {error}"
-            finally:
-                _tidy(training)
-                with self._changed:
-                    self._queue.remove(training)
+                outcome = "failed", f"The training failed: {type(error).__name__}: {error}"
+            with self._changed:
+                final: State = training.state if training.ended or outcome is None else outcome[0]
+            # Whoever reads that a training has ended may rely on its uploads being gone.
+            _tidy(training, keep=final == "done")
+            with self._changed:
+                self._queue.remove(training)
+                if not training.ended and outcome is not None:
+                    training.state, training.message = outcome
 
-    def _run(self, training: Training) -> None:
+    def _run(self, training: Training) -> tuple[State, str] | None:
+        """Run a training to its end and return how it ended; None where someone ended it."""
         began = time.monotonic()
         log = (training.job.folder / "log.txt").open("w+", encoding="utf-8", errors="replace")
         with log, _process(training, log) as process:
             with self._changed:
                 if training.ended:
-                    return
+                    return None
                 training.process, training.state = process, "running"
                 training.message = "Loading the model and the images."
-            watchdog = threading.Thread(target=self._watch, args=(training, began), daemon=True)
-            watchdog.start()
+            threading.Thread(target=self._watch, args=(training, began), daemon=True).start()
             assert process.stdout is not None
             for line in process.stdout:
-                _take(training, json.loads(line))
                 training.seconds = time.monotonic() - began
+                outcome = _take(training, json.loads(line))
+                if outcome is not None:
+                    return outcome
             code = process.wait()
-            if not training.ended:
-                log.seek(0)
-                why = next((line for line in reversed(log.read().splitlines()) if line.strip()), "")
-                training.state = "failed"
-                training.message = f"The training stopped with code {code}: {why[:300]}"
+            log.seek(0)
+            why = next((line for line in reversed(log.read().splitlines()) if line.strip()), "")
+            return None if training.ended else ("failed", f"The training stopped with code {code}: {why[:300]}")
 
     def _watch(self, training: Training, began: float) -> None:
         while not training.ended and training.process is not None and training.process.poll() is None:
@@ -240,32 +243,29 @@ def _end(process: subprocess.Popen[str] | None) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _take(training: Training, event: dict[str, Any]) -> None:
-    """Bring a training up to date with one line of its worker."""
-    if training.ended:
-        return
+def _take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
+    """Bring a training up to date with one line of its worker; return how it ended, where the line says so."""
     kind = event["event"]
-    if kind == "say":
-        training.message = (
-            "Computing what the frozen part makes of every image, once."
-            if "parameters" in event["text"]
-            else training.message
-        )
-    elif kind == "step":
+    if kind == "error":
+        return "failed", event["text"]
+    if kind == "done":
+        return "done", "Done. Classify now uses the new model."
+    if training.ended:
+        return None
+    if kind == "step":
         training.done, training.total = event["done"], event["total"]
         training.message = f"Training: step {training.done} of {training.total}."
     elif kind == "epoch":
         training.rows.append(EpochRow(**event["row"]))
-    elif kind == "error":
-        training.state, training.message = "failed", event["text"]
-    elif kind == "done":
-        training.state, training.message = "done", "Done. Classify now uses the new model."
+    elif "parameters" in event["text"]:  # the plan, after which the cache is filled
+        training.message = "Computing what the frozen part makes of every image, once."
+    return None
 
 
-def _tidy(training: Training) -> None:
+def _tidy(training: Training, keep: bool) -> None:
     """Remove the uploaded images and the activations; of a training that came to nothing, everything."""
     folder = training.job.folder
     for name in ("images", "activations"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    if training.state != "done":
+    if not keep:
         shutil.rmtree(folder, ignore_errors=True)

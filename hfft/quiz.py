@@ -127,22 +127,28 @@ def _passes_question(run: FinishedRun) -> Question | None:
     epochs = math.ceil(sum(phase.epochs for phase in run.record.plan))
     if not images or not epochs:
         return None
-    cached = run.record.cache.mode != "off"
+    cache = run.record.cache
+    cached = cache.mode != "off"
     right = images if cached else images * epochs
     options = {images, images * epochs, images * epochs * 2, max(images // 2, 1), images * (epochs + 3)}
     values = sorted([right, *[value for value in sorted(options) if value != right][:3]])
     choices = tuple(f"{value:,}" for value in values)
+    found = (
+        f" Of this run's images, {cache.hits:,} were even found in the cache of an earlier run." if cache.hits else ""
+    )
     why = (
-        "The activations were kept, so each image passed the frozen part once, and every epoch read them."
+        f"The activations were kept ({cache.mode}), so an image passes the frozen part once, and each epoch reads them."
+        + found
         if cached
-        else f"Nothing was kept ({run.record.cache.reason_off or 'the cache was off'}), so each epoch computed it anew."
+        else f"Nothing was kept ({cache.reason_off or 'the cache was off'}), so each epoch computed it anew."
     )
     return Question(
-        f"It was trained for {epochs} epoch{'s' if epochs > 1 else ''} on {images:,} images. "
-        "How many training images did the frozen part have to be computed for?",
+        f"It was trained for {epochs} epoch{'s' if epochs > 1 else ''} on {images:,} images, "
+        f"{'with' if cached else 'without'} a cache of activations. "
+        "At most how many passes of training images through its frozen part does that take?",
         choices,
         choices.index(f"{right:,}"),
-        why + " An activation cache from an earlier run can spare even that.",
+        why,
         own=True,
     )
 

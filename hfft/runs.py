@@ -159,8 +159,8 @@ class EvaluationImages:
             sets = load_image_sets(DataArguments(**({} if embedded else options)), self.record.seed)
         except (HfftError, OSError, TypeError):
             return {}
-        images = sets.test if self.record.per_class_split == "test" and sets.test else sets.validation
-        return {file: (images, row) for row, file in enumerate(images.files)}
+        judged = [sets.validation, *([sets.test] if sets.test else [])]
+        return {file: (images, row) for images in judged for row, file in enumerate(images.files)}
 
 
 def embedded_examples(count: int = 5) -> list[tuple[str, Image.Image]]:

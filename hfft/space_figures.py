@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _COLOURS = {"training loss": VERMILION, "validation loss": BLUE, "accuracy": GREEN}
 
 
-def curve_plot(title: str, colour_by: str) -> gr.LinePlot:
+def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
     """Return a line plot of `hfft.space_handlers.curve_table`, one line per series or per run."""
     return gr.LinePlot(
         x="epoch",
@@ -28,6 +28,7 @@ def curve_plot(title: str, colour_by: str) -> gr.LinePlot:
         y_title=" ",
         height=260,
         tooltip="axis",
+        visible=visible,
     )
 
 

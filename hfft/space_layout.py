@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.data_classes import ImageData
@@ -19,6 +19,7 @@ from hfft.runs import confusion_counts, most_confident_mistakes
 from hfft.space_figures import curve_plot, figure_image
 from hfft.space_handlers import NO_MODEL, POLICIES, SOURCES, Session, Space, curve_table
 
+BUTTONS: tuple[Literal["download", "fullscreen"], ...] = ("download", "fullscreen")
 QUESTIONS = len(GENERAL) + 2
 _NONE = "Choose an image under Classify first."
 
@@ -31,6 +32,26 @@ class ImageFile(gr.Image):
     def preprocess(self, payload: ImageData | None) -> Any:
         """Return the file's path, unopened."""
         return payload.path if payload else None
+
+
+class NameList(gr.CheckboxGroup):
+    """Checkboxes whose choices grow while the page is open; the handlers hold each name against what there is."""
+
+    is_template = True
+
+    def preprocess(self, payload: list[str | int | float]) -> list[str]:  # type: ignore[override]
+        """Return what was chosen."""
+        return [str(name) for name in payload or []]
+
+
+class Name(gr.Dropdown):
+    """A dropdown of the same kind."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return what was chosen."""
+        return None if payload is None else str(payload)
 
 
 def build(space: Space) -> gr.Blocks:
@@ -82,17 +103,17 @@ class _Page:
         self.blocks: gr.Blocks
         with gr.Blocks(title="hfft", analytics_enabled=False, delete_cache=(min(keep, 600), keep)) as self.blocks:
             gr.Markdown("# hfft\nFine-tune an image classifier with most of it frozen, and see what that did.")
-            with gr.Row(equal_height=True):
-                self.model = gr.Dropdown(
-                    choices=space.choices(Session()),
-                    value=space.current(Session()) or None,
-                    label="Model",
-                    info="Finished runs, newest first",
-                    scale=1,
-                    min_width=220,
-                    elem_id="model",
-                )
-                self.summary = gr.HTML(scale=3)
+            with gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    self.model = Name(
+                        choices=space.choices(Session()),
+                        value=space.current(Session()) or None,
+                        label="Model",
+                        info="Finished runs, newest first",
+                        elem_id="model",
+                    )
+                with gr.Column(scale=2, min_width=300):
+                    self.summary = gr.HTML(elem_id="summary")
             with gr.Tabs() as self.tabs:
                 self._classify()
                 self._pipeline()
@@ -120,6 +141,7 @@ class _Page:
                         height=320,
                         alt_text="The image that you chose",
                         elem_id="image",
+                        elem_classes="hf-fit",
                     )
                     examples = space.examples()
                     if examples:
@@ -136,13 +158,16 @@ class _Page:
                         height=320,
                         alt_text="The image under its class activation map; bright spots speak for the class",
                         elem_id="overlay",
+                        buttons=list(BUTTONS),
                     )
                     opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the map")
-                    about = gr.Dropdown([], label="Class to explain", info="By default the likeliest")
+                    about = Name([], label="Class to explain", info="By default the likeliest")
             with gr.Accordion("Many images at once", open=False):
                 files = gr.File(file_count="multiple", label="Images", elem_id="batch")
                 batch = gr.Button("Classify all")
-                gallery = gr.Gallery(label="Labelled images", columns=4, object_fit="contain", height="auto")
+                gallery = gr.Gallery(
+                    label="Labelled images", buttons=list(BUTTONS), columns=4, object_fit="contain", height="auto"
+                )
                 rows = gr.HTML()
                 sheet = gr.File(label="Table (CSV)", interactive=False)
 
@@ -187,10 +212,17 @@ class _Page:
             flow = gr.HTML(elem_id="flow")
             with gr.Row():
                 before = gr.Image(
-                    label="Before preprocessing", interactive=False, height=260, alt_text="The image as given"
+                    label="Before preprocessing",
+                    interactive=False,
+                    elem_classes="hf-fit",
+                    buttons=list(BUTTONS),
+                    height=260,
+                    alt_text="The image as given",
                 )
                 after = gr.Image(
                     label="After preprocessing",
+                    elem_classes="hf-fit",
+                    buttons=list(BUTTONS),
                     interactive=False,
                     height=260,
                     alt_text="The image as the model sees it",
@@ -240,11 +272,18 @@ class _Page:
             with gr.Row():
                 matrix = gr.Image(
                     label="Confusion matrix",
+                    buttons=list(BUTTONS),
                     interactive=False,
                     format="png",
                     alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
                 )
-                mistakes = gr.Gallery(label="Most confident mistakes", columns=3, object_fit="contain", height="auto")
+                mistakes = gr.Gallery(
+                    label="Most confident mistakes",
+                    buttons=list(BUTTONS),
+                    columns=3,
+                    object_fit="contain",
+                    height="auto",
+                )
             note = gr.HTML()
             again = gr.Button("Read again")
 
@@ -264,7 +303,7 @@ class _Page:
     def _compare(self) -> None:
         space = self.space
         with gr.Tab("Compare", id="compare") as tab:
-            chosen = gr.CheckboxGroup([], label="Runs", info="Choose two or more", elem_id="runs")
+            chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
             button = gr.Button("Compare", variant="primary")
             table = gr.HTML(elem_id="comparison")
             with gr.Row():
@@ -311,7 +350,8 @@ class _Page:
                 stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
             status = gr.HTML(views.empty("Nothing is training yet."), elem_id="status")
             with gr.Row():
-                loss, accuracy = curve_plot("Loss (cross-entropy, nats)", "series"), curve_plot("Accuracy", "series")
+                loss = curve_plot("Loss (cross-entropy, nats)", "series", visible=False)
+                accuracy = curve_plot("Accuracy", "series", visible=False)
             get = gr.Button("Prepare download", visible=False, elem_id="get")
             model = gr.File(label="Model as a zip", interactive=False, visible=False)
 
@@ -324,7 +364,10 @@ class _Page:
                 drawn = len(now.rows) != epochs or now.ended
                 epochs = len(now.rows)
                 curves = (
-                    (rows[rows["series"] != "accuracy"], rows[rows["series"] == "accuracy"])
+                    (
+                        gr.update(value=rows[rows["series"] != "accuracy"], visible=bool(epochs)),
+                        gr.update(value=rows[rows["series"] == "accuracy"], visible=bool(epochs)),
+                    )
                     if drawn
                     else (gr.skip(), gr.skip())
                 )
@@ -378,17 +421,16 @@ class _Page:
             gr.Markdown(LESSON)
             for number in range(QUESTIONS):
                 with gr.Group():
-                    choices = gr.Radio([], label=f"Question {number + 1}", elem_id=f"question-{number + 1}")
+                    choices = gr.Radio(
+                        [],
+                        label=f"Question {number + 1}",
+                        elem_id=f"question-{number + 1}",
+                        elem_classes="hf-quiz",
+                    )
                     check = gr.Button("Check", size="sm", elem_id=f"check-{number + 1}")
                 verdict = gr.Markdown(elem_id=f"verdict-{number + 1}")
                 asked += [choices, check, verdict]
-                check.click(
-                    functools.partial(_judge, space, number),
-                    choices,
-                    verdict,
-                    api_visibility="private",
-                    show_progress="hidden",
-                )
+                check.click(_judging(space, number), choices, verdict, api_visibility="private", show_progress="hidden")
             number_box, choice_box, text_box = (
                 gr.Number(visible=False),
                 gr.Textbox(visible=False),
@@ -408,7 +450,7 @@ class _Page:
             return updates
 
         def answer(number: float, choice: str, request: gr.Request) -> str:
-            return _judge(space, int(number) - 1, choice, request)
+            return str(_judging(space, int(number) - 1)(choice, request))
 
         def quiz(request: gr.Request) -> Any:
             return [
@@ -477,11 +519,16 @@ its activations are kept at the boundary, and every epoch trains on those.
 The last two questions are about the model that is loaded."""
 
 
-def _judge(space: Space, number: int, choice: str | None, request: gr.Request) -> str:
-    questions = space.quiz(space.session(request.session_hash))
-    if not 0 <= number < len(questions):
-        return f"There is no question {number + 1}; there are {len(questions)}."
-    return questions[number].judge(choice)
+def _judging(space: Space, number: int) -> Callable[..., Any]:
+    """Return what judges the answer to one question, counted from 0."""
+
+    def judge(choice: str | None, request: gr.Request) -> str:
+        questions = space.quiz(space.session(request.session_hash))
+        if not 0 <= number < len(questions):
+            return f"There is no question {number + 1}; there are {len(questions)}."
+        return questions[number].judge(choice)
+
+    return judge
 
 
 def _if_image(classify: Callable[..., Any]) -> Callable[..., Any]:

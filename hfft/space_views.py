@@ -33,6 +33,10 @@ CSS = f"""
 .hf-table th, .hf-table td {{text-align:left; padding:6px 10px; border-bottom:1px solid var(--border-color-primary);
   vertical-align:top}}
 .hf-table td.n, .hf-table th.n {{text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap}}
+.hf-table th, .hf-table td, .hf-table tr {{border-left:0 !important; border-right:0 !important;
+  border-top:0 !important}}
+.hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
+.hf-fit img {{width:100%; height:100%; object-fit:contain}}
 .hf-bar {{display:block; height:6px; border-radius:3px; background:{FROZEN}; min-width:1px; margin-top:4px}}
 .hf-bar.loss {{background:{TRAINED}}}
 .hf-maps {{display:flex; flex-wrap:wrap; gap:10px; margin:8px 0}}
@@ -185,7 +189,7 @@ def steps(trace: PredictionTrace) -> str:
         _step(
             "4. What speaks for and against",
             f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the class: "
-            "what it adds to the class's score or takes from it."
+            "what it adds to the class's score (blue) or takes from it (orange)."
             if trace.features
             else "This model's head does not read a single vector of features, so there is nothing to weigh.",
             '<div class="hf-two">' + "".join(map(_evidence, trace.evidence)) + "</div>",

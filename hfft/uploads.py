@@ -96,7 +96,7 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
                 width, height = opened.size
             if width * height > limits.pixels:
                 raise _too_large(shown, limits, f"{width} x {height}")
-            return open_image(path, shown)
+            return _decoded(path, shown)
     except Image.DecompressionBombError as error:
         raise _too_large(shown, limits) from error
     except UnidentifiedImageError as error:
@@ -157,12 +157,21 @@ def class_name(text: str) -> str:
         DataError: nothing is left of it.
     """
     name = "".join(" " if char in "/\\\0" or not char.isprintable() else char for char in text)
-    name = " ".join(name.split()).lstrip(".").strip()[:_LONGEST]
+    name = " ".join(name.split()).lstrip(" .")[:_LONGEST]
     # A folder's name may have 255 bytes, which 60 characters of some scripts exceed.
     name = name.encode()[:200].decode(errors="ignore").strip()
     if not name:
         raise DataError(f"a class needs a name with letters or figures, not {text[:_LONGEST]!r}")
     return name
+
+
+def _decoded(path: str | os.PathLike[str], shown: str) -> Image.Image:
+    try:
+        return open_image(path, shown)
+    except DataError as error:
+        # Its advice is for whoever prepares a data set.
+        reason = str(error).removeprefix(f"cannot read the image {shown}: ").partition("; repair")[0]
+        raise DataError(f"{shown} is damaged ({reason}); choose another file") from error
 
 
 def _too_large(name: str, limits: Limits, size: str = "") -> DataError:
