@@ -142,7 +142,7 @@ class FinetuneArguments(TrainingArguments):
     num_train_epochs: float = option(5.0, "Passes over the training images.")
     per_device_train_batch_size: int = option(32, "Training images per step and process.")
     per_device_eval_batch_size: int = option(64, "Evaluation images per step and process.")
-    learning_rate: float = option(1e-3, "Peak learning rate of the retrained blocks.")
+    learning_rate: float = option(5e-4, "Peak learning rate of the retrained blocks.")
     lr_scheduler_type: str = option("cosine", "Schedule of the learning rate.")
     warmup_steps: float = option(0.1, "Steps, or share of all steps, in which the learning rate rises to its peak.")
     weight_decay: float = option(0.05, "Decoupled weight decay (AdamW), on matrices and convolutions only.")

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from hfft.images import ImageSet
 from hfft.metrics import Accuracy, MacroF1
 from hfft.pixels import PixelDataset, Pixels, collate
-from hfft.plugin import Anatomy
+from hfft.plugin import Anatomy, covers
 from hfft.sampling import stratified
 
 if TYPE_CHECKING:
@@ -123,12 +123,18 @@ class HeadReader:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, prepared: Prepared) -> None:
         self.model, self.prepared = model, prepared
-        modules = dict(model.named_modules())
-        self.heads = [modules[name] for name in anatomy.head if name in modules]
+        # The module with the weights, not a container around it: with cached activations, what a container
+        # is given may be a placeholder that nobody reads.
+        self.heads = [
+            module
+            for name, module in model.named_modules()
+            if any(covers(head, name) for head in anatomy.head)
+            and next(module.parameters(recurse=False), None) is not None
+        ]
 
-    def features(self, dataset: Dataset[Any]) -> NDArray[np.float32]:
+    def features(self, dataset: Dataset[Any]) -> NDArray[np.float64]:
         """Return the features of all items, shape (images, features)."""
-        rows: list[NDArray[np.float32]] = []
+        rows: list[NDArray[np.float64]] = []
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
@@ -140,7 +146,7 @@ class HeadReader:
             self.model.train(training)
         return np.concatenate(rows)
 
-    def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float32]:
+    def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
         seen: list[Tensor] = []
 
         def remember(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -154,7 +160,8 @@ class HeadReader:
         finally:
             for handle in handles:
                 handle.remove()
-        return pooled(seen[0]).float().cpu().numpy()
+        # Double precision: features that hardly vary are divided by a deviation too small for single.
+        return pooled(seen[0]).double().cpu().numpy()
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -164,7 +171,7 @@ def pooled(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
 
 
-def fit_probe(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> Any:
+def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Any:
     """Fit a logistic regression whose strength is chosen on a held-out part of the same images.
 
     Args:
@@ -183,7 +190,7 @@ def fit_probe(features: NDArray[np.float32], labels: NDArray[np.int64], seed: in
         return _fitted(features, labels, strength).predict
 
 
-def _choose_strength(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> float:
+def _choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
     classes = len(np.unique(labels))
     count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - classes)
     if count < 1:  # a single image of each class: nothing can be held out
@@ -197,7 +204,7 @@ def _choose_strength(features: NDArray[np.float32], labels: NDArray[np.int64], s
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def _fitted(features: NDArray[np.float32], labels: NDArray[np.int64], strength: float) -> Any:
+def _fitted(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

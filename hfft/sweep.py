@@ -155,6 +155,7 @@ def _run(settings: Settings, options: Options, folder: Path) -> SweepRow:
     began = time.perf_counter()
     settings.training.overwrite_output_dir = True  # a folder without hfft.json holds a run that was stopped
     settings.training.disable_tqdm = True
+    settings.training.baselines = "none"
     finetune(settings, _silent, test=False)
     row = _row(read_record(folder / "hfft.json"), options, folder)
     return SweepRow(row.options, row.folder, row.accuracy, row.loss, time.perf_counter() - began, row.trained_share)

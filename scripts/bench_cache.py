@@ -139,6 +139,7 @@ def make_settings(folder: Path, name: str, policy: str, options: argparse.Namesp
         per_device_eval_batch_size=options.batch_size,
         disable_tqdm=True,
         keep="last",
+        baselines="none",
     )
     return Settings(
         ModelArguments(model_name_or_path=str(folder / name)),

@@ -114,3 +114,18 @@ def test_mistakes_come_most_confident_first_and_are_drawn(image_folder: Folder, 
     assert Image.open(sheet).size[0] > 500
     assert not write_mistakes(sheet, images, [])
     assert not sheet.exists()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit", "timm"])
+def test_the_probe_reads_the_same_features_with_and_without_a_cache(
+    kind: str, pretrained: Callable[[str], Path], image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, images = pretrained(kind), image_folder()
+    found = []
+    for cache in ("memory", "off"):
+        folder = tmp_path / cache
+        flags = ["--model_name_or_path", model, "--train_dir", images, "--output_dir", folder, "--policy", "head"]
+        flags += ["--cache", cache, "--num_train_epochs", "1", "--disable_tqdm", "true"]
+        assert main(["finetune", *(str(flag) for flag in flags)]) == 0
+        found.append(json.loads((folder / "hfft.json").read_text())["baselines"])
+    assert found[0] == found[1]

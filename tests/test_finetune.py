@@ -192,7 +192,7 @@ def test_a_yaml_file_is_the_same_as_flags_and_flags_win(
     config.write_text(
         f"model_name_or_path: {tmp_path / 'pretrained-resnet'}\ntrain_dir: {tmp_path / 'images'}\n"
         f"output_dir: {tmp_path / 'nowhere'}\nper_device_train_batch_size: 6\nnum_train_epochs: 2\n"
-        "logging_strategy: steps\nlogging_steps: 1\ntrain_val_split: 0.25\ndisable_tqdm: true\nlearning_rate: 1e-3\n"
+        "logging_strategy: steps\nlogging_steps: 1\ntrain_val_split: 0.25\ndisable_tqdm: true\nlearning_rate: 5e-4\n"
     )
     assert main(["finetune", str(config), "--output_dir", str(tmp_path / "yaml")]) == 0
     assert losses(tmp_path / "yaml") == losses(tmp_path / "flags")
