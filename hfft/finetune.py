@@ -40,6 +40,7 @@ from hfft.prepare import (
 )
 from hfft.skipping import without_bad_images
 from hfft.trainer import FreezeTrainer, KeepBest, Views
+from hfft.unforeseen import weights_kept
 
 
 @dataclass
@@ -142,7 +143,8 @@ def finetune(
         say(findings)
     for phase in run.plan.phases:
         trainer = train_phase(run, phase, say)
-    judge(run, trainer)
+    with weights_kept(run):
+        judge(run, trainer)
     unfreeze(run.model)
     run.seconds = time.perf_counter() - began
     if training.baselines == "full":

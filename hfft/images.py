@@ -78,6 +78,11 @@ class ImageSet:
         Raises:
             DataError: a file is missing.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Kept, since a file that vanishes after it was trained on must not cost the results.
         digest = hashlib.sha256()
         for value in self.values():
             part = value["bytes"] if value["bytes"] is not None else self._stamp(value["path"])

@@ -16,9 +16,9 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 
 import hfft
-from hfft.checkpoint import save_checkpoint
 from hfft.delta import write_delta
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
+from hfft.errors import DataError
 from hfft.finetune import PhaseResult, Run
 from hfft.images import ImageSet
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
@@ -36,6 +36,7 @@ from hfft.record import (
 )
 from hfft.report import Evidence, write_predictions, write_report
 from hfft.reproduce import content_hash, weights_hashes
+from hfft.staging import save_staged
 from hfft.trace import EpochRow, epoch_table, observe
 
 PACKAGES = (
@@ -51,7 +52,7 @@ def write_results(run: Run) -> str:
         OutputError: a file cannot be written.
     """
     folder = Path(run.settings.training.output_dir or "")
-    save_checkpoint(run.model, run.processor, folder)
+    save_staged(run.model, run.processor, folder)
     write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
     rows = trace_rows(run)
     record = make_record(run)
@@ -155,11 +156,18 @@ def _data(run: Run) -> DataRecord:
         name=sets.name,
         labels=list(sets.labels),
         counts={name: len(part) for name, part in parts.items()},
-        fingerprints={name: part.fingerprint() for name, part in parts.items()},
+        fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
     )
+
+
+def _fingerprint(images: ImageSet) -> str | None:
+    try:
+        return images.fingerprint()
+    except DataError:  # a file that vanished during the run must not cost the results
+        return None
 
 
 def _phase(result: PhaseResult, learning_rate: float) -> PhaseRecord:

@@ -1,0 +1,55 @@
+"""One line for errors that nobody foresaw, so that a traceback is seen with ``--debug`` alone."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfft.errors import HfftError
+
+if TYPE_CHECKING:
+    from hfft.finetune import Run
+
+
+def describe_unforeseen(error: Exception) -> str:
+    """Say what is wrong and what to do about it."""
+    text = " ".join(str(error).split())
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no room is left on the disk ({text}); free some, or choose another folder, and run again"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"the system refuses ({text}); choose a folder that may be written"
+    if "MemoryError" in kinds or "OutOfMemoryError" in kinds:
+        return f"out of memory ({text}); try a smaller --per_device_train_batch_size or --image_size, or --cache disk"
+    if isinstance(error, OSError):
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text}; hfft did not foresee this: run again with --debug and report what it shows"
+
+
+@contextmanager
+def weights_kept(run: Run) -> Iterator[None]:
+    """Save the trained weights if what comes after training fails or is interrupted.
+
+    Raises:
+        HfftError: the one that was raised within, with a hint at the weights.
+    """
+    try:
+        yield
+    except BaseException as error:
+        folder = _save(run)
+        if isinstance(error, HfftError) and folder is not None:
+            raise type(error)(f"{error}. The trained weights are saved in {folder}") from error
+        raise
+
+
+def _save(run: Run) -> Path | None:
+    from hfft.staging import save_staged
+
+    try:
+        save_staged(run.model, run.processor, run.folder)
+    except Exception:  # the first error is the one to tell of
+        return None
+    return run.folder
