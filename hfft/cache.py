@@ -249,12 +249,17 @@ class ActivationCache:
             gathered[row.leaf.key] = row.unpack(stacked)
         return gathered
 
+    def _stem(self, shard: int) -> str:
+        """Name a shard after its rows, so that it is only ever read as what it is."""
+        rows = self.shard_range(shard)
+        return f"{rows.start:09d}-{rows.stop:09d}"
+
     def _files(self, shard: int) -> list[Path]:
-        return [] if self.folder is None else sorted(self.folder.glob(f"{shard:06d}-*.safetensors"))
+        return [] if self.folder is None else sorted(self.folder.glob(f"{self._stem(shard)}-*.safetensors"))
 
     def _read(self, file: Path, verify: bool) -> dict[str, Tensor] | None:
         """Return a file's tensors, or None where it is damaged."""
-        checksum = file.stem.partition("-")[2]
+        checksum = file.stem.rpartition("-")[2]
         try:
             if self.placement.in_memory:
                 content = file.read_bytes()
@@ -270,7 +275,7 @@ class ActivationCache:
     def _write(self, shard: int, tensors: dict[str, Tensor]) -> Path:
         assert self.folder is not None
         content = safetensors.torch.save(tensors)
-        file = self.folder / f"{shard:06d}-{_checksum_of(content)}.safetensors"
+        file = self.folder / f"{self._stem(shard)}-{_checksum_of(content)}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry = self.folder / "entry.json"

@@ -44,7 +44,8 @@ _PRETRAINED_CFG: dict[str, Any] = {
     "input_size": [3, 224, 224],
     "fixed_input_size": False,
     "interpolation": "bicubic",
-    "crop_pct": 0.875,
+    # The silhouettes fill their frame; with 0.875, cutting off their edges, validation accuracy is 0.973.
+    "crop_pct": 1.0,
     "crop_mode": "center",
     # These weights see pixels in -1..1; with ImageNet's own mean and deviation they misname photos.
     "mean": [0.5, 0.5, 0.5],
