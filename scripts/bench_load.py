@@ -55,7 +55,8 @@ def write_model(folder: Path, side: int) -> None:
     """Write a small ResNet, its weights drawn at random, whose cost is not what is measured."""
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=CLASSES)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    config.num_labels = CLASSES
     ResNetForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
 

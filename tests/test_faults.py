@@ -187,7 +187,7 @@ import sys, time, hfft.activations as activations
 compute = activations._compute
 def slowly(*arguments):
     print("filling", flush=True)
-    time.sleep(0.2)
+    time.sleep(0.05)
     return compute(*arguments)
 activations._compute = slowly
 from hfft.cli import main
@@ -214,8 +214,8 @@ def _interrupt(command: list[str], word: str, times: int) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("word", "times", "flags"),
     [
-        ("filling", 3, ["--cache", "disk"]),
-        ("Activation cache: ", 2, ["--num_train_epochs", "100000"]),
+        ("filling", 20, ["--cache", "disk"]),
+        ("rows were there already", 1, ["--num_train_epochs", "100000"]),
     ],
     ids=["filling", "training"],
 )
@@ -233,7 +233,7 @@ def test_ctrl_c_is_one_line_and_loses_nothing(
     more = image_folder("more", per_class=60, seed=1)
     given = ["--train_dir", more, "--model_name_or_path", tmp_path / "pretrained-resnet"]
     given += ["--output_dir", tmp_path / "out", "--overwrite_output_dir", "true", "--baselines", "none", *flags]
-    command = [sys.executable, "-c", SLOW_FILL, "finetune", *map(str, given), "--disable_tqdm", "true"]
+    command = [sys.executable, "-u", "-c", SLOW_FILL, "finetune", *map(str, given), "--disable_tqdm", "true"]
     code, printed = _interrupt(command, word, times)
     assert code == 130, printed
     assert "Traceback" not in printed
