@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv")
-FIGURES = ("curves.png", "confusion_matrix.png", "reliability.png")
+_FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,10 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
         )
     if target.delta_only and not (folder / DELTA).exists():
         raise OutputError(f"{folder} holds no {DELTA}; push the whole checkpoint, without --delta_only")
-    names = [*weights, DELTA, *BESIDE, *FIGURES]
+    card = card_for(folder, target) if (folder / CARD).exists() else ""
+    names = [*weights, DELTA, *BESIDE, *_FIGURE.findall(card)]
     found: dict[str, Path | bytes] = {name: folder / name for name in names if (folder / name).exists()}
-    if (folder / CARD).exists():
-        found[CARD] = card_for(folder, target).encode()
-    return found
+    return found | ({CARD: card.encode()} if card else {})
 
 
 def card_for(folder: Path, target: Target) -> str:

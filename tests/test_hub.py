@@ -83,8 +83,9 @@ def test_pushed_and_pulled_byte_for_byte(hub: FakeHub, output: Path, capsys: pyt
     names = {file.name for file in pulled.iterdir()} - {".gitattributes"}
     assert names == {
         *("model.safetensors", "delta.safetensors", "config.json", "preprocessor_config.json", "README.md"),
-        *("hfft.json", "trace.csv", "curves.png", "confusion_matrix.png", "reliability.png"),
+        *("hfft.json", "trace.csv", *(file.name for file in output.glob("*.png"))),
     }
+    assert names >= {"curves.png", "confusion_matrix.png", "reliability.png"}
     for name in names - {"README.md"}:
         assert (pulled / name).read_bytes() == (output / name).read_bytes(), name
 
