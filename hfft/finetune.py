@@ -25,7 +25,7 @@ from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
 from hfft.model import Base, load_model
-from hfft.pixels import PixelDataset, Pixels
+from hfft.pixels import PixelDataset, Pixels, collate
 from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
 from hfft.policies import Phase, Plan, make_plan
 from hfft.prepare import (
@@ -39,7 +39,7 @@ from hfft.prepare import (
     probe_inputs,
 )
 from hfft.skipping import without_bad_images
-from hfft.trainer import FreezeTrainer, KeepBest, Views
+from hfft.trainer import FreezeTrainer, KeepBest, Views, idle_parameters
 from hfft.unforeseen import weights_kept
 
 
@@ -267,6 +267,10 @@ def _make_trainer(run: Run, phase: Phase, prepared: Prepared) -> FreezeTrainer:
     training.num_train_epochs = phase.epochs
     training.label_names = ["labels"]
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
+    if training.world_size > 1:
+        batch = collate([prepared.datasets["train"][row] for row in range(2)])
+        moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
+        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, prepared.suffix, moved))
     set_seed(training.seed)
     trainer = FreezeTrainer(
         run.model, training, phase, prepared.suffix, prepared.datasets["train"], prepared.datasets["validation"]

@@ -116,7 +116,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch of items: tensors stacked along a new first dimension, ``labels`` as int64 of shape (batch,)."""
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
     if "labels" in items[0]:
-        batch["labels"] = torch.tensor([item["labels"] for item in items], dtype=torch.int64)
+        batch["labels"] = torch.as_tensor([int(item["labels"]) for item in items], dtype=torch.int64)
     return batch
 
 

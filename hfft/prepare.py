@@ -275,11 +275,19 @@ def _fill(entry: ActivationCache, prefix: Prefix, part: ImagesAndPixels, trainin
             report.prefix_seconds += again.prefix_seconds
             report.wait_seconds += again.wait_seconds
         torch.distributed.barrier()
+        report.computed = _total(report.computed)
     if not _load_all(entry):
         raise OutputError(
             f"shards of the activation cache at {entry.folder} went missing while it was filled; run again"
         )
     return report
+
+
+def _total(count: int) -> int:
+    """Add up a count over all processes."""
+    counts = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(counts, count)
+    return sum(counts)
 
 
 def _load_all(entry: ActivationCache) -> bool:

@@ -171,6 +171,27 @@ class FreezeTrainer(Trainer):
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
+def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor]) -> list[str]:
+    """Return the trainable parameters that a step gives no gradient.
+
+    Some models hold a norm or a pooler that their classifier never reads; DDP waits for its gradient in vain
+    unless it is told to look for such parameters.
+
+    Args:
+        model: the bare model, frozen as its phase says.
+        suffix: how the batch reaches its trainable part.
+        batch: activations or pixels, on the model's device.
+    """
+    training = model.training
+    model.eval()
+    with suffix.inputs(model, {name: tensor for name, tensor in batch.items() if name != "labels"}) as inputs:
+        logits_of(model(**inputs)).sum().backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    return idle
+
+
 class KeepBest(TrainerCallback):
     """Keeps the weights of the best epoch in memory and puts them back at the end.
 
