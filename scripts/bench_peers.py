@@ -1,0 +1,206 @@
+"""The embedded default in hfft and in what one could take instead: accuracy over seeds, and seconds.
+
+``python scripts/bench_peers.py [--seeds 1 2 3] [--image_size 224] [--ways hfft trainer ...]``
+Every way starts from the same backbone and sees the same images at the same resolution for the same epochs:
+
+* hfft: its default, an empty activation cache included in the seconds;
+* random: hfft on the same architecture with random weights;
+* trainer: ``transformers.Trainer`` with the last block trainable, its default learning rate (5e-5);
+* trainer_tuned: the same with hfft's learning rate;
+* fastai: a ``Learner`` frozen to the last block, ``fit_one_cycle`` (needs the dependency group ``peers``).
+
+Accuracy is that of the last epoch on the validation images; the test images are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
+from hfft.finetune import Run, Settings, judge, set_up, train_phase
+from hfft.pixels import PixelDataset, Pixels, collate
+
+EPOCHS = 5
+Outcome = tuple[float, float]
+"""Accuracy and seconds."""
+
+
+def main() -> None:
+    """Run every way with every seed and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    results: dict[str, list[Outcome]] = {}
+    for way in options.ways:
+        for seed in options.seeds:
+            results.setdefault(way, []).append(WAYS[way](seed, options.image_size))
+            print(way, seed, *(f"{figure:.3f}" for figure in results[way][-1]), flush=True)
+    print(f"\n{table(results)}")
+    if options.json:
+        options.json.write_text(json.dumps({"options": vars(options), "results": results}, indent=2, default=str))
+
+
+def prepare(seed: int, image_size: int, scratch: str) -> Run:
+    """Load the embedded model and images as hfft does."""
+    training = FinetuneArguments(
+        output_dir=scratch, num_train_epochs=EPOCHS, seed=seed, disable_tqdm=True, keep="last", baselines="none"
+    )
+    model = ModelArguments(image_size=image_size)
+    return set_up(Settings(model=model, cache=CacheArguments(cache_dir=f"{scratch}/cache"), training=training))
+
+
+def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcome:
+    """Fine-tune with hfft."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run = prepare(seed, image_size, scratch)
+        run.sets = type(run.sets)(run.sets.train, run.sets.validation, None, run.sets.labels, run.sets.name)
+        if random_weights:
+            for module in run.model.modules():
+                if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                    module.reset_parameters()
+        began = time.perf_counter()
+        trainer = train_phase(run, run.plan.phases[0], lambda line: None)
+        seconds = time.perf_counter() - began
+        judge(run, trainer)
+        prediction = run.predictions["validation"]
+    return float((prediction.predictions.argmax(1) == prediction.label_ids).mean()), seconds
+
+
+def trainer_way(seed: int, image_size: int, learning_rate: float = 5e-5) -> Outcome:
+    """Fine-tune with transformers.Trainer, the frozen parameters set to need no gradient."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run = prepare(seed, image_size, scratch)
+        freeze_parameters(run)
+        pixels, ours = Pixels(run.processor), run.settings.training
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=EPOCHS,
+            per_device_train_batch_size=ours.per_device_train_batch_size,
+            per_device_eval_batch_size=ours.per_device_eval_batch_size,
+            learning_rate=learning_rate,
+            bf16=bool(ours.bf16),
+            seed=seed,
+            eval_strategy="epoch",
+            save_strategy="no",
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            disable_tqdm=True,
+            report_to="none",
+        )
+        trainer = Trainer(
+            model=run.model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=PixelDataset(run.sets.train, pixels),
+            eval_dataset=PixelDataset(run.sets.validation, pixels),
+            compute_metrics=lambda p: {"accuracy": float((np.argmax(p.predictions, 1) == p.label_ids).mean())},
+        )
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    log = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    return log[-1]["eval_accuracy"], seconds
+
+
+def fastai_way(seed: int, image_size: int) -> Outcome:
+    """Fine-tune with fastai's Learner: frozen to the last block, one cycle."""
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.metrics import accuracy
+
+    with tempfile.TemporaryDirectory() as scratch:
+        run = prepare(seed, image_size, scratch)
+        pixels, size = Pixels(run.processor), run.settings.training.per_device_train_batch_size
+        loaders = DataLoaders(
+            DataLoader(PixelDataset(run.sets.train, pixels), size, shuffle=True, collate_fn=as_pair),
+            DataLoader(PixelDataset(run.sets.validation, pixels), size, collate_fn=as_pair),
+        )
+        trainable = run.plan.phases[0].trainable
+        learner = Learner(
+            loaders,
+            Logits(run.model),
+            loss_func=nn.CrossEntropyLoss(),
+            metrics=accuracy,
+            path=scratch,
+            splitter=lambda model: [
+                [p for name, p in model.model.named_parameters() if name not in trainable],
+                [p for name, p in model.model.named_parameters() if name in trainable],
+            ],
+        )
+        learner.freeze()
+        began = time.perf_counter()
+        with learner.no_bar(), learner.no_logging():
+            learner.fit_one_cycle(EPOCHS)
+        seconds = time.perf_counter() - began
+        return float(learner.recorder.values[-1][-1]), seconds
+
+
+class Logits(nn.Module):
+    """A model that returns its logits alone, as fastai expects."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return logits of shape (batch, labels)."""
+        logits: torch.Tensor = self.model(pixel_values=pixel_values).logits
+        return logits
+
+
+def as_pair(items: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch items as fastai expects them: images and labels."""
+    batch = collate(items)
+    return batch["pixel_values"], batch["labels"]
+
+
+def freeze_parameters(run: Run) -> None:
+    """Set what the plan does not train to need no gradient, and nothing else."""
+    for name, parameter in run.model.named_parameters():
+        parameter.requires_grad_(name in run.plan.phases[0].trainable)
+
+
+def table(results: dict[str, list[Outcome]]) -> str:
+    """Draw the results in Markdown."""
+    lines = [
+        "| Way | Accuracy (mean and range over seeds) | Seconds (median) | Against hfft |",
+        "| --- | --- | --- | --- |",
+    ]
+    base = statistics.median(seconds for _, seconds in results["hfft"]) if "hfft" in results else float("nan")
+    for way, outcomes in results.items():
+        accuracies = [accuracy for accuracy, _ in outcomes]
+        seconds = statistics.median(second for _, second in outcomes)
+        spread = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
+        lines.append(
+            f"| {way} | {statistics.mean(accuracies):.3f} ({spread}) | {seconds:.1f} | {seconds / base:.1f}x |"
+        )
+    return "\n".join(lines)
+
+
+WAYS: dict[str, Callable[[int, int], Outcome]] = {
+    "hfft": hfft_way,
+    "random": lambda seed, size: hfft_way(seed, size, random_weights=True),
+    "trainer": trainer_way,
+    "trainer_tuned": lambda seed, size: trainer_way(seed, size, FinetuneArguments(output_dir="unused").learning_rate),
+    "fastai": fastai_way,
+}
+
+
+if __name__ == "__main__":
+    main()
