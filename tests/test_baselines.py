@@ -38,7 +38,9 @@ def start(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> Callable[
     return go
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit", "swin", "timm"])
+@pytest.mark.parametrize(
+    "kind", ["resnet", "vit", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("swin", "timm"))]
+)
 def test_the_probe_and_the_commonest_class_stand_beside_the_result(start: Callable[..., Path], kind: str) -> None:
     folder = start(kind, "out")
     record = json.loads((folder / "hfft.json").read_text())

@@ -215,7 +215,7 @@ def _interrupt(command: list[str], word: str, times: int) -> tuple[int, str]:
     ("word", "times", "flags"),
     [
         ("filling", 20, ["--cache", "disk"]),
-        ("rows were there already", 1, ["--num_train_epochs", "100000"]),
+        pytest.param("rows were there already", 1, ["--num_train_epochs", "100000"], marks=pytest.mark.slow),
     ],
     ids=["filling", "training"],
 )
