@@ -144,12 +144,13 @@ def write_onnx(classifier: Classifier, inputs: dict[str, Tensor], path: Path) ->
     wrapped.train(False)
     shapes = {"inputs": {name: {0: "batch"} for name in inputs}}
     try:
-        with _without_warnings():
+        # With gradients the trace of Swin's attention holds a view that the exporter cannot take apart.
+        with _without_warnings(), torch.no_grad():
             program = torch.onnx.export(
                 wrapped, (), kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"], dynamo=True, verbose=False
             )
     except Exception as error:  # the exporter, the tracer and every model's own code have their own types
-        reason = one_line(error)[:300]
+        reason = one_line(error.__cause__ or error)[:300]  # the exporter's own text is advice for PyTorch's authors
         raise ModelError(f"{type(classifier.model).__name__} cannot be exported to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props.update(metadata_of(classifier, inputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from finished import LABELS, make_images, make_model, run_finetune
 from torch import Tensor
 
 from hfft import export as exporting
+from hfft.checkpoint import save_checkpoint
 from hfft.cli import main
+from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import HfftError, ModelError
 from hfft.export import Parity, check_images, export
 from hfft.images import open_image
@@ -166,3 +169,13 @@ def test_errors(model: Path, images: Path, tmp_path: Path, options: dict[str, st
 def test_wrong_options(options: dict[str, float]) -> None:
     with pytest.raises(HfftError, match=next(iter(options))):
         ExportArguments(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_embedded_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, processor = embedded_model(ANIMALS)
+    save_checkpoint(model, processor, tmp_path)
+    assert main(["export", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "16 images (animal-mnist, validation)" in printed
+    assert float(re.findall(r"at most ([\d.e-]+)", printed)[0]) < 1e-4
