@@ -166,7 +166,11 @@ class Space:
         side = max(image.size)
         if side < 320:  # so small a picture would hide the map's shape
             image = image.resize((image.width * 320 // side, image.height * 320 // side), Image.Resampling.NEAREST)
-        return image if found is None else overlay(image, found.values, opacity)
+        picture = image.copy() if found is None else overlay(image, found.values, opacity)
+        # Gradio names its files after their content and writes them in place: two visitors with the same
+        # picture would read each other's half-written file.
+        picture.info = {"visit": uuid.uuid4().hex}
+        return picture
 
     def classify_batch(self, session: Session, paths: Sequence[str]) -> tuple[list[Prediction], list[Any], Path]:
         """Label many files; return the predictions, a gallery of the readable ones, and a CSV. The files are removed.

@@ -358,7 +358,7 @@ class _Page:
         @plainly
         def finetune(where: str, path: str | None, what: str, count: float, request: gr.Request) -> Iterator[Any]:
             session = space.session(request.session_hash)
-            epochs = 0
+            epochs, left = 0, None  # what was uploaded is gone once the training has it
             for now in space.follow(session, space.start(session, where, path, what, count)):
                 rows = curve_table([("now", now.rows)])
                 drawn = len(now.rows) != epochs or now.ended
@@ -376,7 +376,8 @@ class _Page:
                     if now.state == "done"
                     else gr.skip()
                 )
-                yield views.progress(now), *curves, chooser, gr.update(visible=session.own is not None)
+                yield views.progress(now), *curves, chooser, gr.update(visible=session.own is not None), left
+                left = gr.skip()
 
         @plainly
         def add_files(name: str, paths: list[str] | None, request: gr.Request) -> Any:
@@ -405,7 +406,7 @@ class _Page:
         start.click(
             finetune,
             [source, archive, policy, epochs],
-            [status, loss, accuracy, self.model, get],
+            [status, loss, accuracy, self.model, get, archive],
             api_name="finetune",
             concurrency_limit=space.options.max_waiting + 2,
             show_progress="hidden",
