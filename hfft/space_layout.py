@@ -408,6 +408,7 @@ class _Page:
             [source, archive, policy, epochs],
             [status, loss, accuracy, self.model, get, archive],
             api_name="finetune",
+            trigger_mode="multiple",  # a cancelled training may still be leaving when the next one is started
             concurrency_limit=space.options.max_waiting + 2,
             show_progress="hidden",
         ).then(self._facts, None, self.summary, api_visibility="private")
