@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
 from hfft.finetune import Run, Settings, judge, set_up, train_phase
@@ -111,6 +112,7 @@ def trainer_way(seed: int, image_size: int, learning_rate: float = 5e-5) -> Outc
             eval_dataset=PixelDataset(run.sets.validation, pixels),
             compute_metrics=lambda p: {"accuracy": float((np.argmax(p.predictions, 1) == p.label_ids).mean())},
         )
+        trainer.remove_callback(PrinterCallback)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
@@ -120,6 +122,7 @@ def trainer_way(seed: int, image_size: int, learning_rate: float = 5e-5) -> Outc
 
 def fastai_way(seed: int, image_size: int) -> Outcome:
     """Fine-tune with fastai's Learner: frozen to the last block, one cycle."""
+    import fastai.callback.all  # noqa: F401  (gives Learner its schedules and no_bar)
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     from fastai.metrics import accuracy
