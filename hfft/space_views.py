@@ -29,7 +29,7 @@ CSS = f"""
 .hf-frozen {{border-top:5px solid {FROZEN}}} .hf-trained {{border-top:5px solid {TRAINED}}}
 .hf-plain {{border-top:5px solid var(--neutral-400)}}
 .hf-scroll {{overflow-x:auto; max-width:100%}}
-.hf-table {{border-collapse:collapse; width:100%; font-size:14px}}
+.hf-table {{border-collapse:collapse; width:100%; font-size:14px; border:0 !important}}
 .hf-table th, .hf-table td {{text-align:left; padding:6px 10px; border-bottom:1px solid var(--border-color-primary);
   vertical-align:top}}
 .hf-table td.n, .hf-table th.n {{text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap}}
