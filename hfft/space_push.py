@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -79,7 +80,8 @@ def build_space(folder: Path, model: str) -> Path:
     folder.mkdir(parents=True)
     shutil.copyfile(_find_app(package), folder / APP)
     _copy_package(package, folder / "hfft")
-    _copy_package(_plugins(), folder / "hfft_plugins")
+    for name, place in _plugin_packages().items():
+        _copy_package(place, folder / name)
     _write_metadata(folder)
     (folder / "requirements.txt").write_text("\n".join(pinned_requirements()) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_readme(model), encoding="utf-8")
@@ -115,10 +117,15 @@ def _find_app(package: Path) -> Path:
     raise OutputError(f"{APP} is not installed with hfft; run the command from a checkout of hfft")
 
 
-def _plugins() -> Path:
-    import hfft_plugins  # type: ignore[import-not-found, unused-ignore]
+def _plugin_points() -> list[EntryPoint]:
+    return [point for point in distribution("hfft").entry_points if point.group == "hfft.backbones"]
 
-    return Path(hfft_plugins.__file__ or "").parent
+
+def _plugin_packages() -> dict[str, Path]:
+    """The packages that hfft's own entry points name, found without importing them."""
+    names = {point.module.partition(".")[0] for point in _plugin_points()}
+    specs = {name: find_spec(name) for name in names}
+    return {name: Path(next(iter(spec.submodule_search_locations or ()))) for name, spec in specs.items() if spec}
 
 
 def _copy_package(source: Path, target: Path) -> None:
@@ -129,11 +136,7 @@ def _write_metadata(folder: Path) -> None:
     """Make the plugins known: a Space does not install hfft, and entry points are found through this folder."""
     info = folder / f"hfft-{hfft.__version__}.dist-info"
     info.mkdir()
-    points = [
-        f"{point.name} = {point.value}"
-        for point in distribution("hfft").entry_points
-        if point.group == "hfft.backbones" and point.value.startswith("hfft_plugins.")
-    ]
+    points = [f"{point.name} = {point.value}" for point in _plugin_points()]
     header = f"Metadata-Version: 2.1\nName: hfft\nVersion: {hfft.__version__}\n"
     (info / "METADATA").write_text(header, encoding="utf-8")
     (info / "entry_points.txt").write_text("\n".join(["[hfft.backbones]", *points, ""]), encoding="utf-8")
