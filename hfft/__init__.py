@@ -15,11 +15,16 @@ __all__ = ["FreezeTrainer", "Plan", "__version__", "finetune", "load"]
 
 if TYPE_CHECKING:
     from hfft.checkpoint import load
-    from hfft.finetune import finetune_with as finetune
+    from hfft.job import finetune_with as finetune
     from hfft.policies import Plan
     from hfft.trainer import FreezeTrainer
 
-_MODULES = {"FreezeTrainer": "hfft.trainer", "Plan": "hfft.policies", "load": "hfft.checkpoint"}
+_PLACES = {
+    "FreezeTrainer": ("hfft.trainer", "FreezeTrainer"),
+    "Plan": ("hfft.policies", "Plan"),
+    "finetune": ("hfft.job", "finetune_with"),
+    "load": ("hfft.checkpoint", "load"),
+}
 
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for Any
@@ -27,10 +32,9 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for Any
     def __getattr__(name: str) -> Any:
         from importlib import import_module
 
-        if name == "finetune":
-            return import_module("hfft.finetune")  # a module that can be called, see there
-        if name in _MODULES:
-            return getattr(import_module(_MODULES[name]), name)
+        if name in _PLACES:
+            module, attribute = _PLACES[name]
+            return getattr(import_module(module), attribute)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -28,7 +28,7 @@ from hfft.plugin import Anatomy, covers
 from hfft.sampling import stratified
 
 if TYPE_CHECKING:
-    from hfft.finetune import Run
+    from hfft.job import Run
     from hfft.prepare import Prepared
 
 PROBE_IMAGES = 10_000
@@ -90,7 +90,7 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
     """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
-    from hfft.finetune import judge, set_up, train_phase
+    from hfft.job import judge, set_up, train_phase
 
     began = time.perf_counter()
     settings = copy.copy(run.settings)

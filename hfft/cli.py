@@ -10,7 +10,7 @@ from hfft.errors import ArgumentError, HfftError
 from hfft.parsing import closest, flags_of, parse, split_sweep_flags
 
 if TYPE_CHECKING:
-    from hfft.finetune import Settings
+    from hfft.job import Settings
 
 Command = Callable[[list[str]], int]
 
@@ -66,7 +66,7 @@ def finetune_command(argv: list[str]) -> int:
 
     --from_record hfft.json repeats the run that wrote the file; flags beside it win.
     """
-    from hfft.finetune import finetune
+    from hfft.job import finetune
     from hfft.reproduce import compare, take_record
 
     flags, record = take_record(argv)
@@ -83,7 +83,7 @@ def finetune_settings(argv: list[str]) -> Settings:
         ArgumentError: a flag is unknown, or a value is wrong.
     """
     from hfft import arguments
-    from hfft.finetune import Settings
+    from hfft.job import Settings
 
     groups = (
         arguments.ModelArguments,

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.errors import HfftError
-from hfft.finetune import Settings, finetune
+from hfft.job import Settings, finetune
 from hfft.trace import EpochRow, observe
 
 

@@ -19,8 +19,8 @@ import hfft
 from hfft.delta import write_delta
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError
-from hfft.finetune import PhaseResult, Run
 from hfft.images import ImageSet
+from hfft.job import PhaseResult, Run
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
 from hfft.mistakes import find_mistakes, write_mistakes
 from hfft.record import (

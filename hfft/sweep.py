@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from hfft.errors import ArgumentError, HfftError
-from hfft.finetune import Settings, finetune
+from hfft.job import Settings, finetune
 from hfft.record import RunRecord, read_record
 
 Options = dict[str, str]

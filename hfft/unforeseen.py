@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hfft.errors import HfftError
 
 if TYPE_CHECKING:
-    from hfft.finetune import Run
+    from hfft.job import Run
 
 
 def describe_unforeseen(error: Exception) -> str:

@@ -50,7 +50,7 @@ from transformers import (
 
 from hfft.activations import CachedDataset
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.finetune import Run, Settings, set_up, train_phase
+from hfft.job import Run, Settings, set_up, train_phase
 from hfft.pixels import PixelDataset, Pixels, collate
 from hfft.recording import logits_of
 from hfft.trainer import FreezeTrainer

@@ -31,7 +31,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
-from hfft.finetune import Run, Settings, judge, set_up, train_phase
+from hfft.job import Run, Settings, judge, set_up, train_phase
 from hfft.pixels import PixelDataset, Pixels, collate
 
 EPOCHS = 5

@@ -61,7 +61,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 def _resnet() -> PreTrainedModel:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=5)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic")
     return ResNetForImageClassification(config)
 
 
@@ -74,25 +74,18 @@ def _vit() -> PreTrainedModel:
         image_size=SIZE,
         patch_size=8,
         hidden_dropout_prob=0.1,
-        num_labels=5,
     )
     return ViTForImageClassification(config)
 
 
 def _swin() -> PreTrainedModel:
-    config = SwinConfig(
-        image_size=SIZE, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4, num_labels=5
-    )
+    config = SwinConfig(image_size=SIZE, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4)
     return SwinForImageClassification(config)
 
 
 def _timm(architecture: str = "resnet18") -> PreTrainedModel:
-    pretrained_cfg = {"input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
-    config = TimmWrapperConfig(
-        architecture=architecture,
-        num_labels=5,
-        pretrained_cfg=pretrained_cfg,
-    )
+    config = TimmWrapperConfig(architecture=architecture)
+    config.pretrained_cfg = {"input_size": [3, SIZE, SIZE], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
     return TimmWrapperForImageClassification(config)
 
 

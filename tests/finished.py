@@ -12,7 +12,7 @@ from small_models import VIT
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.finetune import Run, Settings, finetune
+from hfft.job import Run, Settings, finetune
 
 torch.set_num_threads(1)  # threads cost more than they bring on models this small
 

@@ -83,7 +83,7 @@ def test_full_fine_tuning_is_there_where_it_is_asked_for(start: Callable[..., Pa
 def test_the_probe_learns_and_takes_a_single_image_per_class() -> None:
     random = np.random.RandomState(0)
     labels = np.arange(60) % 3
-    features = random.randn(60, 8).astype(np.float32)
+    features = random.randn(60, 8)
     features[np.arange(60), labels] += 6
     assert (fit_probe(features[:30], labels[:30], 0)(features[30:]) == labels[30:]).mean() > 0.9
     assert fit_probe(features[:3], labels[:3], 0)(features[:3]).tolist() == [0, 1, 2]

@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForImageClassification
 
 import hfft.cache
-import hfft.finetune
+import hfft.job
 from hfft.cli import main
 
 Folder = Callable[..., Path]
@@ -98,14 +98,14 @@ def test_a_disk_that_fills_while_results_are_written_keeps_the_earlier_run(
 
 def _remove_after(monkeypatch: pytest.MonkeyPatch, files: list[Path]) -> None:
     """Remove files once the cache is filled and training is about to begin."""
-    said: Callable[[Any], str] = getattr(hfft.finetune, "describe")  # noqa: B009  (the module is callable too)
+    said: Callable[[Any], str] = getattr(hfft.job, "describe")  # noqa: B009  (imported there, not exported)
 
     def describe(prepared: Any) -> str:
         for file in files:
             file.unlink()
         return said(prepared)
 
-    monkeypatch.setattr(hfft.finetune, "describe", describe)
+    monkeypatch.setattr(hfft.job, "describe", describe)
 
 
 def test_a_file_that_vanishes_is_named_where_it_is_read_again(
@@ -175,7 +175,7 @@ def test_what_nobody_foresaw_is_one_line_too(
     error: Exception,
     words: str,
 ) -> None:
-    monkeypatch.setattr(hfft.finetune, "load_model", raising(error))
+    monkeypatch.setattr(hfft.job, "load_model", raising(error))
     assert start() == 1
     one_line(capsys, words)
     with pytest.raises(type(error)):

@@ -55,7 +55,7 @@ def test_plugins_import_the_toolkit_alone() -> None:
 
 LAYERS = [
     {"cli"},
-    {"finetune", "results", "sweep"},
+    {"job", "results", "sweep"},
     {"prepare", "planning", "trainer"},
     {"freezing", "split", "cache", "data", "metrics", "policies", "registry"},
     {"plugin", "arguments", "errors"},
@@ -72,8 +72,17 @@ def test_each_layer_imports_downwards() -> None:
 
 def test_no_import_goes_in_a_circle() -> None:
     edges = graph()
-    deferred = {("finetune", "results"), ("exactness", "split")}
-    """finetune calls results, and exactness names split's types, inside a function or for type checks alone."""
+    deferred = {
+        ("job", "results"),
+        ("exactness", "split"),
+        ("data", "formats"),
+        ("baselines", "job"),
+        ("space", "cli"),
+        ("unforeseen", "job"),
+    }
+    """Inside a function or for type checks alone: job calls results and data calls formats, both of which build
+    on them; exactness names split's types; the full baseline is a run of its own; the Space
+    is a command that runs another."""
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:

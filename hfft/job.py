@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -174,9 +173,9 @@ def check_output_dir(training: FinetuneArguments) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".hfft-writable"
-        probe.write_bytes(bytes(4096))
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
+            probe.write(bytes(4096))
+            probe.flush()
     except OSError as error:
         raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
 
@@ -331,12 +330,3 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
         >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
     """
     return finetune(Settings(*parse_keywords(options)), say)
-
-
-class _Job(ModuleType):
-    """This module as a function: ``hfft.finetune(train_dir=...)`` works, although the name is the module's."""
-
-    __call__ = staticmethod(finetune_with)
-
-
-sys.modules[__name__].__class__ = _Job
