@@ -28,6 +28,9 @@ class ModelArguments:
     model_revision: str = option("main", "Branch, tag or commit of the model on the Hub.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
     trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
+    allow_pickle: bool = option(
+        False, "Where there is no safetensors file, read the tensors in pytorch_model.bin, which is a pickle."
+    )
     image_size: int | None = option(
         None, "Height and width in pixels that images are resized to, where not the model's own."
     )

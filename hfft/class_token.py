@@ -1,7 +1,7 @@
 """The exact shortcut for heads that read nothing but the class token.
 
-In the last block only the keys and values need all tokens; the query, the projection and the MLP are
-needed for the class token alone, a sixth of the block's arithmetic.
+In the last block everything but the first norm is then computed for the class token alone: one query needs
+neither keys nor values of the other tokens, only their weighted sum (`_attend`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
+import torch
 from torch import Tensor, nn
 
 from hfft.plugin import Anatomy, ClassTokenBlock
@@ -77,34 +77,62 @@ def class_token_forward(block: nn.Module, spec: ClassTokenBlock) -> Callable[...
     mlp = [_module(block, name) for name in spec.mlp]
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        query, key, value = _project(block, spec, parts["norm1"](hidden_states))
-        attended = F.scaled_dot_product_attention(query, key, value)
-        attended = attended.transpose(1, 2).flatten(2)
+        attended = _attend(block, spec, parts["norm1"](hidden_states))
         token = hidden_states[:, :1] + parts["scale1"](parts["proj"](attended))
         hidden = parts["norm2"](token)
         for module in mlp:
             hidden = module(hidden)
-        token = token + parts["scale2"](hidden)
-        return token
+        return token + parts["scale2"](hidden)
 
     return forward
 
 
-def _project(block: nn.Module, spec: ClassTokenBlock, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Project to heads: the query (batch, heads, 1, dim), keys and values (batch, heads, tokens, dim)."""
-    if spec.qkv:
-        joint = block.get_submodule(spec.qkv)
-        assert isinstance(joint, nn.Linear)
-        dim, bias = joint.out_features // 3, joint.bias
-        query = F.linear(normed[:, :1], joint.weight[:dim], None if bias is None else bias[:dim])
-        rest = F.linear(normed, joint.weight[dim:], None if bias is None else bias[dim:])
-        key, value = rest.chunk(2, dim=-1)
+def _attend(block: nn.Module, spec: ClassTokenBlock, normed: Tensor) -> Tensor:
+    """Attention of the class token to all tokens: (batch, tokens, dim) -> (batch, 1, heads * head_dim).
+
+    One query needs no keys: ``q . (W x + b) = (W' q) . x + q . b``, so the query goes through the keys'
+    projection once instead of every token. Nor values: the attention's weights add up to one, so the tokens
+    are averaged first and projected once. A norm on the keys stands in between; then keys are computed.
+    """
+    query, key, value = (_head_weights(layer, spec.heads) for layer in _projections(block, spec))
+    asked = _per_head(normed[:, :1].expand(-1, spec.heads, -1), *query)  # (batch, heads, head_dim)
+    asked = _module(block, spec.q_norm)(asked)
+    if spec.k_norm:
+        keys = torch.einsum("bnc,hdc->bhnd", normed, key[0]) + (0 if key[1] is None else key[1][:, None])
+        scores = torch.einsum("bhd,bhnd->bhn", asked, _module(block, spec.k_norm)(keys))
     else:
-        query = block.get_submodule(spec.query)(normed[:, :1])
-        key = block.get_submodule(spec.key)(normed)
-        value = block.get_submodule(spec.value)(normed)
-    query, key, value = (part.unflatten(-1, (spec.heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return _module(block, spec.q_norm)(query), _module(block, spec.k_norm)(key), value
+        scores = torch.einsum("bhd,hdc->bhc", asked, key[0]) @ normed.transpose(1, 2)
+        if key[1] is not None:
+            scores = scores + (asked * key[1]).sum(-1, keepdim=True)
+    weights = (scores * asked.shape[-1] ** -0.5).softmax(-1)  # (batch, heads, tokens)
+    return _per_head(weights @ normed, *value).flatten(1)[:, None]
+
+
+def _per_head(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Project each head's own input: (batch, heads, dim) with (heads, head_dim, dim) -> (batch, heads, head_dim)."""
+    outputs = torch.einsum("bhc,hdc->bhd", inputs, weight)
+    return outputs if bias is None else outputs + bias
+
+
+def _projections(block: nn.Module, spec: ClassTokenBlock) -> list[tuple[Tensor, Tensor | None]]:
+    """Weight and bias of the query's, the keys' and the values' projection."""
+    names = [spec.qkv] if spec.qkv else [spec.query, spec.key, spec.value]
+    layers = [block.get_submodule(name) for name in names]
+    assert all(isinstance(layer, nn.Linear) for layer in layers)
+    pairs: list[tuple[Tensor, Tensor | None]] = [
+        (layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)
+    ]
+    if not spec.qkv:
+        return pairs
+    weight, bias = pairs[0]
+    biases = bias.chunk(3) if bias is not None else (None, None, None)
+    return list(zip(weight.chunk(3), biases, strict=True))
+
+
+def _head_weights(layer: tuple[Tensor, Tensor | None], heads: int) -> tuple[Tensor, Tensor | None]:
+    """Split a projection by heads: weight (heads, head_dim, dim), bias (heads, head_dim)."""
+    weight, bias = layer
+    return weight.unflatten(0, (heads, -1)), None if bias is None else bias.unflatten(0, (heads, -1))
 
 
 def _module(block: nn.Module, name: str) -> nn.Module:

@@ -77,7 +77,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
             ignore_mismatched_sizes=True,
-            use_safetensors=True,
+            use_safetensors=None if arguments.allow_pickle else True,
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -143,6 +143,8 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         what = factory.__name__.removeprefix("Auto")
         reason = " ".join(str(error).split())
+        if "no file named model.safetensors" in reason or "pytorch_model.bin" in reason:
+            reason += " Weights in pytorch_model.bin are a pickle: --allow_pickle true reads the tensors in it"
         raise ModelError(
             f"cannot load {what} of {arguments.model_name_or_path!r} (revision {arguments.model_revision!r}): {reason}"
         ) from error

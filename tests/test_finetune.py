@@ -257,6 +257,16 @@ def _pickle_only(folder: Path) -> list[Any]:
     return ["--model_name_or_path", target]
 
 
+def test_a_pickle_is_read_where_that_is_asked_for(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    pretrained("resnet")
+    given = [*_pickle_only(tmp_path), "--train_dir", image_folder(), "--output_dir", tmp_path / "out"]
+    assert run(*given, "--num_train_epochs", 1, "--allow_pickle", "true") == 0
+    before = AutoModelForImageClassification.from_pretrained(tmp_path / "pretrained-resnet").state_dict()
+    after = AutoModelForImageClassification.from_pretrained(tmp_path / "out").state_dict()
+    name = "resnet.embedder.embedder.convolution.weight"
+    assert torch.equal(before[name], after[name])
+
+
 def _corrupt(folder: Path) -> list[Any]:
     weights = folder / "pretrained-resnet" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -284,7 +294,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path], list[Any]], str]] = [
     ("empty folder", _empty, "empty"),
     ("unreadable model path", lambda folder: ["--model_name_or_path", folder / "no-model"], "no-model"),
     ("no classifier", _not_a_classifier, "bert"),
-    ("pickle only", _pickle_only, "pickled"),
+    ("pickle only", _pickle_only, "--allow_pickle"),
     ("corrupt weights", _corrupt, "pretrained-resnet"),
     ("output is a file", _output_is_a_file, "is a file"),
     ("output holds a run", _output_holds_a_run, "--overwrite_output_dir"),
