@@ -139,7 +139,7 @@ class HeadReader:
         training = self.model.training
         self.model.eval()
         try:
-            for batch in DataLoader(dataset, batch_size=_BATCH, collate_fn=_collate):
+            for batch in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
                 moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
                 rows.append(self._read(moved))
         finally:
@@ -219,11 +219,6 @@ def _fitted(features: NDArray[np.float64], labels: NDArray[np.int64], strength: 
 def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:
     most = max(PROBE_IMAGES, len(np.unique(train.labels)))
     return np.arange(len(train)) if len(train) <= most else stratified(train.labels, most, seed)
-
-
-def _collate(batch: Any) -> dict[str, Tensor]:
-    """Batch pixel items; cached activations come batched already."""
-    return dict(batch) if isinstance(batch, Mapping) else collate(batch)
 
 
 def _silent(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -112,8 +112,13 @@ class PixelDataset(Dataset[dict[str, Any]]):
         self._epoch.fill_(int(epoch))
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of items: tensors stacked along a new first dimension, ``labels`` as int64 of shape (batch,)."""
+def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of items: tensors stacked along a new first dimension, ``labels`` as int64 of shape (batch,).
+
+    Cached activations come as a batch already and stay as they are.
+    """
+    if isinstance(items, Mapping):
+        return dict(items)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
     if "labels" in items[0]:
         batch["labels"] = torch.as_tensor([int(item["labels"]) for item in items], dtype=torch.int64)

@@ -98,7 +98,7 @@ class FreezeTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=_collate,
+            data_collator=collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_loss_func=self._cross_entropy,
@@ -232,11 +232,6 @@ class Views(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the epoch; a resumed epoch counts as the one it belongs to."""
         self.set_epoch(int(state.epoch + 1e-6))
-
-
-def _collate(batch: Any) -> dict[str, Tensor]:
-    """Batch pixel items; cached activations come batched already."""
-    return dict(batch) if isinstance(batch, Mapping) else collate(batch)
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:
