@@ -38,7 +38,7 @@ class TokenLayout:
 class ClassTokenBlock:
     """The modules of a pre-norm attention block of whose output the head reads the class token alone.
 
-    With it the core computes keys and values for all tokens and everything else for the class token.
+    With it the core computes everything but the first norm for the class token alone.
     Names are relative to the block. Give either `qkv` (one projection) or `query`, `key` and `value`.
     The block must compute ``x = x + scale1(proj(attention(norm1(x))))`` and then
     ``x = x + scale2(mlp(norm2(x)))``; modules left empty are the identity. hfft compares both ways of
