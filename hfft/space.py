@@ -56,7 +56,7 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
         yield Served(url, space, blocks)
     finally:
         if space is not None:
-            space.trainings.stop()
+            space.trainings.queue.stop()
             blocks.close(verbose=False)
         if before is None:
             del os.environ["GRADIO_TEMP_DIR"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
+import pandas as pd
 from PIL import Image
 
 from hfft.figures import BLUE, GREEN, VERMILION
+from hfft.trace import EpochRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +21,7 @@ _COLOURS = {"training loss": VERMILION, "validation loss": BLUE, "accuracy": GRE
 
 
 def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
-    """Return a line plot of `hfft.space_handlers.curve_table`, one line per series or per run."""
+    """Return a line plot of `curve_table`, one line per series or per run."""
     return gr.LinePlot(
         x="epoch",
         y="value",
@@ -38,3 +42,18 @@ def figure_image(figure: Figure) -> Image.Image:
     figure.savefig(stream, format="png", dpi=110)
     stream.seek(0)
     return Image.open(stream)
+
+
+def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
+    """Return the epochs of runs in long form: epoch, value, series (loss or accuracy), run."""
+    rows = []
+    for name, epochs in runs:
+        for row in epochs:
+            for series, value in (
+                ("training loss", row.train_loss),
+                ("validation loss", row.eval_loss),
+                ("accuracy", row.accuracy),
+            ):
+                if math.isfinite(value):
+                    rows.append((row.epoch, value, series, name))
+    return pd.DataFrame(rows, columns=["epoch", "value", "series", "run"])

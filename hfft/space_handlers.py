@@ -2,55 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from PIL import Image
 
 from hfft.errors import DataError, HfftError, ModelError
-from hfft.gradcam import ActivationMap, overlay
-from hfft.live import Job, Training, Trainings
+from hfft.gradcam import overlay
 from hfft.predict import Prediction
 from hfft.quiz import Question, make_quiz
 from hfft.runs import FinishedRun, embedded_examples
 from hfft.space_arguments import SpaceArguments
+from hfft.space_batch import classify_files, write_sheet
 from hfft.space_models import Loaded, Models
-from hfft.uploads import open_upload, place, remove, unpack
+from hfft.space_sessions import Session, new_folder
+from hfft.space_trainings import VisitorTrainings
+from hfft.uploads import open_upload, remove
 
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: the embedded ten animals take a few minutes."
 YOURS = "your new model"
-SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals")
-POLICIES = ("last_block", "head", "last_n:2", "full")
-
-
-@dataclass
-class Session:
-    """One visitor.
-
-    Args:
-        source: the model that this visitor uses; None for the served one.
-        own: folder of the model that this visitor trained.
-        files: uploaded for training, by class.
-        training: that this visitor started last.
-        map: of the image classified last, with the image.
-        seen: when something was last asked for, on the monotonic clock.
-    """
-
-    source: str | None = None
-    own: Path | None = None
-    files: dict[str, list[str]] = field(default_factory=dict)
-    training: Training | None = None
-    map: tuple[Image.Image, ActivationMap | None] | None = None
-    seen: float = field(default_factory=time.monotonic)
 
 
 class Space:
@@ -59,15 +33,15 @@ class Space:
     Args:
         options: what is served, and the limits.
         work: folder for uploads (``uploads/``) and trainings (``trainings/``).
+        device: where models run, as torch names it; by default a GPU where there is one.
     """
 
     def __init__(self, options: SpaceArguments, work: Path, device: str | None = None) -> None:
         self.options = options
         self.limits = options.limits
         self.work = work
-        self.device = device
         self.models = Models(options.model, Path(options.outputs), device)
-        self.trainings = Trainings(options.max_minutes, options.max_waiting)
+        self.trainings = VisitorTrainings(options, work, self.models, device)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -92,8 +66,8 @@ class Space:
         if session is None:
             return
         if session.training is not None:
-            self.trainings.cancel(session.training)
-        self.clear_files(session)
+            self.trainings.queue.cancel(session.training)
+        self.trainings.clear_files(session)
         if session.own is not None:
             self.models.forget(str(session.own))
             remove([session.own.parent], self.work)
@@ -181,34 +155,11 @@ class Space:
         loaded = self.loaded(session)
         if not paths:
             raise DataError("choose some images first")
-        if len(paths) > self.limits.batch:
+        try:
+            rows, gallery = classify_files(loaded, paths, self.limits)
+        finally:
             remove(paths, self.work)
-            raise DataError(f"{len(paths)} images are too many at a time; at most {self.limits.batch} are allowed")
-        rows: list[Prediction] = []
-        gallery: list[Any] = []
-        for path in paths:
-            name = Path(path).name
-            try:
-                image = open_upload(path, self.limits)
-            except DataError as error:
-                rows.append(Prediction(name, error=str(error)))
-                continue
-            (found,) = loaded.classify([image])
-            rows.append(Prediction(name, found.label, found.probability, found.top, found.error))
-            image.thumbnail((400, 400))
-            gallery.append((image, f"{name}: {found.label} {found.probability:.1%}"))
-        remove(paths, self.work)
-        return rows, gallery, self._table_file(rows)
-
-    def _table_file(self, rows: Sequence[Prediction]) -> Path:
-        path = self._new("uploads") / "predictions.csv"
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["file", "label", "probability", "error"])
-            # A leading quote keeps a spreadsheet from running a file name as a formula.
-            shown = [("'" + row.file if row.file[:1] in "=+-@" else row.file, row) for row in rows]
-            writer.writerows([name, row.label, f"{row.probability:.6f}", row.error] for name, row in shown)
-        return path
+        return rows, gallery, write_sheet(new_folder(self.work, "uploads") / "predictions.csv", rows)
 
     def examples(self) -> list[str]:
         """Return files of example images: of the served run's evaluation, else the embedded animals."""
@@ -277,121 +228,3 @@ class Space:
             found = loaded.classify([image])[0] if image else None
             answers.append(f"{found.label} {found.probability:.1%}" if found else "-")
         return runs, answers
-
-    # Training ------------------------------------------------------------------------------------------
-
-    def add_files(self, session: Session, label: str, paths: Sequence[str]) -> str:
-        """Put uploaded files under a class; return what is there now.
-
-        Raises:
-            DataError: name or files are missing.
-        """
-        from hfft.uploads import class_name
-
-        name = class_name(label or "")
-        if not paths:
-            raise DataError("choose the images of this class first")
-        session.files.setdefault(name, []).extend(paths)
-        return self.describe_files(session)
-
-    def describe_files(self, session: Session) -> str:
-        """Return the classes and how many files each has."""
-        counts = [f"{name} ({len(paths)})" for name, paths in session.files.items()]
-        return ("Ready to train on: " + ", ".join(counts) + ".") if counts else "No files yet."
-
-    def clear_files(self, session: Session) -> str:
-        """Remove the files that were uploaded under class names."""
-        remove([path for paths in session.files.values() for path in paths], self.work)
-        session.files = {}
-        return self.describe_files(session)
-
-    def start(self, session: Session, source: str, archive: str | None, policy: str, epochs: float) -> Training:
-        """Unpack what was uploaded and put a training into the queue; the uploads are removed.
-
-        Raises:
-            HfftError: an option or the images cannot be used, or too many trainings are waiting.
-        """
-        if session.training is not None and not session.training.ended:
-            raise HfftError("you have a training already; wait for it, or cancel it")
-        if policy not in POLICIES:
-            raise DataError(f"the policy must be one of {', '.join(POLICIES)}")
-        if source not in SOURCES:
-            raise DataError(f"the images must be one of: {'; '.join(SOURCES)}")
-        if not 1 <= epochs <= self.options.max_epochs:
-            raise DataError(f"the epochs must be from 1 to {self.options.max_epochs}")
-        folder = self._new("trainings")
-        try:
-            if source == SOURCES[0]:
-                if not archive:
-                    raise DataError("choose a zip file first: one folder of images for each class")
-                unpack(archive, folder / "images", self.limits)
-            elif source == SOURCES[1]:
-                place(session.files, folder / "images", self.limits)
-            job = Job(folder, policy, round(epochs), self.base(), source == SOURCES[2], self.device or "")
-            session.training = self.trainings.submit(job)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finally:
-            remove([archive], self.work)
-        if source == SOURCES[1]:
-            self.clear_files(session)
-        return session.training
-
-    def follow(self, session: Session, training: Training) -> Iterator[Training]:
-        """Yield a training whenever something about it has changed; at its end the visitor uses the new model."""
-        before: tuple[Any, ...] = ()
-        for now in self.trainings.follow(training):
-            session.seen = time.monotonic()
-            state = (now.state, now.message, len(now.rows), round(now.seconds))
-            if state != before and not now.ended:
-                yield now
-            before = state
-        if training.state == "done":
-            old, session.own = session.own, training.job.folder / "run"
-            session.source, session.map = str(session.own), None
-            if old is not None:
-                self.models.forget(str(old))
-                remove([old.parent], self.work)
-        yield training
-
-    def base(self) -> str | None:
-        """Return the pretrained model that trainings begin from: the served run's base; None for the embedded one."""
-        source = self.models.default()
-        try:
-            record = self.models.read(source).record if source else None
-        except HfftError:
-            return None
-        if record is None or not (record.base.on_hub or Path(record.base.id).is_dir()):
-            return None
-        return record.base.id
-
-    def download(self, session: Session) -> Path:
-        """Return a zip of the visitor's own model.
-
-        Raises:
-            DataError: there is none.
-        """
-        if session.own is None:
-            raise DataError("train a model first; then it can be downloaded")
-        return Path(shutil.make_archive(str(self._new("uploads") / "hfft-model"), "zip", session.own))
-
-    def _new(self, kind: str) -> Path:
-        folder = self.work / kind / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
-
-
-def curve_table(runs: Sequence[tuple[str, Sequence[Any]]]) -> pd.DataFrame:
-    """Return the epochs of runs in long form: epoch, value, series (loss or accuracy), run."""
-    rows = []
-    for name, epochs in runs:
-        for row in epochs:
-            for series, value in (
-                ("training loss", row.train_loss),
-                ("validation loss", row.eval_loss),
-                ("accuracy", row.accuracy),
-            ):
-                if math.isfinite(value):
-                    rows.append((row.epoch, value, series, name))
-    return pd.DataFrame(rows, columns=["epoch", "value", "series", "run"])

@@ -24,7 +24,7 @@ from hfft.quiz import make_quiz
 from hfft.runs import find_runs, read_run
 from hfft.space import Served, serve
 from hfft.space_arguments import SpaceArguments
-from hfft.space_handlers import POLICIES, SOURCES
+from hfft.space_trainings import POLICIES, SOURCES
 
 ENDPOINTS = {
     "/classify",
@@ -299,7 +299,7 @@ def test_a_visitor_who_leaves_takes_everything_along(served: Served, folder: Pat
     session = served.space.session("somebody")
     copy = served.space.work / "uploads" / "somebody.png"
     shutil.copy(folder / "images" / "red" / "0.png", copy)
-    served.space.add_files(session, "red", [str(copy)])
+    served.space.trainings.add_files(session, "red", [str(copy)])
     served.space.leave("somebody")
     assert not copy.exists()
 
