@@ -16,12 +16,12 @@ __all__ = ["FreezeTrainer", "Plan", "__version__", "finetune", "load"]
 if TYPE_CHECKING:
     from hfft.checkpoint import load
     from hfft.job import finetune_with as finetune
-    from hfft.policies import Plan
+    from hfft.plan import Plan
     from hfft.trainer import FreezeTrainer
 
 _PLACES = {
     "FreezeTrainer": ("hfft.trainer", "FreezeTrainer"),
-    "Plan": ("hfft.policies", "Plan"),
+    "Plan": ("hfft.plan", "Plan"),
     "finetune": ("hfft.job", "finetune_with"),
     "load": ("hfft.checkpoint", "load"),
 }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,6 +21,8 @@ from hfft.images import ImageSet
 from hfft.pixels import Pixels, collate
 from hfft.plugin import Anatomy
 from hfft.split import Split
+
+Batches = Iterable[dict[str, Tensor]]
 
 
 def fill_batch(device: torch.device) -> int:
@@ -61,6 +64,7 @@ class Prefix:
         device: that the model lies on.
         autocast: number format of mixed precision, or None.
         memory_format: of inputs of shape (batch, channels, height, width).
+        begun: a split of the same model with an earlier boundary, where inputs are its activations.
     """
 
     split: Split
@@ -69,6 +73,7 @@ class Prefix:
     device: torch.device
     autocast: torch.dtype | None
     memory_format: torch.memory_format
+    begun: Split | None = None
 
     def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the activations of a batch; inputs on any device, first dimension the batch."""
@@ -79,7 +84,10 @@ class Prefix:
             return {key: value[:1] for key, value in doubled.items()}
         with torch.inference_mode(), self.precision():
             moved = {name: to_device(tensor, self.device, self.memory_format) for name, tensor in inputs.items()}
-            with class_token_only(self.split.model, self.anatomy, self.class_token):
+            with ExitStack() as stack:
+                stack.enter_context(class_token_only(self.split.model, self.anatomy, self.class_token))
+                if self.begun is not None:
+                    moved = stack.enter_context(self.begun.replay(moved))
                 return self.split.capture(moved)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -95,15 +103,14 @@ def to_device(tensor: Tensor, device: torch.device, memory_format: torch.memory_
 
 
 def fill(
-    cache: ActivationCache, prefix: Prefix, images: ImageSet, pixels: Pixels, share: tuple[int, int]
+    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int]
 ) -> FillReport:
     """Compute the shards that are missing, one process its share of them.
 
     Args:
         cache: whole shards that are there are verified and kept.
         prefix: the frozen part of the model.
-        images: the set whose rows the cache holds.
-        pixels: preprocessing with its seeded views.
+        source: from rows to what the prefix takes, in batches of `fill_batch`; see `pixel_batches`.
         share: (rank, processes) among those that fill this folder.
 
     Raises:
@@ -117,7 +124,7 @@ def fill(
     report = FillReport(cache.count, computed=len(rows), damaged=cache.damaged)
     if not rows:
         return report
-    batches = iter(_loader(images, pixels, rows, prefix.device))
+    batches = iter(source(rows))
     with tqdm(total=len(rows), desc="Frozen prefix", unit="image", disable=rank != 0) as progress:
         for shard in todo:
             count = -(-len(cache.shard_range(shard)) // fill_batch(prefix.device))
@@ -126,6 +133,24 @@ def fill(
             ]
             cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
     return report
+
+
+def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
+    """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
+    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    return lambda rows: DataLoader(
+        _Rows(images, pixels, rows),
+        batch_size=fill_batch(device),
+        collate_fn=collate,
+        num_workers=workers if len(rows) > 64 else 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def activation_batches(entry: ActivationCache, device: torch.device) -> Callable[[list[int]], Batches]:
+    """Return a source of activations that another boundary's cache holds for the same rows."""
+    size = fill_batch(device)
+    return lambda rows: (entry.gather(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
 class CachedDataset(Dataset[dict[str, Any]]):
@@ -169,17 +194,6 @@ class _Rows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
         return self.pixels(self.images.image(image), row=image, view=view)
-
-
-def _loader(images: ImageSet, pixels: Pixels, rows: list[int], device: torch.device) -> DataLoader[dict[str, Tensor]]:
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    return DataLoader(
-        _Rows(images, pixels, rows),
-        batch_size=fill_batch(device),
-        collate_fn=collate,
-        num_workers=workers if len(rows) > 64 else 0,
-        pin_memory=device.type == "cuda",
-    )
 
 
 def _timed(batches: Any, report: FillReport) -> Any:

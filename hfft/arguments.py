@@ -93,8 +93,14 @@ class DataArguments:
 class PolicyArguments:
     """What is trained, and how fast each part learns."""
 
-    policy: str = option("last_block", "What is trained: head, last_block, last_n:K or full.")
-    head_lr_scale: float = option(5.0, "Factor on the learning rate of the head, which starts from nothing.")
+    policy: str = option(
+        "last_block",
+        "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, or in "
+        "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package.",
+    )
+    head_lr_scale: float = option(
+        5.0, "Factor on the learning rate of the head in the first phase, where it starts from nothing."
+    )
     layer_decay: float = option(1.0, "Factor on the learning rate for each block further from the head.")
 
     def __post_init__(self) -> None:
@@ -165,6 +171,24 @@ class FinetuneArguments(TrainingArguments):
     keep: str = option(
         "best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"]
     )
+    early_stopping_patience: int | None = option(
+        None, "End a phase after so many evaluations without a new best accuracy; never if not given."
+    )
+    mixup: float = option(
+        0.0, "MixUp: alpha of the mixing shares, for example 0.2. Cached activations are mixed at the boundary."
+    )
+    class_weights: str = option(
+        "none",
+        "Weigh each class in the training loss: none, or balanced, for classes of unequal size.",
+        ["none", "balanced"],
+    )
+    ema_decay: float | None = option(
+        None,
+        "Evaluate and hand back an exponential moving average of the weights, for example 0.99; none if not given.",
+    )
+    find_lr: bool = option(
+        False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."
+    )
     remove_unused_columns: bool = option(False, "Left alone: hfft's batches hold what the model reads.")
     ddp_find_unused_parameters: bool | None = option(False, "Pure cost under a static freeze.")
 
@@ -183,12 +207,26 @@ class FinetuneArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        self._check_own()
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+    def _check_own(self) -> None:
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ArgumentError(f"--early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ArgumentError("--early_stopping_patience needs evaluations: leave out --eval_strategy no")
+        if self.mixup < 0:
+            raise ArgumentError(f"--mixup must not be below 0, but is {self.mixup}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
 
 
 @dataclass
 class PlanArguments:
     """How to show a plan."""
+
+    num_train_epochs: float = option(FinetuneArguments.num_train_epochs, "Passes over the training images.")
+    learning_rate: float = option(FinetuneArguments.learning_rate, "Peak learning rate of the retrained blocks.")
 
     json: bool = option(False, "Print JSON, for programs.")
     suggest_anatomy: bool = option(

@@ -90,7 +90,8 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
     """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
-    from hfft.job import judge, set_up, train_phase
+    from hfft.job import judge, set_up
+    from hfft.phases import train_phases
 
     began = time.perf_counter()
     settings = copy.copy(run.settings)
@@ -105,9 +106,7 @@ def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
         settings.training.num_train_epochs = sum(phase.epochs for phase in run.plan.phases)
         other = set_up(settings)
         other.sets = run.sets
-        for phase in other.plan.phases:
-            trainer = train_phase(other, phase, _silent)
-        judge(other, trainer)
+        judge(other, train_phases(other, _silent))
     found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began
 

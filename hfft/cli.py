@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hfft.errors import ArgumentError, HfftError
+from hfft.errors import ArgumentError, HfftError, PreemptedError
 from hfft.parsing import closest, flags_of, parse, split_sweep_flags
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"hfft: error: {error_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ArgumentError) else 1
+        return 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
     except Exception as error:
         if debug:
             raise
@@ -107,7 +107,7 @@ def plan_command(argv: list[str]) -> int:
     if plan.suggest_anatomy:
         print(show_suggestion(model))
         return 0
-    text, data = show_plan(model, policy)
+    text, data = show_plan(model, policy, plan)
     print(json.dumps(data, indent=2) if plan.json else text)
     return 0
 

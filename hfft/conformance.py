@@ -20,8 +20,9 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from hfft.errors import HfftError
 from hfft.exactness import SplitError
 from hfft.freezing import freeze
+from hfft.plan import Phase, make_plan
 from hfft.plugin import Anatomy, covers
-from hfft.policies import POLICIES, Phase, make_plan, parse_policy
+from hfft.policies import KINDS, specify
 from hfft.recording import Inputs, logits_of, record_calls
 from hfft.sharing import state_to_save
 from hfft.split import split_model
@@ -151,9 +152,10 @@ def check_frozen(model: nn.Module, inputs: Inputs, anatomy: Anatomy, policy: str
     The detail names idle tensors: a checkpoint may hold modules that its logits do not depend on.
     """
     model, _ = _frozen_copy(model, anatomy, policy)
-    name, argument = parse_policy(policy)
-    live = POLICIES[name](anatomy, argument)
-    expected = {name for name, _ in model.named_parameters() if anatomy.part_of(name) in live}
+    spec = specify(policy, anatomy, 1)[0]
+    kind, live = set(KINDS[spec.tensors](model)), spec.parts
+    parts = {name: anatomy.part_of(name) for name, _ in model.named_parameters()}
+    expected = {name for name, part in parts.items() if part == "head" or (part in live and name in kind)}
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if trainable != expected:
         raise CheckFailedError(f"trainable are not the parameters of {sorted(live)}: {sorted(trainable ^ expected)}")

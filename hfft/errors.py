@@ -31,3 +31,7 @@ class OutputError(HfftError):
 
 class HubError(HfftError):
     """The Hub refuses, or cannot be reached."""
+
+
+class PreemptedError(HfftError):
+    """The system asked the run to end (SIGTERM). The command line exits with code 143."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hfft.policies import Phase
+from hfft.plan import Phase
 from hfft.recording import Inputs, logits_of
 
 if TYPE_CHECKING:

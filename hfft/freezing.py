@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from hfft.policies import Phase
+from hfft.plan import Phase
 
 
 def freeze(model: nn.Module, phase: Phase) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -10,35 +9,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.baselines import Baselines, full_baseline, probe_baselines
+from hfft.baselines import Baselines, full_baseline
+from hfft.callbacks import Best
 from hfft.check_output import check_before_training
 from hfft.data import ImageSets, load_image_sets
 from hfft.delta import Pretrained
-from hfft.errors import OutputError
-from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
+from hfft.errors import ArgumentError, OutputError
+from hfft.freezing import unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
+from hfft.lr_finder import LearningRates
 from hfft.model import Base, load_model
-from hfft.pixels import PixelDataset, Pixels, collate
-from hfft.planning import PhaseView, plan_tree, resolve_anatomy, view_phase
-from hfft.policies import Phase, Plan, make_plan
-from hfft.prepare import (
-    ImagesAndPixels,
-    Prepared,
-    choose_memory_format,
-    cut_phase,
-    describe,
-    precision_of,
-    prepare_phase,
-    probe_inputs,
-)
+from hfft.phases import PhaseResult, train_phases
+from hfft.pixels import PixelDataset, Pixels
+from hfft.plan import Plan, make_plan
+from hfft.planning import resolve_anatomy
+from hfft.preemption import Preemption
+from hfft.resume import list_checkpoints, remove_checkpoints
 from hfft.skipping import without_bad_images
-from hfft.trainer import FreezeTrainer, KeepBest, Views, idle_parameters
+from hfft.trainer import FreezeTrainer
 from hfft.unforeseen import weights_kept
 
 
@@ -54,20 +46,6 @@ class Settings:
 
 
 @dataclass
-class PhaseResult:
-    """What one phase of training did."""
-
-    view: PhaseView
-    prepared: Prepared
-    trainable_tensors: int
-    frozen_tensors: int
-    frozen_before: str
-    frozen_after: str
-    train_metrics: dict[str, float]
-    best_epoch: float
-
-
-@dataclass
 class Run:
     """A finished run: everything that the results are written from.
 
@@ -79,8 +57,11 @@ class Run:
         base: what the model was before.
         pretrained: hashes of the tensors that the base gave.
         plan: what was trained when.
-        phases: what each phase did.
-        state: the Trainer's own record.
+        phases: what each phase that has ended did.
+        log: the Trainer's log over all phases, with epochs and steps of the whole run and the phase's name.
+        best: the best weights so far.
+        rates: by phase, the learning-rate range test, where one was asked for.
+        changed: names of all tensors that training may have changed so far.
         predictions: by split (validation, test), the Trainer's predictions.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
@@ -95,7 +76,10 @@ class Run:
     pretrained: Pretrained
     plan: Plan
     phases: list[PhaseResult] = field(default_factory=list)
-    state: TrainerState | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+    rates: dict[str, LearningRates] = field(default_factory=dict)
+    changed: frozenset[str] = frozenset()
     predictions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
@@ -105,6 +89,31 @@ class Run:
     def folder(self) -> Path:
         """Where the results go."""
         return Path(self.settings.training.output_dir or "")
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images, in the phases that have ended."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the phases that have ended."""
+        return sum(phase.steps for phase in self.phases)
+
+    def add(self, result: PhaseResult, log: Sequence[dict[str, Any]]) -> None:
+        """Note that a phase has ended, with the Trainer's log of it."""
+        for entry in log:
+            place = {"epoch": self.epochs + entry["epoch"], "step": self.steps + entry["step"]}
+            self.log.append({**entry, **place, "phase": result.view.name})
+        self.phases.append(result)
+
+    def continuous(self, last: TrainerState) -> TrainerState:
+        """Return the state of the last phase's Trainer as if all phases had been one training."""
+        steps, epochs = self.steps, self.epochs
+        planned = round(sum(phase.epochs for phase in self.plan.phases))
+        return replace(
+            last, log_history=self.log, global_step=steps, epoch=epochs, num_train_epochs=planned, max_steps=steps
+        )
 
 
 def finetune(
@@ -134,23 +143,25 @@ def finetune(
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     run = set_up(settings)
+    if main and not training.resume_from_checkpoint:
+        remove_checkpoints(run.folder)  # of the run that is replaced
     if not test:
         run.sets = replace(run.sets, test=None)
     run.callbacks = tuple(callbacks)
     say(_what_is_new(run))
     if main and (findings := check_before_training(run.sets)):
         say(findings)
-    for phase in run.plan.phases:
-        trainer = train_phase(run, phase, say)
-    with weights_kept(run):
-        judge(run, trainer)
-    unfreeze(run.model)
-    run.seconds = time.perf_counter() - began
-    if training.baselines == "full":
-        say("Baseline: full fine-tuning with the same options")
-        run.baselines.add_full(*full_baseline(run))
-    if main:
-        say(write_results(run))
+    with Preemption() as preemption:
+        trainer = train_phases(run, say, preemption)
+        with weights_kept(run):
+            judge(run, trainer)
+        unfreeze(run.model)
+        run.seconds = time.perf_counter() - began
+        if training.baselines == "full":
+            say("Baseline: full fine-tuning with the same options")
+            run.baselines.add_full(*full_baseline(run))
+        if main:
+            say(write_results(run))
     if hub is not None:
         say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
@@ -165,7 +176,7 @@ def check_output_dir(training: FinetuneArguments) -> None:
     folder = Path(training.output_dir or "")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--output_dir {folder} is a file; choose a folder")
-    taken = (folder / "hfft.json").exists() or any(folder.glob("checkpoint-*"))
+    taken = (folder / "hfft.json").exists() or list_checkpoints(folder)
     if taken and not training.overwrite_output_dir and not training.resume_from_checkpoint:
         raise OutputError(
             f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
@@ -192,38 +203,12 @@ def set_up(settings: Settings) -> Run:
     anatomy = resolve_anatomy(model, settings.model)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
+    if training.max_steps > 0 and len(plan.phases) > 1:
+        raise ArgumentError(
+            f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
+        )
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
     return Run(settings, sets, model, processor, base, Pretrained.of(given), plan)
-
-
-def train_phase(run: Run, phase: Phase, say: Callable[[str], None]) -> FreezeTrainer:
-    """Freeze, fill the cache, train with an evaluation after each epoch, and prove that frozen stayed frozen."""
-    settings, training = run.settings, run.settings.training
-    anatomy, memory_format = run.plan.anatomy, choose_memory_format(settings.cache.memory_format)
-    nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
-    freeze(run.model, phase)
-    splits = _splits(run)
-    probe = probe_inputs(splits["train"], training.device, memory_format)
-    cut = cut_phase(run.model, anatomy, phase, probe, settings.cache.class_token_shortcut, precision_of(training))
-    view = view_phase(run.model, run.plan, phase, cut)
-    say(plan_tree(run.base.name, view))
-    before = digest(frozen_tensors(run.model, phase))
-    prepared = prepare_phase(run.model, (anatomy, phase), cut, splits, settings.cache, training)
-    say(describe(prepared))
-    if phase is run.plan.phases[0] and training.baselines != "none" and training.process_index == 0:
-        run.baselines = probe_baselines(run, prepared)
-    trainer = _make_trainer(run, phase, prepared)
-    best = KeepBest(_changing(run.model, phase))
-    if training.keep == "best" and training.eval_strategy != "no":
-        trainer.add_callback(best)
-    outcome = trainer.train(resume_from_checkpoint=_checkpoint(training))
-    after = digest(frozen_tensors(run.model, phase))
-    if before != after:
-        raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
-    counts = len(phase.trainable), sum(1 for _ in frozen_tensors(run.model, phase))
-    run.phases.append(PhaseResult(view, prepared, *counts, before, after, outcome.metrics, best.epoch))
-    run.state = trainer.state
-    return trainer
 
 
 def _what_is_new(run: Run) -> str:
@@ -237,9 +222,16 @@ def _what_is_new(run: Run) -> str:
     return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
 
 
+def train_metrics(run: Run) -> dict[str, float]:
+    """Return the Trainer's figures of the last phase, with seconds and operations added up over all phases."""
+    each = [phase.train_metrics for phase in run.phases]
+    sums = {name: sum(figures[name] for figures in each) for name in ("train_runtime", "total_flos")}
+    return {**each[-1], **sums, "epoch": run.epochs}
+
+
 def judge(run: Run, trainer: FreezeTrainer) -> None:
     """Evaluate the weights that are handed back; the test images are seen here for the first time."""
-    trainer.save_metrics("train", run.phases[-1].train_metrics)
+    trainer.save_metrics("train", train_metrics(run))
     metrics = trainer.evaluate()
     run.predictions["validation"] = trainer.predictions
     trainer.save_metrics("eval", metrics)
@@ -248,60 +240,6 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
         run.predictions["test"] = trainer.predictions
         trainer.save_metrics("test", outcome.metrics)
     trainer.save_state()
-
-
-def _splits(run: Run) -> dict[str, ImagesAndPixels]:
-    data, seed = run.settings.data, run.settings.training.seed
-    views = data.views if data.augment != "none" else 1
-    views = min(views, math.ceil(run.settings.training.num_train_epochs))
-    augmented = Pixels(run.processor, data.augment, seed)
-    return {
-        "train": ImagesAndPixels(run.sets.train, augmented, views),
-        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
-    }
-
-
-def _make_trainer(run: Run, phase: Phase, prepared: Prepared) -> FreezeTrainer:
-    training = run.settings.training
-    training.num_train_epochs = phase.epochs
-    training.label_names = ["labels"]
-    training.data_seed = training.seed if training.data_seed is None else training.data_seed
-    if training.world_size > 1:
-        batch = collate([prepared.datasets["train"][row] for row in range(2)])
-        moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
-        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, prepared.suffix, moved))
-    set_seed(training.seed)
-    trainer = FreezeTrainer(
-        run.model, training, phase, prepared.suffix, prepared.datasets["train"], prepared.datasets["validation"]
-    )
-    trainer.add_callback(Views(prepared.datasets["train"].set_epoch))  # type: ignore[attr-defined]
-    for callback in run.callbacks:
-        trainer.add_callback(callback)
-    trainer.remove_callback(PrinterCallback)
-    if not training.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(QuietProgress())
-    return trainer
-
-
-class QuietProgress(ProgressCallback):
-    """The Trainer's progress bars without its log lines; the epoch table says the same at the end."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Print nothing."""
-
-
-def _changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
-    """Names of all tensors of the state that this phase may change."""
-    frozen = {name for name, _ in frozen_tensors(model, phase)}
-    return frozenset(name for name in model.state_dict() if name not in frozen)
-
-
-def _checkpoint(training: FinetuneArguments) -> str | bool | None:
-    wish = training.resume_from_checkpoint
-    if isinstance(wish, str) and wish.lower() in ("true", "false"):
-        return wish.lower() == "true"
-    return wish
 
 
 def _silent(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfft.arguments import ModelArguments, PolicyArguments
+from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
+from hfft.cut import Cut, cut_phase
 from hfft.freezing import freeze, unfreeze
 from hfft.model import load_model
 from hfft.pixels import Pixels, collate
+from hfft.plan import Phase, Plan, make_plan
 from hfft.plugin import Anatomy
-from hfft.policies import Phase, Plan, make_plan
-from hfft.prepare import Cut, cut_phase
 from hfft.registry import find_anatomy
 
 
@@ -52,6 +53,7 @@ class PhaseView:
         boundary: first module of the suffix; empty where there is no frozen prefix.
         cache_bytes_per_image: what one image's activations take; 0 where they are not cached.
         uncached_because: why not; empty where they are.
+        gradient_ratio: whether learning rates are multiplied by ratios measured when the phase begins.
     """
 
     name: str
@@ -60,6 +62,7 @@ class PhaseView:
     boundary: str
     cache_bytes_per_image: int
     uncached_because: str
+    gradient_ratio: bool = False
 
     @property
     def parameters(self) -> int:
@@ -79,7 +82,7 @@ def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut) -> Ph
         model: on the device of `inputs`.
         plan: gives the anatomy.
         phase: one of the plan's.
-        cut: what `hfft.prepare.cut_phase` found.
+        cut: what `hfft.cut.cut_phase` found.
     """
     boundary = cut.split.boundary if cut.split else ""
     size = sum(leaf.bytes_per_image for leaf in cut.split.leaves) if cut.split else 0
@@ -90,7 +93,7 @@ def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut) -> Ph
         scale = max((phase.lr_scales[name] for name in learning), default=0.0)
         shape = cut.recording.output_shape(names[-1]) if names else None
         parts.append(PartView(label, names, sum(tensors.values()), sum(tensors[n] for n in learning), scale, shape))
-    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_because)
+    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_because, phase.gradient_ratio)
 
 
 def blank_inputs(processor: BaseImageProcessor, count: int = 2) -> dict[str, Tensor]:
@@ -104,12 +107,13 @@ def blank_inputs(processor: BaseImageProcessor, count: int = 2) -> dict[str, Ten
     return collate(items)
 
 
-def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str, dict[str, Any]]:
+def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanArguments) -> tuple[str, dict[str, Any]]:
     """Plan a policy for a model, without data and without a GPU; return it as text and as data."""
     labels = [f"class {number}" for number in range(1, 11)]
     model, processor, base = load_model(arguments, labels)
     anatomy = resolve_anatomy(model, arguments)
-    plan = make_plan(model, anatomy, options.policy, 1.0, options.head_lr_scale, options.layer_decay)
+    epochs = options.num_train_epochs
+    plan = make_plan(model, anatomy, policy.policy, epochs, policy.head_lr_scale, policy.layer_decay)
     inputs = blank_inputs(processor)
     views = []
     for phase in plan.phases:
@@ -117,7 +121,8 @@ def show_plan(arguments: ModelArguments, options: PolicyArguments) -> tuple[str,
         cut = cut_phase(model, anatomy, phase, inputs)
         views.append(view_phase(model, plan, phase, cut))
         unfreeze(model)
-    return "\n\n".join(plan_tree(base.name, view) for view in views), plan_data(base.name, views)
+    text = plan_tree(base.name, views, options.learning_rate)
+    return text, plan_data(base.name, views, options.learning_rate)
 
 
 def show_suggestion(arguments: ModelArguments) -> str:
@@ -137,37 +142,60 @@ def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatom
     return find_anatomy(model, arguments.plugin)
 
 
-def plan_tree(model_name: str, view: PhaseView) -> str:
-    """Draw a phase as a tree for the terminal."""
-    share = view.trainable / view.parameters
-    lines = [
-        f"{model_name}: {_count(view.parameters)} parameters, "
-        f"policy {view.name} trains {_count(view.trainable)} ({share:.1%})"
-    ]
-    for index, part in enumerate(view.parts):
-        branch = "└─" if index == len(view.parts) - 1 else "├─"
-        state = f"trainable, learning rate x{part.lr_scale:g}" if part.trainable else "frozen"
-        if 0 < part.trainable < part.parameters:
-            state = f"{_count(part.trainable)} {state}"
-        if not part.parameters:
-            state = "no parameters"
-        shape = " -> " + "x".join(str(size) for size in part.shape) if part.shape else ""
-        lines.append(
-            f"{branch} {part.part:<9} {_count(part.parameters):>8} {part.parameters / view.parameters:>6.1%}  {state}"
-            f"  [{_shorten(part.modules)}]{shape}"
-        )
-    if view.uncached_because:
-        lines.append(f"Activation cache: off, {view.uncached_because}")
-    else:
-        lines.append(f"Boundary: everything before {view.boundary} is the frozen prefix")
-        lines.append(f"Activation cache: {view.cache_bytes_per_image * 1000 / 1e6:,.1f} MB per 1,000 images")
+def plan_tree(model_name: str, views: Sequence[PhaseView], learning_rate: float) -> str:
+    """Draw phases as trees for the terminal: the first in full, of the others what changes.
+
+    Args:
+        model_name: for the headline.
+        views: the phases, in order.
+        learning_rate: that the parts' factors are multiplied with.
+    """
+    lines = [f"{model_name}: {_count(views[0].parameters)} parameters"]
+    before: PhaseView | None = None
+    for number, view in enumerate(views, start=1):
+        which = f"phase {number} of {len(views)}, {view.name}, {view.epochs:g} epochs," if before or views[1:] else ""
+        share = view.trainable / view.parameters
+        lines.append(f"{which or f'policy {view.name}'} trains {_count(view.trainable)} ({share:.1%})")
+        same = zip(view.parts, before.parts, strict=True) if before else ((part, None) for part in view.parts)
+        changed = [part for part, earlier in same if part != earlier]
+        for part in changed:
+            branch = "└─" if part is changed[-1] else "├─"
+            lines.append(f"{branch} {_part_line(part, view, learning_rate)}")
+        lines += _cache_lines(view)
+        before = view
     return "\n".join(lines)
 
 
-def plan_data(model_name: str, views: list[PhaseView]) -> dict[str, Any]:
+def plan_data(model_name: str, views: Sequence[PhaseView], learning_rate: float) -> dict[str, Any]:
     """Return the same as plain data for ``--json``."""
-    phases = [{**asdict(view), "parameters": view.parameters, "trainable": view.trainable} for view in views]
+    phases = []
+    for view in views:
+        rates = {part.part: learning_rate * part.lr_scale for part in view.parts if part.trainable}
+        totals = {"parameters": view.parameters, "trainable": view.trainable, "learning_rates": rates}
+        phases.append({**asdict(view), **totals})
     return {"model": model_name, "phases": phases}
+
+
+def _part_line(part: PartView, view: PhaseView, learning_rate: float) -> str:
+    state = f"trainable, learning rate {learning_rate * part.lr_scale:g}" if part.trainable else "frozen"
+    if part.trainable and view.gradient_ratio:
+        state += " x a ratio measured for each tensor"
+    if 0 < part.trainable < part.parameters:
+        state = f"{_count(part.trainable)} {state}"
+    if not part.parameters:
+        state = "no parameters"
+    shape = " -> " + "x".join(str(size) for size in part.shape) if part.shape else ""
+    share = f"{part.parameters / view.parameters:>6.1%}"
+    return f"{part.part:<9} {_count(part.parameters):>8} {share}  {state}  [{_shorten(part.modules)}]{shape}"
+
+
+def _cache_lines(view: PhaseView) -> list[str]:
+    if view.uncached_because:
+        return [f"Activation cache: off, {view.uncached_because}"]
+    return [
+        f"Boundary: everything before {view.boundary} is the frozen prefix",
+        f"Activation cache: {view.cache_bytes_per_image * 1000 / 1e6:,.1f} MB per 1,000 images",
+    ]
 
 
 def _count(number: int) -> str:

@@ -1,130 +1,259 @@
-"""From a policy's name to a Plan: which parameters are trainable when, and how fast they learn.
+"""The policies: what each of them trains, phase by phase, as data.
 
-A policy is data. It names the parts of the anatomy that are trained; what follows from that (trainable
-names, modules held in eval mode, learning rates) is derived here once, for every policy alike.
+A policy is a function of a model's `Anatomy`, of what follows the colon of its name and of the epochs that
+there are. It returns `PhaseSpec` data, from which `hfft.plan.make_plan` derives everything else. Policies are
+found through the entry-point group ``hfft.policies`` (see ``docs/plugins.md``); hfft's own use the same door.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
 
 from torch import nn
 
-from hfft.errors import ArgumentError
-from hfft.plugin import Anatomy, covers
+from hfft.errors import ArgumentError, PluginError
+from hfft.plugin import Anatomy
+
+GROUP = "hfft.policies"
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One stretch of training under one static freeze.
+class PhaseSpec:
+    """What a policy says of one phase.
 
     Args:
-        name: what the trace calls this phase.
-        trainable: the exact set of parameter names that learn.
-        eval_modules: the exact set of module names held in eval mode through every ``model.train()``.
-        lr_scales: by parameter name, the factor on the learning rate.
-        epochs: how many passes over the training images.
+        name: what the trace calls the phase.
+        parts: labels of the anatomy's parts (``stem``, ``block 1`` .. ``block n``, ``neck``, ``head``) that learn.
+        epochs: passes over the training images.
+        tensors: which parameters of these parts learn, a key of `KINDS`; of the head, all of them do.
+        gradient_ratio: whether each tensor's learning rate is scaled by the ratio of the norm of its gradient
+            to its own norm, measured when the phase begins.
     """
 
     name: str
-    trainable: frozenset[str]
-    eval_modules: frozenset[str]
-    lr_scales: dict[str, float]
+    parts: frozenset[str]
     epochs: float
+    tensors: str = "all"
+    gradient_ratio: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A policy applied to a model: its phases, in order."""
-
-    policy: str
-    anatomy: Anatomy
-    phases: tuple[Phase, ...]
+Policy = Callable[[Anatomy, str, float], tuple[PhaseSpec, ...]]
 
 
-def head(anatomy: Anatomy, argument: str) -> frozenset[str]:
-    """Linear probing: the head alone. Choose it for very few images, or for a first look within seconds."""
+def head(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Linear probing: the head alone. Choose it for very few images, or for a first look within seconds.
+
+    Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016.
+    """
     _no_argument("head", argument)
-    return frozenset({"head"})
+    return (PhaseSpec("head", frozenset({"head"}), epochs),)
 
 
-def last_block(anatomy: Anatomy, argument: str) -> frozenset[str]:
-    """Partial fine-tuning of the last block, the neck and the head. The default: a good first choice."""
+def last_block(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Partial fine-tuning of the last block, the neck and the head. The default: a good first choice.
+
+    Yosinski et al., "How transferable are features in deep neural networks?", 2014.
+    """
     _no_argument("last_block", argument)
-    return _last(anatomy, 1)
+    return (PhaseSpec("last_block", _last(anatomy, 1), epochs),)
 
 
-def last_n(anatomy: Anatomy, argument: str) -> frozenset[str]:
-    """Partial fine-tuning of the last K blocks (``last_n:K``): for images unlike those of pretraining."""
+def last_n(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Partial fine-tuning of the last K blocks (``last_n:K``): for images unlike those of pretraining.
+
+    Yosinski et al., "How transferable are features in deep neural networks?", 2014.
+    """
     count = len(anatomy.blocks)
     if not argument.isdecimal() or not 1 <= int(argument) <= count:
         raise ArgumentError(
             f"--policy last_n:K needs a whole number K from 1 to {count} for this model, not {argument!r}"
         )
-    return _last(anatomy, int(argument))
+    return (PhaseSpec(f"last_n:{int(argument)}", _last(anatomy, int(argument)), epochs),)
 
 
-def full(anatomy: Anatomy, argument: str) -> frozenset[str]:
-    """Full fine-tuning: everything. Choose it for many images; there is no frozen prefix to cache."""
+def full(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Full fine-tuning: everything. Choose it for many images; there is no frozen prefix to cache.
+
+    Girshick et al., "Rich feature hierarchies for accurate object detection", 2014.
+    """
     _no_argument("full", argument)
-    return frozenset(label for label, _ in anatomy.parts())
+    return (PhaseSpec("full", _everything(anatomy), epochs),)
 
 
-POLICIES: dict[str, Callable[[Anatomy, str], frozenset[str]]] = {
-    "head": head,
-    "last_block": last_block,
-    "last_n": last_n,
-    "full": full,
+def norm(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """The scales and shifts of all normalisations, and the head: for images whose statistics differ most.
+
+    Very few parameters, spread over the whole model, so nothing is cached. Frankle et al., "Training BatchNorm
+    and only BatchNorm", 2020.
+    """
+    _no_argument("norm", argument)
+    return (PhaseSpec("norm", _everything(anatomy), epochs, tensors="norm"),)
+
+
+def bias(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """All biases, and the head: the smallest delta that reaches every block.
+
+    Ben Zaken et al., "BitFit", 2021; Cai et al., "TinyTL", 2020, for CNNs.
+    """
+    _no_argument("bias", argument)
+    return (PhaseSpec("bias", _everything(anatomy), epochs, tensors="bias"),)
+
+
+def attention(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """The attention weights of a transformer, and the head: a third of its parameters, close to full fine-tuning.
+
+    Touvron et al., "Three things everyone should know about vision transformers", 2022.
+    """
+    _no_argument("attention", argument)
+    return (PhaseSpec("attention", _everything(anatomy), epochs, tensors="attention"),)
+
+
+def lp_ft(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Linear probing for the first half of the epochs, then ``lp_ft:last_block`` (the default) or ``lp_ft:full``.
+
+    Choose it where the new images differ from those that will be seen later: a head that is trained first does
+    not distort the pretrained features. Kumar et al., "Fine-tuning can distort pretrained features and
+    underperform out-of-distribution", 2022.
+    """
+    targets = {"": last_block, "last_block": last_block, "full": full}
+    if argument not in targets:
+        raise ArgumentError(f"--policy lp_ft takes last_block or full after the colon, not {argument!r}")
+    probing = _first_half("lp_ft", epochs)
+    return (*head(anatomy, "", probing), *targets[argument](anatomy, "", epochs - probing))
+
+
+def gradual(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Gradual unfreezing from the head downwards, one block more every N epochs (``gradual:N``, by default 1).
+
+    Choose it for longer runs in which lower blocks should move late and little. The last phase takes the epochs
+    that remain. Howard and Ruder, "Universal language model fine-tuning for text classification", 2018.
+    """
+    if argument and (not argument.isdecimal() or int(argument) < 1):
+        raise ArgumentError(f"--policy gradual:N needs a whole number N of epochs from 1 up, not {argument!r}")
+    each, blocks = int(argument or 1), len(anatomy.blocks)
+    ladder = [head(anatomy, "", each), last_block(anatomy, "", each)]
+    ladder += [last_n(anatomy, str(count), each) for count in range(2, blocks)]
+    ladder += [full(anatomy, "", each)]
+    steps = [spec for (spec,) in ladder][: max(1, int(epochs // each))]
+    return (*steps[:-1], replace(steps[-1], epochs=epochs - each * (len(steps) - 1)))
+
+
+def surgical(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """One block alone, with the head: ``surgical:first``, ``surgical:middle`` or ``surgical:last``.
+
+    Choose first where the pixels are of another kind (noise, blur, another camera), last where the labels are.
+    The first block comes with the stem. Lee et al., "Surgical fine-tuning improves adaptation to distribution
+    shifts", 2023.
+    """
+    blocks = len(anatomy.blocks)
+    chosen = {
+        "first": {"stem", "block 1"},
+        "middle": {f"block {(blocks + 1) // 2}"},
+        "last": {f"block {blocks}"},
+    }
+    if argument not in chosen:
+        raise ArgumentError(f"--policy surgical:WHICH needs first, middle or last after the colon, not {argument!r}")
+    return (PhaseSpec(f"surgical:{argument}", frozenset(chosen[argument] | {"head"}), epochs),)
+
+
+def auto_rgn(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Everything, each tensor as fast as the ratio of its gradient's norm to its own asks for (Auto-RGN).
+
+    Choose it where it is not known which blocks should move. The ratios mean something only under a head that
+    knows the labels, so the first half of the epochs is linear probing. Lee et al., "Surgical fine-tuning
+    improves adaptation to distribution shifts", 2023, section 4.
+    """
+    _no_argument("auto_rgn", argument)
+    probing = _first_half("auto_rgn", epochs)
+    rest = PhaseSpec("auto_rgn", _everything(anatomy), epochs - probing, gradient_ratio=True)
+    return (*head(anatomy, "", probing), rest)
+
+
+KINDS: dict[str, Callable[[nn.Module], Iterator[str]]] = {
+    "all": lambda model: (name for name, _ in model.named_parameters()),
+    "norm": lambda model: _owned_by(model, lambda kind: "norm" in kind.lower()),
+    "bias": lambda model: (name for name, _ in model.named_parameters() if re.search(r"(^|[._])bias$", name)),
+    "attention": lambda model: _below(model, _is_attention),
 }
+"""The kinds of parameters that a phase can be limited to: from a model to their names."""
 
 
-def parse_policy(policy: str) -> tuple[str, str]:
-    """Split ``name`` or ``name:argument``.
+def installed_policies() -> dict[str, EntryPoint]:
+    """Return the entry points of all policies by name, in order of name.
+
+    Raises:
+        PluginError: two distributions install a policy of one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if point.name in found and found[point.name].value != point.value:
+            owners = " and ".join(each.dist.name if each.dist else "?" for each in (found[point.name], point))
+            raise PluginError(f"{owners} both install a policy called {point.name!r}; uninstall one of them")
+        found[point.name] = point
+    return found
+
+
+def find_policy(policy: str) -> tuple[Policy, str]:
+    """Return the function of ``name`` or ``name:argument``, and the argument.
 
     Raises:
         ArgumentError: no policy has that name.
+        PluginError: it does not load, or two have that name.
     """
     name, _, argument = policy.partition(":")
-    if name not in POLICIES:
-        raise ArgumentError(f"--policy {policy!r} is unknown; choose head, last_block, last_n:K or full")
-    return name, argument
+    found = installed_policies()
+    if name not in found:
+        raise ArgumentError(f"--policy {policy!r} is unknown; choose one of {', '.join(found)}")
+    try:
+        function: Policy = found[name].load()
+    except Exception as error:  # whatever a third party's import raises
+        raise PluginError(f"policy {name!r} does not load: {type(error).__name__}: {error}") from error
+    return function, argument
 
 
-def make_plan(
-    model: nn.Module,
-    anatomy: Anatomy,
-    policy: str,
-    epochs: float,
-    head_lr_scale: float = 1.0,
-    layer_decay: float = 1.0,
-) -> Plan:
-    """Work out what a policy means for a model.
+def specify(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseSpec, ...]:
+    """Return the phases of a policy.
 
     Args:
-        model: any module that `anatomy` fits.
-        anatomy: the model's parts.
         policy: ``name`` or ``name:argument``.
-        epochs: passes over the training images.
-        head_lr_scale: factor on the head's learning rate; a new head starts from nothing and may go faster.
-        layer_decay: layer-wise learning-rate decay: each block away from the head learns slower by this
-            factor (Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2021).
+        anatomy: the model's parts.
+        epochs: passes over the training images, in all.
 
     Raises:
-        ArgumentError: the policy is unknown or does not fit the model.
+        ArgumentError: the policy is unknown, does not fit the model or wants more epochs.
+        PluginError: a policy returned what is no list of phases for this model.
     """
-    name, argument = parse_policy(policy)
-    parts = POLICIES[name](anatomy, argument)
-    trainable = [tensor for tensor, _ in model.named_parameters() if anatomy.part_of(tensor) in parts]
-    scales = _scales_by_part(anatomy, head_lr_scale, layer_decay)
-    phase = Phase(
-        name=policy,
-        trainable=frozenset(trainable),
-        eval_modules=_held_in_eval(model, anatomy, frozenset(trainable)),
-        lr_scales={tensor: scales[anatomy.part_of(tensor)] for tensor in trainable},
-        epochs=epochs,
-    )
-    return Plan(policy, anatomy, (phase,))
+    function, argument = find_policy(policy)
+    specs = tuple(function(anatomy, argument, epochs))
+    labels = {label for label, _ in anatomy.parts()}
+    for spec in specs:
+        if not spec.parts <= labels or not spec.parts or spec.tensors not in KINDS or spec.epochs <= 0:
+            raise PluginError(f"policy {policy!r} gives a phase that no model can train: {spec}")
+    if not specs:
+        raise PluginError(f"policy {policy!r} gives no phase")
+    return specs
+
+
+def _owned_by(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the parameters that belong to a module of a wanted class itself, not to one below it."""
+    for name, module in model.named_modules():
+        if wanted(type(module).__name__):
+            yield from (f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False))
+
+
+def _below(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the parameters at or below a module of a wanted class."""
+    for name, module in model.named_modules():
+        if wanted(type(module).__name__):
+            yield from (f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters())
+
+
+def _is_attention(kind: str) -> bool:
+    """Whether a class computes attention; one that holds attention among other layers does not count."""
+    return bool(re.search("Attention|Attn", kind)) and not re.search("Block|Layer|Stage|Encoder|Model|For", kind)
 
 
 def _last(anatomy: Anatomy, count: int) -> frozenset[str]:
@@ -132,45 +261,16 @@ def _last(anatomy: Anatomy, count: int) -> frozenset[str]:
     return frozenset({"neck", "head", *(f"block {number}" for number in range(blocks - count + 1, blocks + 1))})
 
 
+def _everything(anatomy: Anatomy) -> frozenset[str]:
+    return frozenset(label for label, _ in anatomy.parts())
+
+
+def _first_half(name: str, epochs: float) -> float:
+    if epochs < 2:
+        raise ArgumentError(f"--policy {name} has two phases and needs --num_train_epochs of at least 2, not {epochs}")
+    return float(epochs // 2)
+
+
 def _no_argument(name: str, argument: str) -> None:
     if argument:
         raise ArgumentError(f"--policy {name} takes no argument, but {argument!r} follows the colon")
-
-
-def _scales_by_part(anatomy: Anatomy, head_lr_scale: float, layer_decay: float) -> dict[str, float]:
-    count = len(anatomy.blocks)
-    blocks = {f"block {number}": layer_decay ** (count - number) for number in range(1, count + 1)}
-    return {"stem": layer_decay**count, **blocks, "neck": 1.0, "head": head_lr_scale}
-
-
-def _held_in_eval(model: nn.Module, anatomy: Anatomy, trainable: frozenset[str]) -> frozenset[str]:
-    """Return the modules that must behave the same in training and evaluation.
-
-    Everything in a part without trainable parameters is held. In a part with some, a module whose own
-    parameters are all frozen is held (a frozen batch norm), while dropout and containers follow the mode.
-    A module outside every part has no tensors; it is held if it is registered before the first part that
-    trains, as a dropout on embeddings is.
-    """
-    live = {anatomy.part_of(tensor) for tensor in trainable}
-    part_names = [(label, name) for label, names in anatomy.parts() for name in names]
-    held, training_began = set(), False
-    for name, module in model.named_modules():
-        part = next((label for label, part_name in part_names if covers(part_name, name)), None)
-        training_began = training_began or part in live
-        if part is None:
-            container = any(covers(name, part_name) for _, part_name in part_names) or not name
-            hold = not container and not training_began
-        elif part in live:
-            own = [f"{name}.{tensor}" for tensor, _ in module.named_parameters(recurse=False)]
-            hold = bool(own) and trainable.isdisjoint(own)
-        else:
-            hold = True
-        if hold:
-            held.add(name)
-    return frozenset(held)
-
-
-def count_parameters(model: nn.Module, names: Iterable[str]) -> int:
-    """Return the total number of elements of the named parameters."""
-    wanted = set(names)
-    return sum(tensor.numel() for name, tensor in model.named_parameters() if name in wanted)

@@ -1,9 +1,10 @@
-"""Make a phase ready to train: decide what can be cached, fill it, and give the data sets to train on."""
+"""Make phases ready to train: decide what can be cached, fill it, and give the data sets to train on."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from hfft import class_token
-from hfft.activations import CachedDataset, FillReport, Prefix, fill, to_device
+from hfft.activations import (
+    Batches,
+    CachedDataset,
+    FillReport,
+    Prefix,
+    activation_batches,
+    fill,
+    pixel_batches,
+    to_device,
+)
 from hfft.arguments import CacheArguments, FinetuneArguments
 from hfft.cache import (
     ActivationCache,
@@ -27,15 +36,13 @@ from hfft.cache import (
     gigabytes,
     make_rows,
 )
-from hfft.errors import ModelError, OutputError
-from hfft.exactness import SplitError
+from hfft.cut import Cut
+from hfft.errors import OutputError
 from hfft.freezing import digest, frozen_tensors
 from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
+from hfft.plan import Phase
 from hfft.plugin import Anatomy
-from hfft.policies import Phase
-from hfft.recording import Recording, record
-from hfft.split import Split, split_model
 from hfft.trainer import Suffix
 
 PROBE_IMAGES = 2
@@ -48,25 +55,6 @@ class ImagesAndPixels:
     images: ImageSet
     pixels: Pixels
     views: int = 1
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where a phase's frozen prefix ends, and how its last block is computed.
-
-    Args:
-        split: the model with its boundary; None where it cannot be cut.
-        uncached_because: why not; empty where it can.
-        class_token: compute the class token alone in the last block.
-        shortcut_refused_because: why not; empty where it is.
-        recording: of a plain forward, for the shapes of all outputs.
-    """
-
-    split: Split | None
-    uncached_because: str
-    class_token: bool
-    shortcut_refused_because: str
-    recording: Recording
 
 
 @dataclass
@@ -90,53 +78,23 @@ class Prepared:
     uncached_because: str = ""
 
 
-def cut_phase(
+def prepare_phases(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    phase: Phase,
-    inputs: dict[str, Tensor],
-    shortcut: bool = True,
-    autocast: torch.dtype | None = None,
-) -> Cut:
-    """Find out how a phase can be computed, on a few real images.
-
-    Args:
-        model: frozen as `phase` says.
-        anatomy: its parts.
-        phase: what is trained.
-        inputs: at least two images, on the model's device.
-        shortcut: whether the class-token shortcut is wanted.
-        autocast: number format of mixed precision, or None.
-
-    Raises:
-        ModelError: the model does not take these inputs.
-    """
-    device = next(iter(inputs.values())).device
-    model.eval()
-    with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        plain = record_or_refuse(model, inputs)
-        refused, used = class_token.try_shortcut(model, anatomy, inputs, plain) if shortcut else ("switched off", plain)
-        try:
-            with class_token.class_token_only(model, anatomy, not refused):
-                return Cut(split_model(model, phase, inputs, used), "", not refused, refused, plain)
-        except SplitError as reason:
-            return Cut(None, str(reason), not refused, refused, plain)
-
-
-def prepare_phase(
-    model: PreTrainedModel,
-    plan: tuple[Anatomy, Phase],
-    cut: Cut,
+    cuts: Sequence[tuple[Phase, Cut]],
     splits: dict[str, ImagesAndPixels],
     cache: CacheArguments,
     training: FinetuneArguments,
-) -> Prepared:
-    """Decide between cached and uncached training for a frozen model, and fill the cache.
+) -> list[Prepared]:
+    """Decide between cached and uncached training for each phase, and fill the caches.
+
+    The images go through the prefix once: a phase whose frozen prefix reaches further begins with the
+    activations of a later phase, whose boundary comes earlier.
 
     Args:
-        model: frozen as the phase says, on the device and in the memory format that it trains in.
-        plan: the model's parts and the phase.
-        cut: what `cut_phase` found.
+        model: on the device and in the memory format that it trains in, with the weights that it begins with.
+        anatomy: the model's parts.
+        cuts: the phases in order, with what `hfft.cut.cut_phase` found; none may train what a later one freezes.
         splits: ``train`` and ``validation``.
         cache: the user's wishes.
         training: device, precision and processes.
@@ -145,23 +103,27 @@ def prepare_phase(
         DataError: an image cannot be read.
         OutputError: the place asked for has no room.
     """
-    anatomy, phase = plan
-    prepared = Prepared(
-        Suffix(anatomy, None, cut.class_token, choose_memory_format(cache.memory_format)),
-        {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
-        uncached_because=cut.uncached_because,
-    )
-    if cache.cache == "off":
-        prepared.uncached_because = "switched off"
-    elif training.torch_compile:
-        prepared.uncached_because = "torch_compile needs whole forwards"
-    elif cut.split is not None:
-        prefix = Prefix(
-            cut.split, anatomy, cut.class_token, training.device, precision_of(training), prepared.suffix.memory_format
+    model.eval()
+    memory_format = choose_memory_format(cache.memory_format)
+    phases, wanted = [], []
+    for phase, cut in cuts:
+        prepared = Prepared(
+            Suffix(anatomy, None, cut.class_token, memory_format),
+            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
+            uncached_because=_uncached_because(cut, cache, training),
         )
-        entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
-        _cache_activations(prepared, prefix, entries, splits, (cache, training))
-    return prepared
+        phases.append(prepared)
+        if cut.split is not None and not prepared.uncached_because:
+            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
+            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
+            wanted.append(_Filling(prepared, prefix, entries))
+    _place(wanted, cache, training)
+    shallower: _Filling | None = None
+    for filling in reversed(wanted):
+        if filling.prepared.placement is not None:
+            _fill_phase(filling, shallower, splits, training)
+            shallower = filling
+    return phases
 
 
 def precision_of(training: FinetuneArguments) -> torch.dtype | None:
@@ -187,48 +149,87 @@ def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: tor
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
 
 
-def record_or_refuse(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Recording:
-    """Record one forward.
-
-    Raises:
-        ModelError: the model does not take these inputs, for example at this image size.
-    """
-    try:
-        return record(model, inputs)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{type(model).__name__} does not take {shapes}: {reason}. "
-            "Leave out --image_size, or choose one that it takes"
-        ) from error
+def software(device: torch.device) -> str:
+    """Name what computes activations, down to what may change their last bit."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, timm {timm.__version__}"
+    return f"{versions}, torchvision {torchvision.__version__}, {device.type} {chip}"
 
 
-def _cache_activations(
-    prepared: Prepared,
-    prefix: Prefix,
-    entries: dict[str, ActivationCache],
-    splits: dict[str, ImagesAndPixels],
-    wishes: tuple[CacheArguments, FinetuneArguments],
-) -> None:
-    cache, training = wishes
+def describe(prepared: Prepared) -> str:
+    """Say in one or two lines what is cached and why not."""
+    if prepared.uncached_because:
+        lines = [f"Activation cache: off, {prepared.uncached_because}."]
+    else:
+        computed = sum(report.computed for report in prepared.reports.values())
+        rows = sum(report.rows for report in prepared.reports.values())
+        assert prepared.placement is not None
+        memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
+        place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
+        lines = [
+            f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
+            f"{rows - computed} of {rows} rows were there already."
+        ]
+        damaged = [file for report in prepared.reports.values() for file in report.damaged]
+        lines += [f"Damaged shard computed again: {file}" for file in damaged]
+    return "\n".join(lines)
+
+
+@dataclass
+class _Filling:
+    """A phase's cache entries, by split, on their way into its `Prepared`."""
+
+    prepared: Prepared
+    prefix: Prefix
+    entries: dict[str, ActivationCache]
+
+    @property
+    def exact(self) -> bool:
+        """Whether rows hold activations to the last bit, so that others can be computed from them."""
+        return all(row.dtype == row.leaf.dtype for entry in self.entries.values() for row in entry.rows)
+
+
+def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
+    if cache.cache == "off":
+        return "switched off"
+    return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+
+
+def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
+    """Find room for each phase's entries beside those of the phases before it."""
     directory = Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
-    for entry in entries.values():
-        entry.placement = Placement(directory, in_memory=False)
-    total = sum(entry.bytes for entry in entries.values())
-    missing = total - sum(entry.bytes_on_disk() for entry in entries.values())
     limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
-    placement = choose_placement(cache.cache, (total, missing), directory, limit, training.world_size)
-    if isinstance(placement, str):
-        prepared.uncached_because = placement
-        return
-    for name, entry in entries.items():
-        entry.placement = placement
-        prepared.reports[name] = _fill(entry, prefix, splits[name], training)
-        prepared.datasets[name] = CachedDataset(entry, splits[name].images, splits[name].views)
+    promised, to_write = 0, 0
+    for filling in wanted:
+        for entry in filling.entries.values():
+            entry.placement = Placement(directory, in_memory=False)
+        total = sum(entry.bytes for entry in filling.entries.values())
+        missing = total - sum(entry.bytes_on_disk() for entry in filling.entries.values())
+        room = (promised + total, to_write + missing)
+        placement = choose_placement(cache.cache, room, directory, limit, training.world_size)
+        if isinstance(placement, str):
+            filling.prepared.uncached_because = placement
+            continue
+        promised, to_write = room
+        filling.prepared.placement, filling.prepared.bytes = placement, total
+        for entry in filling.entries.values():
+            entry.placement = placement
+
+
+def _fill_phase(
+    filling: _Filling, shallower: _Filling | None, splits: dict[str, ImagesAndPixels], training: FinetuneArguments
+) -> None:
+    prepared, prefix = filling.prepared, filling.prefix
+    for name, entry in filling.entries.items():
+        part = splits[name]
+        if shallower is not None and shallower.exact:
+            source = activation_batches(shallower.entries[name], prefix.device)
+            begun = replace(prefix, begun=shallower.prefix.split)
+        else:
+            source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
+        prepared.reports[name] = _fill(entry, begun, source, training)
+        prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
-    prepared.placement = placement
-    prepared.bytes = total
 
 
 def _entries(
@@ -252,25 +253,20 @@ def _entries(
     return entries
 
 
-def software(device: torch.device) -> str:
-    """Name what computes activations, down to what may change their last bit."""
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, timm {timm.__version__}"
-    return f"{versions}, torchvision {torchvision.__version__}, {device.type} {chip}"
-
-
-def _fill(entry: ActivationCache, prefix: Prefix, part: ImagesAndPixels, training: FinetuneArguments) -> FillReport:
+def _fill(
+    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+) -> FillReport:
     """Fill one entry, all processes together.
 
     Where machines do not share the folder, the shards of the others are still missing after the first
     round; then the processes of each machine fill them for themselves.
     """
-    report = fill(entry, prefix, part.images, part.pixels, (training.process_index, training.world_size))
+    report = fill(entry, prefix, source, (training.process_index, training.world_size))
     if training.world_size > 1:
         torch.distributed.barrier()
         if not _load_all(entry):
             local = (training.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            again = fill(entry, prefix, part.images, part.pixels, local)
+            again = fill(entry, prefix, source, local)
             report.computed += again.computed
             report.prefix_seconds += again.prefix_seconds
             report.wait_seconds += again.wait_seconds
@@ -293,22 +289,3 @@ def _total(count: int) -> int:
 def _load_all(entry: ActivationCache) -> bool:
     loaded = [entry.load(shard, verify=False) for shard in range(entry.shard_count())]
     return all(loaded)
-
-
-def describe(prepared: Prepared) -> str:
-    """Say in one or two lines what is cached and why not."""
-    if prepared.uncached_because:
-        lines = [f"Activation cache: off, {prepared.uncached_because}."]
-    else:
-        computed = sum(report.computed for report in prepared.reports.values())
-        rows = sum(report.rows for report in prepared.reports.values())
-        assert prepared.placement is not None
-        memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
-        place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
-        lines = [
-            f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
-            f"{rows - computed} of {rows} rows were there already."
-        ]
-        damaged = [file for report in prepared.reports.values() for file in report.damaged]
-        lines += [f"Damaged shard computed again: {file}" for file in damaged]
-    return "\n".join(lines)

@@ -20,9 +20,10 @@ from hfft.delta import write_delta
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError
 from hfft.images import ImageSet
-from hfft.job import PhaseResult, Run
+from hfft.job import Run
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
 from hfft.mistakes import find_mistakes, write_mistakes
+from hfft.phases import PhaseResult
 from hfft.record import (
     BaseRecord,
     CacheRecord,
@@ -71,16 +72,15 @@ def write_results(run: Run) -> str:
 
 def trace_rows(run: Run) -> list[EpochRow]:
     """Return one row for each evaluated epoch, from the Trainer's own log."""
-    assert run.state is not None
     rows: list[EpochRow] = []
     train_loss, learning_rate = float("nan"), float("nan")
-    for entry in run.state.log_history:
+    for entry in run.log:
         train_loss = entry.get("loss", train_loss)
         learning_rate = entry.get("learning_rate", learning_rate)
         if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
             row = EpochRow(
                 epoch=entry["epoch"],
-                phase=run.plan.phases[-1].name,
+                phase=entry["phase"],
                 train_loss=train_loss,
                 eval_loss=entry["eval_loss"],
                 accuracy=entry["eval_accuracy"],
@@ -103,7 +103,7 @@ def make_record(run: Run) -> RunRecord:
         base=_base(run),
         data=_data(run),
         policy=run.plan.policy,
-        plan=[_phase(result, training.learning_rate) for result in run.phases],
+        plan=[_phase(result) for result in run.phases],
         metrics={name: _figures(prediction, training.seed) for name, prediction in run.predictions.items()},
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run),
@@ -170,11 +170,11 @@ def _fingerprint(images: ImageSet) -> str | None:
         return None
 
 
-def _phase(result: PhaseResult, learning_rate: float) -> PhaseRecord:
-    view = result.view
+def _phase(result: PhaseResult) -> PhaseRecord:
+    view, learning_rate = result.view, result.learning_rate
     return PhaseRecord(
         name=view.name,
-        epochs=view.epochs,
+        epochs=result.epochs,
         trainable_tensors=result.trainable_tensors,
         trainable_parameters=view.trainable,
         total_parameters=view.parameters,
@@ -190,23 +190,24 @@ def _parts(run: Run) -> list[PartRecord]:
 
 
 def _seconds(run: Run) -> dict[str, float]:
-    reports = [report for result in run.phases for report in result.prepared.reports.values()]
     return {
         "total": run.seconds,
-        "wait_for_images": sum(report.wait_seconds for report in reports),
-        "prefix": sum(report.prefix_seconds for report in reports),
+        "wait_for_images": sum(result.cache.wait_seconds for result in run.phases),
+        "prefix": sum(result.cache.prefix_seconds for result in run.phases),
         "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
         "baselines": run.baselines.seconds,
     }
 
 
 def _cache(run: Run) -> CacheRecord:
-    prepared = run.phases[-1].prepared
-    if prepared.placement is None:
-        return CacheRecord("off", reason_off=prepared.uncached_because)
-    hits = sum(report.rows - report.computed for report in prepared.reports.values())
-    mode = "memory" if prepared.placement.in_memory else "disk"
-    return CacheRecord(mode, prepared.bytes, hits)
+    """Add up what the caches of all phases did; where some phase had none, the reason stands beside it."""
+    uses = [result.cache for result in run.phases]
+    cached = [use for use in uses if use.mode != "off"]
+    reason = next((use.reason_off for use in uses if use.reason_off), "")
+    if not cached:
+        return CacheRecord("off", reason_off=reason)
+    hits = sum(use.rows - use.computed for use in cached)
+    return CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
 
 
 def _frozen(result: PhaseResult) -> FrozenRecord | None:

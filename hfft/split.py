@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hfft.exactness import SplitError, keep_what_is_read, prove_exact
-from hfft.policies import Phase
+from hfft.plan import Phase
 from hfft.recording import Call, Inputs, Recording, patched_forward, record, record_calls
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import FinetuneArguments
+from hfft.callbacks import Average
 from hfft.class_token import class_token_only
 from hfft.freezing import freeze
 from hfft.metrics import classification_metrics
+from hfft.objective import Objective
 from hfft.pixels import collate
+from hfft.plan import Phase
 from hfft.plugin import Anatomy
-from hfft.policies import Phase
 from hfft.recording import logits_of
 from hfft.split import Split
 
@@ -65,13 +67,26 @@ class Suffix:
         return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
 
+class Checkpoints(Protocol):
+    """Saves and restores the state of a FreezeTrainer in the middle of its phase; see `hfft.resume`."""
+
+    def save(self, trainer: FreezeTrainer) -> None:
+        """Write a checkpoint of this moment."""
+
+    def restore_optimizer(self, trainer: FreezeTrainer) -> None:
+        """Give the optimizer and the schedule the state of the checkpoint that is resumed from."""
+
+    def restore_random_state(self, trainer: FreezeTrainer) -> None:
+        """Give every source of random numbers the state of the checkpoint that is resumed from."""
+
+
 class FreezeTrainer(Trainer):
     """transformers' Trainer under a static freeze.
 
     Everything of the Trainer works as ever: its arguments, callbacks, loggers and ``accelerate launch``.
     Overridden are named hooks alone: the optimizer (trainable parameters with their learning rates), the
-    loss (cross-entropy on the logits, for every architecture alike) and the evaluation's loss (over all
-    examples, each once).
+    loss (an `Objective` on the logits, for every architecture alike), the evaluation's loss (over all
+    examples, each once) and what is in a checkpoint.
 
     Args:
         model: the model; it is frozen here as `phase` says, until `hfft.freezing.unfreeze`.
@@ -80,6 +95,13 @@ class FreezeTrainer(Trainer):
         suffix: how a batch reaches the trainable part.
         train_dataset: items or batches of cached activations or pixels, with labels.
         eval_dataset: the same for validation.
+
+    Attributes:
+        classifier: the bare model, never its DDP wrap.
+        objective: what training minimises; cross-entropy if not set otherwise.
+        average: weights to evaluate with in place of the current ones, or None.
+        checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
+        predictions: of the last evaluation.
     """
 
     def __init__(
@@ -91,8 +113,12 @@ class FreezeTrainer(Trainer):
         train_dataset: Dataset[Any] | None = None,
         eval_dataset: Dataset[Any] | None = None,
     ) -> None:
+        self.classifier = model
         self.phase = phase
         self.suffix = suffix
+        self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
+        self.average: Average | None = None
+        self.checkpoints: Checkpoints | None = None
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
         super().__init__(
@@ -101,7 +127,7 @@ class FreezeTrainer(Trainer):
             data_collator=collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_loss_func=self._cross_entropy,
+            compute_loss_func=self._loss,
             compute_metrics=_metrics,
             preprocess_logits_for_metrics=_logits_alone,
         )
@@ -122,8 +148,16 @@ class FreezeTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the loss on the suffix alone where the batch holds cached activations."""
+        if model.training:
+            inputs = self.objective.mix(inputs)
         with self.suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
             return super().compute_loss(model, prepared, return_outputs, num_items_in_batch)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, with averaged weights where there are any."""
+        with self.average.in_place(self.classifier) if self.average is not None else nullcontext():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; the loss is the mean over all examples, and the predictions stay in `predictions`.
@@ -152,6 +186,16 @@ class FreezeTrainer(Trainer):
             self._epoch_began = now
         super().log(logs, start_time)
 
+    def release(self) -> None:
+        """Let go of the DDP wrap and of autocast; the bare model may then begin another phase.
+
+        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw.
+        """
+        self.model_wrapped = self.classifier
+        self.accelerator.free_memory()
+        self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
+        gc.collect()
+
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -164,11 +208,34 @@ class FreezeTrainer(Trainer):
             for (scale, decay), parameters in groups.items()
         ]
 
-    def _cross_entropy(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        total = F.cross_entropy(
-            logits_of(outputs).float(), labels, reduction="sum", label_smoothing=self.args.label_smoothing_factor
-        )
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+    def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        return self.objective.loss(logits_of(outputs), labels, num_items_in_batch)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.checkpoints is None:
+            super()._save_checkpoint(model, trial)
+        else:
+            self.checkpoints.save(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.checkpoints is None:  # else the weights were restored when the run was set up
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            self.checkpoints.restore_optimizer(self)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:  # else it comes with the optimizer
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:
+            super()._load_rng_state(checkpoint)
+        elif checkpoint is not None:
+            self.checkpoints.restore_random_state(self)
 
 
 def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor]) -> list[str]:
@@ -190,48 +257,6 @@ def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor
     model.zero_grad(set_to_none=True)
     model.train(training)
     return idle
-
-
-class KeepBest(TrainerCallback):
-    """Keeps the weights of the best epoch in memory and puts them back at the end.
-
-    Best is the highest validation accuracy, and among equals the lowest validation loss. Only tensors
-    that can change are copied, so that nothing of the size of the model is written per epoch.
-
-    Args:
-        names: trainable parameters and the buffers that training moves.
-    """
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self.names = names
-        self.best: tuple[float, float] | None = None
-        self.epoch = 0.0
-        self.tensors: dict[str, Tensor] = {}
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Copy the weights if this epoch is the best so far."""
-        metrics = kwargs["metrics"]
-        score = (metrics["eval_accuracy"], -metrics["eval_loss"])
-        if self.best is None or score > self.best:
-            self.best, self.epoch = score, state.epoch
-            tensors = kwargs["model"].state_dict()
-            self.tensors = {name: tensors[name].detach().clone() for name in self.names}
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the best weights back."""
-        if self.tensors:
-            kwargs["model"].load_state_dict(self.tensors, strict=False)
-
-
-class Views(TrainerCallback):
-    """Tells the training set which epoch it is, so that it serves that epoch's augmented view."""
-
-    def __init__(self, set_epoch: Callable[[int], None]) -> None:
-        self.set_epoch = set_epoch
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch; a resumed epoch counts as the one it belongs to."""
-        self.set_epoch(int(state.epoch + 1e-6))
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -32,7 +32,7 @@ from hfft.errors import UnsupportedModelError
 from hfft.exactness import SplitError
 from hfft.freezing import freeze
 from hfft.plugin import covers
-from hfft.policies import Phase, count_parameters, make_plan
+from hfft.plan import Phase, count_parameters, make_plan
 from hfft.recording import Inputs, record_calls
 from hfft.registry import find_anatomy, find_plugin
 from hfft.split import Split, find_boundary, split_model

@@ -27,7 +27,7 @@ def test_import_is_light() -> None:
 
 def test_public_names() -> None:
     from hfft.checkpoint import load
-    from hfft.policies import Plan
+    from hfft.plan import Plan
     from hfft.trainer import FreezeTrainer
 
     assert (hfft.load, hfft.Plan, hfft.FreezeTrainer) == (load, Plan, FreezeTrainer)

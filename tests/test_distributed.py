@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from small_models import small_model
 
 from hfft.freezing import freeze
-from hfft.policies import make_plan
+from hfft.plan import make_plan
 from hfft.registry import find_anatomy
 from hfft.trainer import Suffix, idle_parameters
 

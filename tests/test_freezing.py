@@ -9,7 +9,7 @@ from torch import nn
 from hfft.errors import ArgumentError
 from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
 from hfft.plugin import Anatomy
-from hfft.policies import make_plan
+from hfft.plan import make_plan
 
 ANATOMY = Anatomy(stem=("stem",), blocks=(("blocks.0",), ("blocks.1",), ("blocks.2",)), neck=("norm",), head=("head",))
 

@@ -77,6 +77,8 @@ def test_no_import_goes_in_a_circle() -> None:
         ("exactness", "split"),
         ("data", "formats"),
         ("baselines", "job"),
+        ("baselines", "phases"),
+        ("phases", "job"),
         ("space", "cli"),
         ("unforeseen", "job"),
     }

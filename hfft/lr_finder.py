@@ -1,0 +1,103 @@
+"""A learning-rate range test: short, exponentially rising, and undone afterwards.
+
+Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3; the smoothing and the end of
+the test are those of Gugger, "How do you find a good learning rate", 2018.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+from hfft.trainer import FreezeTrainer
+
+LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
+DIVERGED = 4.0
+"""The test ends when the smoothed loss is so many times the smallest one."""
+SMOOTHING = 0.9
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """A learning rate, and the curve that it was read from.
+
+    Args:
+        learning_rate: to train with.
+        tried: learning rates of the test, in order; empty where none was made.
+        losses: smoothed training loss at each of them.
+    """
+
+    learning_rate: float
+    tried: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def find_learning_rate(trainer: FreezeTrainer, names: frozenset[str]) -> LearningRates:
+    """Train `STEPS` steps at rates from `LOWEST` to `HIGHEST`, put the weights back, and suggest a rate.
+
+    Args:
+        trainer: to throw away; its phase, data and objective are those of the training that follows.
+        names: of all tensors that training may change.
+    """
+    state = trainer.classifier.state_dict()
+    before = {name: state[name].detach().clone() for name in names}
+    trainer.args = _arguments(trainer)
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ not in ("DefaultFlowCallback", "Views"):
+            trainer.remove_callback(callback)
+    curve = _Curve()
+    trainer.add_callback(curve)
+    trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), lambda step: (HIGHEST / LOWEST) ** (step / STEPS))
+    trainer.train()
+    trainer.release()
+    trainer.classifier.load_state_dict(before, strict=False)
+    return LearningRates(suggest(curve.tried, curve.losses), curve.tried, curve.losses)
+
+
+def suggest(tried: list[float], losses: list[float]) -> float:
+    """Return the rate at which the loss falls most steeply over the logarithm of the rate.
+
+    Args:
+        tried: rising learning rates.
+        losses: smoothed training loss at each of them.
+    """
+    if len(tried) < 3:
+        return tried[0]
+    until = max(3, int(np.argmin(losses)) + 1)
+    slopes = np.gradient(np.asarray(losses[:until]), np.log(tried[:until]))
+    return float(tried[int(np.argmin(slopes))])
+
+
+class _Curve(TrainerCallback):
+    """Notes the learning rate and the smoothed loss of each step, and ends the test when the loss diverges."""
+
+    def __init__(self) -> None:
+        self.tried: list[float] = []
+        self.losses: list[float] = []
+        self._mean = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" not in logs:
+            return
+        loss = logs["loss"]
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        smoothed = self._mean / (1 - SMOOTHING ** (len(self.losses) + 1))
+        if not math.isfinite(loss) or smoothed > DIVERGED * min(self.losses, default=smoothed):
+            control.should_training_stop = True
+            return
+        self.tried.append(logs["learning_rate"])
+        self.losses.append(smoothed)
+
+
+def _arguments(trainer: FreezeTrainer) -> Any:
+    args = copy.copy(trainer.args)
+    args.learning_rate, args.max_steps, args.logging_steps = LOWEST, STEPS, 1
+    args.logging_strategy, args.eval_strategy, args.save_strategy = "steps", "no", "no"
+    args.logging_nan_inf_filter = False
+    return args
