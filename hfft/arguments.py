@@ -168,6 +168,11 @@ class FinetuneArguments(TrainingArguments):
         "pretrained features, within seconds), or full (full fine-tuning as well).",
         ["none", "probe", "full"],
     )
+    figures: bool = option(
+        True,
+        "Draw curves, confusion matrix, reliability and the most confident mistakes; the figures of `hfft sweep` "
+        "compare its runs instead.",
+    )
     keep: str = option(
         "best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"]
     )

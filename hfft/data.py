@@ -27,7 +27,7 @@ SPLIT_NAMES = {
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal are those that were loaded at once
 class ImageSets:
     """What a run trains on, is judged by, and is tested on once at the end.
 

@@ -14,22 +14,21 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, T
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.baselines import Baselines, full_baseline
 from hfft.callbacks import Best
-from hfft.check_output import check_before_training
-from hfft.data import ImageSets, load_image_sets
+from hfft.data import ImageSets
 from hfft.delta import Pretrained
 from hfft.errors import ArgumentError, OutputError
 from hfft.freezing import unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
 from hfft.lr_finder import LearningRates
-from hfft.model import Base, load_model
+from hfft.model import Base
 from hfft.phases import PhaseResult, train_phases
 from hfft.pixels import PixelDataset, Pixels
 from hfft.plan import Plan, make_plan
 from hfft.planning import resolve_anatomy
 from hfft.preemption import Preemption
 from hfft.resume import list_checkpoints, remove_checkpoints
-from hfft.skipping import without_bad_images
+from hfft.shared import Shared
 from hfft.trainer import FreezeTrainer
 from hfft.unforeseen import weights_kept
 
@@ -121,6 +120,7 @@ def finetune(
     say: Callable[[str], None] = print,
     test: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
+    shared: Shared | None = None,
 ) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen, and write everything to ``output_dir``.
 
@@ -129,6 +129,7 @@ def finetune(
         say: prints a line for the user; called in the first process alone.
         test: look at the test images at the end, where there are any.
         callbacks: more of the Trainer's callbacks, for each phase.
+        shared: what earlier runs have loaded already.
 
     Raises:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
@@ -142,14 +143,13 @@ def finetune(
     check_output_dir(training)
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
-    run = set_up(settings)
+    shared = shared or Shared(keep=False)
+    run = set_up(settings, shared, test)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(run.folder)  # of the run that is replaced
-    if not test:
-        run.sets = replace(run.sets, test=None)
     run.callbacks = tuple(callbacks)
     say(_what_is_new(run))
-    if main and (findings := check_before_training(run.sets)):
+    if main and (findings := shared.findings(run.sets)):
         say(findings)
     with Preemption() as preemption:
         trainer = train_phases(run, say, preemption)
@@ -191,15 +191,12 @@ def check_output_dir(training: FinetuneArguments) -> None:
         raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
 
 
-def set_up(settings: Settings) -> Run:
-    """Load images and model, find the anatomy, and make the plan."""
-    training = settings.training
+def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Run:
+    """Load images (without those for the test where they are not wanted) and model, and make the plan."""
+    training, shared = settings.training, shared or Shared(keep=False)
     set_seed(training.seed)
-    sets = load_image_sets(settings.data, training.seed)
-    if settings.data.on_bad_image == "skip":
-        sets = without_bad_images(sets)
-    set_seed(training.seed)
-    model, processor, base = load_model(settings.model, sets.labels)
+    sets = shared.images(settings.data, training.seed, test)
+    model, processor, base = shared.model(settings.model, sets.labels, training.seed)
     anatomy = resolve_anatomy(model, settings.model)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)

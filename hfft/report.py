@@ -37,7 +37,11 @@ class Evidence:
 
 
 def write_report(
-    folder: str | Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence, repo_id: str | None = None
+    folder: str | Path,
+    record: RunRecord,
+    rows: Sequence[EpochRow],
+    evidence: Evidence | None,
+    repo_id: str | None = None,
 ) -> list[Path]:
     """Write ``trace.csv``, ``hfft.json``, the figures and ``README.md`` into an existing folder.
 
@@ -45,7 +49,7 @@ def write_report(
         folder: where to.
         record: the run's record.
         rows: its trace.
-        evidence: what the figures show.
+        evidence: what the figures show; None for no figures.
         repo_id: the Hub repository that the card's examples load; by default the folder.
 
     Returns:
@@ -55,22 +59,26 @@ def write_report(
         OutputError: a file cannot be written.
     """
     folder = Path(folder)
-    figures = ["curves.png", "confusion_matrix.png"]
     write_trace(folder / "trace.csv", rows)
     write_record(folder / "hfft.json", record)
-    curves_figure(rows, folder / "curves.png")
-    confusion_figure(evidence.matrix, record.data.labels, folder / "confusion_matrix.png")
-    if evidence.reliability is not None:
-        figures.append("reliability.png")
-        reliability_figure(evidence.reliability, folder / "reliability.png")
-    if evidence.mistakes:
-        figures.append("mistakes.png")
+    figures = [] if evidence is None else _draw(folder, record, rows, evidence)
     card = model_card(record, rows, repo_id or str(folder), figures)
     try:
         (folder / "README.md").write_text(str(card), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {folder / 'README.md'}: {error.strerror}; free some room") from error
     return [folder / name for name in ("trace.csv", "hfft.json", *figures, "README.md")]
+
+
+def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
+    """Write the figures and return their names, with that of the mistakes where those are drawn."""
+    figures = ["curves.png", "confusion_matrix.png"]
+    curves_figure(rows, folder / "curves.png")
+    confusion_figure(evidence.matrix, record.data.labels, folder / "confusion_matrix.png")
+    if evidence.reliability is not None:
+        figures.append("reliability.png")
+        reliability_figure(evidence.reliability, folder / "reliability.png")
+    return [*figures, *(["mistakes.png"] if evidence.mistakes else [])]
 
 
 def write_predictions(

@@ -59,15 +59,19 @@ def write_results(run: Run) -> str:
     record = make_record(run)
     split = record.per_class_split
     logits, labels = _judged(run.predictions[split])
-    evidence = Evidence(
-        confusion(logits, labels, len(run.sets.labels)),
-        reliability_of(logits, labels),
-        _write_mistakes(run, folder, record, logits),
-    )
-    files = write_report(folder, record, rows, evidence)
+    images = run.sets.test if split == "test" else run.sets.validation
+    assert images is not None
+    found = find_mistakes(images, run.sets.labels, logits)
+    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
+    evidence = None
+    if run.settings.training.figures:
+        matrix = confusion(logits, labels, len(run.sets.labels))
+        drawn = write_mistakes(folder / "mistakes.png", images, found)
+        evidence = Evidence(matrix, reliability_of(logits, labels), drawn)
+    write_report(folder, record, rows, evidence)
     validation_logits, _ = _judged(run.predictions["validation"])
     _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, validation_logits)
-    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, folder, files)])
+    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, folder)])
 
 
 def trace_rows(run: Run) -> list[EpochRow]:
@@ -216,15 +220,6 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
     return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
 
 
-def _write_mistakes(run: Run, folder: Path, record: RunRecord, logits: Any) -> bool:
-    """Add the most confident mistakes to the record and draw them; say whether there are any."""
-    images = run.sets.test if record.per_class_split == "test" else run.sets.validation
-    assert images is not None
-    found = find_mistakes(images, run.sets.labels, logits)
-    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
-    return write_mistakes(folder / "mistakes.png", images, found)
-
-
 def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:
     probabilities = softmax(logits)
     chosen = probabilities.argmax(1)
@@ -232,7 +227,7 @@ def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], lo
     write_predictions(path, images.files, truth, [labels[index] for index in chosen], probabilities.max(1))
 
 
-def _summary(record: RunRecord, folder: Path, files: list[Path]) -> Iterator[str]:
+def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     yield ""
     for split, figures in record.metrics.items():
         low, high = figures.intervals["accuracy"]
@@ -251,4 +246,4 @@ def _summary(record: RunRecord, folder: Path, files: list[Path]) -> Iterator[str
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
         f"{seconds['training']:.0f} s in training."
     )
-    yield f"Everything is in {folder}: open {folder / 'README.md'} or {files[2]}."
+    yield f"Everything is in {folder}: open {folder / 'README.md'}."

@@ -17,6 +17,7 @@ import yaml
 from hfft.errors import ArgumentError, HfftError
 from hfft.job import Settings, finetune
 from hfft.record import RunRecord, read_record
+from hfft.shared import Shared
 
 Options = dict[str, str]
 ParseRun = Callable[[list[str]], Settings]
@@ -40,6 +41,7 @@ def sweep(
     """Make every run that is not there yet, and write ``sweep.csv`` and ``sweep.png``.
 
     Runs see the training and validation images alone: choosing between them must not touch the test images.
+    What they have in common is loaded once. They have neither baselines nor figures of their own.
 
     Args:
         base: flags that all runs share.
@@ -56,12 +58,15 @@ def sweep(
     """
     planned = [(options, folder / run_name(options)) for options in runs]
     settings = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
-    rows, failures = [], 0
+    rows, failures, shared, said = [], 0, Shared(), ""
     for number, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
         done = finished(target, options)
         say(f"[{number}/{len(planned)}] {run_name(options)}{': done before' if done else ''}")
         try:
-            rows.append(done or _run(setting, options, target))
+            if done is None and (findings := _check(setting, shared)) != said:
+                said = findings
+                say(said)
+            rows.append(done or _run(setting, options, target, shared))
         except HfftError as error:
             failures += 1
             say(f"{run_name(options)} failed: {error}")
@@ -151,12 +156,17 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     return "\n".join(lines)
 
 
-def _run(settings: Settings, options: Options, folder: Path) -> SweepRow:
+def _check(settings: Settings, shared: Shared) -> str:
+    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
+
+
+def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:
     began = time.perf_counter()
     settings.training.overwrite_output_dir = True  # a folder without hfft.json holds a run that was stopped
     settings.training.disable_tqdm = True
     settings.training.baselines = "none"
-    finetune(settings, _silent, test=False)
+    settings.training.figures = False
+    finetune(settings, _silent, test=False, shared=shared)
     row = _row(read_record(folder / "hfft.json"), options, folder)
     return SweepRow(row.options, row.folder, row.accuracy, row.loss, time.perf_counter() - began, row.trained_share)
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageClassification
 
 import hfft.cache
 import hfft.job
+import hfft.shared
 from hfft.cli import main
 
 Folder = Callable[..., Path]
@@ -175,7 +176,7 @@ def test_what_nobody_foresaw_is_one_line_too(
     error: Exception,
     words: str,
 ) -> None:
-    monkeypatch.setattr(hfft.job, "load_model", raising(error))
+    monkeypatch.setattr(hfft.shared, "load_model", raising(error))
     assert start() == 1
     one_line(capsys, words)
     with pytest.raises(type(error)):
