@@ -186,7 +186,7 @@ class Trainings:
                 if training.ended:
                     return None
                 training.process, training.state = process, "running"
-                training.message = "Loading the model and the images."
+                training.message = f"Loading {training.job.base or 'the embedded model'} and the images."
             threading.Thread(target=self._watch, args=(training, began), daemon=True).start()
             assert process.stdout is not None
             for line in process.stdout:

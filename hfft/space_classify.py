@@ -86,7 +86,9 @@ class ClassifyTab:
     def _wire(self) -> None:
         inputs, explained = [self.image, self.opacity], [self.image, self.about, self.opacity]
         self.button.click(plainly(self.classify), inputs, self.results, api_name="classify", concurrency_limit=2)
-        self.image.input(plainly(self.changed), inputs, self.results, api_visibility="private", show_progress="minimal")
+        self.image.change(
+            plainly(self.changed), inputs, self.results, api_visibility="private", show_progress="minimal"
+        )
         self.about.input(plainly(self.explain), explained, self.overlay, api_name="explain")
         self.opacity.release(self.blend, self.opacity, self.overlay, api_visibility="private", show_progress="hidden")
 

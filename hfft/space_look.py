@@ -38,11 +38,11 @@ class PipelineTab:
     def pipeline(self, path: str | None, request: gr.Request) -> Any:
         """Answer with the stages, the image before and after preprocessing, and the drawing."""
         session = self.space.session(request.session_hash)
-        if not self.space.current(session):
+        name = self.space.current(session)
+        if not name:
             return views.empty(NO_MODEL), None, None, ""
-        loaded = self.space.loaded(session)
-        trace = loaded.pipeline(_image(self.space, path))
-        return views.flow(trace), trace.image, trace.seen, views.architecture(trace, loaded.classifier.name)
+        trace = self.space.loaded(session).pipeline(_image(self.space, path))
+        return views.flow(trace), trace.image, trace.seen, views.architecture(trace, name)
 
 
 class TraceTab:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hfft.errors import DataError, HfftError
+from hfft.demo import EMBEDDED_MODEL
+from hfft.errors import DataError, HfftError, ModelError
 from hfft.live import Job, Training, Trainings
 from hfft.space_arguments import SpaceArguments
 from hfft.space_models import Models
@@ -25,7 +26,7 @@ class VisitorTrainings:
     Args:
         options: the limits.
         work: folder for uploads (``uploads/``) and trainings (``trainings/``).
-        models: that are served; trainings begin from the base of the first.
+        models: that are served; a training begins from the base of the one in use.
         device: ``cpu`` to keep off a GPU.
     """
 
@@ -77,7 +78,7 @@ class VisitorTrainings:
                 unpack(archive, folder / "images", self.limits)
             elif source == SOURCES[1]:
                 place(session.files, folder / "images", self.limits)
-            job = Job(folder, policy, round(epochs), self.base(), source == SOURCES[2], self.device or "")
+            job = Job(folder, policy, round(epochs), self.base(session), source == SOURCES[2], self.device or "")
             session.training = self.queue.submit(job)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -113,16 +114,25 @@ class VisitorTrainings:
                 remove([old.parent], self.work)
         yield training
 
-    def base(self) -> str | None:
-        """Return the pretrained model that trainings begin from: the served run's base; None for the embedded one."""
-        source = self.models.default()
-        try:
-            record = self.models.read(source).record if source else None
-        except HfftError:
+    def base(self, session: Session) -> str | None:
+        """Return the pretrained model that a visitor's training begins from: the base of the model in use.
+
+        Returns:
+            A Hub id or a folder; None for the embedded model, which is the base where there is no model yet.
+
+        Raises:
+            HfftError: it is not known, or not here any more.
+        """
+        source = session.source or self.models.default()
+        if source is None:
             return None
-        if record is None or not (record.base.on_hub or Path(record.base.id).is_dir()):
+        base = self.models.read(source).record.base
+        if base.id == EMBEDDED_MODEL:
             return None
-        return record.base.id
+        # A stranger's record may name any folder of this machine.
+        if not base.on_hub and not (Path(source).is_dir() and Path(base.id).is_dir()):
+            raise ModelError(f"the base of this model, {base.id}, is not here any more; choose another model above")
+        return base.id
 
     def download(self, session: Session) -> Path:
         """Return a zip of the visitor's own model.

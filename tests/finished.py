@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from small_models import VIT
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from small_models import SMALL
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.job import Run, Settings, finetune
@@ -32,23 +38,27 @@ def make_images(folder: Path, labels: tuple[str, ...] = LABELS, count: int = 6) 
     return folder
 
 
-def make_model(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 0) -> Path:
-    """Write a ViT of a few thousand random weights, as ``save_pretrained`` writes it."""
+def make_model(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 0, kind: str = "vit") -> Path:
+    """Write a ViT or a ResNet of a few thousand random weights, as ``save_pretrained`` writes it."""
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
-    options: dict[str, Any] = {**VIT, "id2label": names, "label2id": {label: index for index, label in names.items()}}
-    config = ViTConfig(**options)
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    known: dict[str, Any] = {"id2label": names, "label2id": {label: index for index, label in names.items()}}
+    config, model = {
+        "vit": (ViTConfig, ViTForImageClassification),
+        "resnet": (ResNetConfig, ResNetForImageClassification),
+    }[kind]
+    model(config(**SMALL[kind], **known)).save_pretrained(folder)
+    side = 32 if kind == "vit" else 64
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     return folder
 
 
-def run_finetune(base: Path, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Run:
-    """Fine-tune for one epoch, without a word."""
+def run_finetune(base: Path | None, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Run:
+    """Fine-tune for one epoch, without a word; without a base, the embedded model."""
     options: dict[str, Any] = {"num_train_epochs": 1.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
     options["per_device_train_batch_size"] = 4  # the rate rises from 0: a single step would change nothing
     settings = Settings(
-        ModelArguments(model_name_or_path=str(base)),
+        ModelArguments(model_name_or_path=None if base is None else str(base)),
         DataArguments(train_dir=str(images), validation_dir=str(images)),
         PolicyArguments(policy=policy),
         training=FinetuneArguments(output_dir=str(output), **(options | training)),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 TABS = {
     "Classify": "#image",
@@ -47,12 +52,19 @@ TIMEOUT = 20_000  # milliseconds
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
+RUNS = ("embedded", "resnet", "vit")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded default, a ResNet and a ViT, each fine-tuned for a moment, and the images that they learned from."""
     folder = tmp_path_factory.mktemp("browser")
-    base, images = make_model(folder / "base"), make_images(folder / "images")
-    run_finetune(base, images, folder / "outputs" / "run", learning_rate=0.05)
+    images = make_images(folder / "images")
     shutil.make_archive(str(folder / "images"), "zip", images)
+    for kind in RUNS:
+        base = None if kind == "embedded" else make_model(folder / kind, kind=kind)
+        run_finetune(base, images, folder / "outputs" / kind, learning_rate=0.05)
+        time.sleep(1.1)  # the newest is told by the second
     return folder
 
 
@@ -99,6 +111,22 @@ def open_tab(page: Page, name: str) -> None:
     expect(page.locator(TABS[name]).first).to_be_visible(timeout=TIMEOUT)
 
 
+def choose_model(page: Page, name: str) -> None:
+    page.locator("#model input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+    expect(page.locator("#model input")).to_have_value(name)
+
+
+def upload(page: Page, file: Path) -> None:
+    page.locator("#image input[type=file]").set_input_files(str(file))
+    expect(page.locator("#overlay img")).to_be_visible(timeout=TIMEOUT)
+
+
+def told(page: Page) -> Any:
+    """What the page takes for the likeliest label."""
+    return page.locator("#label h2, #label [data-testid=label-output-value]").first
+
+
 def start_training(page: Page, folder: Path, epochs: int) -> None:
     open_tab(page, "Fine-tune")
     page.locator("#zip input[type=file]").set_input_files(str(folder / "images.zip"))
@@ -110,14 +138,48 @@ def start_training(page: Page, folder: Path, epochs: int) -> None:
 
 def test_an_uploaded_image_gets_its_label(page: Page, folder: Path) -> None:
     file = folder / "images" / "green" / "0.png"
-    (expected,) = classify(load_classifier(folder / "outputs" / "run", device="cpu"), [file])
-    page.locator("#image input[type=file]").set_input_files(str(file))
-    expect(page.locator("#label h2, #label [data-testid=label-output-value]").first).to_contain_text(
-        expected.label, timeout=TIMEOUT
-    )
+    (expected,) = classify(load_classifier(folder / "outputs" / RUNS[-1], device="cpu"), [file])
+    upload(page, file)
+    expect(told(page)).to_contain_text(expected.label)
     expect(page.locator("#overlay img")).to_have_attribute(
         "alt", "The image under its class activation map; bright spots speak for the class"
     )
+
+
+def test_a_pasted_image_gets_its_label(page: Page, folder: Path) -> None:
+    file = folder / "images" / "red" / "1.png"
+    (expected,) = classify(load_classifier(folder / "outputs" / RUNS[-1], device="cpu"), [file])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async (text) => {
+            const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+            const blob = new Blob([bytes], {type: "image/png"});
+            await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+        }""",
+        base64.b64encode(file.read_bytes()).decode(),
+    )
+    page.locator("#image").get_by_label("Paste from clipboard").click()
+    expect(told(page)).to_contain_text(expected.label, timeout=TIMEOUT)
+
+
+def test_a_picture_from_the_webcam_is_labelled(page: Page, folder: Path) -> None:
+    labels = load_classifier(folder / "outputs" / RUNS[-1], device="cpu").labels
+    page.context.grant_permissions(["camera"])
+    page.locator("#image").get_by_label("Capture from camera").click()
+    page.locator("#image").get_by_text("Click to Access Webcam").click()
+    # Before the first frame is there, the button does nothing.
+    page.wait_for_function("document.querySelector('#image video')?.videoWidth > 0")
+    page.locator("#image").get_by_label("capture photo").click()
+    expect(told(page)).to_contain_text(re.compile("|".join(labels)), timeout=TIMEOUT)
+
+
+def test_the_opacity_changes_the_map(page: Page, folder: Path) -> None:
+    upload(page, folder / "images" / "red" / "0.png")
+    shown = page.locator("#overlay img")
+    before = shown.get_attribute("src")
+    page.locator("#opacity input[type=range]").fill("0")
+    page.locator("#opacity input[type=range]").dispatch_event("pointerup")
+    expect(shown).not_to_have_attribute("src", before or "", timeout=TIMEOUT)
 
 
 def test_a_hostile_file_gets_a_message_with_its_name_as_text(page: Page, tmp_path: Path) -> None:
@@ -128,16 +190,28 @@ def test_a_hostile_file_gets_a_message_with_its_name_as_text(page: Page, tmp_pat
     expect(page.get_by_text("no image that can be read")).to_be_visible(timeout=TIMEOUT)
 
 
-def test_every_tab_shows_this_model(page: Page, folder: Path) -> None:
-    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
-    for name in TABS:
-        open_tab(page, name)
+@pytest.mark.parametrize("name", RUNS)
+def test_every_tab_shows_the_model_in_use(name: str, page: Page, folder: Path) -> None:
+    file, run = folder / "images" / "red" / "0.png", read_run(folder / "outputs" / name)
+    (expected,) = classify(load_classifier(run.folder, device="cpu"), [file])
+    choose_model(page, name)
+    upload(page, file)
+    expect(told(page)).to_contain_text(expected.label)
     open_tab(page, "Pipeline")
     expect(page.locator("#flow .hf-card")).to_have_count(5)
-    expect(page.locator("#architecture svg.architecture")).to_have_attribute("role", "img")
+    drawing = page.locator("#architecture svg.architecture")
+    expect(drawing).to_have_attribute("aria-label", re.compile(f"^{name}: {len(run.record.parts)} parts"))
+    open_tab(page, "Training")
+    expect(page.locator("#epochs")).to_contain_text(run.rows[0].observation)
+    open_tab(page, "Prediction trace")
+    expect(page.locator("#steps .hf-step")).to_have_count(5)
+    expect(page.locator("#steps")).to_contain_text("Base model")
     open_tab(page, "Compare")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator("#comparison td", has_text="last_block")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#comparison tbody tr")).to_have_count(2, timeout=TIMEOUT)
+    open_tab(page, "Learn")
+    total = sum(part.parameters for part in run.record.parts)
+    expect(page.get_by_text(f"This model has {total:,} parameters")).to_be_visible()
 
 
 def test_tabs_are_reached_by_keyboard(page: Page) -> None:
@@ -148,8 +222,7 @@ def test_tabs_are_reached_by_keyboard(page: Page) -> None:
 
 
 def test_every_picture_has_a_text(page: Page, folder: Path) -> None:
-    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
-    expect(page.locator("#overlay img")).to_be_visible(timeout=TIMEOUT)
+    upload(page, folder / "images" / "red" / "0.png")
     for name in ("Pipeline", "Prediction trace"):
         open_tab(page, name)
         expect(page.locator("img:visible").first).to_be_visible(timeout=TIMEOUT)
@@ -164,21 +237,23 @@ def test_the_page_fits_a_phone(page: Page) -> None:
 
 def test_the_quiz_is_answered(page: Page, folder: Path) -> None:
     open_tab(page, "Learn")
-    for number, item in enumerate(make_quiz(read_run(folder / "outputs" / "run")), start=1):
+    for number, item in enumerate(make_quiz(read_run(folder / "outputs" / RUNS[-1])), start=1):
         page.locator(f"#question-{number} label", has_text=item.choices[item.answer]).first.click()
         page.locator(f"#check-{number}").click()
         expect(page.locator(f"#verdict-{number}")).to_contain_text("Right.", timeout=TIMEOUT)
 
 
-def test_a_training_in_the_page_is_used_by_classify(page: Page, folder: Path) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folder: Path) -> None:
+    choose_model(page, name)
     start_training(page, folder, 2)
     expect(page.locator("#status [data-state=running]")).to_be_visible(timeout=TIMEOUT)
     expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=3 * TIMEOUT)
     expect(page.locator("#model input")).to_have_value("your new model", timeout=TIMEOUT)
+    expect(page.locator("#summary")).to_contain_text(f"base {read_run(folder / 'outputs' / name).record.base.id}")
     expect(page.locator("#get")).to_be_visible(timeout=TIMEOUT)
     open_tab(page, "Classify")
-    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
-    expect(page.locator("#overlay img")).to_be_visible(timeout=TIMEOUT)
+    upload(page, folder / "images" / "red" / "0.png")
 
 
 def test_a_training_is_cancelled(page: Page, folder: Path) -> None:
