@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
+from _plain import plain_trainer
 from PIL import Image
 from transformers import (
     ConvNextConfig,
@@ -41,8 +42,6 @@ from transformers import (
     ResNetForImageClassification,
     SwinConfig,
     SwinForImageClassification,
-    Trainer,
-    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -50,8 +49,8 @@ from transformers import (
 
 from hfft.activations import CachedDataset
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.job import Run, Settings, set_up, train_phase
-from hfft.pixels import PixelDataset, Pixels, collate
+from hfft.job import Run, Settings, set_up
+from hfft.phases import train_phases
 from hfft.recording import logits_of
 from hfft.trainer import FreezeTrainer
 
@@ -88,8 +87,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--policies", nargs="+", default=["head", "last_block"])
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--train", type=int, default=320, help="training images")
-    parser.add_argument("--validation", type=int, default=160, help="validation images")
+    parser.add_argument("--images", type=int, default=320, help="training images; validation takes half as many")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--memory_format", default="auto", choices=["auto", "contiguous", "channels_last"])
     parser.add_argument("--skip_plain", action="store_true", help="measure hfft and the floor alone")
@@ -99,8 +97,8 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_images(folder / "train", options.train)
-        make_images(folder / "validation", options.validation)
+        make_images(folder / "train", options.images)
+        make_images(folder / "validation", options.images // 2)
         for name in options.models:
             save_model(MODELS[name](), folder / name)
             for policy in options.policies:
@@ -152,33 +150,7 @@ def make_settings(folder: Path, name: str, policy: str, options: argparse.Namesp
 
 def plain(settings: Settings) -> Measurement:
     """Train with transformers.Trainer: the frozen parameters need no gradient, and that is all."""
-    run = set_up(settings)
-    for parameter_name, parameter in run.model.named_parameters():
-        parameter.requires_grad_(parameter_name in run.plan.phases[0].trainable)
-    ours = settings.training
-    arguments = TrainingArguments(
-        output_dir=ours.output_dir,
-        num_train_epochs=ours.num_train_epochs,
-        per_device_train_batch_size=ours.per_device_train_batch_size,
-        per_device_eval_batch_size=ours.per_device_eval_batch_size,
-        learning_rate=ours.learning_rate,
-        bf16=bool(ours.bf16),
-        eval_strategy="epoch",
-        save_strategy="no",
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-    )
-    pixels = Pixels(run.processor)
-    trainer = Trainer(
-        model=run.model,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=PixelDataset(run.sets.train, pixels),
-        eval_dataset=PixelDataset(run.sets.validation, pixels),
-        compute_metrics=lambda p: {"accuracy": float((np.argmax(p.predictions, 1) == p.label_ids).mean())},
-    )
+    trainer = plain_trainer(set_up(settings))
     with timed() as measurement:
         trainer.train()
     return measurement
@@ -189,13 +161,11 @@ def with_hfft(settings: Settings) -> tuple[Measurement, Run, FreezeTrainer]:
     settings = replace(settings)
     run = set_up(settings)
     with timed() as measurement:
-        trainer = train_phase(run, run.plan.phases[0], lambda line: None)
-    result = run.phases[0]
-    reports = result.prepared.reports.values()
-    measurement.wait = sum(report.wait_seconds for report in reports)
-    measurement.prefix = sum(report.prefix_seconds for report in reports)
+        trainer = train_phases(run, lambda line: None)
+    (result,) = run.phases
+    measurement.wait, measurement.prefix = result.cache.wait_seconds, result.cache.prefix_seconds
     measurement.suffix = result.train_metrics["train_runtime"]
-    measurement.cache_bytes = result.prepared.bytes
+    measurement.cache_bytes = result.cache.bytes
     return measurement, run, trainer
 
 
@@ -296,7 +266,7 @@ def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
         row(entry["model"], entry["policy"], {k: Measurement(**v) for k, v in entry.items() if isinstance(v, dict)})
         for entry in results
     ]
-    note = f"{options.train} training and {options.validation} validation images, {options.epochs} epochs"
+    note = f"{options.images} training and {options.images // 2} validation images, {options.epochs} epochs"
     return "\n".join([f"{note}, batches of {options.batch_size}:", "", header, "|" + " --- |" * 12, *rows])
 
 

@@ -23,15 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from _plain import plain_trainer
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
-from hfft.job import Run, Settings, judge, set_up, train_phase
+from hfft.job import Run, Settings, judge, set_up
+from hfft.phases import train_phases
 from hfft.pixels import PixelDataset, Pixels, collate
 
 EPOCHS = 5
@@ -76,7 +75,7 @@ def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcom
                 if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                     module.reset_parameters()
         began = time.perf_counter()
-        trainer = train_phase(run, run.plan.phases[0], lambda line: None)
+        trainer = train_phases(run, lambda line: None)
         seconds = time.perf_counter() - began
         judge(run, trainer)
         prediction = run.predictions["validation"]
@@ -86,33 +85,7 @@ def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcom
 def trainer_way(seed: int, image_size: int, learning_rate: float = 5e-5) -> Outcome:
     """Fine-tune with transformers.Trainer, the frozen parameters set to need no gradient."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = prepare(seed, image_size, scratch)
-        freeze_parameters(run)
-        pixels, ours = Pixels(run.processor), run.settings.training
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            num_train_epochs=EPOCHS,
-            per_device_train_batch_size=ours.per_device_train_batch_size,
-            per_device_eval_batch_size=ours.per_device_eval_batch_size,
-            learning_rate=learning_rate,
-            bf16=bool(ours.bf16),
-            seed=seed,
-            eval_strategy="epoch",
-            save_strategy="no",
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            disable_tqdm=True,
-            report_to="none",
-        )
-        trainer = Trainer(
-            model=run.model,
-            args=arguments,
-            data_collator=collate,
-            train_dataset=PixelDataset(run.sets.train, pixels),
-            eval_dataset=PixelDataset(run.sets.validation, pixels),
-            compute_metrics=lambda p: {"accuracy": float((np.argmax(p.predictions, 1) == p.label_ids).mean())},
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = plain_trainer(prepare(seed, image_size, scratch), learning_rate)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
@@ -171,12 +144,6 @@ def as_pair(items: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch items as fastai expects them: images and labels."""
     batch = collate(items)
     return batch["pixel_values"], batch["labels"]
-
-
-def freeze_parameters(run: Run) -> None:
-    """Set what the plan does not train to need no gradient, and nothing else."""
-    for name, parameter in run.model.named_parameters():
-        parameter.requires_grad_(name in run.plan.phases[0].trainable)
 
 
 def table(results: dict[str, list[Outcome]]) -> str:
