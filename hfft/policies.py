@@ -253,7 +253,7 @@ def _below(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[str]:
 
 def _is_attention(kind: str) -> bool:
     """Whether a class computes attention; one that holds attention among other layers does not count."""
-    return bool(re.search("Attention|Attn", kind)) and not re.search("Block|Layer|Stage|Encoder|Model|For", kind)
+    return bool(re.search("Attention|Attn", kind)) and not re.search("Block|Layer|Stage|Encoder|Model|For|Head$", kind)
 
 
 def _last(anatomy: Anatomy, count: int) -> frozenset[str]:
