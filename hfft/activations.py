@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -25,6 +26,22 @@ from hfft.split import Split
 Batches = Iterable[dict[str, Tensor]]
 
 
+_LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("filling", default=None)
+
+
+@contextmanager
+def told_of_filling(listener: Callable[[int, int], None]) -> Iterator[None]:
+    """Within this context a listener hears of each batch of a filling: rows done, and rows to do.
+
+    A filling lies deep within a job, and none of the steps between would do anything with a listener but pass it on.
+    """
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
 def fill_batch(device: torch.device) -> int:
     """Return how many images go through the prefix at once.
 
@@ -40,7 +57,8 @@ class FillReport:
 
     Args:
         rows: rows in the cache.
-        computed: rows that this process computed; the rest was there already.
+        computed: rows that this process computes; the rest was there already.
+        passed: how many of these are done so far.
         damaged: files that failed their checksum and were computed again.
         wait_seconds: time spent waiting for decoded images.
         prefix_seconds: time spent in the frozen prefix.
@@ -48,6 +66,7 @@ class FillReport:
 
     rows: int
     computed: int = 0
+    passed: int = 0
     damaged: list[str] = field(default_factory=list)
     wait_seconds: float = 0.0
     prefix_seconds: float = 0.0
@@ -213,5 +232,9 @@ def _compute(
     values = prefix.capture(batch)
     packed = {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
     report.prefix_seconds += time.perf_counter() - start
-    progress.update(next(iter(batch.values())).shape[0])
+    size = next(iter(batch.values())).shape[0]
+    progress.update(size)
+    report.passed += size
+    if (listener := _LISTENER.get()) is not None:
+        listener(report.passed, report.computed)
     return packed

@@ -13,6 +13,18 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 
+class PhaseCallback(TrainerCallback):
+    """A callback of the caller's that wants to know of phases; the Trainer's state counts each of them from 0."""
+
+    def on_phase_begin(self, name: str, before: float) -> None:
+        """Hear that a phase is about to train.
+
+        Args:
+            name: what the trace calls it.
+            before: epochs of the phases that have ended.
+        """
+
+
 @dataclass
 class Best:
     """The best weights of a run so far.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -70,8 +71,8 @@ class Training:
         job: what to train.
         state: where it stands.
         message: the same in words.
-        done: training steps so far.
-        total: training steps in all; 0 before the first.
+        filling: whether it computes activations just now, before it trains.
+        share: of the filling or of the training, 0 to 1.
         rows: the epochs so far.
         seconds: since it began to run.
     """
@@ -79,8 +80,8 @@ class Training:
     job: Job
     state: State = "waiting"
     message: str = "Waiting."
-    done: int = 0
-    total: int = 0
+    filling: bool = False
+    share: float = 0.0
     rows: list[EpochRow] = field(default_factory=list)
     seconds: float = 0.0
     seen: float = field(default_factory=time.monotonic)
@@ -90,11 +91,6 @@ class Training:
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.state in ("done", "cancelled", "failed")
-
-    @property
-    def share(self) -> float:
-        """How much of the training is done, 0 to 1."""
-        return 1.0 if self.state == "done" else self.done / self.total if self.total else 0.0
 
 
 class Trainings:
@@ -249,16 +245,22 @@ def _take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None
     if kind == "error":
         return "failed", event["text"]
     if kind == "done":
+        training.share = 1.0
         return "done", "Done. Classify now uses the new model."
     if training.ended:
         return None
-    if kind == "step":
-        training.done, training.total = event["done"], event["total"]
-        training.message = f"Training: step {training.done} of {training.total}."
+    training.filling = kind == "fill"
+    if kind == "fill":
+        training.share = event["done"] / event["total"]
+        training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
+    elif kind == "step":
+        epoch, epochs = event["epochs"], training.job.epochs
+        training.share = min(epoch / epochs, 1.0)
+        training.message = f"Training {event['phase']}: epoch {math.ceil(epoch)} of {epochs:g}."
     elif kind == "epoch":
         training.rows.append(EpochRow(**event["row"]))
-    elif "parameters" in event["text"]:  # the plan, after which the cache is filled
-        training.message = "Computing what the frozen part makes of every image, once."
+    elif kind == "judge":
+        training.message = "Judging the result."
     return None
 
 

@@ -1,7 +1,8 @@
 """One fine-tuning in a process of its own, told what to do on standard input and telling how it goes.
 
 The process can be ended at any moment, and what it takes of memory and threads ends with it. Each line on
-its standard output is a JSON object with the key ``event``: ``say``, ``step``, ``epoch``, ``done`` or ``error``.
+its standard output is a JSON object with the key ``event``: ``fill``, ``step``, ``epoch``, ``judge``, ``done`` or
+``error``.
 """
 
 from __future__ import annotations
@@ -13,25 +14,24 @@ import sys
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from transformers import TrainerCallback
-
+from hfft.activations import told_of_filling
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.callbacks import PhaseCallback
 from hfft.errors import HfftError
 from hfft.job import Settings, finetune
 from hfft.trace import EpochRow, observe
 
 
-class Reporter(TrainerCallback):
-    """Writes a line for each step and each epoch.
+class Reporter(PhaseCallback):
+    """Writes a line for each batch that fills the cache, each step and each epoch.
 
     Args:
         stream: where to.
-        policy: the phase's name in the rows.
     """
 
-    def __init__(self, stream: TextIO, policy: str) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.policy = policy
+        self.phase, self.before, self.training = "", 0.0, False
         self.rows: list[EpochRow] = []
         self.logs: dict[str, float] = {}
 
@@ -39,22 +39,39 @@ class Reporter(TrainerCallback):
         """Write one line."""
         print(json.dumps({"event": event, **values}), file=self.stream, flush=True)
 
+    def filling(self, done: int, total: int) -> None:
+        """Tell how many images have passed the frozen part."""
+        self.tell("fill", done=done, total=total)
+
+    def on_phase_begin(self, name: str, before: float) -> None:
+        """Remember the phase for its rows, and where its epochs begin."""
+        self.phase, self.before, self.logs = name, before, {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell of evaluations from now on."""
+        self.training = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass over what is evaluated after training, which repeats an epoch."""
+        self.training = False
+        self.tell("judge")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell how many steps are done."""
-        self.tell("step", done=state.global_step, total=state.max_steps)
+        """Tell how many epochs of the run are done, in parts of one."""
+        self.tell("step", phase=self.phase, epochs=self.before + state.epoch)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Remember the training loss and the learning rate for the epoch's row."""
         self.logs |= {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell what the epoch brought; the evaluation after training repeats an epoch and is passed over."""
-        metrics = kwargs["metrics"]
-        if self.rows and state.epoch <= self.rows[-1].epoch:
+        """Tell what the epoch brought."""
+        if not self.training:
             return
+        metrics = kwargs["metrics"]
         row = EpochRow(
-            epoch=state.epoch,
-            phase=self.policy,
+            epoch=self.before + state.epoch,
+            phase=self.phase,
             train_loss=self.logs.get("loss", math.nan),
             eval_loss=metrics["eval_loss"],
             accuracy=metrics["eval_accuracy"],
@@ -72,7 +89,7 @@ def main() -> int:
     # Whatever else prints goes to standard error, so that every line on standard output is one of ours.
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    reporter = Reporter(stream, job["policy"]["policy"])
+    reporter = Reporter(stream)
     try:
         settings = Settings(
             ModelArguments(**job["model"]),
@@ -81,7 +98,8 @@ def main() -> int:
             CacheArguments(**job["cache"]),
             FinetuneArguments(**job["training"]),
         )
-        finetune(settings, lambda line: reporter.tell("say", text=line), callbacks=(reporter,))
+        with told_of_filling(reporter.filling):
+            finetune(settings, callbacks=(reporter,))
     except HfftError as error:
         reporter.tell("error", text=" ".join(str(error).split()))
         return 1

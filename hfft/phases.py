@@ -15,12 +15,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import FinetuneArguments
 from hfft.baselines import Baselines, probe_baselines
-from hfft.callbacks import Average, KeepBest, QuietProgress, Views
+from hfft.callbacks import Average, KeepBest, PhaseCallback, QuietProgress, Views
 from hfft.cut import Cut, cut_phase
 from hfft.errors import PreemptedError
 from hfft.freezing import digest, freeze, frozen_tensors
 from hfft.gradient_ratio import gradient_ratios
-from hfft.lr_finder import LearningRates, find_learning_rate
+from hfft.lr_finder import find_learning_rate
 from hfft.objective import Objective, balanced_weights
 from hfft.pixels import Pixels, collate
 from hfft.plan import Phase, ready_together
@@ -146,10 +146,9 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     training, phases = run.settings.training, run.plan.phases
     memory_format = choose_memory_format(run.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
-    identity = identity_of(run)
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
-        resumed.check(identity)
+        resumed.check(identity_of(run))
         _restore(run, resumed)
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
@@ -161,7 +160,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
             if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
                 run.baselines = probe_baselines(run, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
-        trainer = _train_phase(run, ready.pop(0), here, identity, preemption or Preemption())
+        trainer = _train_phase(run, ready.pop(0), here, preemption or Preemption(), say)
     trainer.state = run.continuous(trainer.state)
     return trainer
 
@@ -219,7 +218,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
 
 def _train_phase(
-    run: Run, ready: ReadyPhase, resumed: Checkpoint | None, identity: dict[str, Any], preemption: Preemption
+    run: Run, ready: ReadyPhase, resumed: Checkpoint | None, preemption: Preemption, say: Callable[[str], None]
 ) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
     training, phase = run.settings.training, ready.phase
@@ -227,8 +226,8 @@ def _train_phase(
     run.changed |= names
     freeze(run.model, phase)
     before = digest(frozen_tensors(run.model, phase))
-    rates = _learning_rates(run, ready, resumed)
-    trainer = _make_trainer(run, ready, rates.learning_rate)
+    learning_rate = _learning_rate(run, ready, resumed, say)
+    trainer = _make_trainer(run, ready, learning_rate)
     _scale_by_gradients(trainer, resumed)
     keep = training.keep == "best" and training.eval_strategy != "no"
     best = KeepBest(run.best, names, run.epochs, training.early_stopping_patience, keep)
@@ -238,8 +237,8 @@ def _train_phase(
         trainer.average = Average(names, training.ema_decay)
         trainer.callback_handler.callbacks.insert(0, trainer.average)  # before the best weights are put back
     done = {"phases": [asdict(each) for each in run.phases], "log": run.log, "baselines": _plain(run.baselines)}
-    moment = Moment(identity, len(run.phases), done, run.steps, run.changed, run.best, trainer.average)
-    moment.lr_scales, moment.learning_rate = trainer.phase.lr_scales, rates.learning_rate
+    moment = Moment(identity_of(run), len(run.phases), done, run.steps, run.changed, run.best, trainer.average)
+    moment.lr_scales, moment.learning_rate = trainer.phase.lr_scales, learning_rate
     checkpoints = PhaseCheckpoints(run.folder, moment, resumed)
     trainer.checkpoints = checkpoints
     if resumed is not None:
@@ -270,24 +269,29 @@ def _train_phase(
             epochs=float(trainer.state.epoch or 0.0),
             steps=trainer.state.global_step,
             best_epoch=run.best.epoch if keep else 0.0,
-            learning_rate=rates.learning_rate,
+            learning_rate=learning_rate,
         ),
         trainer.state.log_history,
     )
     return trainer
 
 
-def _learning_rates(run: Run, ready: ReadyPhase, resumed: Checkpoint | None) -> LearningRates:
+def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say: Callable[[str], None]) -> float:
     """Return the phase's learning rate: as given, as found by a range test, or as found before an interruption."""
     given = run.settings.training.learning_rate
     if resumed is not None:
-        return LearningRates(resumed.record["learning_rate"])
+        return float(resumed.record["learning_rate"])
     if not run.settings.training.find_lr:
-        return LearningRates(given)
+        return given
     found = find_learning_rate(_make_trainer(run, ready, given), _changing(run.model, ready.phase))
-    run.rates[ready.phase.name] = found
     freeze(run.model, ready.phase)
-    return found
+    if run.settings.training.process_index == 0:
+        from hfft.figures import rates_figure  # it draws; other runs do not wait for its imports
+
+        target = run.folder / f"lr_finder-{len(run.phases) + 1}.png"
+        rates_figure(found.tried, found.losses, found.learning_rate, target)
+        say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
+    return found.learning_rate
 
 
 def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> None:
@@ -322,6 +326,8 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
     trainer.objective = _objective(run)
     trainer.add_callback(Views(datasets["train"].set_epoch, run.epochs))  # type: ignore[attr-defined]
     for callback in run.callbacks:
+        if isinstance(callback, PhaseCallback):
+            callback.on_phase_begin(ready.phase.name, run.epochs)
         trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
     if not training.disable_tqdm:

@@ -12,8 +12,8 @@ from hfft.live import Training
 from hfft.space_figures import curve_plot, curve_table
 from hfft.space_handlers import Space
 from hfft.space_sessions import Session
-from hfft.space_trainings import POLICIES, SOURCES
-from hfft.space_widgets import plainly
+from hfft.space_trainings import DEFAULT_POLICY, SOURCES, describe_policy, policy_choices
+from hfft.space_widgets import Name, plainly
 
 
 class FinetuneTab:
@@ -56,8 +56,16 @@ class FinetuneTab:
     def _options(self) -> None:
         most = self.space.options.max_epochs
         with gr.Row():
-            self.policy = gr.Dropdown(list(POLICIES), value=POLICIES[0], label="What is trained", elem_id="policy")
+            self.policy = Name(
+                policy_choices(),
+                value=DEFAULT_POLICY,
+                allow_custom_value=True,
+                label="What is trained",
+                info="Another argument can be typed: last_n:4",
+                elem_id="policy",
+            )
             self.epochs = gr.Slider(1, most, min(3, most), step=1, label="Epochs", elem_id="epoch-count")
+        self.meaning = gr.Markdown(describe_policy(DEFAULT_POLICY), elem_id="meaning")
         with gr.Row():
             self.start = gr.Button("Start training", variant="primary", elem_id="start")
             self.stop = gr.Button("Cancel", variant="stop", elem_id="cancel")
@@ -73,6 +81,7 @@ class FinetuneTab:
     def _wire(self) -> Any:
         shown = [self.archive, self.by_class]
         self.source.input(self.show, self.source, shown, api_visibility="private", show_progress="hidden")
+        self.policy.change(describe_policy, self.policy, self.meaning, api_visibility="private", show_progress="hidden")
         given, staged = [self.name, self.files], [self.staged, self.name, self.files]
         self.add.click(plainly(self.add_files), given, staged, api_name="add_files")
         self.clear.click(self.clear_files, None, self.staged, api_name="clear_files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,15 +10,55 @@ from pathlib import Path
 from typing import Any
 
 from hfft.demo import EMBEDDED_MODEL
-from hfft.errors import DataError, HfftError, ModelError
+from hfft.errors import ArgumentError, DataError, HfftError, ModelError
 from hfft.live import Job, Training, Trainings
+from hfft.plugin import Anatomy
+from hfft.policies import find_policy, installed_policies, specify
 from hfft.space_arguments import SpaceArguments
 from hfft.space_models import Models
 from hfft.space_sessions import Session, new_folder
 from hfft.uploads import class_name, place, remove, unpack
 
 SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals")
-POLICIES = ("last_block", "head", "last_n:2", "full")
+DEFAULT_POLICY = "last_block"
+
+_SOME_MODEL = Anatomy(("stem",), (("1",), ("2",), ("3",)), (), ("head",))
+_ARGUMENTS = ("1", "2", "first", "middle", "last")
+_ENOUGH = 10.0  # epochs, so that no policy lacks room for its phases
+
+
+def policy_choices() -> list[str]:
+    """Return the installed policies, the default one first; one that needs an argument with each that it takes.
+
+    Whether a policy fits a model is said when it is trained: the model is not loaded here.
+
+    Raises:
+        PluginError: a policy does not load.
+    """
+    found = [
+        form
+        for name in installed_policies()
+        for form in ([name] if _takes(name) else [f"{name}:{value}" for value in _ARGUMENTS])
+        if _takes(form)
+    ]
+    return sorted(found, key=lambda form: form != DEFAULT_POLICY)
+
+
+def describe_policy(policy: str) -> str:
+    """Return what a policy says of itself, in a line or two; nothing where there is no such policy."""
+    try:
+        function, _ = find_policy(policy)
+    except HfftError:
+        return ""
+    return inspect.getdoc(function) or ""
+
+
+def _takes(policy: str) -> bool:
+    try:
+        specify(policy, _SOME_MODEL, _ENOUGH)
+    except ArgumentError:
+        return False
+    return True
 
 
 class VisitorTrainings:
@@ -90,8 +131,7 @@ class VisitorTrainings:
         return session.training
 
     def _check(self, source: str, policy: str, epochs: float) -> None:
-        if policy not in POLICIES:
-            raise DataError(f"the policy must be one of {', '.join(POLICIES)}")
+        find_policy(policy)
         if source not in SOURCES:
             raise DataError(f"the images must be one of: {'; '.join(SOURCES)}")
         if not 1 <= epochs <= self.options.max_epochs:
@@ -102,7 +142,7 @@ class VisitorTrainings:
         before: tuple[Any, ...] = ()
         for now in self.queue.follow(training):
             session.seen = time.monotonic()
-            state = (now.state, now.message, len(now.rows), round(now.seconds))
+            state = (now.state, now.message, len(now.rows), now.share, round(now.seconds))
             if state != before and not now.ended:
                 yield now
             before = state

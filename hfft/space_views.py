@@ -47,6 +47,7 @@ CSS = f"""
   color:var(--body-text-color-subdued)}}
 .hf-progress {{height:12px; border-radius:6px; background:var(--border-color-primary); overflow:hidden; margin:8px 0}}
 .hf-progress div {{height:100%; background:{TRAINED}; transition:width .3s}}
+.hf-progress.frozen div {{background:{FROZEN}}}
 .hf-chips {{display:flex; flex-wrap:wrap; gap:6px}}
 .hf-chips span {{border:1px solid var(--border-color-primary); border-radius:12px; padding:2px 9px; font-size:13px}}
 .hf-two {{display:grid; grid-template-columns:repeat(auto-fit,minmax(240px,1fr)); gap:16px}}
@@ -215,9 +216,10 @@ def progress(training: Training) -> str:
     """Return how far a training is."""
     percent = round(100 * training.share)
     row = training.rows[-1].observation if training.rows else ""
+    what, kind = ("Computing activations", "frozen") if training.filling else ("Training", "trained")
     return (
-        f'<div role="progressbar" aria-label="Training" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}" class="hf-progress"><div style="width:{percent}%"></div></div>'
+        f'<div role="progressbar" aria-label="{what}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}" class="hf-progress {kind}"><div style="width:{percent}%"></div></div>'
         f'<p data-state="{training.state}"><b>{training.state.capitalize()}</b>, {percent} %, '
         f"{training.seconds:.0f} s. {escape(training.message)}</p><p>{escape(row)}</p>"
     )

@@ -19,12 +19,13 @@ pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from hfft.policies import installed_policies
 from hfft.predict import classify, load_classifier
 from hfft.quiz import make_quiz
 from hfft.runs import find_runs, read_run
 from hfft.space import Served, serve
 from hfft.space_arguments import SpaceArguments
-from hfft.space_trainings import POLICIES, SOURCES
+from hfft.space_trainings import SOURCES, policy_choices
 
 ENDPOINTS = {
     "/classify",
@@ -233,11 +234,13 @@ def test_a_training_in_the_browser_makes_a_model_to_use_and_to_download(
     client: Client, served: Served, folder: Path, image: Any, tmp_path: Path
 ) -> None:
     archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
-    job = client.submit(SOURCES[0], handle_file(archive), POLICIES[0], 2, api_name="/finetune")
+    job = client.submit(SOURCES[0], handle_file(archive), "lp_ft", 2, api_name="/finetune")
     job.result(timeout=180)
-    states = [state for update in job.outputs() for state in re.findall(r'data-state="(\w+)"', update[0])]
+    shown = [update[0] for update in job.outputs()]
+    states = [state for update in shown for state in re.findall(r'data-state="(\w+)"', update)]
     assert states[-1] == "done"
     assert "running" in states
+    assert any("Loading" in update for update in shown)
     curve = job.outputs()[-1][2]["value"]["data"]
     assert [row[0] for row in curve] == [1.0, 2.0]
     assert client.predict(api_name="/models")[0] == "your new model"
@@ -268,12 +271,21 @@ def test_a_second_training_waits_and_both_can_be_cancelled(served: Served, folde
     wait_for(lambda: not list((served.space.work / "trainings").glob("*/images")))
 
 
+def test_the_policies_offered_are_the_cores_own() -> None:
+    choices = policy_choices()
+    assert choices[0] == "last_block"
+    assert {choice.partition(":")[0] for choice in choices} == set(installed_policies())
+    assert {"last_n:1", "surgical:first", "surgical:last"} <= set(choices)
+    assert not {"last_n", "surgical"} & set(choices)
+
+
 def test_a_training_that_fails_says_why(client: Client, served: Served, folder: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
-    result = client.predict(SOURCES[0], handle_file(archive), "last_n:2", 1, api_name="/finetune")
-    assert "data-state" in result[0]
-    with pytest.raises(AppError, match=r"(?i)policy|choices"):
-        client.predict(SOURCES[0], handle_file(archive), "last_n:99", 1, api_name="/finetune")
+    status, *_ = client.predict(SOURCES[0], handle_file(archive), "last_n:99", 1, api_name="/finetune")
+    assert 'data-state="failed"' in status
+    assert "from 1 to 3 for this model" in status
+    with pytest.raises(AppError, match="unknown; choose one of"):
+        client.predict(SOURCES[0], handle_file(archive), "last", 1, api_name="/finetune")
     with pytest.raises(AppError, match=r"(?i)epochs|maximum"):
         client.predict(SOURCES[0], handle_file(archive), "head", 500, api_name="/finetune")
 
