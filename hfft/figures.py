@@ -157,6 +157,29 @@ def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
     _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
 
 
+def rates_figure(tried: Sequence[float], losses: Sequence[float], chosen: float, path: str | Path) -> None:
+    """Write the curve of a learning-rate range test as a PNG.
+
+    Args:
+        tried: rising learning rates.
+        losses: smoothed training loss at each of them.
+        chosen: the learning rate that training takes.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _figure(8, 4)
+    axes = figure.subplots()
+    axes.semilogx(tried, losses, color=BLUE)
+    axes.axvline(chosen, color=VERMILION, linestyle="--", label=f"chosen: {chosen:.2g}")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("smoothed training loss")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    _save(figure, path, f"Training loss over {len(tried)} rising learning rates; {chosen:.2g} is chosen.")
+
+
 def _figure(width: float, height: float) -> Figure:
     """Return an empty figure of a size in inches whose layout keeps every text inside."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

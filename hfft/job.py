@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,6 @@ from hfft.errors import ArgumentError, OutputError
 from hfft.freezing import unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
-from hfft.lr_finder import LearningRates
 from hfft.model import Base
 from hfft.phases import PhaseResult, train_phases
 from hfft.pixels import PixelDataset, Pixels
@@ -59,7 +59,6 @@ class Run:
         phases: what each phase that has ended did.
         log: the Trainer's log over all phases, with epochs and steps of the whole run and the phase's name.
         best: the best weights so far.
-        rates: by phase, the learning-rate range test, where one was asked for.
         changed: names of all tensors that training may have changed so far.
         predictions: by split (validation, test), the Trainer's predictions.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
@@ -77,7 +76,6 @@ class Run:
     phases: list[PhaseResult] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     best: Best = field(default_factory=Best)
-    rates: dict[str, LearningRates] = field(default_factory=dict)
     changed: frozenset[str] = frozenset()
     predictions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -138,6 +136,7 @@ def finetune(
 
     began = time.perf_counter()
     training = settings.training
+    check_processes(training)
     main = training.process_index == 0
     say = say if main else _silent
     check_output_dir(training)
@@ -165,6 +164,25 @@ def finetune(
     if hub is not None:
         say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
+
+
+def check_processes(training: FinetuneArguments) -> None:
+    """Make sure that processes share the work in a way that freezing and replaying understand.
+
+    Raises:
+        ArgumentError: the model would be sharded over them.
+    """
+    sharded = {
+        "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
+        "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
+    }
+    for name, asked in sharded.items():
+        if asked:
+            raise ArgumentError(
+                f"{name} shards the model, and hfft does not: the frozen part is computed once, by each process on its "
+                f"own, and only the retrained part is trained. Leave {name} out: several processes then use DDP "
+                "(docs/distributed.md)"
+            )
 
 
 def check_output_dir(training: FinetuneArguments) -> None:

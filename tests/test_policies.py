@@ -87,7 +87,8 @@ def test_kinds_of_every_architecture(kind: str) -> None:
     names = {name for name, _ in model.named_parameters()}
     found = {kind: set(select(model)) for kind, select in KINDS.items()}
     assert found["all"] == names
-    assert found["bias"] == {name for name in names if name.endswith("bias")} and found["bias"]
+    assert found["bias"] == {name for name in names if name.endswith("bias")}
+    assert found["bias"]
     modules = dict(model.named_modules())
     for name in found["norm"]:
         owner = modules[name.rpartition(".")[0]]
