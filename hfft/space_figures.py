@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -57,3 +58,24 @@ def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
                 if math.isfinite(value):
                     rows.append((row.epoch, value, series, name))
     return pd.DataFrame(rows, columns=["epoch", "value", "series", "run"])
+
+
+def split_curves(rows: Sequence[EpochRow]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a run's losses and its accuracy as `curve_table` does, each with an upright line where a phase begins."""
+    table = curve_table([("", rows)])
+    accuracy = table["series"] == "accuracy"
+    return _with_phases(table[~accuracy], rows), _with_phases(table[accuracy], rows)
+
+
+def _with_phases(table: pd.DataFrame, rows: Sequence[EpochRow]) -> pd.DataFrame:
+    """Add two points, one above the other, for each change of phase; a line plot joins them."""
+    if table.empty:
+        return table
+    low, high = table["value"].min(), table["value"].max()
+    changes = [
+        (before.epoch, value, f"{now.phase} begins", "")
+        for before, now in pairwise(rows)
+        if before.phase != now.phase
+        for value in (low, high)
+    ]
+    return pd.concat([table, pd.DataFrame(changes, columns=table.columns)]) if changes else table

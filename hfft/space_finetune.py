@@ -9,7 +9,7 @@ import gradio as gr
 
 from hfft import space_views as views
 from hfft.live import Training
-from hfft.space_figures import curve_plot, curve_table
+from hfft.space_figures import curve_plot, split_curves
 from hfft.space_handlers import Space
 from hfft.space_sessions import Session
 from hfft.space_trainings import DEFAULT_POLICY, SOURCES, describe_policy, policy_choices
@@ -143,9 +143,6 @@ class FinetuneTab:
 
 
 def _curves(training: Training) -> tuple[Any, Any]:
-    rows = curve_table([("now", training.rows)])
+    loss, accuracy = split_curves(training.rows)
     there = bool(training.rows)
-    return (
-        gr.update(value=rows[rows["series"] != "accuracy"], visible=there),
-        gr.update(value=rows[rows["series"] == "accuracy"], visible=there),
-    )
+    return gr.update(value=loss, visible=there), gr.update(value=accuracy, visible=there)

@@ -9,7 +9,7 @@ import gradio as gr
 from hfft import space_views as views
 from hfft.figures import confusion_matrix
 from hfft.runs import confusion_counts, most_confident_mistakes
-from hfft.space_figures import curve_plot, curve_table, figure_image
+from hfft.space_figures import curve_plot, curve_table, figure_image, split_curves
 from hfft.space_handlers import NO_MODEL, Space
 from hfft.space_models import Loaded
 from hfft.space_widgets import BUTTONS, NameList, plainly
@@ -60,13 +60,11 @@ class TrainingTab:
             return views.empty(text), None, None, None, [], ""
         loaded = self.space.loaded(session)
         answers, labels = loaded.answers(), run.record.data.labels
-        rows = curve_table([(run.name, run.rows)])
         matrix = figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None
-        head = views.epochs(run.rows) if run.rows else views.empty("This model came without its trace of epochs.")
+        head = views.epochs(run) if run.rows else views.empty("This model came without its trace of epochs.")
         return (
             head + views.saved(run, self.space.prefix_seconds(session)),
-            rows[rows["series"] != "accuracy"],
-            rows[rows["series"] == "accuracy"],
+            *split_curves(run.rows),
             matrix,
             *_mistakes(loaded),
         )

@@ -16,7 +16,6 @@ from hfft.gradcam import heat_image
 from hfft.live import Training
 from hfft.prediction_trace import Channel, Evidence, PredictionTrace
 from hfft.runs import FinishedRun
-from hfft.trace import EpochRow
 
 CSS = f"""
 .hf-flow {{display:flex; flex-wrap:wrap; gap:12px; align-items:stretch; margin:0; padding:0; list-style:none}}
@@ -35,6 +34,7 @@ CSS = f"""
 .hf-table td.n, .hf-table th.n {{text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap}}
 .hf-table th, .hf-table td, .hf-table tr {{border-left:0 !important; border-right:0 !important;
   border-top:0 !important}}
+.hf-table tr.hf-phase th {{font-weight:600; background:var(--background-fill-secondary); white-space:normal}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
 .hf-fit img {{width:100%; height:100%; object-fit:contain}}
 .hf-bar {{display:block; height:6px; border-radius:3px; background:{FROZEN}; min-width:1px; margin-top:4px}}
@@ -139,13 +139,15 @@ def _scrolling(head: str, body: str) -> str:
     )
 
 
-def epochs(rows: Sequence[EpochRow]) -> str:
+def epochs(run: FinishedRun) -> str:
     """Return the epochs as a table with bars, phase by phase, with what each shows in words."""
+    rows = run.rows
     most = max((row.eval_loss for row in rows if math.isfinite(row.eval_loss)), default=1.0) or 1.0
-    lines = []
+    lines, number = [], 0
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1].phase != row.phase:
-            lines.append(f'<tr><th colspan="6">Phase {escape(row.phase)}</th></tr>')
+            number += 1
+            lines.append(f'<tr class="hf-phase"><th colspan="6">{escape(_phase(run, number, row.phase))}</th></tr>')
         lines.append(
             f'<tr><td class="n">{row.epoch:g}</td><td class="n">{_figure(row.train_loss)}</td>'
             f'<td class="n">{_figure(row.eval_loss)}{_bar(row.eval_loss / most, "loss")}</td>'
@@ -155,6 +157,18 @@ def epochs(rows: Sequence[EpochRow]) -> str:
     heads = ("epoch", "training loss", "validation loss", "accuracy", "seconds")
     head = "".join(f'<th class="n">{text}</th>' for text in heads) + "<th>what it shows</th>"
     return _scrolling(head, "".join(lines))
+
+
+def _phase(run: FinishedRun, number: int, name: str) -> str:
+    """Say what a phase trains, as the run's plan has it."""
+    plan = run.record.plan
+    title = f"Phase {number} of {len(plan)}: {name}" if len(plan) > 1 else f"Phase {name}"
+    if number > len(plan) or plan[number - 1].name != name:
+        return title
+    phase = plan[number - 1]
+    share = phase.trainable_parameters / max(phase.total_parameters, 1)
+    before = f", everything before {phase.boundary} is frozen" if phase.boundary else ""
+    return f"{title} ({phase.trainable_parameters:,} parameters train, {share:.1%}{before})"
 
 
 def saved(run: FinishedRun, seconds_per_image: float | None) -> str:

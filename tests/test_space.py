@@ -136,6 +136,21 @@ def test_the_training_shows_the_runs_own_epochs(client: Client, folder: Path) ->
     assert isinstance(mistakes, list)
 
 
+def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> None:
+    base, images = folder / "base", folder / "images"
+    run_finetune(base, images, tmp_path / "outputs" / "phases", policy="lp_ft", num_train_epochs=4.0)
+    with serving(tmp_path) as served:
+        table, loss, accuracy, *_ = Client(served.url, verbose=False).predict(api_name="/training")
+    phases = re.findall(r"Phase (\d of \d: \w+)", table)
+    assert phases == ["1 of 2: head", "2 of 2: last_block"]
+    for plot in (loss, accuracy):
+        columns = plot["columns"]
+        rows = [dict(zip(columns, row, strict=True)) for row in plot["data"]]
+        assert [row["epoch"] for row in rows if row["series"] == "last_block begins"] == [2, 2]
+        values = [row["value"] for row in rows if "begins" not in row["series"]]
+        assert [row["value"] for row in rows if "begins" in row["series"]] == [min(values), max(values)]
+
+
 def test_runs_are_compared(client: Client, image: Any) -> None:
     assert client.predict(api_name="/models") == ["second", "first"]
     table, accuracy, loss = client.predict(["first", "second"], image, api_name="/compare")
