@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,21 +42,28 @@ def launch(processes: int, *flags: Any) -> str:
     return done.stdout
 
 
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    log: list[dict[str, Any]] = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return log[:-1]  # the last evaluation is that of the weights handed back
+
+
 def logged(folder: Path, name: str) -> torch.Tensor:
-    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return torch.tensor([entry[name] for entry in log if name in entry], dtype=torch.float64)
+    return torch.tensor([entry[name] for entry in log_of(folder) if name in entry], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("kind", "cache"),
+    ("kind", "cache", "policy"),
     [
-        ("vit", "disk"),
-        pytest.param("vit", "off", marks=pytest.mark.slow),
-        pytest.param("swin", "disk", marks=pytest.mark.slow),
+        ("vit", "disk", "lp_ft"),
+        ("vit", "off", "lp_ft"),
+        pytest.param("vit", "disk", "last_block", marks=pytest.mark.slow),
+        pytest.param("vit", "disk", "gradual", marks=pytest.mark.slow),
+        pytest.param("vit", "disk", "auto_rgn", marks=pytest.mark.slow),
+        pytest.param("swin", "disk", "last_block", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_give_the_losses_of_one(
-    kind: str, cache: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
+    kind: str, cache: str, policy: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:
     model = pretrained(kind)
     config = json.loads((model / "config.json").read_text())
@@ -64,6 +72,7 @@ def test_two_processes_give_the_losses_of_one(
     # 27 validation images: neither batches nor processes divide them evenly.
     flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
+    flags += ["--policy", policy]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         store = ["--cache_dir", tmp_path / f"cache{processes}"]
@@ -71,6 +80,8 @@ def test_two_processes_give_the_losses_of_one(
         assert json.loads((folder / "hfft.json").read_text())["processes"] == processes
         if cache == "disk":
             assert "0 of 51 rows were there already" in printed
+    if policy == "lp_ft":
+        assert {entry["phase"] for entry in log_of(tmp_path / "2")} == {"head", "last_block"}
     for name in ("loss", "eval_loss", "eval_accuracy"):
         torch.testing.assert_close(logged(tmp_path / "2", name), logged(tmp_path / "1", name), rtol=1e-5, atol=1e-7)
     first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
@@ -91,3 +102,102 @@ def test_idle_parameters_are_found() -> None:
     anatomy = find_anatomy(model)
     freeze(model, make_plan(model, anatomy, "last_block", 1).phases[0])
     assert idle_parameters(model, Suffix(anatomy), inputs) == []
+
+
+def spawn(program: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in several processes."""
+    script = folder / "program.py"
+    script.write_text(program)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+
+
+WATCH = """
+import torch
+from transformers import TrainerCallback
+from hfft import finetune
+
+class Watch(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        flat = torch.cat([grad.flatten() for grad in grads.values()])
+        both = [torch.empty_like(flat) for _ in range(2)]
+        torch.distributed.all_gather(both, flat)
+        kinds.append((len(grads), torch.equal(*both)))
+
+kinds = []
+from hfft.job import finetune
+from hfft.cli import finetune_settings
+run = finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Watch()])
+print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
+"""
+
+
+def test_gradients_are_equal_on_all_ranks_after_a_phase_change(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--policy", "lp_ft"]
+    flags += ["--num_train_epochs", 2, "--per_device_train_batch_size", 3, "--baselines", "none", "--use_cpu", "true"]
+    flags += ["--output_dir", tmp_path / "run"]
+    done = spawn(WATCH.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = sorted(line for line in done.stdout.splitlines() if line.startswith("SEEN"))
+    assert [line.split(" ", 2)[2] for line in seen] == ["[(2, True), (20, True)]"] * 2
+
+
+DIE = """
+import os, sys
+from transformers import TrainerCallback
+from hfft.cli import finetune_settings
+from hfft.job import finetune
+
+class Die(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if args.process_index == 1 and state.global_step == 2:
+            os._exit(9)
+
+finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Die()])
+"""
+
+
+def test_a_rank_that_dies_ends_the_others(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
+    flags += ["--per_device_train_batch_size", 3, "--use_cpu", "true", "--output_dir", tmp_path / "run"]
+    done = spawn(DIE.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
+    assert done.returncode != 0
+    assert "exitcode  : 9" in done.stderr
+    assert not (tmp_path / "run" / "hfft.json").exists()
+
+
+def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    """Two launchers as on two machines, each with an activation cache of its own."""
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
+    flags += ["--per_device_train_batch_size", 3, "--num_train_epochs", 2, "--policy", "lp_ft", "--cache", "disk"]
+    flags += ["--output_dir", tmp_path / "run", "--use_cpu", "true"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank in range(2):
+        launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1]
+        launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
+        command = [sys.executable, *launcher, SCRIPT, *flags, "--cache_dir", tmp_path / f"cache-of-{rank}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        machines.append(
+            subprocess.Popen(
+                [str(part) for part in command],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for machine in machines:
+        _, error = machine.communicate(timeout=300)
+        assert machine.returncode == 0, error[-3000:]
+    assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
+    for rank in range(2):
+        assert len(list((tmp_path / f"cache-of-{rank}").glob("*/*.safetensors"))) > 1
