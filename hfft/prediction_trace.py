@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hfft.arguments import ModelArguments
+from hfft.attention import class_token_attention
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, ModelError
 from hfft.explain import anatomy_of, model_inputs, part_records, scores_of, seen_image
@@ -27,10 +28,10 @@ MAPS = 6  # channels shown of each part
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel of a part's output, laid on the image.
+    """One channel of a part's output, or one head of its attention, laid on the image.
 
     Args:
-        number: of the channel.
+        number: of the channel or head.
         values: shape (rows, columns), scaled to 0 .. 1 (together with its twin of the base model, if any).
         low: the value that 0 stands for.
         high: the value that 1 stands for.
@@ -69,6 +70,9 @@ class PredictionTrace:
         seen: the input as the model sees it; None where it is no image.
         frozen_part: the last part that was not trained; empty where all were.
         frozen: its most active channels; none where its output is no grid.
+        attention: its heads whose attention varies most over the patches, each with the share of the class token's
+            attention that goes to a patch; none where there is no such attention.
+        attention_missing: why not; empty where there is.
         retrained_part: the last trained block; the last block where none was trained.
         retrained: its channels that differ most from the base model's; the most active ones without a base.
         base: the same channels of the base model; empty where that could not be loaded.
@@ -83,6 +87,8 @@ class PredictionTrace:
     seen: Image.Image | None
     frozen_part: str
     frozen: tuple[Channel, ...]
+    attention: tuple[Channel, ...]
+    attention_missing: str
     retrained_part: str
     retrained: tuple[Channel, ...]
     base: tuple[Channel, ...]
@@ -136,6 +142,9 @@ def prediction_trace(
     inputs = model_inputs(classifier, image)
     frozen_part, retrained_part = _chosen_parts(classifier, anatomy)
     features, logits = _head_input(classifier, anatomy, inputs)
+    attention, attention_missing = (
+        class_token_attention(classifier.model, anatomy, frozen_part, inputs) if frozen_part else (None, "")
+    )
     maps = _maps(classifier.model, anatomy, retrained_part, inputs)
     base_maps = None if base is None else _maps(base, anatomy, retrained_part, inputs)
     changed = None
@@ -148,6 +157,8 @@ def prediction_trace(
         seen=seen_image(classifier, inputs),
         frozen_part=frozen_part,
         frozen=_most_active(_maps(classifier.model, anatomy, frozen_part, inputs) if frozen_part else None),
+        attention=_most_active(attention),
+        attention_missing=attention_missing,
         retrained_part=retrained_part,
         retrained=retrained,
         base=twins,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hfft import space_views as views
 from hfft.space_handlers import NO_MODEL, Space
+from hfft.space_steps import steps
 from hfft.space_widgets import BUTTONS, plainly
 
 
@@ -57,17 +58,17 @@ class TraceTab:
         self.space = space
         with gr.Tab("Prediction trace", id="trace") as tab:
             gr.Markdown("The image under Classify, followed through the model in five steps.")
-            steps = gr.HTML(elem_id="steps")
+            shown = gr.HTML(elem_id="steps")
             again = gr.Button("Follow again")
-        again.click(plainly(self.trace), image, steps, api_name="trace")
-        tab.select(plainly(self.trace), image, steps, api_visibility="private")
+        again.click(plainly(self.trace), image, shown, api_name="trace")
+        tab.select(plainly(self.trace), image, shown, api_visibility="private")
 
     def trace(self, path: str | None, request: gr.Request) -> Any:
         """Answer with the five steps."""
         session = self.space.session(request.session_hash)
         if not self.space.current(session):
             return views.empty(NO_MODEL)
-        return views.steps(self.space.loaded(session).trace(_image(self.space, path)))
+        return steps(self.space.loaded(session).trace(_image(self.space, path)))
 
 
 def _picture(label: str, text: str) -> gr.Image:

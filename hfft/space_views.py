@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from PIL import Image
-
 from hfft.drawing import FROZEN, TRAINED, architecture_svg, count_text
 from hfft.explain import PipelineTrace, Stage
-from hfft.gradcam import heat_image
 from hfft.live import Training
-from hfft.prediction_trace import Channel, Evidence, PredictionTrace
 from hfft.runs import FinishedRun
 
 CSS = f"""
@@ -150,8 +144,8 @@ def epochs(run: FinishedRun) -> str:
             lines.append(f'<tr class="hf-phase"><th colspan="6">{escape(_phase(run, number, row.phase))}</th></tr>')
         lines.append(
             f'<tr><td class="n">{row.epoch:g}</td><td class="n">{_figure(row.train_loss)}</td>'
-            f'<td class="n">{_figure(row.eval_loss)}{_bar(row.eval_loss / most, "loss")}</td>'
-            f'<td class="n">{_figure(row.accuracy)}{_bar(row.accuracy, "")}</td>'
+            f'<td class="n">{_figure(row.eval_loss)}{bar(row.eval_loss / most, "loss")}</td>'
+            f'<td class="n">{_figure(row.accuracy)}{bar(row.accuracy, "")}</td>'
             f'<td class="n">{_figure(row.seconds, 1)}</td><td>{escape(row.observation)}</td></tr>'
         )
     heads = ("epoch", "training loss", "validation loss", "accuracy", "seconds")
@@ -189,41 +183,6 @@ def saved(run: FinishedRun, seconds_per_image: float | None) -> str:
             f"that is about {_duration(spared * seconds_per_image)}."
         )
     return f"<p>{escape(text)}</p>"
-
-
-def steps(trace: PredictionTrace) -> str:
-    """Return the five steps of a prediction."""
-    parts = [
-        _step("1. What the model sees", "The image after resizing and cutting.", _picture(trace.seen)),
-        _step(
-            f"2. What the frozen part makes of it ({trace.frozen_part or 'nothing is frozen'})",
-            "The channels that vary most over the image; bright is high.",
-            _maps(trace.frozen),
-        ),
-        _step(f"3. What retraining changed ({trace.retrained_part})", *_changes(trace)),
-        _step(
-            "4. What speaks for and against",
-            f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the class: "
-            "what it adds to the class's score (blue) or takes from it (orange)."
-            if trace.features
-            else "This model's head does not read a single vector of features, so there is nothing to weigh.",
-            '<div class="hf-two">' + "".join(map(_evidence, trace.evidence)) + "</div>",
-        ),
-        _step(
-            "5. The answer",
-            "Softmax turns the scores into probabilities.",
-            bars([(s.label, s.probability) for s in trace.scores]),
-        ),
-    ]
-    return "".join(parts)
-
-
-def bars(pairs: Sequence[tuple[str, float]]) -> str:
-    """Return labels with their probabilities as bars."""
-    rows = "".join(
-        f'<tr><td>{escape(label)}{_bar(value, "")}</td><td class="n">{value:.1%}</td></tr>' for label, value in pairs
-    )
-    return f'<table class="hf-table"><tbody>{rows}</tbody></table>'
 
 
 def progress(training: Training) -> str:
@@ -271,58 +230,7 @@ def _figure(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def _bar(share: float, kind: str) -> str:
+def bar(share: float, kind: str) -> str:
+    """Return a bar for a share of 0 to 1; of the kind ``loss`` in the colour of losses."""
     width = min(max(share, 0.0), 1.0) * 100 if math.isfinite(share) else 0.0
     return f'<span class="hf-bar {kind}" style="width:{width:.1f}%"></span>'
-
-
-def _step(title: str, text: str, body: str) -> str:
-    return f'<section class="hf-step"><h3>{escape(title)}</h3><p>{escape(text)}</p>{body}</section>'
-
-
-def _changes(trace: PredictionTrace) -> tuple[str, str]:
-    if not trace.base:
-        why = trace.base_missing or "its output cannot be laid on the image"
-        return f"The base model cannot be shown beside it: {why}.", _maps(trace.retrained)
-    text = "The channels that differ most from the base model's, each pair on one scale."
-    if trace.changed is not None:
-        text += f" Over all channels the output moved by {trace.changed:.0%} of its size in the base model."
-    return text, f"<p>Now</p>{_maps(trace.retrained)}<p>Base model</p>{_maps(trace.base)}"
-
-
-def _maps(channels: Sequence[Channel]) -> str:
-    if not channels:
-        return empty("Nothing to show: this part's output cannot be laid on the image.")
-    figures = []
-    for channel in channels:
-        image = heat_image(channel.values)
-        alt = f"Channel {channel.number} as a heat map of {image.height} by {image.width} cells"
-        caption = f"{channel.number}: {channel.low:.2g} to {channel.high:.2g}"
-        figures.append(f'<figure><img src="{_data(image)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>')
-    return f'<div class="hf-maps">{"".join(figures)}</div>'
-
-
-def _picture(image: Image.Image | None) -> str:
-    if image is None:
-        return empty("This model's input is no image.")
-    alt = f"The image as the model sees it, {image.width} by {image.height} pixels"
-    picture = f'<img style="image-rendering:auto" src="{_data(image)}" alt="{alt}">'
-    return f'<div class="hf-maps"><figure>{picture}</figure></div>'
-
-
-def _evidence(evidence: Evidence) -> str:
-    pairs = [*evidence.supporting, *reversed(evidence.opposing)]
-    most = max((abs(value) for _, value in pairs), default=1.0) or 1.0
-    rows = "".join(
-        f"<tr><td>feature {number}{_bar(abs(value) / most, 'loss' if value < 0 else '')}</td>"
-        f'<td class="n">{value:+.3f}</td></tr>'
-        for number, value in pairs
-    )
-    title = f"{escape(evidence.label)} <small>{evidence.probability:.1%}</small>"
-    return f'<div><b>{title}</b><table class="hf-table"><tbody>{rows}</tbody></table></div>'
-
-
-def _data(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

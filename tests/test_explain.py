@@ -13,6 +13,7 @@ from small_models import small_model
 from torch import Tensor
 from transformers import ViTImageProcessorPil
 
+from hfft.attention import class_token_attention
 from hfft.drawing import architecture_svg, count_text
 from hfft.explain import STAGES, activation_map, anatomy_of, model_inputs, pipeline_trace
 from hfft.gradcam import class_activation_map, feature_maps, overlay
@@ -149,6 +150,40 @@ def test_the_base_shows_what_fine_tuning_changed(tuned: Classifier) -> None:
     assert trace.changed > 0
     assert [channel.number for channel in trace.retrained] == [channel.number for channel in trace.base]
     assert all(channel.values.shape == (4, 4) for channel in (*trace.frozen, *trace.retrained, *trace.base))
+
+
+@pytest.mark.parametrize("model_type", ["vit", "deit", "dinov2_with_registers", "beit"])
+def test_attention_is_what_the_model_itself_gives_out(model_type: str) -> None:
+    """transformers gives out attention weights where attention is eager; here they come from the fused one."""
+    model, inputs = small_model(model_type)
+    one = {name: tensor[:1] for name, tensor in inputs.items()}
+    anatomy = find_anatomy(model)
+    assert anatomy.tokens is not None
+    found, why = class_token_attention(model, anatomy, "block 2", one)
+    assert found is not None, why
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(**one, output_attentions=True).attentions[1][0, :, 0, anatomy.tokens.prefix :]
+    assert torch.allclose(found.flatten(1), expected, atol=1e-6)
+    assert found.shape[1:] == anatomy.tokens.grid
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"), [("resnet", "no row of tokens"), ("siglip", "no class token"), ("swin", "")]
+)
+def test_where_there_is_no_attention_the_reason_is_given(model_type: str, reason: str) -> None:
+    trace = prediction_trace(bare(model_type), photo())
+    assert trace.attention == ()
+    assert reason in trace.attention_missing
+    assert trace.attention_missing
+    assert trace.frozen
+
+
+def test_the_frozen_part_of_a_vit_shows_its_heads(tuned: Classifier) -> None:
+    trace = prediction_trace(tuned, photo())
+    assert sorted(head.number for head in trace.attention) == [0, 1]
+    assert trace.attention_missing == ""
+    assert all(head.values.shape == (4, 4) and 0 <= head.low < head.high <= 1 for head in trace.attention)
 
 
 def test_contributions_and_bias_make_the_logit(tuned: Classifier) -> None:
