@@ -61,6 +61,8 @@ class Run:
         best: the best weights so far.
         changed: names of all tensors that training may have changed so far.
         predictions: by split (validation, test), the Trainer's predictions.
+        metrics: the Trainer's figures, by its own names for the splits (train, eval, test).
+        state: the Trainer's at the end, over all phases.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
@@ -78,6 +80,8 @@ class Run:
     best: Best = field(default_factory=Best)
     changed: frozenset[str] = frozenset()
     predictions: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    state: TrainerState | None = None
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
@@ -154,13 +158,13 @@ def finetune(
         trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
-        unfreeze(run.model)
-        run.seconds = time.perf_counter() - began
-        if training.baselines == "full":
-            say("Baseline: full fine-tuning with the same options")
-            run.baselines.add_full(*full_baseline(run))
-        if main:
-            say(write_results(run))
+            unfreeze(run.model)
+            run.seconds = time.perf_counter() - began
+            if training.baselines == "full":
+                say("Baseline: full fine-tuning with the same options")
+                run.baselines.add_full(*full_baseline(run))
+            if main:
+                say(write_results(run))
     if hub is not None:
         say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
@@ -246,15 +250,13 @@ def train_metrics(run: Run) -> dict[str, float]:
 
 def judge(run: Run, trainer: FreezeTrainer) -> None:
     """Evaluate the weights that are handed back; the test images are seen here for the first time."""
-    trainer.save_metrics("train", train_metrics(run))
-    metrics = trainer.evaluate()
+    run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
-    trainer.save_metrics("eval", metrics)
     if run.sets.test is not None:
         outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
-        trainer.save_metrics("test", outcome.metrics)
-    trainer.save_state()
+        run.metrics["test"] = outcome.metrics or {}
+    run.state = trainer.state
 
 
 def _silent(line: str) -> None:

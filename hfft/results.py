@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 
 import hfft
+from hfft.checkpoint import save_checkpoint
 from hfft.delta import write_delta
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError
@@ -37,7 +39,7 @@ from hfft.record import (
 )
 from hfft.report import Evidence, write_predictions, write_report
 from hfft.reproduce import content_hash, weights_hashes
-from hfft.staging import save_staged
+from hfft.staging import replacing
 from hfft.trace import EpochRow, epoch_table, observe
 
 PACKAGES = (
@@ -50,28 +52,19 @@ def write_results(run: Run) -> str:
     """Write everything that a run leaves behind and return what to tell the user.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written; what an earlier run left in the folder is as it was.
     """
-    folder = Path(run.settings.training.output_dir or "")
-    save_staged(run.model, run.processor, folder)
-    write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
     rows = trace_rows(run)
-    record = make_record(run)
-    split = record.per_class_split
-    logits, labels = _judged(run.predictions[split])
-    images = run.sets.test if split == "test" else run.sets.validation
-    assert images is not None
-    found = find_mistakes(images, run.sets.labels, logits)
-    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
-    evidence = None
-    if run.settings.training.figures:
-        matrix = confusion(logits, labels, len(run.sets.labels))
-        drawn = write_mistakes(folder / "mistakes.png", images, found)
-        evidence = Evidence(matrix, reliability_of(logits, labels), drawn)
-    write_report(folder, record, rows, evidence)
-    validation_logits, _ = _judged(run.predictions["validation"])
-    _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, validation_logits)
-    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, folder)])
+    with replacing(run.folder) as folder:
+        save_checkpoint(run.model, run.processor, folder)
+        write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
+        _write_metrics(folder, run)
+        logits, _ = _judged(run.predictions["validation"])
+        _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, logits)
+        record = make_record(run, folder)
+        evidence = _evidence(run, folder, record)
+        write_report(folder, record, rows, evidence, str(run.folder))
+    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
 
 
 def trace_rows(run: Run) -> list[EpochRow]:
@@ -96,8 +89,8 @@ def trace_rows(run: Run) -> list[EpochRow]:
     return rows
 
 
-def make_record(run: Run) -> RunRecord:
-    """Gather everything that a reader needs to judge the run and to repeat it."""
+def make_record(run: Run, folder: Path) -> RunRecord:
+    """Gather everything that a reader needs to judge the run and to repeat it; `folder` holds its checkpoint."""
     training = run.settings.training
     split = "test" if "test" in run.predictions else "validation"
     logits, labels = _judged(run.predictions[split])
@@ -123,7 +116,7 @@ def make_record(run: Run) -> RunRecord:
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.figures(split, labels),
-        files=weights_hashes(run.folder),
+        files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
     )
 
@@ -218,6 +211,29 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
     if not result.frozen_tensors:
         return None
     return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
+
+
+def _write_metrics(folder: Path, run: Run) -> None:
+    """Write the Trainer's figures and its state under the names that it gives them itself."""
+    assert run.state is not None
+    together = {name: value for figures in run.metrics.values() for name, value in figures.items()}
+    for split, figures in {**run.metrics, "all": together}.items():
+        (folder / f"{split}_results.json").write_text(json.dumps(figures, indent=4, sort_keys=True))
+    run.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
+    """Add the most confident mistakes to the record, and return what the figures show, if any are wanted."""
+    split = record.per_class_split
+    images = run.sets.test if split == "test" else run.sets.validation
+    logits, labels = _judged(run.predictions[split])
+    assert images is not None
+    found = find_mistakes(images, run.sets.labels, logits)
+    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
+    if not run.settings.training.figures:
+        return None
+    drawn = write_mistakes(folder / "mistakes.png", images, found)
+    return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
 
 
 def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:

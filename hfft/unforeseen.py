@@ -33,6 +33,8 @@ def describe_unforeseen(error: Exception) -> str:
 def weights_kept(run: Run) -> Iterator[None]:
     """Save the trained weights if what comes after training fails or is interrupted.
 
+    They go into a folder of their own, so that the results of an earlier run stay whole.
+
     Raises:
         HfftError: the one that was raised within, with a hint at the weights.
     """
@@ -46,10 +48,16 @@ def weights_kept(run: Run) -> Iterator[None]:
 
 
 def _save(run: Run) -> Path | None:
-    from hfft.staging import save_staged
+    from hfft.checkpoint import save_checkpoint
+    from hfft.staging import UNFINISHED, replacing
 
+    if run.settings.training.process_index:  # every process holds the same weights
+        return None
+    folder = run.folder / UNFINISHED
     try:
-        save_staged(run.model, run.processor, run.folder)
+        folder.mkdir(exist_ok=True)
+        with replacing(folder) as staging:
+            save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None
-    return run.folder
+    return folder
