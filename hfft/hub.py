@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 import hfft
 from hfft.errors import HfftError, HubError, OutputError
 from hfft.fetch import DELTA, WEIGHTS, has_weights, one_line
+from hfft.local_paths import LocalPaths
 from hfft.record import read_record
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def push(output: str | Path, target: Target) -> str:
 
 
 def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
-    """List what is pushed: by name in the repository, a file or its content.
+    """List what is pushed: by name in the repository, a file or its content, without local paths.
 
     Raises:
         OutputError: the folder holds no finished run.
@@ -136,8 +137,16 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
         raise OutputError(f"{folder} holds no {DELTA}; push the whole checkpoint, without --delta_only")
     card = card_for(folder, target) if (folder / CARD).exists() else ""
     names = [*weights, DELTA, *BESIDE, *_FIGURE.findall(card)]
-    found: dict[str, Path | bytes] = {name: folder / name for name in names if (folder / name).exists()}
-    return found | ({CARD: card.encode()} if card else {})
+    paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
+    found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
+    return found | ({CARD: paths.without(card).encode()} if card else {})
+
+
+def _published(file: Path, paths: LocalPaths) -> Path | bytes:
+    """A file as it goes to the Hub: what may name local paths is sent without them."""
+    if file.name == DELTA:
+        return paths.delta(file)
+    return paths.json(file.read_text(encoding="utf-8")).encode() if file.suffix == ".json" else file
 
 
 def card_for(folder: Path, target: Target) -> str:

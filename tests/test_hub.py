@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from fake_hub import CUT, READ_TOKEN, WRITE_TOKEN, FakeHub
 from finished import make_images, make_model, run_finetune
@@ -20,9 +22,11 @@ from huggingface_hub.utils import _http
 
 from hfft.checkpoint import load, merge
 from hfft.cli import main
+from hfft.delta import read_delta
 from hfft.errors import HubError, ModelError
 from hfft.hub import Target, open_repo, push
 from hfft.predict import classify, load_classifier
+from hfft.record import read_record
 from hfft.space_push import build_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # the client's own
@@ -86,7 +90,7 @@ def test_pushed_and_pulled_byte_for_byte(hub: FakeHub, output: Path, capsys: pyt
         *("hfft.json", "trace.csv", *(file.name for file in output.glob("*.png"))),
     }
     assert names >= {"curves.png", "confusion_matrix.png", "reliability.png"}
-    for name in names - {"README.md"}:
+    for name in names - {"README.md", "hfft.json", "delta.safetensors"}:  # these name the base's folder
         assert (pulled / name).read_bytes() == (output / name).read_bytes(), name
 
 
@@ -120,17 +124,34 @@ print(sorted(model.config.id2label.values()))
     assert "['blue', 'green', 'red']" in done.stdout
 
 
-def test_delta_only(hub: FakeHub, output: Path, tmp_path: Path) -> None:
+def test_no_local_path_is_published(hub: FakeHub, output: Path, place: Path) -> None:
+    push(output, open_repo(Target("colours")))
+    assert str(place) in (output / "hfft.json").read_text(), "the record at home keeps them"
+    pulled = Path(snapshot_download(REPO))
+    for file in pulled.iterdir():
+        assert str(place).encode() not in file.read_bytes(), file.name
+    record = read_record(pulled / "hfft.json")
+    assert record.base.id == "base"
+    assert (record.arguments["model_name_or_path"], record.arguments["train_dir"]) == ("base", "images")
+    info, tensors = read_delta(pulled / "delta.safetensors")
+    ours, same = read_delta(output / "delta.safetensors")
+    assert info == replace(ours, base_id="base")
+    assert all(torch.equal(tensors[name], same[name]) for name in same)
+
+
+def test_delta_only(hub: FakeHub, output: Path, place: Path, tmp_path: Path) -> None:
     push(output, open_repo(Target("colours", delta_only=True, private=True)))
     commit = hub.repos[KEY].commits[-1]
     assert hub.repos[KEY].private
     assert "delta.safetensors" in commit.large
     assert "model.safetensors" not in commit.large
-    model, _ = load(REPO)
+    model, _ = load(REPO, base=str(place / "base"))
     whole, _ = load(output)
     assert all((tensor == whole.state_dict()[name]).all() for name, tensor in model.state_dict().items())
-    merge(REPO, tmp_path / "merged")
+    merge(REPO, tmp_path / "merged", base=str(place / "base"))
     assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+    with pytest.raises(ModelError, match="give its place with --base"):
+        load(REPO)  # the base was a folder, whose place is nobody's business
     card = hub.content(KEY, "README.md").decode()
     assert f"hfft merge {REPO} --output_dir merged" in card
     assert 'from_pretrained("merged")' in card
