@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import uvicorn
@@ -130,6 +131,8 @@ class FakeHub:
             route(f"{api}/preupload/{{revision}}", self._preupload, "POST"),
             route(f"{api}/commit/{{revision}}", self._commit, "POST"),
             route(f"{api}/tree/{{revision}}", self._tree, "GET"),
+            route(f"{api}/tree/{{revision}}/{{path:path}}", self._tree, "GET"),
+            route(f"{api}/paths-info/{{revision}}", self._paths_info, "POST"),
             route(f"{api}/variables", self._variables, "POST"),
             route(f"{api}/revision/{{revision}}", self._info, "GET"),
             route(api, self._info, "GET"),
@@ -219,10 +222,30 @@ class FakeHub:
         )
 
     async def _tree(self, request: Request) -> Response:
+        """What lies in a folder, with ``recursive`` also below it."""
         found = self._find(request)
         commit = found if isinstance(found, Response) else found.at(request.path_params["revision"])
         if commit is None or isinstance(commit, Response):
             return commit or _error(404, "Revision not found", "RevisionNotFound")
+        folder = request.path_params.get("path", "").strip("/")
+        below = [entry for entry in self._entries(commit) if entry["path"].startswith(f"{folder}/" if folder else "")]
+        if folder and not below:
+            return _error(404, f"{folder} does not exist", "EntryNotFound")
+        if request.query_params.get("recursive", "").lower() != "true":
+            depth = folder.count("/") + 1 if folder else 0
+            below = [entry for entry in below if entry["path"].count("/") == depth]
+        return JSONResponse(below)
+
+    async def _paths_info(self, request: Request) -> Response:
+        found = self._find(request)
+        commit = found if isinstance(found, Response) else found.at(request.path_params["revision"])
+        if commit is None or isinstance(commit, Response):
+            return commit or _error(404, "Revision not found", "RevisionNotFound")
+        wanted = set((await request.form()).getlist("paths"))
+        return JSONResponse([entry for entry in self._entries(commit) if entry["path"] in wanted])
+
+    def _entries(self, commit: Commit) -> list[dict[str, Any]]:
+        """All files and folders of a commit, as the Hub's tree lists them."""
         entries: list[dict[str, Any]] = [
             {"type": "file", "path": path, "size": len(content), "oid": _git_hash(content)}
             for path, content in commit.files.items()
@@ -231,7 +254,9 @@ class FakeHub:
             size = len(self.objects[oid])
             large = {"oid": oid, "size": size, "pointerSize": 134}
             entries.append({"type": "file", "path": path, "size": size, "oid": oid[:40], "lfs": large})
-        return JSONResponse(entries)
+        folders = {str(parent) for entry in entries for parent in PurePosixPath(entry["path"]).parents} - {"."}
+        entries += [{"type": "directory", "path": path, "size": 0, "oid": _git_hash(path.encode())} for path in folders]
+        return sorted(entries, key=lambda entry: str(entry["path"]))
 
     async def _variables(self, request: Request) -> Response:
         found = self._find(request, write=True)
