@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, requires, version
 from importlib.util import find_spec
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import yaml
@@ -21,6 +23,13 @@ from hfft.hub import Target, open_repo, reason_of
 APP = "space_app.py"
 VARIABLE = "HFFT_MODEL"
 _OURS = ["hfft/*", "hfft_plugins/*", "hfft-*.dist-info/*"]  # what an update may delete from the Space
+_APP_TEXT = '''"""Serve the Space; the page itself is in ``hfft/space_layout.py``."""
+
+from hfft.space import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
+'''
 _TEXT = """
 # {title}
 
@@ -44,7 +53,7 @@ def push_space(target: Target, model: str) -> str:
 
     Raises:
         HubError: the token may not write there, or the upload fails.
-        OutputError: the app or a package it needs is not installed.
+        OutputError: a package that the app needs is not installed.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = build_space(Path(place) / "space", model)
@@ -74,11 +83,11 @@ def build_space(folder: Path, model: str) -> Path:
         model: the model's repository on the Hub, for the page that describes the Space.
 
     Raises:
-        OutputError: the app or a package it needs is not installed.
+        OutputError: a package that the app needs is not installed.
     """
     package = Path(hfft.__file__).parent
     folder.mkdir(parents=True)
-    shutil.copyfile(_find_app(package), folder / APP)
+    (folder / APP).write_text(_APP_TEXT, encoding="utf-8")
     _copy_package(package, folder / "hfft")
     for name, place in _plugin_packages().items():
         _copy_package(place, folder / name)
@@ -109,37 +118,32 @@ def _pinned() -> Iterator[str]:
             raise OutputError(f'a Space needs {requirement.name}: pip install "hfft[space]"') from error
 
 
-def _find_app(package: Path) -> Path:
-    """The app lies inside the package where that is installed, and beside it in a checkout."""
-    for place in (package / APP, package.parent / APP):
-        if place.exists():
-            return place
-    raise OutputError(f"{APP} is not installed with hfft; run the command from a checkout of hfft")
-
-
-def _plugin_points() -> list[EntryPoint]:
-    return [point for point in distribution("hfft").entry_points if point.group == "hfft.backbones"]
+def _own_points() -> list[EntryPoint]:
+    """The entry points of hfft itself: plugins and policies."""
+    return [point for point in distribution("hfft").entry_points if point.group.startswith("hfft.")]
 
 
 def _plugin_packages() -> dict[str, Path]:
     """The packages that hfft's own entry points name, found without importing them."""
-    names = {point.module.partition(".")[0] for point in _plugin_points()}
+    names = {point.module.partition(".")[0] for point in _own_points()} - {"hfft"}
     specs = {name: find_spec(name) for name in names}
     return {name: Path(next(iter(spec.submodule_search_locations or ()))) for name, spec in specs.items() if spec}
 
 
 def _copy_package(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", APP))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyi"))
 
 
 def _write_metadata(folder: Path) -> None:
-    """Make the plugins known: a Space does not install hfft, and entry points are found through this folder."""
+    """Make plugins and policies known: a Space installs no hfft, and entry points are found through this folder."""
     info = folder / f"hfft-{hfft.__version__}.dist-info"
     info.mkdir()
-    points = [f"{point.name} = {point.value}" for point in _plugin_points()]
+    lines: list[str] = []
+    for group, points in groupby(sorted(_own_points(), key=attrgetter("group")), key=attrgetter("group")):
+        lines += [f"[{group}]", *(f"{point.name} = {point.value}" for point in points), ""]
     header = f"Metadata-Version: 2.1\nName: hfft\nVersion: {hfft.__version__}\n"
     (info / "METADATA").write_text(header, encoding="utf-8")
-    (info / "entry_points.txt").write_text("\n".join(["[hfft.backbones]", *points, ""]), encoding="utf-8")
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _readme(model: str) -> str:

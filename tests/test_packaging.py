@@ -9,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,25 +59,47 @@ def test_direct_dependencies_are_ranges() -> None:
     assert all(">=" in dependency and "<" in dependency for dependency in project["dependencies"])
 
 
-def test_runs_in_another_environment(wheel: Path, tmp_path: Path) -> None:
-    """Installed without its sources in sight, with the dependencies of this environment lent to it."""
+@pytest.fixture
+def run_installed(wheel: Path, tmp_path: Path) -> Callable[[str], list[str]]:
+    """Run a program where hfft is installed without its sources in sight; the other packages are lent."""
     target = tmp_path / "venv"
     venv.create(target, with_pip=False)
-    python = target / "bin" / "python"
     lent = target / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(lent)
     # A path file of our own project would bring the sources back into sight, so only directories are lent.
     other = Path(next(path for path in sys.path if path.endswith("site-packages")))
-    program = (
-        f"import sys; sys.path.append({str(other)!r})\n"
-        "import hfft; assert 'venv' in hfft.__file__, hfft.__file__\n"
+
+    def run(program: str) -> list[str]:
+        start = f"import sys; sys.path.append({str(other)!r})\nimport hfft; assert 'venv' in hfft.__file__\n"
+        command = [target / "bin" / "python", "-c", start + program]
+        environment = {**os.environ, "PYTHONPATH": ""}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_runs_in_another_environment(run_installed: Callable[[str], list[str]]) -> None:
+    printed = run_installed(
         "from hfft.registry import installed_plugins\n"
         "print(sorted({plugin.name for plugin in installed_plugins() if plugin.plugin}))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": ""}
-    done = subprocess.run(
-        [python, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    assert {"cnn", "timm", "vit"} <= set(eval(printed[-1]))  # noqa: S307  (a list printed above)
+
+
+def test_a_space_is_built_from_the_wheel(run_installed: Callable[[str], list[str]], tmp_path: Path) -> None:
+    run_installed(
+        "from pathlib import Path\nfrom hfft.space_push import build_space\nbuild_space(Path('space'), 'me/model')\n"
     )
-    assert done.returncode == 0, done.stderr
-    assert {"cnn", "timm", "vit"} <= set(eval(done.stdout.splitlines()[-1]))  # noqa: S307  (a list printed above)
+    space = tmp_path / "space"
+    assert {path.name for path in (space / "hfft").glob("*.py")} == {path.name for path in (ROOT / "hfft").glob("*.py")}
+    assert (space / "hfft_plugins" / "vit.py").is_file()
+    points = next(space.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "vit = hfft_plugins.vit:ViT" in points
+    assert "last_block = hfft.policies:last_block" in points
+    started = subprocess.run(
+        [sys.executable, "space_app.py", "--help"], cwd=space, capture_output=True, text=True, check=True
+    )
+    assert "--max_upload_mb" in started.stdout
