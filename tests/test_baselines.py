@@ -63,6 +63,16 @@ def test_baselines_change_nothing_in_the_result(start: Callable[..., Path], cach
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+def test_the_test_images_change_nothing_in_the_weights(start: Callable[..., Path], image_folder: Folder) -> None:
+    """Held out means held out: other test images, and none, give the same bits."""
+    others = image_folder("others", per_class=2, seed=9)
+    first, second = start("resnet", "first"), start("resnet", "second", "--test_dir", str(others))
+    records = [json.loads((folder / "hfft.json").read_text()) for folder in (first, second)]
+    assert records[0]["files"] == records[1]["files"]
+    assert records[0]["metrics"]["validation"] == records[1]["metrics"]["validation"]
+    assert [record["metrics"]["test"]["images"] for record in records] == [12, 6]
+
+
 def test_the_probe_is_the_same_with_and_without_the_cache(start: Callable[..., Path]) -> None:
     found = [
         json.loads((start("resnet", cache, "--cache", cache) / "hfft.json").read_text())["baselines"]

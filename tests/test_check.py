@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hfft.look
 from hfft.arguments import DataArguments
 from hfft.check import parts_of, quick_check
 from hfft.cli import main
@@ -125,6 +127,27 @@ def test_classes_are_counted(splits: Path, capsys: pytest.CaptureFixture[str]) -
         "imbalance": "warning",
         "absent_class": "warning",
     }
+
+
+def test_many_images_are_checked_in_workers_with_progress(
+    image_folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(per_class=100)
+    (folder / "red" / "099.png").write_bytes(b"no image")
+    workers = []
+    loader = hfft.look.DataLoader
+
+    def remember(*args: Any, **kwargs: Any) -> Any:
+        workers.append(kwargs["num_workers"])
+        return loader(*args, **kwargs)
+
+    monkeypatch.setattr(hfft.look, "DataLoader", remember)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert main(["check", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert "red/099.png" in printed.out
+    assert "300/300" in printed.err
+    assert workers == [hfft.look.cores()]
 
 
 def test_strict_fails_for_warnings(splits: Path) -> None:

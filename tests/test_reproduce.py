@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +44,33 @@ def test_a_run_is_repeated_to_the_last_bit(first: Path, capsys: pytest.CaptureFi
         assert records[0][name] == records[1][name], name
     differing = {key for key, value in records[0]["arguments"].items() if records[1]["arguments"][key] != value}
     assert differing <= {"output_dir", "cache", "logging_dir"}
+
+
+@pytest.mark.parametrize("kind", ["resnet", "swin", "timm"])
+def test_two_runs_with_one_seed_are_the_same_to_the_last_bit(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path, kind: str
+) -> None:
+    flags = ["--train_dir", str(image_folder()), "--model_name_or_path", str(pretrained(kind)), *FLAGS]
+    contents = []
+    for number in range(2):  # each with an empty cache, and the first after nothing, the second after a run
+        place = ["--output_dir", str(tmp_path / f"run{number}"), "--cache_dir", str(tmp_path / f"cache{number}")]
+        assert main(["finetune", *flags, *place, "--disable_tqdm", "true"]) == 0
+        folder = tmp_path / f"run{number}"
+        contents.append([(folder / name).read_bytes() for name in ("model.safetensors", "predictions.csv")])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
+def test_two_processes_with_one_seed_give_the_same_bits(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path
+) -> None:
+    flags = ["--train_dir", str(image_folder()), "--model_name_or_path", str(pretrained("vit")), *FLAGS]
+    for number in range(2):  # sets of names come in another order under another hash seed
+        place = ["--output_dir", str(tmp_path / f"run{number}"), "--cache_dir", str(tmp_path / f"cache{number}")]
+        command = [sys.executable, "-m", "hfft", "finetune", *flags, *place, "--disable_tqdm", "true"]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": str(number)}, check=True, capture_output=True)
+    weights = [(tmp_path / f"run{number}" / "model.safetensors").read_bytes() for number in range(2)]
+    assert weights[0] == weights[1]
 
 
 def test_a_folder_stands_for_its_record_and_flags_win(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
