@@ -31,8 +31,8 @@ from hfft.class_token import refusal
 from hfft.errors import UnsupportedModelError
 from hfft.exactness import SplitError
 from hfft.freezing import freeze
-from hfft.plugin import covers
 from hfft.plan import Phase, count_parameters, make_plan
+from hfft.plugin import covers
 from hfft.recording import Inputs, record_calls
 from hfft.registry import find_anatomy, find_plugin
 from hfft.split import Split, find_boundary, split_model
