@@ -22,7 +22,8 @@ from hfft.freezing import unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
 from hfft.model import Base
-from hfft.phases import PhaseResult, train_phases
+from hfft.phase_result import PhaseResult
+from hfft.phases import train_phases
 from hfft.pixels import PixelDataset, Pixels
 from hfft.plan import Plan, make_plan
 from hfft.planning import resolve_anatomy

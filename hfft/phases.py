@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import FinetuneArguments
-from hfft.baselines import Baselines, probe_baselines
+from hfft.baselines import probe_baselines
 from hfft.callbacks import Average, KeepBest, PhaseCallback, QuietProgress, Views
 from hfft.cut import Cut, cut_phase
 from hfft.errors import PreemptedError
@@ -22,9 +21,11 @@ from hfft.freezing import digest, freeze, frozen_tensors
 from hfft.gradient_ratio import gradient_ratios
 from hfft.lr_finder import find_learning_rate
 from hfft.objective import Objective, balanced_weights
+from hfft.phase_checkpoints import PhaseCheckpoints, RestoreSums
+from hfft.phase_result import CacheUse, PhaseResult
 from hfft.pixels import Pixels, collate
 from hfft.plan import Phase, ready_together
-from hfft.planning import PartView, PhaseView, plan_tree, view_phase
+from hfft.planning import PhaseView, plan_tree, view_phase
 from hfft.preemption import GO_ON, Preemption, StopAndSave
 from hfft.prepare import (
     ImagesAndPixels,
@@ -35,89 +36,12 @@ from hfft.prepare import (
     prepare_phases,
     probe_inputs,
 )
-from hfft.resume import Checkpoint, Moment, PhaseCheckpoints, find_checkpoint
+from hfft.resume import Checkpoint, find_checkpoint
+from hfft.run_state import identity_of, moment_of, restore_run
 from hfft.trainer import FreezeTrainer, idle_parameters
 
 if TYPE_CHECKING:
     from hfft.job import Run
-
-
-@dataclass(frozen=True)
-class CacheUse:
-    """What the activation cache did for a phase.
-
-    Args:
-        mode: memory, disk or off.
-        bytes: of activations.
-        rows: in the cache.
-        computed: rows that were not there yet.
-        wait_seconds: time spent waiting for decoded images.
-        prefix_seconds: time spent in the frozen prefix.
-        reason_off: why activations are not cached.
-    """
-
-    mode: str
-    bytes: int
-    rows: int
-    computed: int
-    wait_seconds: float
-    prefix_seconds: float
-    reason_off: str
-
-    @classmethod
-    def of(cls, prepared: Prepared) -> CacheUse:
-        """Read it off a phase that is ready."""
-        place, reports = prepared.placement, prepared.reports.values()
-        return cls(
-            mode="off" if place is None else "memory" if place.in_memory else "disk",
-            bytes=prepared.bytes,
-            rows=sum(report.rows for report in reports),
-            computed=sum(report.computed for report in reports),
-            wait_seconds=sum(report.wait_seconds for report in reports),
-            prefix_seconds=sum(report.prefix_seconds for report in reports),
-            reason_off=prepared.uncached_because,
-        )
-
-
-@dataclass(frozen=True)
-class PhaseResult:
-    """What one phase of training did.
-
-    Args:
-        view: the phase.
-        cache: what the activation cache did for it.
-        trainable_tensors: count of those that learned.
-        frozen_tensors: count of parameters and buffers that did not.
-        frozen_before: SHA-256 of the frozen tensors before the phase.
-        frozen_after: and after it.
-        train_metrics: the Trainer's own.
-        epochs: passes made; fewer than planned where the phase stopped early.
-        steps: optimizer steps made.
-        best_epoch: epochs of the whole run after which the best weights so far were seen.
-        learning_rate: that factors of parameters are multiplied with.
-    """
-
-    view: PhaseView
-    cache: CacheUse
-    trainable_tensors: int
-    frozen_tensors: int
-    frozen_before: str
-    frozen_after: str
-    train_metrics: dict[str, float]
-    epochs: float
-    steps: int
-    best_epoch: float
-    learning_rate: float
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PhaseResult:
-        """Read back what `dataclasses.asdict` and JSON made of one."""
-        view = data["view"]
-        parts = tuple(
-            PartView(**part | {"modules": tuple(part["modules"]), "shape": part["shape"] and tuple(part["shape"])})
-            for part in view["parts"]
-        )
-        return cls(**data | {"view": PhaseView(**view | {"parts": parts}), "cache": CacheUse(**data["cache"])})
 
 
 @dataclass(frozen=True)
@@ -149,7 +73,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
         resumed.check(identity_of(run))
-        _restore(run, resumed)
+        restore_run(run, resumed)
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
         say(f"There is no checkpoint in {run.folder} yet: starting from the beginning.")
@@ -190,60 +114,45 @@ def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) ->
     return [ReadyPhase(phase, cut, made, view) for (phase, cut), made, view in zip(cuts, prepared, views, strict=True)]
 
 
-def identity_of(run: Run) -> dict[str, Any]:
-    """Return, by name, everything that two runs must share for one to go on where the other stopped."""
-    settings, training = run.settings, run.settings.training
-    names = (
-        *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
-        *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps"),
-        *("per_device_train_batch_size", "seed", "data_seed", "label_smoothing_factor", "mixup", "class_weights"),
-        *("ema_decay", "early_stopping_patience", "find_lr", "keep", "eval_strategy", "bf16", "fp16"),
-    )
-    return {
-        "model": run.pretrained.sha256,
-        "policy": run.plan.policy,
-        "labels": list(run.sets.labels),
-        "training images": run.sets.train.fingerprint(),
-        "validation images": run.sets.validation.fingerprint(),
-        "preprocessing": Pixels(run.processor, settings.data.augment, training.seed).fingerprint(),
-        "views": settings.data.views,
-        "head_lr_scale": settings.policy.head_lr_scale,
-        "layer_decay": settings.policy.layer_decay,
-        "cache_dtype": settings.cache.cache_dtype,
-        "memory_format": settings.cache.memory_format,
-        "class_token_shortcut": settings.cache.class_token_shortcut,
-        "processes": training.world_size,
-        **{name: getattr(training, name) for name in names},
-    }
-
-
 def _train_phase(
     run: Run, ready: ReadyPhase, resumed: Checkpoint | None, preemption: Preemption, say: Callable[[str], None]
 ) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
-    training, phase = run.settings.training, ready.phase
-    names = _changing(run.model, phase)
+    phase, names = ready.phase, _changing(run.model, ready.phase)
     run.changed |= names
     freeze(run.model, phase)
     before = digest(frozen_tensors(run.model, phase))
-    learning_rate = _learning_rate(run, ready, resumed, say)
-    trainer = _make_trainer(run, ready, learning_rate)
+    trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
-    keep = training.keep == "best" and training.eval_strategy != "no"
-    best = KeepBest(run.best, names, run.epochs, training.early_stopping_patience, keep)
-    if training.eval_strategy != "no":
-        trainer.add_callback(best)
-    if training.ema_decay is not None:
-        trainer.average = Average(names, training.ema_decay)
-        trainer.callback_handler.callbacks.insert(0, trainer.average)  # before the best weights are put back
-    done = {"phases": [asdict(each) for each in run.phases], "log": run.log, "baselines": _plain(run.baselines)}
-    moment = Moment(identity_of(run), len(run.phases), done, run.steps, run.changed, run.best, trainer.average)
-    moment.lr_scales, moment.learning_rate = trainer.phase.lr_scales, learning_rate
-    checkpoints = PhaseCheckpoints(run.folder, moment, resumed)
-    trainer.checkpoints = checkpoints
+    _watch(trainer, run, names)
+    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer), resumed)
+    metrics = _train(trainer, checkpoints, preemption)
+    after = digest(frozen_tensors(run.model, phase))
+    if before != after:
+        raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
+    result = PhaseResult(
+        ready.view,
+        CacheUse.of(ready.prepared),
+        trainable_tensors=len(phase.trainable),
+        frozen_tensors=sum(1 for _ in frozen_tensors(run.model, phase)),
+        frozen_before=before,
+        frozen_after=after,
+        train_metrics=metrics,
+        epochs=float(trainer.state.epoch or 0.0),
+        steps=trainer.state.global_step,
+        best_epoch=run.best.epoch if _keeps_best(trainer.args) else 0.0,
+        learning_rate=trainer.args.learning_rate,
+    )
+    run.add(result, trainer.state.log_history)
+    return trainer
+
+
+def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Preemption) -> dict[str, float]:
+    """Train from the phase's beginning or from a checkpoint; return the Trainer's figures."""
+    trainer.checkpoints, resumed = checkpoints, checkpoints.resumed
     if resumed is not None:
-        resumed.restore(run.best, trainer.average, training.device)
-        trainer.add_callback(_OnTrainBegin(lambda: checkpoints.restore_sums(trainer)))
+        resumed.restore(checkpoints.moment.best, trainer.average, trainer.args.device)
+        trainer.add_callback(RestoreSums(checkpoints, trainer))
     stop = StopAndSave(preemption)
     trainer.add_callback(stop)
     preemption.training = True
@@ -254,26 +163,23 @@ def _train_phase(
     if stop.saved:
         raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {GO_ON}")
     trainer.release()
-    after = digest(frozen_tensors(run.model, phase))
-    if before != after:
-        raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
-    run.add(
-        PhaseResult(
-            ready.view,
-            CacheUse.of(ready.prepared),
-            trainable_tensors=len(phase.trainable),
-            frozen_tensors=sum(1 for _ in frozen_tensors(run.model, phase)),
-            frozen_before=before,
-            frozen_after=after,
-            train_metrics=outcome.metrics,
-            epochs=float(trainer.state.epoch or 0.0),
-            steps=trainer.state.global_step,
-            best_epoch=run.best.epoch if keep else 0.0,
-            learning_rate=learning_rate,
-        ),
-        trainer.state.log_history,
-    )
-    return trainer
+    return outcome.metrics
+
+
+def _watch(trainer: FreezeTrainer, run: Run, names: frozenset[str]) -> None:
+    """Keep the best and the averaged weights, as the arguments ask for."""
+    args: Any = trainer.args
+    if args.ema_decay is not None:
+        trainer.average = Average(names, args.ema_decay)
+        trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
+    if args.eval_strategy != "no":
+        trainer.add_callback(
+            KeepBest(run.best, names, run.epochs, args.early_stopping_patience, restore=_keeps_best(args))
+        )
+
+
+def _keeps_best(args: Any) -> bool:
+    return bool(args.keep == "best" and args.eval_strategy != "no")
 
 
 def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say: Callable[[str], None]) -> float:
@@ -362,37 +268,3 @@ def _changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
     """Names of all tensors of the state that this phase may change."""
     frozen = {name for name, _ in frozen_tensors(model, phase)}
     return frozenset(name for name in model.state_dict() if name not in frozen)
-
-
-class _OnTrainBegin(TrainerCallback):
-    """Does one thing when training begins."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.act = act
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.act()
-
-
-def _restore(run: Run, checkpoint: Checkpoint) -> None:
-    """Bring a run that was just set up to where the checkpoint's phase began, with the checkpoint's weights."""
-    done = checkpoint.record["done"]
-    run.phases = [PhaseResult.from_dict(each) for each in done["phases"]]
-    run.log = done["log"]
-    predictions = {
-        name: {split: np.asarray(values, np.int64) for split, values in splits.items()}
-        for name, splits in done["baselines"]["predictions"].items()
-    }
-    run.baselines = Baselines(predictions, done["baselines"]["seconds"])
-    run.changed = frozenset(checkpoint.tensors["model"])
-    checkpoint.restore_weights(run.model)
-
-
-def _plain(baselines: Baselines) -> dict[str, Any]:
-    return {
-        "predictions": {
-            name: {split: values.tolist() for split, values in splits.items()}
-            for name, splits in baselines.predictions.items()
-        },
-        "seconds": baselines.seconds,
-    }

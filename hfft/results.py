@@ -25,7 +25,7 @@ from hfft.images import ImageSet
 from hfft.job import Run
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
 from hfft.mistakes import find_mistakes, write_mistakes
-from hfft.phases import PhaseResult
+from hfft.phase_result import PhaseResult
 from hfft.record import (
     BaseRecord,
     CacheRecord,

@@ -68,7 +68,7 @@ class Suffix:
 
 
 class Checkpoints(Protocol):
-    """Saves and restores the state of a FreezeTrainer in the middle of its phase; see `hfft.resume`."""
+    """Saves and restores the state of a FreezeTrainer in the middle of its phase; see `hfft.phase_checkpoints`."""
 
     def save(self, trainer: FreezeTrainer) -> None:
         """Write a checkpoint of this moment."""

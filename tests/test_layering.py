@@ -79,6 +79,7 @@ def test_no_import_goes_in_a_circle() -> None:
         ("baselines", "job"),
         ("baselines", "phases"),
         ("phases", "job"),
+        ("run_state", "job"),
         ("space", "cli"),
         ("unforeseen", "job"),
     }

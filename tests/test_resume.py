@@ -27,7 +27,7 @@ import hfft.job
 from hfft import resume
 from hfft.cli import finetune_settings, main
 from hfft.errors import PreemptedError
-from hfft.phases import PhaseResult
+from hfft.phase_result import PhaseResult
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "finetune.py"
 FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
@@ -142,7 +142,12 @@ def interrupt_saving(monkeypatch: pytest.MonkeyPatch, step: str, call: int) -> N
 
 @pytest.mark.parametrize(
     ("step", "call"),
-    [("hfft.resume._write_json", 4), ("hfft.resume.save_file", 2), ("os.fsync", 6), ("hfft.resume._publish", 2)],
+    [
+        ("hfft.phase_checkpoints._write_json", 4),
+        ("hfft.phase_checkpoints.save_file", 2),
+        ("os.fsync", 6),
+        ("hfft.phase_checkpoints._publish", 2),
+    ],
 )
 def test_a_half_written_checkpoint_is_never_picked(
     flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
@@ -171,7 +176,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
             raise OSError(28, "No space left on device")
         save_file(*args)
 
-    monkeypatch.setattr("hfft.resume.save_file", full)
+    monkeypatch.setattr("hfft.phase_checkpoints.save_file", full)
     given = ("finetune", "--output_dir", tmp_path / "run", *flags("vit", *STEPS))
     assert main([str(flag) for flag in given]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
@@ -269,7 +274,7 @@ def test_sigterm_saves_and_says_how_to_go_on(flags: Flags, tmp_path: Path, step:
 
 def command(processes: int, folder: Path, given: tuple[Any, ...]) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes > 1 else []
-    more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true")
+    more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true", "--use_cpu", "true")
     return [str(part) for part in (sys.executable, *launcher, SCRIPT, *given, *more)]
 
 
