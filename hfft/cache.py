@@ -10,33 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from hfft.errors import OutputError
+from hfft.placement import Placement
 from hfft.split import Leaf
 
 FORMAT = 1
-SHARE_OF_FREE = 0.5
-"""Share of the free memory or disk that a cache may take unless --cache_max_gb says otherwise."""
-
 _SHARD_BYTES = 64 * 2**20
 _SHARD_STEP = 64
-
-
-def default_cache_dir() -> Path:
-    """Return ``$HFFT_CACHE``, or ``~/.cache/hfft`` (under ``$XDG_CACHE_HOME`` where that is set)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HFFT_CACHE") or Path(home) / "hfft")
 
 
 @dataclass(frozen=True)
@@ -72,14 +62,6 @@ class CacheKey:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where an entry lives: on disk (`directory`), in memory, or both."""
-
-    directory: Path | None
-    in_memory: bool
-
-
-@dataclass(frozen=True)
 class Row:
     """How one leaf of the split is kept: a row of an array, perhaps narrower, channels last where it is a map."""
 
@@ -112,45 +94,6 @@ def make_rows(leaves: list[Leaf], cache_dtype: str, channels_last: bool) -> list
         )
         for leaf in leaves
     ]
-
-
-def choose_placement(
-    mode: str, size: tuple[int, int], directory: Path, max_bytes: int | None, processes: int
-) -> Placement | str:
-    """Decide where activations go.
-
-    Args:
-        mode: auto, memory or disk.
-        size: bytes of all entries of this run, and bytes of them that are not on disk yet.
-        directory: the cache folder.
-        max_bytes: the user's limit, or None for half of what is free.
-        processes: with more than one, each reads the disk, which the system keeps in memory where it fits.
-
-    Returns:
-        A placement, or for ``auto`` the reason why there is no room anywhere.
-
-    Raises:
-        OutputError: the place that was asked for has no room.
-    """
-    total, to_write = size
-    memory = psutil.virtual_memory().available
-    disk = _free_disk(directory)
-    fits_memory = total <= _limit(memory, max_bytes)
-    fits_disk = to_write <= _limit(disk, max_bytes)
-    if mode == "memory":
-        if processes > 1:
-            raise OutputError("--cache memory serves one process; with several, use --cache disk or auto")
-        if not fits_memory:
-            raise OutputError(_no_room(total, "memory", memory, max_bytes))
-        return Placement(None, in_memory=True)
-    if mode == "disk":
-        if not fits_disk:
-            raise OutputError(_no_room(to_write, f"disk at {directory}", disk, max_bytes))
-        return Placement(directory, in_memory=False)
-    in_memory = fits_memory and processes == 1
-    if not fits_disk and not in_memory:
-        return _no_room(total, f"memory and disk at {directory}", max(memory, disk), max_bytes)
-    return Placement(directory if fits_disk else None, in_memory)
 
 
 class ActivationCache:
@@ -294,34 +237,6 @@ class ActivationCache:
         return {**asdict(self.key), "rows": self.count, "shard_rows": self.shard_rows, "leaves": leaves}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One entry in a cache folder, as `hfft cache list` shows it."""
-
-    folder: Path
-    boundary: str
-    rows: int
-    bytes: int
-    used: float  # seconds since the epoch
-
-
-def list_entries(directory: Path) -> list[Entry]:
-    """Return the entries of a cache folder, the most recently written first."""
-    return sorted(_entries(directory), key=lambda entry: -entry.used)
-
-
-def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
-    """Delete the oldest entries until at most `keep_bytes` are left; return what was deleted."""
-    kept, deleted = 0, []
-    for entry in list_entries(directory):
-        kept += entry.bytes
-        if kept > keep_bytes:
-            shutil.rmtree(entry.folder)
-            kept -= entry.bytes
-            deleted.append(entry)
-    return deleted
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name and rename, so that `path` is either whole or absent.
 
@@ -338,24 +253,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def gigabytes(count: float) -> str:
-    """Format a number of bytes for a person."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-def _entries(directory: Path) -> Iterator[Entry]:
-    for description in directory.glob("*/entry.json"):
-        data = json.loads(description.read_text())
-        files = list(description.parent.iterdir())
-        yield Entry(
-            folder=description.parent,
-            boundary=data["boundary"],
-            rows=data["rows"],
-            bytes=sum(file.stat().st_size for file in files),
-            used=max(file.stat().st_mtime for file in files),
-        )
-
-
 def _rows_per_shard(count: int, bytes_per_image: int) -> int:
     """A shard takes about 64 MiB, but there are at least 16 of them where rows allow, so that ranks can share."""
     by_size = max(_SHARD_STEP, _SHARD_BYTES // max(1, bytes_per_image))
@@ -366,20 +263,3 @@ def _rows_per_shard(count: int, bytes_per_image: int) -> int:
 
 def _checksum_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
-
-
-def _limit(free: int, max_bytes: int | None) -> float:
-    return SHARE_OF_FREE * free if max_bytes is None else min(free, max_bytes)
-
-
-def _free_disk(directory: Path) -> int:
-    existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
-
-
-def _no_room(needed: int, where: str, free: int, max_bytes: int | None) -> str:
-    limit = "half of what is free" if max_bytes is None else f"--cache_max_gb {max_bytes / 1e9:g}"
-    return (
-        f"the activation cache needs {gigabytes(needed)}, but {where} allows {gigabytes(_limit(free, max_bytes))} "
-        f"({gigabytes(free)} free, limit: {limit})"
-    )

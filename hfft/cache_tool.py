@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from hfft.arguments import CacheToolArguments
-from hfft.cache import Entry, default_cache_dir, gigabytes, list_entries, prune
+from hfft.placement import default_cache_dir, gigabytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry in a cache folder, as `hfft cache list` shows it."""
+
+    folder: Path
+    boundary: str
+    rows: int
+    bytes: int
+    used: float  # seconds since the epoch
+
+
+def list_entries(directory: Path) -> list[Entry]:
+    """Return the entries of a cache folder, the most recently written first."""
+    return sorted(_entries(directory), key=lambda entry: -entry.used)
+
+
+def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
+    """Delete the oldest entries until at most `keep_bytes` are left; return what was deleted."""
+    kept, deleted = 0, []
+    for entry in list_entries(directory):
+        kept += entry.bytes
+        if kept > keep_bytes:
+            shutil.rmtree(entry.folder)
+            kept -= entry.bytes
+            deleted.append(entry)
+    return deleted
 
 
 def cache_tool(action: str, options: CacheToolArguments) -> str:
@@ -25,3 +57,16 @@ def _line(entry: Entry) -> str:
     return (
         f"{entry.folder.name}  {gigabytes(entry.bytes):>10}  {entry.rows:>8} rows  used {used}  before {entry.boundary}"
     )
+
+
+def _entries(directory: Path) -> Iterator[Entry]:
+    for description in directory.glob("*/entry.json"):
+        data = json.loads(description.read_text())
+        files = list(description.parent.iterdir())
+        yield Entry(
+            folder=description.parent,
+            boundary=data["boundary"],
+            rows=data["rows"],
+            bytes=sum(file.stat().st_size for file in files),
+            used=max(file.stat().st_mtime for file in files),
+        )

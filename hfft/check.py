@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hfft.data import ImageSets, NamedImages
+from hfft.data import ImageSets
 from hfft.duplicates import equal_groups, near_groups
 from hfft.images import IMAGE_COLUMN, ImageSet
+from hfft.labels import NamedImages
 from hfft.look import Look, look_at_all
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding

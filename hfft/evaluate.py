@@ -19,11 +19,13 @@ from tqdm import tqdm
 from hfft.arguments import DataArguments
 from hfft.cache import write_atomically
 from hfft.checkpoint import make_output_folder
-from hfft.data import SPLIT_NAMES, NamedImages, load_dataset, read_folder, read_split
+from hfft.columns import read_split
+from hfft.data import SPLIT_NAMES, load_dataset, read_folder
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError, OutputError
 from hfft.figures import confusion_figure, reliability_figure
 from hfft.images import ImageSet
+from hfft.labels import NamedImages
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
 from hfft.pixels import PixelDataset, collate
 from hfft.predict import Classifier, load_classifier

@@ -27,20 +27,13 @@ from hfft.activations import (
     to_device,
 )
 from hfft.arguments import CacheArguments, FinetuneArguments
-from hfft.cache import (
-    ActivationCache,
-    CacheKey,
-    Placement,
-    choose_placement,
-    default_cache_dir,
-    gigabytes,
-    make_rows,
-)
+from hfft.cache import ActivationCache, CacheKey, make_rows
 from hfft.cut import Cut
 from hfft.errors import OutputError
 from hfft.freezing import digest, frozen_tensors
 from hfft.images import ImageSet
 from hfft.pixels import PixelDataset, Pixels, collate
+from hfft.placement import Placement, choose_placement, default_cache_dir, gigabytes
 from hfft.plan import Phase
 from hfft.plugin import Anatomy
 from hfft.trainer import Suffix

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from hfft.errors import HfftError, OutputError
-
-T = TypeVar("T")
+from hfft.typed_json import build, plain
 
 
 @dataclass
@@ -231,7 +228,7 @@ def write_record(path: str | Path, record: RunRecord) -> None:
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
     try:
-        text = json.dumps(_plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
         os.replace(partial, target)
     except OSError as error:
@@ -252,65 +249,4 @@ def read_record(path: str | Path) -> RunRecord:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise HfftError(f"cannot read the record {path}: {error}") from error
-    return _build(RunRecord, data, str(path))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _build(cls: type[T], data: object, where: str) -> T:
-    """Make a dataclass of a JSON object, field by field, each held against its type."""
-    if not isinstance(data, dict):
-        raise HfftError(f"{where}: expected an object, found {_short(data)}")
-    assert is_dataclass(cls)
-    hints, values = get_type_hints(cls), {}
-    for item in fields(cls):
-        if item.name in data:
-            values[item.name] = _value(hints[item.name], data[item.name], f"{where}: {item.name}")
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise HfftError(f"{where}: {item.name} is missing; this is not a record that hfft wrote")
-    return cls(**values)
-
-
-def _value(kind: Any, data: object, where: str) -> Any:
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return data
-    if origin is UnionType:
-        return None if data is None else _value(next(k for k in inner if k is not NoneType), data, where)
-    if origin is list and isinstance(data, list):
-        return [_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(data)]
-    if origin is tuple and isinstance(data, list) and len(data) == len(inner):
-        return tuple(_value(part, item, where) for part, item in zip(inner, data, strict=True))
-    if origin is dict and isinstance(data, dict):
-        return {key: _value(inner[1], item, f"{where}.{key}") for key, item in data.items()}
-    if origin is Literal and data in inner:
-        return data
-    if is_dataclass(kind):
-        return _build(kind, data, where)  # type: ignore[arg-type]  # is_dataclass holds for instances too
-    return _scalar(kind, data, where)
-
-
-def _scalar(kind: Any, data: object, where: str) -> Any:
-    if kind is float and data is None:
-        return math.nan  # JSON has no word for it
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if kind in (str, bool, float) and isinstance(data, kind):
-        return data
-    if kind is int and isinstance(data, int) and not isinstance(data, bool):
-        return data
-    name = getattr(kind, "__name__", str(kind))
-    raise HfftError(f"{where}: expected {name if not get_args(kind) else kind}, found {_short(data)}")
-
-
-def _short(data: object) -> str:
-    text = repr(data)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return build(RunRecord, data, str(path))

@@ -64,7 +64,7 @@ def test_baselines_change_nothing_in_the_result(start: Callable[..., Path], cach
 
 
 def test_the_test_images_change_nothing_in_the_weights(start: Callable[..., Path], image_folder: Folder) -> None:
-    """Held out means held out: other test images, and none, give the same bits."""
+    """Held out means held out: other test images give the same bits."""
     others = image_folder("others", per_class=2, seed=9)
     first, second = start("resnet", "first"), start("resnet", "second", "--test_dir", str(others))
     records = [json.loads((folder / "hfft.json").read_text()) for folder in (first, second)]

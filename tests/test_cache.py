@@ -12,17 +12,10 @@ import psutil
 import pytest
 import torch
 
-from hfft.cache import (
-    ActivationCache,
-    CacheKey,
-    Placement,
-    choose_placement,
-    list_entries,
-    make_rows,
-    prune,
-    write_atomically,
-)
+from hfft.cache import ActivationCache, CacheKey, make_rows, write_atomically
+from hfft.cache_tool import list_entries, prune
 from hfft.errors import OutputError
+from hfft.placement import Placement, choose_placement
 from hfft.split import Leaf
 
 KEY = CacheKey("weights", "boundary", "pixels", "data", 1, "auto", "None", "contiguous", "software")
