@@ -117,7 +117,7 @@ def _at_block(
     kept: list[Tensor] = []
     handle = modules[-1].register_forward_hook(_leaf_hook(kept))
     try:
-        with torch.enable_grad():
+        with torch.no_grad():  # up to the hook, which leaves a graph of what comes after it alone
             logits = logits_of(model(**inputs))
             if not kept or not logits.requires_grad:
                 return None
@@ -136,12 +136,13 @@ def _at_block(
 
 
 def _leaf_hook(kept: list[Tensor]) -> Any:
-    """A hook that cuts the graph at a module's output, so that backward goes no deeper than there."""
+    """A hook that begins the graph at a module's output."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         tensor = first_tensor(output)
         if tensor is None:
             return None
+        torch.set_grad_enabled(True)
         leaf = tensor.detach().requires_grad_()
         kept.append(leaf)
         # A clone: the next module may work in place, which a leaf forbids.

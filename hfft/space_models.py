@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -25,32 +26,33 @@ _KEPT = 4  # models in memory at a time
 class Loaded:
     """A model in memory with what belongs to it.
 
-    Hooks see every forward pass of a model, so one request at a time may use it.
+    Hooks see every forward pass of a model, so one request at a time may use it. All of them compute in one thread:
+    each thread that computes keeps memory of its own, and a server has dozens.
 
     Args:
         classifier: the model.
         run: of the model; None where it has no record.
         images: that it was judged on; None where it has no record.
+        thread: where it computes.
         prefix_seconds: what one image takes in the frozen part; None where that was not measured yet.
     """
 
     classifier: Classifier
     run: FinishedRun | None
     images: EvaluationImages | None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    thread: Executor
     prefix_seconds: float | None = None
     _base: tuple[PreTrainedModel | None, str] | None = None
 
     def classify(self, images: list[Image.Image], top_k: int = 5) -> list[Prediction]:
         """Classify open images."""
-        with self.lock:
-            return list(classify(self.classifier, images, top_k))
+        return self.thread.submit(lambda: list(classify(self.classifier, images, top_k))).result()
 
     def map(self, image: Image.Image, label: str | None = None) -> ActivationMap | None:
         """Return where the evidence for a label lies; for the likeliest without one."""
         labels = self.classifier.labels
-        with self.lock:
-            return activation_map(self.classifier, image, labels.index(label) if label in labels else None)
+        chosen = labels.index(label) if label in labels else None
+        return self.thread.submit(activation_map, self.classifier, image, chosen).result()
 
     def answers(self) -> list[Answer]:
         """Return what the model said about each image that it was judged on."""
@@ -58,15 +60,16 @@ class Loaded:
 
     def pipeline(self, image: Image.Image) -> PipelineTrace:
         """Follow an image through the five stages."""
-        with self.lock:
-            return pipeline_trace(self.classifier, image)
+        return self.thread.submit(pipeline_trace, self.classifier, image).result()
 
     def trace(self, image: Image.Image) -> PredictionTrace:
         """Follow an image through the model, beside its base model."""
-        with self.lock:
-            if self._base is None:
-                self._base = base_or_reason(self.classifier)
-            return prediction_trace(self.classifier, image, *self._base)
+        return self.thread.submit(self._trace, image).result()
+
+    def _trace(self, image: Image.Image) -> PredictionTrace:
+        if self._base is None:
+            self._base = base_or_reason(self.classifier)
+        return prediction_trace(self.classifier, image, *self._base)
 
 
 class Models:
@@ -84,6 +87,7 @@ class Models:
         self.device = device
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hfft-models")
 
     def runs(self) -> dict[str, str]:
         """Return what can be served, newest first: from the name for people to the folder or Hub id."""
@@ -135,9 +139,9 @@ class Models:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"{source} cannot be loaded: {error}") from error
         if classifier.record is None:
-            return Loaded(classifier, None, None)
+            return Loaded(classifier, None, None, self._thread)
         run = self.read(source)
-        return Loaded(classifier, run, EvaluationImages(run.record, local=Path(source).is_dir()))
+        return Loaded(classifier, run, EvaluationImages(run.record, local=Path(source).is_dir()), self._thread)
 
     def _name(self, source: str) -> str:
         return next((name for name, place in self.runs().items() if place == source), Path(source).name)

@@ -1,71 +1,167 @@
 """Ask a Space for labels from many clients at once, and hold every answer against the model's own.
 
-Serves a finished run on loopback: ``python scripts/load_space.py OUTPUTS_FOLDER [--clients 32] [--seconds 60]``.
+Serves a finished run in a process of its own on loopback and watches that process's memory:
+``python scripts/load_space.py OUTPUTS_FOLDER [--clients 32] [--seconds 60] [--images FOLDER]``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import signal
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 from gradio_client import Client, handle_file
 
-from hfft.predict import classify, load_classifier
-from hfft.space import serve
-from hfft.space_arguments import SpaceArguments
+from hfft.predict import Score, classify, load_classifier
+from hfft.runs import embedded_examples, find_runs
+
+TOLERANCE = 1e-4
+"""How far a probability may be from the model's own: images in one batch can round differently."""
+
+
+@dataclass
+class Load:
+    """What the clients and the watcher saw.
+
+    Args:
+        answers: seconds that each right answer took.
+        wrong: answers that are not the model's own.
+        errors: requests that failed.
+        memory: resident bytes of the server, with the seconds since the first client asked.
+    """
+
+    answers: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    memory: list[tuple[float, int]] = field(default_factory=list)
+
+    def resident(self, share: float) -> int:
+        """Return the server's memory after a share of the time, 0 to 1."""
+        return self.memory[round(share * (len(self.memory) - 1))][1]
+
+    def table(self, clients: int) -> str:
+        """Return the figures as Markdown."""
+        marks = " / ".join(f"{self.resident(share) / 1e6:,.0f}" for share in (0, 0.25, 0.5, 0.75, 1))
+        rows = [
+            ("clients at once", f"{clients}"),
+            ("seconds", f"{self.memory[-1][0]:.0f}"),
+            ("right answers", f"{len(self.answers):,}"),
+            ("wrong answers", f"{len(self.wrong)}"),
+            ("errors", f"{len(self.errors)}"),
+            ("seconds per answer, median", f"{statistics.median(self.answers):.2f}" if self.answers else "-"),
+            ("seconds per answer, slowest", f"{max(self.answers):.2f}" if self.answers else "-"),
+            ("memory in MB, start / 25 % / 50 % / 75 % / end", marks),
+        ]
+        return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+@contextmanager
+def served(outputs: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve the newest run of a folder in a process of its own; yield its address and the process."""
+    command = [sys.executable, "-m", "hfft", "space", "--outputs", str(outputs)]
+    with subprocess.Popen(  # noqa: S603  (our own command)
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        line = next((line for line in process.stdout if line.startswith("hfft space: ")), "")
+        try:
+            if not line:
+                raise SystemExit(f"the Space did not start: exit code {process.wait()}")
+            yield line.removeprefix("hfft space: ").strip(), psutil.Process(process.pid)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]], clients: int, seconds: float) -> Load:
+    """Let clients ask again and again until the time is up.
+
+    Args:
+        url: of the Space.
+        server: its process.
+        known: images, each with the model's own likeliest label.
+        clients: how many at once, each with a connection of its own.
+        seconds: after which no new question is asked.
+    """
+    load, every = Load(), [Client(url, verbose=False) for _ in range(clients)]
+    every[0].predict(handle_file(str(known[0][0])), 0.5, api_name="/classify")  # loads the model
+    began = time.monotonic()
+    end = began + seconds
+
+    def ask(client: Client, first: int) -> None:
+        for path, expected in itertools.islice(itertools.cycle(known), first, None):
+            if time.monotonic() > end:
+                return
+            asked = time.perf_counter()
+            try:
+                label = client.predict(handle_file(str(path)), 0.5, api_name="/classify")[0]
+            except Exception as error:  # whatever the client raises is what this script counts
+                load.errors.append(f"{path.name}: {error}")
+                continue
+            found = Score(label["confidences"][0]["label"], label["confidences"][0]["confidence"])
+            if found.label == expected.label and abs(found.probability - expected.probability) < TOLERANCE:
+                load.answers.append(time.perf_counter() - asked)
+            else:
+                load.wrong.append(f"{path.name}: {found} instead of {expected}")
+
+    threads = [threading.Thread(target=ask, args=item) for item in zip(every, itertools.count(), strict=False)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        load.memory.append((time.monotonic() - began, server.memory_info().rss))
+        time.sleep(0.25)
+    return load
 
 
 def main() -> int:
     """Run the clients and print what they saw; return 1 where an answer was wrong or a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("outputs")
+    parser.add_argument("outputs", type=Path)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--images", type=Path, help="folder of images; by default five of the embedded ones")
     options = parser.parse_args()
-    seconds: list[float] = []
-    problems: list[str] = []
-    with serve(SpaceArguments(outputs=options.outputs)) as served:
-        source = served.space.models.default()
-        files = served.space.examples()
-        expected = [row.top[0] for row in classify(load_classifier(source), files)]
-        clients = [Client(served.url, verbose=False) for _ in range(options.clients)]
-        clients[0].predict(handle_file(files[0]), 0.5, api_name="/classify")
-        before, end = psutil.Process().memory_info().rss, time.monotonic() + options.seconds
-
-        def ask(client: Client, place: int) -> None:
-            while time.monotonic() < end:
-                place = (place + 1) % len(files)
-                began = time.perf_counter()
-                try:
-                    label = client.predict(handle_file(files[place]), 0.5, api_name="/classify")[0]
-                except Exception as error:
-                    problems.append(f"{Path(files[place]).name}: {error}")
-                    continue
-                seconds.append(time.perf_counter() - began)
-                found = label["confidences"][0]
-                if (
-                    found["label"] != expected[place].label
-                    or abs(found["confidence"] - expected[place].probability) > 1e-4
-                ):
-                    problems.append(f"{Path(files[place]).name}: {found} instead of {expected[place]}")
-
-        threads = [threading.Thread(target=ask, args=item) for item in zip(clients, range(len(clients)), strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        grown = (psutil.Process().memory_info().rss - before) / 1e6
-    print(
-        f"{len(seconds)} answers to {options.clients} clients in {options.seconds:g} s, {len(problems)} problems; "
-        f"median {statistics.median(seconds):.2f} s, slowest {max(seconds):.2f} s; memory grew by {grown:.0f} MB"
-    )
-    for problem in problems[:5]:
+    runs = find_runs(options.outputs)
+    if not runs:
+        parser.error(f"there is no finished run in {options.outputs}")
+    with tempfile.TemporaryDirectory() as place:
+        files = sorted(options.images.rglob("*.*")) if options.images else write_examples(Path(place))
+        known = answers_of(runs[0].folder, files)
+        with served(options.outputs) as (url, server):
+            load = drive(url, server, known, options.clients, options.seconds)
+    print(load.table(options.clients))
+    for problem in (load.wrong + load.errors)[:5]:
         print(problem)
-    return int(bool(problems))
+    return int(bool(load.wrong or load.errors))
+
+
+def answers_of(folder: Path, files: Sequence[Path]) -> list[tuple[Path, Score]]:
+    """Return files, each with the likeliest label that a run's model gives it."""
+    found = classify(load_classifier(folder), files)
+    return [(file, prediction.top[0]) for file, prediction in zip(files, found, strict=True)]
+
+
+def write_examples(folder: Path) -> list[Path]:
+    """Write a few of the embedded test images into a folder."""
+    paths = []
+    for label, image in embedded_examples():
+        image.save(folder / f"{label}.png")
+        paths.append(folder / f"{label}.png")
+    return paths
 
 
 if __name__ == "__main__":

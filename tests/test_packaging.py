@@ -72,7 +72,7 @@ def run_installed(wheel: Path, tmp_path: Path) -> Callable[[str], list[str]]:
 
     def run(program: str) -> list[str]:
         start = f"import sys; sys.path.append({str(other)!r})\nimport hfft; assert 'venv' in hfft.__file__\n"
-        command = [target / "bin" / "python", "-c", start + program]
+        command = [str(target / "bin" / "python"), "-c", start + program]
         environment = {**os.environ, "PYTHONPATH": ""}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
