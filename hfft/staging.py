@@ -18,6 +18,7 @@ RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
     *("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "delta.safetensors"),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
+    "model.onnx",  # an export of the weights that go
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder; whatever else lies there is the user's."""

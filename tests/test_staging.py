@@ -48,6 +48,7 @@ class Scene:
     def __init__(self, tmp_path: Path, images: Path, tests: Path, model: Path) -> None:
         self.folder, self.before = tmp_path / "out", tmp_path / "before"
         _run(images, model, self.before, test_dir=str(tests))
+        (self.before / "model.onnx").write_bytes(b"the old weights, exported")
         self.run = _run(images, model, tmp_path / "after", seed=3)
         self.old, self.new = _files(self.before), _files(tmp_path / "after")
         self.run.settings.training.output_dir = str(self.folder)
