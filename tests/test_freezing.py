@@ -8,8 +8,8 @@ from torch import nn
 
 from hfft.errors import ArgumentError
 from hfft.freezing import digest, freeze, frozen_tensors, unfreeze
-from hfft.plugin import Anatomy
 from hfft.plan import make_plan
+from hfft.plugin import Anatomy
 
 ANATOMY = Anatomy(stem=("stem",), blocks=(("blocks.0",), ("blocks.1",), ("blocks.2",)), neck=("norm",), head=("head",))
 

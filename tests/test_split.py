@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hfft.exactness import SplitError
 from hfft.freezing import freeze
-from hfft.plugin import Anatomy
 from hfft.plan import Phase, make_plan
+from hfft.plugin import Anatomy
 from hfft.recording import patched_forward
 from hfft.split import split_model
 
