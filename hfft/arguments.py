@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,6 +201,8 @@ class FinetuneArguments(TrainingArguments):
     def __post_init__(self) -> None:
         import torch
 
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # else each process would take itself for the only one
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()

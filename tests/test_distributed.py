@@ -140,7 +140,7 @@ def test_gradients_are_equal_on_all_ranks_after_a_phase_change(
     pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:
     flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--policy", "lp_ft"]
-    flags += ["--num_train_epochs", 2, "--per_device_train_batch_size", 3, "--baselines", "none", "--use_cpu", "true"]
+    flags += ["--num_train_epochs", 2, "--per_device_train_batch_size", 3, "--baselines", "none"]
     flags += ["--output_dir", tmp_path / "run"]
     done = spawn(WATCH.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -165,7 +165,7 @@ finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Die()])
 
 def test_a_rank_that_dies_ends_the_others(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
     flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
-    flags += ["--per_device_train_batch_size", 3, "--use_cpu", "true", "--output_dir", tmp_path / "run"]
+    flags += ["--per_device_train_batch_size", 3, "--output_dir", tmp_path / "run"]
     done = spawn(DIE.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
     assert done.returncode != 0
     assert "exitcode  : 9" in done.stderr
@@ -176,7 +176,7 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
     """Two launchers as on two machines, each with an activation cache of its own."""
     flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
     flags += ["--per_device_train_batch_size", 3, "--num_train_epochs", 2, "--policy", "lp_ft", "--cache", "disk"]
-    flags += ["--output_dir", tmp_path / "run", "--use_cpu", "true"]
+    flags += ["--output_dir", tmp_path / "run"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

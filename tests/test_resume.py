@@ -274,7 +274,7 @@ def test_sigterm_saves_and_says_how_to_go_on(flags: Flags, tmp_path: Path, step:
 
 def command(processes: int, folder: Path, given: tuple[Any, ...]) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes > 1 else []
-    more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true", "--use_cpu", "true")
+    more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true")
     return [str(part) for part in (sys.executable, *launcher, SCRIPT, *given, *more)]
 
 
