@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import pandas as pd
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"training loss": VERMILION, "validation loss": BLUE, "accuracy": GREEN}
+
+_PHASE = "#888888"
 
 
 def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
@@ -60,11 +62,20 @@ def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "value", "series", "run"])
 
 
-def split_curves(rows: Sequence[EpochRow]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a run's losses and its accuracy as `curve_table` does, each with an upright line where a phase begins."""
+def split_curves(rows: Sequence[EpochRow]) -> tuple[Any, Any]:
+    """Return what a plot of a run's losses and one of its accuracy are filled with.
+
+    The values are as in `curve_table`, with an upright line where a phase begins.
+    """
     table = curve_table([("", rows)])
     accuracy = table["series"] == "accuracy"
-    return _with_phases(table[~accuracy], rows), _with_phases(table[accuracy], rows)
+    return tuple(_filled(table[chosen], rows) for chosen in (~accuracy, accuracy))
+
+
+def _filled(table: pd.DataFrame, rows: Sequence[EpochRow]) -> Any:
+    marked = _with_phases(table, rows)
+    phases = set(marked["series"]) - set(_COLOURS)
+    return gr.update(value=marked, color_map=_COLOURS | dict.fromkeys(phases, _PHASE), visible=bool(rows))
 
 
 def _with_phases(table: pd.DataFrame, rows: Sequence[EpochRow]) -> pd.DataFrame:

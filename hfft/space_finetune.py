@@ -63,8 +63,9 @@ class FinetuneTab:
                 label="What is trained",
                 info="Another argument can be typed: last_n:4",
                 elem_id="policy",
+                min_width=300,
             )
-            self.epochs = gr.Slider(1, most, min(3, most), step=1, label="Epochs", elem_id="epoch-count")
+            self.epochs = gr.Slider(1, most, min(3, most), step=1, label="Epochs", elem_id="epoch-count", min_width=300)
         self.meaning = gr.Markdown(describe_policy(DEFAULT_POLICY), elem_id="meaning")
         with gr.Row():
             self.start = gr.Button("Start training", variant="primary", elem_id="start")
@@ -105,7 +106,7 @@ class FinetuneTab:
         trainings = self.space.trainings
         drawn, left = 0, None  # what was uploaded is gone once the training has it
         for now in trainings.follow(session, trainings.start(session, where, path, what, count)):
-            curves = _curves(now) if len(now.rows) != drawn or now.ended else (gr.skip(), gr.skip())
+            curves = split_curves(now.rows) if len(now.rows) != drawn or now.ended else (gr.skip(), gr.skip())
             drawn = len(now.rows)
             yield views.progress(now), *curves, self._models(session, now), gr.update(visible=bool(session.own)), left
             left = gr.skip()
@@ -140,9 +141,3 @@ class FinetuneTab:
     def show(self, where: str) -> Any:
         """Answer with the upload that fits the kind of images."""
         return gr.update(visible=where == SOURCES[0]), gr.update(visible=where == SOURCES[1])
-
-
-def _curves(training: Training) -> tuple[Any, Any]:
-    loss, accuracy = split_curves(training.rows)
-    there = bool(training.rows)
-    return gr.update(value=loss, visible=there), gr.update(value=accuracy, visible=there)

@@ -33,13 +33,14 @@ class TrainingTab:
             with gr.Row():
                 matrix = gr.Image(
                     label="Confusion matrix",
+                    show_label=False,  # the figure has a title
                     buttons=list(BUTTONS),
                     interactive=False,
                     format="png",
                     alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
                 )
                 mistakes = gr.Gallery(
-                    label="Most confident mistakes",
+                    label="Most confident mistakes: true → predicted",
                     buttons=list(BUTTONS),
                     columns=3,
                     object_fit="contain",
@@ -115,5 +116,5 @@ def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
     for answer in wrong:
         image = loaded.images.get(answer.file) if loaded.images is not None else None
         if image is not None:
-            pictures.append((image, f"{answer.label} taken for {answer.prediction}, {answer.probability:.0%}"))
+            pictures.append((image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}"))
     return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"

@@ -28,7 +28,10 @@ CSS = f"""
 .hf-table td.n, .hf-table th.n {{text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap}}
 .hf-table th, .hf-table td, .hf-table tr {{border-left:0 !important; border-right:0 !important;
   border-top:0 !important}}
+.hf-table td.w {{min-width:260px}}
 .hf-table tr.hf-phase th {{font-weight:600; background:var(--background-fill-secondary); white-space:normal}}
+.caption-label {{left:0 !important; max-width:100% !important; font-size:12px !important; padding:2px 6px !important;
+  white-space:normal !important}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
 .hf-fit img {{width:100%; height:100%; object-fit:contain}}
 .hf-bar {{display:block; height:6px; border-radius:3px; background:{FROZEN}; min-width:1px; margin-top:4px}}
@@ -146,7 +149,7 @@ def epochs(run: FinishedRun) -> str:
             f'<tr><td class="n">{row.epoch:g}</td><td class="n">{_figure(row.train_loss)}</td>'
             f'<td class="n">{_figure(row.eval_loss)}{bar(row.eval_loss / most, "loss")}</td>'
             f'<td class="n">{_figure(row.accuracy)}{bar(row.accuracy, "")}</td>'
-            f'<td class="n">{_figure(row.seconds, 1)}</td><td>{escape(row.observation)}</td></tr>'
+            f'<td class="n">{_figure(row.seconds, 1)}</td><td class="w">{escape(row.observation)}</td></tr>'
         )
     heads = ("epoch", "training loss", "validation loss", "accuracy", "seconds")
     head = "".join(f'<th class="n">{text}</th>' for text in heads) + "<th>what it shows</th>"
@@ -172,16 +175,16 @@ def saved(run: FinishedRun, seconds_per_image: float | None) -> str:
         return f"<p>No activations were cached: {escape(cache.reason_off or 'the cache was off')}.</p>"
     images = counts.get("train", 0) + counts.get("validation", 0)
     needed = math.ceil(sum(phase.epochs for phase in run.record.plan)) * images
-    spared = max(needed - max(images - cache.hits, 0), 0)
+    computed = max(images - cache.hits, 0)
+    spared = max(needed - computed, 0)
+    own = run.record.seconds.get("prefix", 0.0) / computed if computed else 0.0
+    seconds, where = (own, "in this run") if own else (seconds_per_image, "on this machine")
     text = (
         f"{cache.bytes / 1e6:,.1f} MB of activations were kept ({cache.mode}). Of {needed:,} passes through the "
         f"frozen part, {spared:,} were read from the cache instead of computed."
     )
-    if seconds_per_image:
-        text += (
-            f" At {milliseconds(seconds_per_image)} each, as measured on this machine, "
-            f"that is about {_duration(spared * seconds_per_image)}."
-        )
+    if seconds:
+        text += f" At {milliseconds(seconds)} each, as measured {where}, that is about {_duration(spared * seconds)}."
     return f"<p>{escape(text)}</p>"
 
 

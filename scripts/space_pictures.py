@@ -1,0 +1,96 @@
+"""Take a picture of every tab of the Space, wide and narrow, light and dark: ``python scripts/space_pictures.py``.
+
+Serves the runs of a folder and drives a headless Chromium through Playwright. ``OUTPUTS_FOLDER TARGET_FOLDER`` are
+the arguments; the pictures are called ``<tab>-<width>-<theme>.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from hfft.runs import embedded_examples
+from hfft.space import serve
+from hfft.space_arguments import SpaceArguments
+
+TABS = {
+    "Classify": "#overlay img",
+    "Pipeline": "#architecture svg.architecture",
+    "Training": "#epochs table",
+    "Prediction trace": "#steps .hf-step",
+    "Compare": "#runs label",
+    "Fine-tune": "#start",
+    "Learn": "#question-1 label",
+}
+"""By tab, what is there once it has been filled."""
+WIDTHS = (1280, 390)  # pixels: a laptop and a phone
+THEMES = ("light", "dark")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+SETTLED = 1000  # milliseconds for pictures and plots to be drawn
+
+
+def main() -> int:
+    """Take the pictures and print where they are."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("outputs", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--image", type=Path, help="to classify; by default one of the embedded ones")
+    options = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        parser.error("there is no Chromium here: apt-get install chromium")
+    options.target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, serve(SpaceArguments(outputs=str(options.outputs))) as served:
+        image = options.image or _write_example(Path(place))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            for width in WIDTHS:
+                for theme in THEMES:
+                    _take(browser, f"{served.url}?__theme={theme}", image, options.target, f"{width}-{theme}")
+            browser.close()
+    return 0
+
+
+def _write_example(folder: Path) -> Path:
+    label, image = embedded_examples()[2]
+    image.save(folder / f"{label}.png")
+    return folder / f"{label}.png"
+
+
+def _take(browser: Any, url: str, image: Path, target: Path, name: str) -> None:
+    """Walk the tabs in one size and theme."""
+    width = int(name.split("-")[0])
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#image input[type=file]").set_input_files(str(image))
+    page.locator("#overlay img").wait_for()
+    for tab in TABS:
+        _open(page, tab)
+        path = target / f"{tab.lower().replace(' ', '-')}-{name}.png"
+        page.screenshot(path=path, full_page=True)
+        print(path)
+    context.close()
+
+
+def _open(page: Page, tab: str) -> None:
+    button = page.get_by_role("tab", name=tab, exact=True).first
+    if not button.is_visible():  # a phone keeps the last tabs in a menu
+        page.locator(".overflow-menu > button").click()
+        button = page.locator(".overflow-dropdown button", has_text=tab)
+    button.click()
+    page.locator(TABS[tab]).first.wait_for()
+    page.wait_for_timeout(SETTLED)
+    if tab == "Compare":
+        page.get_by_role("button", name="Compare", exact=True).click()
+        page.locator("#comparison table").wait_for()
+        page.wait_for_timeout(SETTLED)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
