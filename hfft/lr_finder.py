@@ -61,16 +61,18 @@ def find_learning_rate(trainer: FreezeTrainer, names: frozenset[str]) -> Learnin
 
 
 def suggest(tried: list[float], losses: list[float]) -> float:
-    """Return the rate at which the loss falls most steeply over the logarithm of the rate.
+    """Return the rate around which the loss falls most steeply over the logarithm of the rate.
+
+    The slope is that of a line through half a decade to either side, so that the noise of single batches does not
+    count.
 
     Args:
         tried: rising learning rates.
         losses: smoothed training loss at each of them.
     """
-    if len(tried) < 3:
-        return tried[0]
-    until = max(3, int(np.argmin(losses)) + 1)
-    slopes = np.gradient(np.asarray(losses[:until]), np.log(tried[:until]))
+    rates, heights = np.log10(tried), np.asarray(losses)
+    windows = [np.flatnonzero(np.abs(rates - middle) <= 0.5) for middle in rates]
+    slopes = [np.polyfit(rates[near], heights[near], 1)[0] if len(near) > 2 else 0.0 for near in windows]
     return float(tried[int(np.argmin(slopes))])
 
 

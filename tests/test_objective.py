@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
@@ -202,11 +203,14 @@ def test_sharding_launchers_are_refused(
         check_processes(training)
 
 
-def test_suggestion_is_where_the_loss_falls_most() -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("middle", [1e-4, 1e-3, 1e-2])
+def test_suggestion_is_where_the_loss_falls_most(middle: float, noise: float) -> None:
     tried = [LOWEST * (HIGHEST / LOWEST) ** (step / 100) for step in range(100)]
-    # A logistic fall around 1e-3, and a rise beyond 1e-1.
-    losses = [1 / (1 + (rate / 1e-3)) + max(0.0, rate - 0.1) * 9 for rate in tried]
-    assert 3e-4 < suggest(tried, losses) < 3e-3
+    # A logistic fall around the middle, and a rise beyond ten times that.
+    curve = [1 / (1 + (rate / middle)) + max(0.0, rate - 10 * middle) for rate in tried]
+    losses = (np.array(curve) + noise * np.random.default_rng(0).standard_normal(100)).tolist()
+    assert middle / 4 < suggest(tried, losses) < middle * 4
     assert suggest([1e-6, 1e-5], [1.0, 0.9]) == 1e-6
 
 
