@@ -109,10 +109,9 @@ def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
 
 def _unstable(rows: Sequence[EpochRow]) -> str | None:
     before, row = rows[-2], rows[-1]
-    pairs = {
-        "training": (before.train_loss, row.train_loss),
-        "validation": (before.eval_loss, row.eval_loss),
-    }
+    pairs = {"validation": (before.eval_loss, row.eval_loss)}
+    if row.phase == before.phase:  # what a new phase unfreezes computes otherwise in training: dropout, batch norms
+        pairs = {"training": (before.train_loss, row.train_loss), **pairs}
     jumps = [
         f"the {name} loss jumped from {old:.3f} to {new:.3f}"
         for name, (old, new) in pairs.items()
