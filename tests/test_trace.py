@@ -104,7 +104,8 @@ def test_observations(rows: list[EpochRow], expected: str) -> None:
 
 def test_a_jump_at_a_new_phase_says_so() -> None:
     rows = [*run((1.0, 0.8, 0.9), phase="head"), *run((1.9, 1.8, 0.9), phase="full")]
-    assert observe(rows) == "Unstable: the validation loss jumped from 0.800 to 1.800, in the first epoch of phase full."
+    assert observe(rows).startswith("Unstable: the validation loss jumped from 0.800 to 1.800")
+    assert observe(rows).endswith("in the first epoch of phase full.")
 
 
 def test_a_training_loss_is_not_compared_across_phases() -> None:
