@@ -15,8 +15,7 @@ pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 CLIENTS = 32
 SECONDS = 4.0
 GROWTH = 300e6
-"""Bytes that the server may grow by once the model is loaded; with a thread of torch's for each of gradio's it
-grew by 850e6."""
+"""Bytes that the server may grow by once the model is loaded."""
 
 
 @pytest.fixture(scope="module")
