@@ -66,7 +66,9 @@ class KeepBest(TrainerCallback):
         """Begin with the best weights of the phase before, which are those that the model holds now."""
         if state.global_step == 0:
             self.best.stale = 0
-            self.best.tensors = _copies(kwargs["model"], self.names) if self.best.score is not None else {}
+            self.best.tensors = {}
+            if self.best.score is not None:
+                self._copy(kwargs["model"])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
@@ -74,7 +76,7 @@ class KeepBest(TrainerCallback):
         score = (metrics["eval_accuracy"], -metrics["eval_loss"])
         if self.best.score is None or score > self.best.score:
             self.best.score, self.best.epoch, self.best.stale = score, self.before + state.epoch, 0
-            self.best.tensors = _copies(kwargs["model"], self.names)
+            self._copy(kwargs["model"])
         else:
             self.best.stale += 1
         if self.patience is not None and self.best.stale >= self.patience:
@@ -82,8 +84,11 @@ class KeepBest(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put the best weights back."""
-        if self.restore and self.best.tensors:
-            kwargs["model"].load_state_dict(self.best.tensors, strict=False)
+        kwargs["model"].load_state_dict(self.best.tensors, strict=False)
+
+    def _copy(self, model: nn.Module) -> None:
+        if self.restore:
+            self.best.tensors = _copies(model, self.names)
 
 
 class Average(TrainerCallback):

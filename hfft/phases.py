@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from hfft.arguments import FinetuneArguments
 from hfft.baselines import probe_baselines
 from hfft.callbacks import Average, KeepBest, PhaseCallback, QuietProgress, Views
-from hfft.cut import Cut, cut_phase
+from hfft.cut import cut_phase
 from hfft.errors import PreemptedError
 from hfft.freezing import digest, freeze, frozen_tensors
 from hfft.gradient_ratio import gradient_ratios
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadyPhase:
-    """A phase that can be trained: its cut, its data and what it looks like."""
+    """A phase that can be trained: its data and what it looks like."""
 
     phase: Phase
-    cut: Cut
     prepared: Prepared
     view: PhaseView
 
@@ -111,7 +110,7 @@ def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) ->
     prepared = prepare_phases(run.model, run.plan.anatomy, cuts, splits, settings.cache, training)
     for each in prepared:
         say(describe(each))
-    return [ReadyPhase(phase, cut, made, view) for (phase, cut), made, view in zip(cuts, prepared, views, strict=True)]
+    return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
 def _train_phase(
@@ -190,7 +189,6 @@ def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say:
     if not run.settings.training.find_lr:
         return given
     found = find_learning_rate(_make_trainer(run, ready, given), _changing(run.model, ready.phase))
-    freeze(run.model, ready.phase)
     if run.settings.training.process_index == 0:
         from hfft.figures import rates_figure  # it draws; other runs do not wait for its imports
 
@@ -250,7 +248,6 @@ def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> Finetune
     training.label_names = ["labels"]
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
     if training.world_size > 1:
-        freeze(run.model, ready.phase)
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
         training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
