@@ -201,6 +201,8 @@ class FinetuneArguments(TrainingArguments):
     def __post_init__(self) -> None:
         import torch
 
+        if str(self.resume_from_checkpoint).lower() in ("false", ""):
+            self.resume_from_checkpoint = None  # a text, so "false" would count as true wherever it is asked
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # else each process would take itself for the only one
         if self.bf16 is None:

@@ -111,7 +111,7 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
     """Open the checkpoint that ``--resume_from_checkpoint`` asks for.
 
     Args:
-        wish: true (or the text ``true``) for the newest in `folder`, a path, or anything else for none.
+        wish: true (or the text ``true``) for the newest in `folder`, a path, or None.
         folder: the run's output folder.
 
     Returns:
@@ -121,16 +121,15 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
         ArgumentError: the path holds no checkpoint of hfft.
         OutputError: its files are damaged.
     """
-    if isinstance(wish, str) and wish.lower() in ("true", "false", ""):
-        wish = wish.lower() == "true"
     if not wish:
         return None
-    if wish is not True:
-        if not (Path(wish) / RECORD).is_file():
+    if str(wish).lower() != "true":
+        place = Path(str(wish))
+        if not (place / RECORD).is_file():
             raise ArgumentError(
                 f"--resume_from_checkpoint {wish} holds no {RECORD}; give a checkpoint-* folder of hfft"
             )
-        return _open(Path(wish))
+        return _open(place)
     found = list_checkpoints(folder)
     return _open(found[-1]) if found else None
 

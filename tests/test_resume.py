@@ -229,6 +229,14 @@ def test_a_path_that_is_no_checkpoint_is_refused(
     assert "holds no checkpoint.json" in capsys.readouterr().err
 
 
+def test_false_does_not_resume(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = flags("resnet")
+    start(tmp_path / "run", given)
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "false")
+    assert main([str(flag) for flag in again]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_named(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = flags("resnet", *STEPS)
     with pytest.raises(Killed):
