@@ -1,6 +1,8 @@
-"""Serve the Space: ``uv run python space_app.py [FLAGS]``; the page itself is in ``hfft/space_layout.py``."""
+"""Serve the Space: ``uv run python space_app.py [FLAGS]``; the page is ``hfft/space/tabs/page.py``."""
 
-from hfft.space import main
+import sys
+
+from hfft.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main(["space", *sys.argv[1:]]))

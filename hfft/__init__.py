@@ -10,20 +10,21 @@ Everything public is loaded when it is first used, so that ``import hfft`` itsel
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from hfft._version import __version__
+
 __all__ = ["FreezeTrainer", "Plan", "__version__", "finetune", "load"]
 
 if TYPE_CHECKING:
-    from hfft.checkpoint import load
-    from hfft.job import finetune_with as finetune
-    from hfft.plan import Plan
-    from hfft.trainer import FreezeTrainer
+    from hfft.jobs.finetune import finetune_with as finetune
+    from hfft.models.checkpoint import load
+    from hfft.planning.plan import Plan
+    from hfft.training.trainer import FreezeTrainer
 
 _PLACES = {
-    "FreezeTrainer": ("hfft.trainer", "FreezeTrainer"),
-    "Plan": ("hfft.plan", "Plan"),
-    "finetune": ("hfft.job", "finetune_with"),
-    "load": ("hfft.checkpoint", "load"),
+    "FreezeTrainer": ("hfft.training.trainer", "FreezeTrainer"),
+    "Plan": ("hfft.planning.plan", "Plan"),
+    "finetune": ("hfft.jobs.finetune", "finetune_with"),
+    "load": ("hfft.models.checkpoint", "load"),
 }
 
 

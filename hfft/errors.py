@@ -1,5 +1,7 @@
 """The errors that hfft raises on purpose: what is wrong, where, and what to do, in one line each."""
 
+from __future__ import annotations
+
 
 class HfftError(Exception):
     """Base of every error that a user can mend; the command line prints it without a traceback."""
@@ -35,3 +37,8 @@ class HubError(HfftError):
 
 class PreemptedError(HfftError):
     """The system asked the run to end (SIGTERM). The command line exits with code 143."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text on one line, without a full stop at its end."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import evaluate
@@ -11,7 +11,6 @@ from datasets import Features, Sequence, Value
 from numpy.typing import NDArray
 
 from hfft.errors import DataError
-from hfft.record import ClassRow
 
 ECE_BINS = 15
 TOP_K = 5
@@ -300,3 +299,39 @@ def _likeliest(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
         ranked[:, place] = left.argmax(axis=1)
         left[np.arange(len(left)), ranked[:, place]] = -np.inf
     return ranked
+
+
+@dataclass
+class SplitMetrics:
+    """Figures of one split.
+
+    Args:
+        images: how many were evaluated.
+        values: what `hfft.metrics.classification_metrics` returns.
+        intervals: by metric, the lower and upper end of its bootstrap interval.
+        level: the share of resamples within the intervals.
+    """
+
+    images: int
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One line of the per-class table.
+
+    Args:
+        label: the class's name.
+        precision: share of the images predicted to be of this class that are; 0 where none is.
+        recall: share of this class's images that are recognised; 0 where there are none.
+        f1: the harmonic mean of both.
+        support: how many evaluated images are of this class.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hfft.table import Row, TablePlugin
+from hfft.plugin import Row, TablePlugin
 
 
 class CNN(TablePlugin):

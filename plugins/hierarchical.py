@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from hfft.plugin import TokenLayout
-from hfft.table import Row, TablePlugin, token_grid
+from hfft.plugin import Row, TablePlugin, TokenLayout, token_grid
 
 
 def halved(config: Any) -> TokenLayout:

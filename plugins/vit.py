@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from hfft.plugin import ClassTokenBlock, TokenLayout
-from hfft.table import Row, TablePlugin, token_grid
+from hfft.plugin import ClassTokenBlock, Row, TablePlugin, TokenLayout, token_grid
 
 
 def patches(prefix: int) -> Callable[[Any], TokenLayout]:

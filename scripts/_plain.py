@@ -7,8 +7,8 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from hfft.job import Run
-from hfft.pixels import PixelDataset, Pixels, collate
+from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.training.run import Run
 
 
 def plain_trainer(run: Run, learning_rate: float | None = None) -> Trainer:

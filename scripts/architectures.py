@@ -27,16 +27,16 @@ from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from hfft.class_token import refusal
 from hfft.errors import UnsupportedModelError
-from hfft.exactness import SplitError
-from hfft.freezing import freeze
-from hfft.plan import Phase, count_parameters, make_plan
-from hfft.plugin import covers
-from hfft.recording import Inputs, record_calls
-from hfft.registry import find_anatomy, find_plugin
-from hfft.split import Split, find_boundary, split_model
-from hfft.table import TablePlugin
+from hfft.models.forward import Inputs, record_calls
+from hfft.planning.freezing import freeze
+from hfft.planning.plan import Phase, count_parameters, make_plan
+from hfft.planning.registry import find_anatomy, find_plugin
+from hfft.plugin.contract import covers
+from hfft.plugin.table import TablePlugin
+from hfft.split.class_token import refusal
+from hfft.split.proof import split_model
+from hfft.split.split import Split, SplitError, find_boundary
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architectures.md"

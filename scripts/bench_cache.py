@@ -47,12 +47,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hfft.activations import CachedDataset
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.job import Run, Settings, set_up
-from hfft.phases import train_phases
-from hfft.recording import logits_of
-from hfft.trainer import FreezeTrainer
+from hfft.cache.fill import CachedDataset
+from hfft.jobs.finetune import set_up
+from hfft.models.forward import logits_of
+from hfft.training.phases import train_phases
+from hfft.training.run import Run, Settings
+from hfft.training.trainer import FreezeTrainer
 
 CLASSES = 10
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {

@@ -29,9 +29,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
-from hfft.job import Run, Settings, judge, set_up
-from hfft.phases import train_phases
-from hfft.pixels import PixelDataset, Pixels, collate
+from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.jobs.finetune import judge, set_up
+from hfft.training.phases import train_phases
+from hfft.training.run import Run, Settings
 
 EPOCHS = 5
 Outcome = tuple[float, float]

@@ -22,7 +22,8 @@ import torch
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.demo import EMBEDDED_MODEL
-from hfft.job import Run, Settings, finetune
+from hfft.jobs.finetune import finetune
+from hfft.training.run import Run, Settings
 
 POLICIES = (
     *("head", "last_block", "last_n:2", "last_n:3", "full", "norm", "bias"),

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from hfft.cli import main as hfft
-from hfft.record import read_record
+from hfft.report.record import read_record
 
 SMALL = ["--max_train_samples", "40", "--max_eval_samples", "20", "--num_train_epochs", "1"]
 

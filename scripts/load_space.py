@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 from gradio_client import Client, handle_file
 
-from hfft.predict import Score, classify, load_classifier
-from hfft.runs import embedded_examples, find_runs
+from hfft.inference.classifier import Score, classify, load_classifier
+from hfft.inference.runs import embedded_examples, find_runs
 
 TOLERANCE = 1e-4
 """How far a probability may be from the model's own: images in one batch can round differently."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from hfft.runs import embedded_examples
-from hfft.space import serve
-from hfft.space_arguments import SpaceArguments
+from hfft.inference.runs import embedded_examples
+from hfft.space.app import serve
+from hfft.space.options import SpaceArguments
 
 TABS = {
     "Classify": "#overlay img",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import Folder, Job, run
 from transformers import (
     BaseImageProcessor,
     PreTrainedModel,
@@ -29,6 +31,10 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessor,
 )
+
+from hfft.planning import policies
+from hfft.planning.policies import installed_policies
+from hfft.plugin.contract import Anatomy, PhaseSpec
 
 CLASSES = ("blue", "green", "red")
 SIZE = 32
@@ -112,3 +118,49 @@ def pretrained(tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def job(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> Job:
+    """Return a runner of small jobs, all on the same images."""
+    images = image_folder()
+
+    def start(kind: str, name: str, *flags: Any) -> Path:
+        model = tmp_path / f"pretrained-{kind}"
+        if not model.exists():
+            pretrained(kind)
+        folder = tmp_path / name
+        small = ("--per_device_train_batch_size", 6, "--num_train_epochs", 2, "--logging_strategy", "steps")
+        flags = ("--model_name_or_path", model, "--train_dir", images, "--output_dir", folder, *small, *flags)
+        assert run("--logging_steps", 1, "--train_val_split", 0.25, *flags) == 0
+        return folder
+
+    return start
+
+
+def outside(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    """A policy of another package: the last block, then the head alone."""
+    return (
+        PhaseSpec("block", frozenset({f"block {len(anatomy.blocks)}", "head"}), epochs - 1),
+        PhaseSpec("polish", frozenset({"head"}), 1),
+    )
+
+
+def nonsense(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, ...]:
+    return (PhaseSpec("nonsense", frozenset({"tail"}), epochs),)
+
+
+class Point:
+    """An entry point of another package."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def load(self) -> Any:
+        return {"outside": outside, "nonsense": nonsense}[self.name]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {**installed_policies(), **{name: Point(name) for name in ("outside", "nonsense", "gone")}}
+    monkeypatch.setattr(policies, "installed_policies", lambda: found)

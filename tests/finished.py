@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.job import Run, Settings, finetune
+from hfft.jobs.finetune import finetune
+from hfft.training.run import Run, Settings
 
 torch.set_num_threads(1)  # threads cost more than they bring on models this small
 

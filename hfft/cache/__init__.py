@@ -1,0 +1,1 @@
+"""The frozen prefix's activations, computed once."""

@@ -1,0 +1,276 @@
+"""Make phases ready to train: decide what can be cached, fill it, and give the data sets to train on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+import transformers
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from hfft.arguments import CacheArguments, FinetuneArguments
+from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batches, fill, pixel_batches
+from hfft.cache.placement import Placement, choose_placement, default_cache_dir, gigabytes
+from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.data.images import ImageSet
+from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.errors import OutputError
+from hfft.models.tensors import digest
+from hfft.planning.freezing import frozen_tensors
+from hfft.planning.plan import Phase
+from hfft.plugin.contract import Anatomy
+from hfft.split.cut import Cut
+from hfft.split.halves import Prefix, Suffix, to_device
+
+PROBE_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class ImagesAndPixels:
+    """A set of images with its preprocessing and the count of augmented views."""
+
+    images: ImageSet
+    pixels: Pixels
+    views: int = 1
+
+
+@dataclass
+class Prepared:
+    """A phase ready to train.
+
+    Args:
+        suffix: how a batch reaches the trainable part.
+        datasets: by split, what batches come from: activations or pixels.
+        placement: where activations live; None where they are not cached.
+        bytes: of activations, over all cached splits.
+        reports: by split, what filling did.
+        uncached_because: why activations are not cached; empty where they are.
+    """
+
+    suffix: Suffix
+    datasets: dict[str, Dataset[dict[str, Tensor]]]
+    placement: Placement | None = None
+    bytes: int = 0
+    reports: dict[str, FillReport] = field(default_factory=dict)
+    uncached_because: str = ""
+
+
+def prepare_phases(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    cuts: Sequence[tuple[Phase, Cut]],
+    splits: dict[str, ImagesAndPixels],
+    cache: CacheArguments,
+    training: FinetuneArguments,
+) -> list[Prepared]:
+    """Decide between cached and uncached training for each phase, and fill the caches.
+
+    The images go through the prefix once: a phase whose frozen prefix reaches further begins with the
+    activations of a later phase, whose boundary comes earlier.
+
+    Args:
+        model: on the device and in the memory format that it trains in, with the weights that it begins with.
+        anatomy: the model's parts.
+        cuts: the phases in order, with what `hfft.split.cut.cut_phase` found; none may train what a later one freezes.
+        splits: ``train`` and ``validation``.
+        cache: the user's wishes.
+        training: device, precision and processes.
+
+    Raises:
+        DataError: an image cannot be read.
+        OutputError: the place asked for has no room.
+    """
+    model.eval()
+    memory_format = choose_memory_format(cache.memory_format)
+    phases, wanted = [], []
+    for phase, cut in cuts:
+        prepared = Prepared(
+            Suffix(anatomy, None, cut.class_token, memory_format),
+            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
+            uncached_because=_uncached_because(cut, cache, training),
+        )
+        phases.append(prepared)
+        if cut.split is not None and not prepared.uncached_because:
+            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
+            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
+            wanted.append(_Filling(prepared, prefix, entries))
+    _place(wanted, cache, training)
+    shallower: _Filling | None = None
+    for filling in reversed(wanted):
+        if filling.prepared.placement is not None:
+            _fill_phase(filling, shallower, splits, training)
+            shallower = filling
+    return phases
+
+
+def precision_of(training: FinetuneArguments) -> torch.dtype | None:
+    """Return the number format of mixed precision, or None for the model's own."""
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+
+
+def choose_memory_format(wish: str) -> torch.memory_format:
+    """Return the memory format of convolutions.
+
+    channels_last is the faster one for whole networks and for the retrained stage alike, on CPUs and on
+    GPUs with tensor cores (``scripts/bench_cache.py --memory_format`` measures it).
+    """
+    return torch.contiguous_format if wish == "contiguous" else torch.channels_last
+
+
+def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
+    """Return the first images of a set as a batch of model inputs."""
+    rows = range(min(PROBE_IMAGES, len(part.images)))
+    items = [part.pixels(part.images.image(row), row=row, view=0) for row in rows]
+    if len(items) == 1:
+        items *= 2
+    return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
+
+
+def software(device: torch.device) -> str:
+    """Name what computes activations, down to what may change their last bit."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, timm {timm.__version__}"
+    return f"{versions}, torchvision {torchvision.__version__}, {device.type} {chip}"
+
+
+def describe(prepared: Prepared) -> str:
+    """Say in one or two lines what is cached and why not."""
+    if prepared.uncached_because:
+        lines = [f"Activation cache: off, {prepared.uncached_because}."]
+    else:
+        computed = sum(report.computed for report in prepared.reports.values())
+        rows = sum(report.rows for report in prepared.reports.values())
+        assert prepared.placement is not None
+        memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
+        place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
+        lines = [
+            f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
+            f"{rows - computed} of {rows} rows were there already."
+        ]
+        damaged = [file for report in prepared.reports.values() for file in report.damaged]
+        lines += [f"Damaged shard computed again: {file}" for file in damaged]
+    return "\n".join(lines)
+
+
+@dataclass
+class _Filling:
+    """A phase's cache entries, by split, on their way into its `Prepared`."""
+
+    prepared: Prepared
+    prefix: Prefix
+    entries: dict[str, ActivationCache]
+
+    @property
+    def exact(self) -> bool:
+        """Whether rows hold activations to the last bit, so that others can be computed from them."""
+        return all(row.dtype == row.leaf.dtype for entry in self.entries.values() for row in entry.rows)
+
+
+def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
+    if cache.cache == "off":
+        return "switched off"
+    return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+
+
+def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
+    """Find room for each phase's entries beside those of the phases before it."""
+    directory = Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+    limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
+    promised, to_write = 0, 0
+    for filling in wanted:
+        for entry in filling.entries.values():
+            entry.placement = Placement(directory, in_memory=False)
+        total = sum(entry.bytes for entry in filling.entries.values())
+        missing = total - sum(entry.bytes_on_disk() for entry in filling.entries.values())
+        room = (promised + total, to_write + missing)
+        placement = choose_placement(cache.cache, room, directory, limit, training.world_size)
+        if isinstance(placement, str):
+            filling.prepared.uncached_because = placement
+            continue
+        promised, to_write = room
+        filling.prepared.placement, filling.prepared.bytes = placement, total
+        for entry in filling.entries.values():
+            entry.placement = placement
+
+
+def _fill_phase(
+    filling: _Filling, shallower: _Filling | None, splits: dict[str, ImagesAndPixels], training: FinetuneArguments
+) -> None:
+    prepared, prefix = filling.prepared, filling.prefix
+    for name, entry in filling.entries.items():
+        part = splits[name]
+        if shallower is not None and shallower.exact:
+            source = activation_batches(shallower.entries[name], prefix.device)
+            begun = replace(prefix, begun=shallower.prefix.split)
+        else:
+            source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
+        prepared.reports[name] = _fill(entry, begun, source, training)
+        prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
+    prepared.suffix = replace(prepared.suffix, split=prefix.split)
+
+
+def _entries(
+    prefix: Prefix, weights: str, splits: dict[str, ImagesAndPixels], cache_dtype: str
+) -> dict[str, ActivationCache]:
+    rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
+    entries = {}
+    for name, part in splits.items():
+        key = CacheKey(
+            prefix=weights,
+            boundary=prefix.split.boundary,
+            pixels=part.pixels.fingerprint(),
+            data=part.images.fingerprint(),
+            views=part.views,
+            dtype=cache_dtype,
+            precision=f"{prefix.autocast}{', class token alone' if prefix.class_token else ''}",
+            memory_format=str(prefix.memory_format),
+            software=software(prefix.device),
+        )
+        entries[name] = ActivationCache(key, rows, len(part.images) * part.views, Placement(None, in_memory=True))
+    return entries
+
+
+def _fill(
+    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+) -> FillReport:
+    """Fill one entry, all processes together.
+
+    Where machines do not share the folder, the shards of the others are still missing after the first
+    round; then the processes of each machine fill them for themselves.
+    """
+    report = fill(entry, prefix, source, (training.process_index, training.world_size))
+    if training.world_size > 1:
+        torch.distributed.barrier()
+        if not _load_all(entry):
+            local = (training.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            again = fill(entry, prefix, source, local)
+            report.computed += again.computed
+            report.prefix_seconds += again.prefix_seconds
+            report.wait_seconds += again.wait_seconds
+        torch.distributed.barrier()
+        report.computed = _total(report.computed)
+    if not _load_all(entry):
+        raise OutputError(
+            f"shards of the activation cache at {entry.folder} went missing while it was filled; run again"
+        )
+    return report
+
+
+def _total(count: int) -> int:
+    """Add up a count over all processes."""
+    counts = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(counts, count)
+    return sum(counts)
+
+
+def _load_all(entry: ActivationCache) -> bool:
+    loaded = [entry.load(shard, verify=False) for shard in range(entry.shard_count())]
+    return all(loaded)

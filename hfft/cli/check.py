@@ -1,0 +1,79 @@
+"""`hfft check`: findings as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from tqdm import tqdm
+
+from hfft.arguments import CheckArguments, DataArguments
+from hfft.data.check import SHOWN_FILES, Finding, check_parts, joined_files, named_parts
+from hfft.data.load import find_splits, locate
+from hfft.data.probe import Look
+from hfft.errors import ArgumentError
+from hfft.parsing import parse
+
+
+def run_check(data: DataArguments, options: CheckArguments, place: str | None) -> int:
+    """Check every image and print what is found; progress goes to standard error.
+
+    Args:
+        data: which images, where `place` does not say.
+        options: how to print, and what fails.
+        place: whatever ``hfft check DATA`` was given, or None.
+
+    Returns:
+        1 where there are errors (with ``--strict`` warnings as well), else 0.
+
+    Raises:
+        DataError: there are no images, or their labels cannot be told.
+    """
+    if place is not None:
+        if data.train_dir or data.dataset_name:
+            raise ArgumentError("give the images once: as DATA, or by --train_dir or --dataset_name")
+        for option, value in locate(place).items():
+            setattr(data, option, value)
+    name, splits = find_splits(data)
+    findings = check_parts(named_parts(splits), _progress)
+    counts = {split: len(named.names) for split, named in splits.items()}
+    print(findings_json(name, counts, findings) if options.json else findings_table(name, counts, findings))
+    failing = {"error", "warning"} if options.strict else {"error"}
+    return int(any(finding.severity in failing for finding in findings))
+
+
+def findings_json(name: str, counts: dict[str, int], findings: Sequence[Finding]) -> str:
+    """Return all findings with all their files as JSON."""
+    content = {"data": name, "images": counts, "findings": [asdict(finding) for finding in findings]}
+    return json.dumps(content, indent=2)
+
+
+def findings_table(name: str, counts: dict[str, int], findings: Sequence[Finding]) -> str:
+    """Return the findings, the worst first, each with a few of its files."""
+    images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    lines = [f"{name}: {images} images"]
+    if not findings:
+        lines.append("nothing found: every image can be read, no two are alike")
+    for finding in findings:
+        lines.append(f"{finding.severity:<8} {finding.what}")
+        shown = [joined_files(group) for group in finding.groups] or list(finding.files)
+        lines += [f"{'':<8}   {text}" for text in shown[:SHOWN_FILES]]
+        if len(shown) > SHOWN_FILES:
+            lines.append(f"{'':<8}   and {len(shown) - SHOWN_FILES:,} more; --json names all")
+    return "\n".join(lines)
+
+
+def _progress(looks: Iterable[Look], total: int) -> Iterable[Look]:
+    progress: Iterable[Look] = tqdm(looks, desc="Check", total=total, unit="image", file=sys.stderr, disable=None)
+    return progress
+
+
+def check_command(argv: list[str]) -> int:
+    """Look for unreadable, equal, mislabelled and unusual images before they are trained on."""
+    from hfft.arguments import CheckArguments, DataArguments
+
+    place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
+    groups = (DataArguments, CheckArguments)
+    return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))

@@ -1,0 +1,35 @@
+"""`hfft plugins`: what is installed, and whether a plugin fits a model."""
+
+from __future__ import annotations
+
+from hfft.parsing import parse
+from hfft.planning.registry import installed_plugins
+
+
+def plugin_table() -> str:
+    """Return one line for each installed plugin: name, distribution, version and model types, or its error."""
+    lines = []
+    for found in installed_plugins():
+        owner = f"{found.name:<14} {found.distribution} {found.version}"
+        if found.plugin is None:
+            lines.append(f"{owner}: does not load: {found.error}")
+        else:
+            lines.append(f"{owner}: {', '.join(sorted(found.plugin.model_types))}")
+    return "\n".join(lines) or "No plugin is installed."
+
+
+def plugins_command(argv: list[str]) -> int:
+    """List the installed plugins, or check one on a model: hfft plugins check NAME --model M."""
+    from hfft.jobs.check_plugin import check_plugin
+
+    if argv and argv[0] == "check":
+        from hfft.arguments import PluginCheckArguments
+
+        name = {"metavar": "NAME", "help": "Name of an installed plugin."}
+        options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", plugins_command.__doc__ or "", name)
+        text, ok = check_plugin(plugin, options.model)
+        print(text)
+        return 0 if ok else 1
+    parse((), argv, "plugins", plugins_command.__doc__ or "")
+    print(plugin_table())
+    return 0

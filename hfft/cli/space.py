@@ -1,0 +1,14 @@
+"""`hfft space`: serve the page."""
+
+from __future__ import annotations
+
+from hfft.parsing import parse
+
+
+def space_command(argv: list[str]) -> int:
+    """Open the Space: classify, look inside a run, fine-tune in the browser."""
+    from hfft.space.app import run_space
+    from hfft.space.options import SpaceArguments
+
+    (options,) = parse((SpaceArguments,), argv, "space", space_command.__doc__ or "")
+    return run_space(options)

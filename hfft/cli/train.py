@@ -1,0 +1,87 @@
+"""Commands that train or say what would be trained: finetune, plan, sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hfft.parsing import flags_of, parse, split_sweep_flags
+
+if TYPE_CHECKING:
+    from hfft.training.run import Settings
+
+
+def finetune_command(argv: list[str]) -> int:
+    """Fine-tune a pretrained image classifier with most of it frozen.
+
+    --from_record hfft.json repeats the run that wrote the file; flags beside it win.
+    """
+    from hfft.jobs.finetune import finetune
+    from hfft.jobs.reproduce import compare, take_record
+
+    flags, record = take_record(argv)
+    run = finetune(finetune_settings(flags))
+    if record is not None:
+        print(*compare(record, run.folder), sep="\n")
+    return 0
+
+
+def finetune_settings(argv: list[str]) -> Settings:
+    """Parse the flags of a run.
+
+    Raises:
+        ArgumentError: a flag is unknown, or a value is wrong.
+    """
+    from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+    from hfft.training.run import Settings
+
+    groups = (
+        ModelArguments,
+        DataArguments,
+        PolicyArguments,
+        CacheArguments,
+        FinetuneArguments,
+    )
+    return Settings(*parse(groups, argv, "finetune", finetune_command.__doc__ or ""))
+
+
+def plan_command(argv: list[str]) -> int:
+    """Show what a policy would train, without any data."""
+    import json
+
+    from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
+    from hfft.jobs.plan import show_plan, show_suggestion
+
+    groups = (ModelArguments, PolicyArguments, PlanArguments)
+    model, policy, plan = parse(groups, argv, "plan", plan_command.__doc__ or "")
+    if plan.suggest_anatomy:
+        print(show_suggestion(model))
+        return 0
+    text, data = show_plan(model, policy, plan)
+    print(json.dumps(data, indent=2) if plan.json else text)
+    return 0
+
+
+SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS]
+
+Takes every flag of hfft finetune.
+
+Every combination of the values becomes a run in a folder of its own below --output_dir (outputs/sweep).
+CONFIG.yaml holds options of hfft finetune, and under the key sweep a mapping of names to lists of values,
+or a list with one mapping for each run. A sweep that was stopped goes on with the runs that are missing."""
+
+
+def sweep_command(argv: list[str]) -> int:
+    """Compare runs over a grid or list of options; all of them share one activation cache per boundary."""
+    from pathlib import Path
+
+    from hfft.jobs.sweep import parse_grid, read_runs, sweep
+
+    if argv and argv[0] in ("-h", "--help"):
+        print(SWEEP_HELP)
+        raise SystemExit(0)
+    runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
+    grid, folder, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
+    runs = [run | options for run in runs for options in parse_grid(grid)]
+    base = [*flags_of({name: value for name, value in shared.items() if name != "output_dir"}), *rest]
+    target = Path(folder or shared.get("output_dir") or "outputs/sweep")
+    return 1 if sweep(base, runs, target, finetune_settings, print) else 0

@@ -1,0 +1,1 @@
+"""Labelled images in, model inputs out, and what is wrong with them."""

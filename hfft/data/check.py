@@ -1,0 +1,299 @@
+"""What is wrong with a set of images, before a model learns from it.
+
+A finding is data: how bad it is, what it is, and which files it is about. `check_parts` reads every pixel;
+`quick_check` is for the moment before training, and reads headers and equally long files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hfft.data.duplicates import equal_groups, near_groups
+from hfft.data.images import IMAGE_COLUMN, ImageSet
+from hfft.data.labels import NamedImages
+from hfft.data.load import ImageSets
+from hfft.data.probe import Look, look_at_all
+
+FEW_IMAGES = 10  # training images of a class: below this, a finding
+IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
+TINY_PIXELS = 32  # shorter side: below this, a note
+QUICK_HEADERS = 2000
+"""Most headers that the quick check reads, spread evenly over the images."""
+QUICK_BYTES = 256 * 2**20
+"""Most bytes that the quick check reads to compare files."""
+
+SEVERITIES = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or unusual.
+
+    Args:
+        severity: ``error`` (training fails or its figures deceive), ``warning`` or ``note``.
+        kind: a word for programs.
+        what: a sentence for people.
+        files: what it is about, each as ``split: file``.
+        groups: the same files, those that belong together side by side; empty where each stands for itself.
+    """
+
+    severity: str
+    kind: str
+    what: str
+    files: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split to check: its images, and the name of each image's class, None where it has none."""
+
+    split: str
+    images: ImageSet
+    names: list[str | None]
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image of any split with all that findings are made from."""
+
+    split: str
+    file: str
+    label: str | None
+    look: Look
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}: {self.file}"
+
+
+def named_parts(splits: dict[str, NamedImages]) -> list[Part]:
+    """Make parts of splits whose labels are still names."""
+    return [
+        Part(split, replace(named.images, labels=np.zeros(len(named.names), np.int64)), named.names)
+        for split, named in splits.items()
+    ]
+
+
+def parts_of(sets: ImageSets) -> list[Part]:
+    """Make parts of the sets that a run trains on."""
+    splits = {"train": sets.train, "validation": sets.validation, "test": sets.test}
+    return [
+        Part(split, images, [sets.labels[index] for index in images.labels])
+        for split, images in splits.items()
+        if images is not None
+    ]
+
+
+def check_parts(parts: Sequence[Part], progress: Callable[[Iterable[Look], int], Iterable[Look]]) -> list[Finding]:
+    """Read every image with all cores and say what is wrong, the worst first.
+
+    Args:
+        parts: the splits.
+        progress: wraps the looks as they come, given how many there will be; ``tqdm`` for instance.
+    """
+    looks = (look for part in parts for look in look_at_all(part.images))
+    seen = iter(progress(looks, sum(len(part.images) for part in parts)))
+    images = [
+        _Image(part.split, file, label, next(seen))
+        for part in parts
+        for file, label in zip(part.images.files, part.names, strict=True)
+    ]
+    for _ in seen:  # lets the progress bar come to its end
+        pass
+    return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(images)])
+
+
+def quick_check(parts: Sequence[Part]) -> list[Finding]:
+    """Say what can be seen without decoding: at most 2,000 headers and 256 MB of files that may be equal."""
+    step = max(1, -(-sum(len(part.images) for part in parts) // QUICK_HEADERS))
+    images = [
+        _Image(part.split, part.images.files[look.row], part.names[look.row], look)
+        for part in parts
+        for look in look_at_all(part.images, range(0, len(part.images), step), decode=False)
+    ]
+    twins = [
+        _Image(part.split, part.images.files[row], part.names[row], Look(row, content=content))
+        for part, row, content in _equally_long(parts)
+    ]
+    return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(twins)])
+
+
+def _sorted(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
+    counts = {part.split: Counter(name for name in part.names if name is not None) for part in parts}
+    train = counts.get("train", Counter())
+    few = [name for name, count in train.items() if count < FEW_IMAGES]
+    if few:
+        yield Finding("warning", "few_images", f"{_classes(few)} with fewer than {FEW_IMAGES} training images")
+    if len(train) == 1:
+        yield Finding("error", "one_class", f"all training images are of one class, {next(iter(train))!r}")
+    if train and max(train.values()) >= IMBALANCE * min(train.values()):
+        (most, high), (least, low) = train.most_common()[0], train.most_common()[-1]
+        yield Finding(
+            "warning", "imbalance", f"{high:,} training images are of {most!r}, but only {low:,} of {least!r}"
+        )
+    for part in parts:
+        if part.split != "train" and train:
+            unknown = [name for name in counts[part.split] if name not in train]
+            absent = [name for name in train if name not in counts[part.split]]
+            if unknown:
+                yield Finding("error", "unknown_class", f"{part.split}: {_classes(unknown)} without training images")
+            if absent and counts[part.split]:
+                yield Finding("warning", "absent_class", f"{part.split}: {_classes(absent)} without an image")
+        nameless = [row for row, name in enumerate(part.names) if name is None]
+        if nameless:
+            severity = "note" if part.split == "test" and len(nameless) == len(part.names) else "error"
+            files = tuple(f"{part.split}: {part.images.files[row]}" for row in nameless)
+            yield Finding(severity, "no_label", f"{part.split}: {_images(len(nameless))} without a label", files)
+
+
+_PROBLEM_WORDS = {
+    "missing": "that cannot be opened",
+    "empty": "of zero bytes",
+    "not_an_image": "in no format that Pillow knows",
+    "bomb": "with so many pixels that decoding one takes a gigabyte or more",
+    "damaged": "truncated or damaged",
+}
+
+
+def _image_findings(images: Sequence[_Image]) -> Iterator[Finding]:
+    for problem, words in _PROBLEM_WORDS.items():
+        of_this_kind = [image for image in images if image.look.problem == problem]
+        yield from _about(of_this_kind, "error", problem, words, lambda look: True)
+    sound = [image for image in images if not image.look.problem]
+    yield from _about(
+        sound, "note", "tiny", f"under {TINY_PIXELS} pixels on a side", lambda look: min(look.size) < TINY_PIXELS
+    )
+    yield from _about(
+        sound, "note", "mode", "not stored as RGB; they are converted", lambda look: look.mode not in ("RGB", "")
+    )
+    yield from _about(sound, "note", "rotated", "turned by their EXIF data; this is applied", lambda look: look.rotated)
+    yield from _about(sound, "note", "animated", "with several frames; the first counts", lambda look: look.animated)
+
+
+def _about(
+    images: Sequence[_Image], severity: str, kind: str, words: str, applies: Callable[[Look], bool]
+) -> Iterator[Finding]:
+    found = [image for image in images if applies(image.look)]
+    if found:
+        reason = f" ({found[0].look.reason})" if len(found) == 1 and found[0].look.reason else ""
+        files = tuple(image.name for image in found)
+        yield Finding(severity, kind, f"{_images(len(found))} {words}{reason}", files)
+
+
+def _duplicate_findings(images: Sequence[_Image]) -> Iterator[Finding]:
+    equal = equal_groups([image.look.content for image in images])
+    yield from _grouped(
+        images, [group for group in equal if _differ(images, group, "label")], "error", "conflict",
+        "equal images under different labels",
+    )  # fmt: skip
+    yield from _by_place(images, equal, ("error", "warning"), ("leak", "duplicate"), "equal images")
+    first = {group[0] for group in equal}
+    later = {row for group in equal for row in group} - first
+    alone = [image for row, image in enumerate(images) if row not in later]
+    near = near_groups([image.look.shape for image in alone], [image.look.colour for image in alone])
+    yield from _by_place(
+        alone, near, ("warning", "note"), ("near_leak", "near_duplicate"), "images that are nearly the same"
+    )
+
+
+def _by_place(
+    images: Sequence[_Image], groups: list[list[int]], severities: tuple[str, str], kinds: tuple[str, str], words: str
+) -> Iterator[Finding]:
+    """One finding for what is in several splits, a leak, and one for what is in one split alone."""
+    across = [group for group in groups if _differ(images, group, "split")]
+    within = [group for group in groups if not _differ(images, group, "split")]
+    yield from _grouped(images, across, severities[0], kinds[0], f"{words} in more than one split")
+    yield from _grouped(images, within, severities[1], kinds[1], f"{words} within one split")
+
+
+def _grouped(
+    images: Sequence[_Image], groups: list[list[int]], severity: str, kind: str, words: str
+) -> Iterator[Finding]:
+    if groups:
+        named = tuple(tuple(images[row].name for row in group) for group in groups)
+        files = tuple(name for group in named for name in group)
+        count = f"{len(groups):,} group{'s' if len(groups) > 1 else ''}"
+        yield Finding(severity, kind, f"{count} of {words}, {len(files):,} images in all", files, named)
+
+
+def _differ(images: Sequence[_Image], group: list[int], what: str) -> bool:
+    return len({getattr(images[row], what) for row in group}) > 1
+
+
+def _equally_long(parts: Sequence[Part]) -> Iterator[tuple[Part, int, bytes]]:
+    """Yield the digest of each file that is as long as another one; only such files can be equal."""
+    lengths = [(part, row, length) for part in parts for row, length in enumerate(_lengths(part.images))]
+    counts = Counter(length for _, _, length in lengths)
+    read = 0
+    for part, row, length in lengths:
+        if length and counts[length] > 1 and read + length <= QUICK_BYTES:
+            read += length
+            content = _content(part.images, row)
+            if content is not None:
+                yield part, row, hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _lengths(images: ImageSet) -> Iterator[int]:
+    """Bytes of each image; 0 for a missing file."""
+    for value in images.values():
+        if value["bytes"] is not None:
+            yield len(value["bytes"])
+        else:
+            try:
+                yield os.stat(value["path"]).st_size
+            except OSError:
+                yield 0
+
+
+def _content(images: ImageSet, row: int) -> bytes | None:
+    value = images.dataset[row][IMAGE_COLUMN]
+    if value["bytes"] is not None:
+        return bytes(value["bytes"])
+    try:
+        with open(value["path"], "rb") as stream:
+            return stream.read()
+    except OSError:
+        return None
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
+def _classes(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most]) + (" ..." if len(names) > most else "")
+    return f"{len(names):,} class{'' if len(names) == 1 else 'es'} ({shown})"
+
+
+SHOWN_FILES = 3  # per finding in the table
+QUICK_LINES = 3  # before training
+
+
+def check_before_training(sets: ImageSets) -> str:
+    """Return the errors and warnings of the quick check in a few lines; empty where there are none."""
+    findings = [finding for finding in quick_check(parts_of(sets)) if finding.severity != "note"]
+    lines = []
+    for finding in findings[:QUICK_LINES]:
+        example = f", for example {joined_files(finding.groups[0])}" if finding.groups else ""
+        example = example or (f", for example {finding.files[0]}" if finding.files else "")
+        lines.append(f"Check: {finding.severity}: {finding.what}{example}")
+    if len(findings) > QUICK_LINES:
+        lines.append(f"Check: {len(findings) - QUICK_LINES} more findings; hfft check shows all")
+    return "\n".join(lines)
+
+
+def joined_files(group: Sequence[str]) -> str:
+    """Return the first files of a group that are equal, and how many more there are."""
+    more = len(group) - SHOWN_FILES
+    return " = ".join(group[:SHOWN_FILES]) + (f" and {more:,} more" if more > 0 else "")

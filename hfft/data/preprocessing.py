@@ -1,0 +1,201 @@
+"""From images to model inputs: the model's own image processor, augmentation, batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
+
+from hfft.data.images import ImageSet
+from hfft.errors import ArgumentError
+
+CROP_AREA = (0.35, 1.0)
+"""Smallest and largest share of the image's area that a random crop keeps."""
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Narrowest and widest crop, as width over height relative to the image's own."""
+
+
+class Pixels:
+    """Turns an image into the model's inputs, in the same way in training, evaluation and prediction.
+
+    Args:
+        processor: the model's image processor, which resizes and normalises.
+        augment: ``none``, ``flip`` (left and right, one time in two) or ``crop`` (a random part, and flip).
+        seed: seed of the augmentation.
+
+    Example:
+        >>> Pixels(processor)(image)["pixel_values"].shape  # doctest: +SKIP
+        torch.Size([3, 224, 224])
+    """
+
+    def __init__(self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0) -> None:
+        if augment not in ("none", "flip", "crop"):
+            raise ArgumentError(f"--augment must be none, flip or crop, not {augment!r}")
+        self.processor = processor
+        self.augment = augment
+        self.seed = seed
+
+    def __call__(self, image: Image.Image, row: int | None = None, view: int | None = None) -> dict[str, Tensor]:
+        """The inputs of one image, without a batch dimension.
+
+        Args:
+            image: in RGB.
+            row: the image's row in its set; needed where `view` is given.
+            view: which augmented view; None: the image as it is.
+
+        Returns:
+            Every tensor that the processor makes, most often ``pixel_values`` of shape (3, height, width).
+            Augmented pixels depend on seed, row and view alone, whatever process or order asks for them.
+        """
+        if view is not None and row is not None and self.augment != "none":
+            image = self._augmented(image, row, view)
+        if isinstance(self.processor, TimmWrapperImageProcessor):
+            return {"pixel_values": self.processor.val_transforms(image)}
+        inputs = self.processor(images=image, return_tensors="pt")
+        return {name: tensor[0] for name, tensor in inputs.items() if isinstance(tensor, Tensor)}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that the pixels of a view depend on, besides image, row and view."""
+        parts: dict[str, Any] = {
+            "class": type(self.processor).__name__,
+            "processor": self.processor.to_dict(),
+            "augment": self.augment,
+            "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
+        }
+        if self.augment != "none":
+            parts |= {"seed": self.seed, "crop": [CROP_AREA, CROP_RATIO]}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _augmented(self, image: Image.Image, row: int, view: int) -> Image.Image:
+        # numpy promises RandomState the same stream in every version.
+        random = np.random.RandomState([self.seed % 2**32, row, view])
+        flip, area, ratio, left, top = random.random_sample(5)
+        if self.augment == "crop":
+            image = image.crop(_crop_box(image.size, area, ratio, (left, top)))
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else image
+
+
+class PixelDataset(Dataset[dict[str, Any]]):
+    """The items of an ImageSet for a DataLoader: model inputs and ``labels``.
+
+    Args:
+        images: the images.
+        pixels: how they become model inputs.
+        views: how many augmented views there are; epoch e shows view e modulo `views`.
+    """
+
+    def __init__(self, images: ImageSet, pixels: Pixels, views: int = 1) -> None:
+        self.images = images
+        self.pixels = pixels
+        self.views = views
+        # Shared memory: worker processes that outlive an epoch see the next epoch's number as well.
+        self._epoch: Tensor = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        view = int(self._epoch) % self.views
+        return {**self.pixels(self.images.image(row), row, view), "labels": int(self.images.labels[row])}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the view of this epoch from now on."""
+        self._epoch.fill_(int(epoch))
+
+
+def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of items: tensors stacked along a new first dimension, ``labels`` as int64 of shape (batch,).
+
+    Cached activations come as a batch already and stay as they are.
+    """
+    if isinstance(items, Mapping):
+        return dict(items)
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
+    if "labels" in items[0]:
+        batch["labels"] = torch.as_tensor([int(item["labels"]) for item in items], dtype=torch.int64)
+    return batch
+
+
+def resize_processor(processor: BaseImageProcessor, image_size: int, config: PreTrainedConfig | None = None) -> None:
+    """Make an image processor produce squares of `image_size` pixels, also once saved and loaded again.
+
+    What the processor cuts off around the centre keeps its share. The model itself is not looked at: one
+    with position embeddings needs the size as well, when it is loaded.
+
+    Args:
+        processor: changed in place.
+        image_size: height and width in pixels.
+        config: the model's configuration, which timm's processor is saved in.
+
+    Raises:
+        ArgumentError: this processor has no such size.
+    """
+    if isinstance(processor, TimmWrapperImageProcessor):
+        _resize_timm(processor, image_size, config)
+    else:
+        settings = {**processor.to_dict(), **_sizes(processor, image_size)}
+        vars(processor).update(vars(type(processor).from_dict(settings)))
+    inputs = Pixels(processor)(Image.new("RGB", (image_size + 40, image_size + 20)))
+    shape = tuple(inputs[processor.model_input_names[0]].shape)
+    if shape[-2:] != (image_size, image_size):
+        raise ArgumentError(
+            f"--image_size {image_size}: {type(processor).__name__} makes inputs of shape {shape}; leave the flag out"
+        )
+
+
+def _resize_timm(processor: TimmWrapperImageProcessor, image_size: int, config: PreTrainedConfig | None) -> None:
+    pretrained_cfg = getattr(config, "pretrained_cfg", None)
+    if pretrained_cfg is None:
+        raise ValueError("timm's image processor is saved in the model's config: pass the config as well")
+    pretrained_cfg["input_size"] = [3, image_size, image_size]
+    architecture = processor.to_dict().get("architecture")
+    fresh = TimmWrapperImageProcessor(pretrained_cfg=pretrained_cfg, architecture=architecture)
+    vars(processor).update(vars(fresh))
+
+
+def _sizes(processor: BaseImageProcessor, image_size: int) -> dict[str, Any]:
+    """New values of ``size`` and ``crop_size``, the margin of a centre crop kept in proportion."""
+    settings = processor.to_dict()
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    if not settings.get("do_resize") or not set(size) & {"height", "shortest_edge"}:
+        raise ArgumentError(
+            f"--image_size {image_size}: {type(processor).__name__} has no fixed image size; leave the flag out"
+        )
+    cropped = bool(settings.get("do_center_crop")) and "height" in crop
+    edge = size.get("height") or size["shortest_edge"]
+    resized = max(image_size, round(image_size * edge / crop["height"])) if cropped else image_size
+    sizes: dict[str, Any] = {"size": {name: resized for name in size if name != "longest_edge"}}
+    return {**sizes, "crop_size": {"height": image_size, "width": image_size}} if crop else sizes
+
+
+def _crop_box(
+    size: tuple[int, int], area: float, ratio: float, corner: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a crop, from numbers drawn evenly between 0 and 1."""
+    share = CROP_AREA[0] + area * (CROP_AREA[1] - CROP_AREA[0])
+    low, high = np.log(CROP_RATIO[0]), np.log(CROP_RATIO[1])
+    stretch = float(np.exp((low + ratio * (high - low)) / 2))
+    width = min(size[0], max(1, round(size[0] * share**0.5 * stretch)))
+    height = min(size[1], max(1, round(size[1] * share**0.5 / stretch)))
+    left, top = int(corner[0] * (size[0] - width + 1)), int(corner[1] * (size[1] - height + 1))
+    return left, top, left + width, top + height
+
+
+def blank_inputs(processor: BaseImageProcessor, count: int = 2) -> dict[str, Tensor]:
+    """Return model inputs made of seeded noise images, for looking at a model without any data."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = Pixels(processor)
+    items = []
+    for _ in range(count):
+        noise = torch.randint(0, 256, (256, 256, 3), dtype=torch.uint8, generator=generator)
+        items.append(pixels(Image.fromarray(noise.numpy())))
+    return collate(items)

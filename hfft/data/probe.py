@@ -1,0 +1,141 @@
+"""A look at one image: whether it can be read, and what is unusual about it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+
+from hfft.data.images import IMAGE_COLUMN, ImageSet, upright_rgb
+
+PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "damaged")
+"""Why an image cannot be used, as `Look.problem` says it."""
+EXIF_ORIENTATION = 0x0112
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at one image found.
+
+    Args:
+        row: of the image in its set.
+        problem: one of `PROBLEMS`; empty where the image can be read.
+        reason: of the problem, in words.
+        size: width and height in pixels, as stored.
+        mode: Pillow's name for the pixel format, as stored.
+        rotated: EXIF data turns the image.
+        animated: it has more than one frame.
+        content: digest of the upright RGB pixels, or of the file where only its header was read; empty where unknown.
+        shape: perceptual hash of 8 bytes; empty where only the header was read.
+        colour: mean red, green and blue, 0 to 255.
+    """
+
+    row: int
+    problem: str = ""
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    rotated: bool = False
+    animated: bool = False
+    content: bytes = b""
+    shape: bytes = b""
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+
+def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
+    """Read one image, or its header alone.
+
+    Args:
+        source: a path, or the file's bytes.
+        row: which one this is.
+        decode: read all pixels; without it a damaged rest of the file goes unseen.
+    """
+    try:
+        if _length(source) == 0:
+            return Look(row, "empty", "the file has no content")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow warns of is found below, or bites nobody
+            with Image.open(source) as image:
+                return _inspect(image, row, decode)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        return Look(row, "missing", error.strerror or "it cannot be opened")
+    except UnidentifiedImageError:
+        return Look(row, "not_an_image", "no image that Pillow knows")
+    except Image.DecompressionBombError as error:
+        return Look(row, "bomb", str(error))
+    except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
+        return Look(row, "damaged", " ".join(str(error).split()) or type(error).__name__)
+
+
+def look_at_all(images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True) -> Iterator[Look]:
+    """Look at the images of a set, in order, with all cores.
+
+    Args:
+        images: the set.
+        rows: which of them; by default all.
+        decode: as for `look_at`.
+    """
+    chosen = range(len(images)) if rows is None else rows
+    workers = cores() if len(chosen) > 4 * _BATCH and decode else 0
+    loader = DataLoader(_Looks(images, chosen, decode), batch_size=_BATCH, collate_fn=list, num_workers=workers)
+    for batch in loader:
+        yield from batch
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Looks(Dataset[Look]):
+    """The looks at chosen rows, computed in worker processes."""
+
+    def __init__(self, images: ImageSet, rows: Sequence[int], decode: bool) -> None:
+        self.images, self.rows, self.decode = images, rows, decode
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Look:
+        row = int(self.rows[index])
+        value = self.images.dataset[row][IMAGE_COLUMN]
+        return look_at(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]), row, self.decode)
+
+
+def _length(source: str | io.BytesIO) -> int:
+    return os.stat(source).st_size if isinstance(source, str) else len(source.getbuffer())
+
+
+def _inspect(image: Image.Image, row: int, decode: bool) -> Look:
+    facts: dict[str, Any] = {
+        "size": image.size,
+        "mode": image.mode,
+        "rotated": image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1),
+        "animated": bool(getattr(image, "is_animated", False)),
+    }
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        return Look(row, "bomb", f"{image.width} x {image.height} pixels are more than {limit:,}", **facts)
+    if not decode:
+        return Look(row, **facts)
+    image.load()
+    upright = upright_rgb(image)
+    content = hashlib.blake2b(f"{upright.size} ".encode() + upright.tobytes(), digest_size=16).digest()
+    red, green, blue = (round(value) for value in np.asarray(upright).reshape(-1, 3).mean(axis=0))
+    return Look(row, **facts, content=content, shape=_perceptual_hash(upright), colour=(red, green, blue))
+
+
+def _perceptual_hash(image: Image.Image) -> bytes:
+    """The signs of the 64 lowest frequencies of a discrete cosine transform (Zauner, 2010), as 8 bytes."""
+    import imagehash
+
+    return np.packbits(imagehash.phash(image).hash).tobytes()

@@ -1,0 +1,1 @@
+"""Look inside a finished model: profile, activation maps, attention, evidence."""

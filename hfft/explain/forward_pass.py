@@ -1,0 +1,156 @@
+"""Watch one forward pass: what each part of a model's anatomy gives out, how long it takes, what it computes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hfft.models.forward import logits_of
+from hfft.plugin.contract import Anatomy
+
+
+@dataclass(frozen=True)
+class PartPass:
+    """One part of the anatomy during one forward pass.
+
+    Args:
+        output: what its last module gave out, shape (batch, ...), float32 on the CPU; None where that is no tensor.
+        seconds: of wall time within its modules.
+        flops: floating-point operations within its modules, two for each multiply-add.
+    """
+
+    output: Tensor | None
+    seconds: float
+    flops: int
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """One forward pass, part by part.
+
+    Args:
+        parts: by label (stem, block 1 .. block n, neck, head), in order of depth.
+        logits: shape (batch, labels), float32 on the CPU.
+        seconds: of the whole pass.
+        flops: of the whole pass; more than the parts' sum where the model computes between its parts.
+    """
+
+    parts: dict[str, PartPass]
+    logits: Tensor
+    seconds: float
+    flops: int
+
+
+@dataclass
+class _Tally:
+    """What the hooks of one part gather."""
+
+    total: float = 0.0
+    began: float = 0.0
+    output: Tensor | None = None
+
+
+def watch(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> ForwardPass:
+    """Run a model over the same inputs once to count and keep, and then to time, the fastest pass of three.
+
+    Timing and counting need separate passes: counting slows each operation, and the first pass of a process
+    is slower than those after it.
+
+    Args:
+        model: in eval mode.
+        anatomy: of the model.
+        inputs: a batch of model inputs, on the model's device.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, _tallies(model, anatomy, lambda: float(counter.get_total_flops())) as counted:
+        logits = logits_of(model(**inputs)).float().cpu()
+    flops = int(counter.get_total_flops())
+    seconds, timed = min((_timed(model, anatomy, inputs) for _ in range(3)), key=itemgetter(0))
+    parts = {label: PartPass(tally.output, timed[label], int(tally.total)) for label, tally in counted.items()}
+    return ForwardPass(parts, logits, seconds, flops)
+
+
+def part_output(model: nn.Module, anatomy: Anatomy, part: str, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return what one part gives out, as `PartPass.output`, from a single pass."""
+    with torch.no_grad(), _tallies(model, anatomy, lambda: 0.0) as tallies:
+        model(**inputs)
+    return tallies[part].output
+
+
+def called_modules(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """Return the modules of these names, and in place of a mere list of modules its members."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: list[nn.Module] = []
+    waiting = [modules[name] for name in names if name in modules]
+    while waiting:
+        module = waiting.pop(0)
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            waiting = [*module.children(), *waiting]
+        else:
+            found.append(module)
+    return found
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output, or its first member where it gives out several."""
+    while isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def _timed(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+    """Return the seconds of one pass, and of each part within it."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), _tallies(model, anatomy, lambda: _now(device)) as tallies:
+        began = _now(device)
+        model(**inputs)
+        seconds = _now(device) - began
+    return seconds, {label: tally.total for label, tally in tallies.items()}
+
+
+@contextmanager
+def _tallies(model: nn.Module, anatomy: Anatomy, read: Callable[[], float]) -> Iterator[dict[str, _Tally]]:
+    """Within this context each part's tally grows by what `read` grows within the part's modules."""
+    tallies = {label: _Tally() for label, _ in anatomy.parts()}
+    handles = []
+    for label, names in anatomy.parts():
+        for module in called_modules(model, names):
+            handles.append(module.register_forward_pre_hook(_opening(tallies[label], read)))
+            handles.append(module.register_forward_hook(_closing(tallies[label], read)))
+    try:
+        yield tallies
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _opening(tally: _Tally, read: Callable[[], float]) -> Callable[[nn.Module, Any], None]:
+    def hook(module: nn.Module, args: Any) -> None:
+        tally.began = read()
+
+    return hook
+
+
+def _closing(tally: _Tally, read: Callable[[], float]) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        tally.total += read() - tally.began
+        tensor = first_tensor(output)
+        if tensor is not None:
+            # A copy: the next module may work in place.
+            tally.output = tensor.detach().float().cpu().clone()
+
+    return hook
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

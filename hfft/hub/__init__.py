@@ -1,0 +1,1 @@
+"""Publish a run or a Space, without local paths."""

@@ -1,0 +1,91 @@
+"""Local paths, taken out of what is published: whoever trained has folders that are nobody else's business."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from hfft.errors import ModelError
+from hfft.report.markdown import escape
+
+_LENGTH = 8  # bytes at the front of a safetensors file: the header's length, little-endian
+
+
+class LocalPaths:
+    """The local paths that a run's record names, and how to do without them.
+
+    An absolute path becomes its last name, and what lies below it stays: of ``/home/me/photos/cat/1.png``, with
+    ``/home/me/photos`` in the record, ``photos/cat/1.png`` is left. The home folder becomes ``~``.
+
+    Args:
+        record: the content of ``hfft.json``.
+    """
+
+    def __init__(self, record: Any) -> None:
+        # Not all of the record: a label may look like a path, and must stay what it is.
+        base, data, mistakes = record["base"]["id"], record["data"], record.get("mistakes", [])
+        places = [record.get("arguments"), base, data["name"], data.get("skipped"), [row["file"] for row in mistakes]]
+        found = {text.rstrip("/\\") for text in _texts(places) if _is_local(text)}
+        names = {path: _name(path) for path in found if _name(path)} | {str(Path.home()): "~"}
+        both = names | {escape(path): name for path, name in names.items()}
+        self._names = dict(sorted(both.items(), key=lambda item: -len(item[0])))
+        # A path begins where no word, address or longer path goes on, and ends where its last name does.
+        either = "|".join(re.escape(path) for path in self._names)
+        self._pattern = re.compile(rf"(?<![\w/:.~])(?:{either})(?![\w.-]*\w)")
+
+    def without(self, text: str) -> str:
+        """Return a text in which no local path is left."""
+        return self._pattern.sub(lambda match: self._names[match.group()], text)
+
+    def without_in(self, value: Any) -> Any:
+        """Return JSON's own kinds of values with `without` applied to every text but the keys."""
+        if isinstance(value, dict):
+            return {key: self.without_in(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.without_in(item) for item in value]
+        return self.without(value) if isinstance(value, str) else value
+
+    def json(self, content: str) -> str:
+        """Return a JSON document without local paths; one that holds none stays as it is, to the byte."""
+        data = json.loads(content)
+        cleared = self.without_in(data)
+        return content if cleared == data else json.dumps(cleared, indent=2, ensure_ascii=False) + "\n"
+
+    def delta(self, path: Path) -> bytes:
+        """Return a delta whose metadata names no local path; its tensors are as they were.
+
+        Raises:
+            ModelError: the file is no safetensors file.
+        """
+        content = path.read_bytes()
+        end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+        try:
+            header = json.loads(content[_LENGTH:end])
+            metadata = header.get("__metadata__", {})
+            cleared = {key: json.dumps(self.without_in(json.loads(text))) for key, text in metadata.items()}
+        except (ValueError, AttributeError) as error:
+            raise ModelError(f"cannot read {path}: it is no delta that hfft wrote; train again") from error
+        if cleared == metadata:
+            return content
+        text = json.dumps(header | {"__metadata__": cleared}, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _LENGTH)  # tensors begin at a multiple of eight
+        return len(text).to_bytes(_LENGTH, "little") + text + content[end:]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _is_local(text: str) -> bool:
+    return "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute())
+
+
+def _name(path: str) -> str:
+    return PureWindowsPath(path).name if PureWindowsPath(path).is_absolute() else PurePosixPath(path).name

@@ -1,0 +1,196 @@
+"""Push a finished run to the Hub in one commit, and say how to repeat it where that fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from hfft._version import __version__
+from hfft.errors import HfftError, HubError, OutputError, one_line
+from hfft.hub.local_paths import LocalPaths
+from hfft.models.download import DELTA, WEIGHTS, has_weights
+from hfft.report.record import read_record
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, SpaceInfo
+
+    from hfft.arguments import FinetuneArguments
+
+
+CARD = "README.md"
+BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv")
+_FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to push, and how.
+
+    Args:
+        repo_id: ``owner/name``; without an owner, the token's user is it.
+        private: make the repository private where it is new; refuse one that is public.
+        delta_only: leave out the whole checkpoint.
+        token: access token; by default the one that ``hf auth login`` stored.
+    """
+
+    repo_id: str
+    private: bool = False
+    delta_only: bool = False
+    token: str | None = None
+
+
+def target_of(training: FinetuneArguments, token: str | None) -> Target:
+    """Read the Trainer's own ``hub_`` options; without ``--hub_model_id`` the output folder's name is the id."""
+    name = training.hub_model_id or Path(training.output_dir or "").resolve().name
+    return Target(name, bool(training.hub_private_repo), token=training.hub_token or token)
+
+
+def open_repo(target: Target, space: bool = False) -> Target:
+    """Make sure that the token may write to the repository, which is made where it is missing.
+
+    Args:
+        target: as the user gave it.
+        space: a Gradio Space in place of a model.
+
+    Returns:
+        The target with the owner in its id.
+
+    Raises:
+        HubError: there is no valid token, it may not write there, or the Hub cannot be reached.
+    """
+    api = HfApi(token=target.token)
+    kind = "space" if space else "model"
+    try:
+        user = api.whoami()
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise HubError(
+                f"the token of {user['name']} may only read; make one with the role write, pass it as --token"
+            )
+        repo_id = target.repo_id if "/" in target.repo_id else f"{user['name']}/{target.repo_id}"
+        sdk = "gradio" if space else None
+        api.create_repo(repo_id, private=target.private or None, exist_ok=True, repo_type=kind, space_sdk=sdk)
+        api.auth_check(repo_id, repo_type=kind, write=True)
+        info: ModelInfo | SpaceInfo = api.repo_info(repo_id, repo_type=kind)  # type: ignore[assignment]
+    except HubError:
+        raise
+    except Exception as error:  # the client raises its own types, its transport's, OSError and ValueError
+        raise HubError(reason_of(error, target.repo_id)) from error
+    if target.private and not info.private:
+        raise HubError(f"{repo_id} is there already and public; make it private on its page, or choose another id")
+    stale = [file.rfilename for file in info.siblings or [] if file.rfilename in WEIGHTS]
+    if target.delta_only and stale:
+        raise HubError(f"{repo_id} holds {stale[0]}, which a delta alone would contradict; push without --delta_only")
+    return replace(target, repo_id=repo_id)
+
+
+def push(output: str | Path, target: Target) -> str:
+    """Push a finished run in one commit: checkpoint, delta, card, figures and record.
+
+    Files that the repository has already are not uploaded again, nor those that an earlier attempt uploaded.
+
+    Args:
+        output: the run's output folder.
+        target: where to, as `open_repo` returned it.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        OutputError: the folder holds no finished run.
+        HubError: the upload fails; it names the command that repeats it.
+    """
+    folder = Path(output)
+    additions = [CommitOperationAdd(name, content) for name, content in collect(folder, target).items()]
+    api = HfApi(token=target.token)
+    try:
+        commit = api.create_commit(
+            target.repo_id, additions, commit_message=f"Upload a model fine-tuned with hfft {__version__}"
+        )
+    except Exception as error:  # the client raises its own types, its transport's, OSError and RuntimeError
+        raise HubError(
+            f"{reason_of(error, target.repo_id)}. Nothing is lost: {folder} holds all of it; "
+            f"repeat with: {repeat_command(folder, target)}"
+        ) from error
+    return str(commit.repo_url)
+
+
+def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
+    """List what is pushed: by name in the repository, a file or its content, without local paths.
+
+    Raises:
+        OutputError: the folder holds no finished run.
+    """
+    if not (folder / "hfft.json").exists() or not (folder / "config.json").exists():
+        raise OutputError(f"{folder} holds no finished run; give the --output_dir of hfft finetune")
+    weights = [] if target.delta_only else sorted(file.name for name in WEIGHTS for file in folder.glob(name))
+    if not target.delta_only and not has_weights(folder):
+        raise OutputError(
+            f"{folder} holds no model.safetensors; push its delta with --delta_only, or hfft merge it first"
+        )
+    if target.delta_only and not (folder / DELTA).exists():
+        raise OutputError(f"{folder} holds no {DELTA}; push the whole checkpoint, without --delta_only")
+    card = card_for(folder, target) if (folder / CARD).exists() else ""
+    names = [*weights, DELTA, *BESIDE, *_FIGURE.findall(card)]
+    paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
+    found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
+    return found | ({CARD: paths.without(card).encode()} if card else {})
+
+
+def _published(file: Path, paths: LocalPaths) -> Path | bytes:
+    """A file as it goes to the Hub: what may name local paths is sent without them."""
+    if file.name == DELTA:
+        return paths.delta(file)
+    return paths.json(file.read_text(encoding="utf-8")).encode() if file.suffix == ".json" else file
+
+
+def card_for(folder: Path, target: Target) -> str:
+    """The run's card, with its examples loading the repository instead of the folder."""
+    trained_in = str(Path(read_record(folder / "hfft.json").arguments.get("output_dir") or folder))
+    old, new = json.dumps(trained_in), json.dumps(target.repo_id)
+    text = (folder / CARD).read_text(encoding="utf-8")
+    if not target.delta_only:
+        return text.replace(old, new)
+    stock, marker, rest = text.partition("With `hfft`:")
+    note = (
+        "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
+        f"write the whole checkpoint: `hfft merge {target.repo_id} --output_dir merged`.\n\n"
+    )
+    stock = stock.replace("With `transformers` alone:", f"{note}Then, with `transformers` alone:")
+    return stock.replace(old, json.dumps("merged")) + marker + rest.replace(old, new)
+
+
+def repeat_command(folder: Path, target: Target) -> str:
+    """The command that pushes the folder again; the token is left out."""
+    flags = ["--delta_only"] * target.delta_only + ["--private"] * target.private
+    return shlex.join(["hfft", "push", str(folder), "--repo_id", target.repo_id, *flags])
+
+
+def reason_of(error: Exception, repo_id: str) -> str:
+    """Say in one line why the Hub did not do what it was asked, and what helps."""
+    if isinstance(error, HfftError):
+        return str(error)
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token for the Hub; run `hf auth login`, set HF_TOKEN, or pass --token"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub is switched off by HF_HUB_OFFLINE; unset it to push"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    known = {
+        401: "the Hub does not accept the token; run `hf auth login` again, or pass another --token",
+        403: f"the token may not write to {repo_id}; use one with the role write, or an id of your own",
+        404: f"the Hub has no {repo_id} that the token may see; check --repo_id",
+        409: f"the Hub reports a conflict on {repo_id}: somebody else writes to it right now",
+    }
+    if status in known:
+        return known[status]
+    what = f"the Hub answered {status}" if status else "the connection to the Hub failed"
+    return f"{what} ({one_line(cause or error)[:200]})"

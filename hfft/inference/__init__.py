@@ -1,0 +1,1 @@
+"""Use a finished model: classify, evaluate, export, find runs."""

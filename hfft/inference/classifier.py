@@ -1,0 +1,209 @@
+"""From images to labels with probabilities; the command line and the Space share it.
+
+Example:
+    >>> classifier = load_classifier("outputs/finetune")  # doctest: +SKIP
+    >>> for prediction in classify(classifier, ["cat.jpg", "dog.jpg"]):  # doctest: +SKIP
+    ...     print(prediction.file, prediction.label, prediction.probability)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BaseImageProcessor, PreTrainedModel
+
+from hfft.data.images import open_image, upright_rgb
+from hfft.data.preprocessing import Pixels, collate
+from hfft.data.sources import EXTENSIONS
+from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
+from hfft.errors import DataError, HfftError
+from hfft.models.checkpoint import load_folder
+from hfft.models.download import fetch
+from hfft.models.forward import logits_of
+from hfft.report.record import RunRecord, read_record
+
+Source = str | os.PathLike[str] | Image.Image
+"""An image's file, or an image that is open already."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A finished model with all that belongs to it.
+
+    Args:
+        name: the folder or repository it came from.
+        model: in eval mode, on the device it runs on.
+        pixels: how an image becomes its inputs, as in training.
+        labels: the classes' names, by label number.
+        record: of the run that made it; None where hfft did not.
+    """
+
+    name: str
+    model: PreTrainedModel
+    pixels: Pixels
+    labels: tuple[str, ...]
+    record: RunRecord | None = None
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Run a batch of model inputs through the model.
+
+        Args:
+            inputs: what `hfft.data.preprocessing.collate` makes of several images' pixels, on any device.
+
+        Returns:
+            Logits of shape (batch, labels), in float32 on the CPU.
+        """
+        with torch.inference_mode():
+            outputs = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
+        return logits_of(outputs).float().cpu()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A label with its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one image.
+
+    Args:
+        file: the image's file; ``image 1`` and so on for an image that was open already.
+        label: the likeliest label; empty where there is an error.
+        probability: of that label, 0 to 1.
+        top: the likeliest labels, best first.
+        error: why the image could not be read; empty where it could.
+    """
+
+    file: str
+    label: str = ""
+    probability: float = 0.0
+    top: tuple[Score, ...] = ()
+    error: str = ""
+
+
+def load_classifier(
+    path_or_repo: str | Path | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+) -> Classifier:
+    """Load a finished model, ready to classify.
+
+    Args:
+        path_or_repo: a run's output folder, a delta's folder or a repository on the Hub; None for the
+            embedded model with its 1000 ImageNet classes.
+        revision: branch, tag or commit on the Hub.
+        token: access token for the Hub; by default the one that ``hf auth login`` stored.
+        trust_remote_code: run code that the repository brings along.
+        device: where to run, as torch names it; by default a GPU where there is one.
+
+    Raises:
+        ModelError: nothing is found there, or it is not whole.
+        HfftError: the record that lies there is damaged.
+    """
+    record = None
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    if path_or_repo is None:
+        model, processor = embedded_pretrained()
+    else:
+        folder = fetch(path_or_repo, revision, token, trust_remote_code)
+        model, processor = load_folder(folder, token, trust_remote_code)
+        record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
+    # nn.Module's own method: transformers' overload does not type-check with a string.
+    torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
+    return Classifier(str(path_or_repo or EMBEDDED_MODEL), model, Pixels(processor), labels, record)
+
+
+def classify(
+    classifier: Classifier, sources: Iterable[Source], top_k: int = 5, batch_size: int = 32
+) -> Iterator[Prediction]:
+    """Classify images, in their order, a batch at a time.
+
+    An image that cannot be read becomes a prediction with an error.
+
+    Args:
+        classifier: what `load_classifier` returns.
+        sources: files or images.
+        top_k: how many labels to give per image; a model with fewer gives all of them.
+        batch_size: images per forward pass.
+    """
+    number = 0
+    for batch in _batches(sources, batch_size):
+        rows: list[Prediction | str] = []
+        inputs: list[dict[str, Tensor]] = []
+        for source in batch:
+            number += 1
+            name = f"image {number}" if isinstance(source, Image.Image) else os.fspath(source)
+            try:
+                inputs.append(classifier.pixels(_open(source, name)))
+                rows.append(name)
+            except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
+                rows.append(Prediction(name, error=" ".join(str(error).split())))
+        scores = iter(_scores(classifier, inputs, top_k))
+        for row in rows:
+            yield row if isinstance(row, Prediction) else _prediction(row, next(scores))
+
+
+def find_images(paths: Sequence[str | Path]) -> list[str]:
+    """List files as they are given, and of each folder all images in it and below, in order of name.
+
+    Raises:
+        DataError: a folder holds no images.
+    """
+    files: list[str] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(str(path))
+            continue
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in EXTENSIONS
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        if not found:
+            raise DataError(f"{path} holds no images ({', '.join(EXTENSIONS)}); give another folder, or files")
+        files += map(str, found)
+    return files
+
+
+def _batches(sources: Iterable[Source], size: int) -> Iterator[tuple[Source, ...]]:
+    remaining = iter(sources)
+    while batch := tuple(islice(remaining, size)):
+        yield batch
+
+
+def _open(source: Source, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return upright_rgb(source)
+    return open_image(source, name)
+
+
+def _scores(classifier: Classifier, inputs: list[dict[str, Tensor]], top_k: int) -> list[tuple[Score, ...]]:
+    if not inputs:
+        return []
+    probabilities = classifier.logits(collate(inputs)).softmax(dim=1)
+    values, indices = probabilities.topk(min(top_k, len(classifier.labels)), dim=1)
+    return [
+        tuple(Score(classifier.labels[index], value) for index, value in zip(row, best, strict=True))
+        for row, best in zip(indices.tolist(), values.tolist(), strict=True)
+    ]
+
+
+def _prediction(file: str, top: tuple[Score, ...]) -> Prediction:
+    return Prediction(file, top[0].label, top[0].probability, top)

@@ -1,0 +1,231 @@
+"""How good a finished model is on labelled images: figures for people and files for programs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from hfft.arguments import DataArguments, UseArguments, option
+from hfft.data.images import ImageSet
+from hfft.data.labels import NamedImages, read_split
+from hfft.data.preprocessing import PixelDataset, collate
+from hfft.data.sampling import sample
+from hfft.data.sources import SPLIT_NAMES, load_dataset, read_folder
+from hfft.demo import EMBEDDED_DATA, embedded_images
+from hfft.errors import ArgumentError, DataError, OutputError
+from hfft.files import write_atomically
+from hfft.inference.classifier import Classifier, load_classifier
+from hfft.metrics import (
+    ClassRow,
+    SplitMetrics,
+    bootstrap_interval,
+    classification_metrics,
+    confusion,
+    per_class,
+    reliability_of,
+    softmax,
+)
+from hfft.models.checkpoint import make_output_folder
+from hfft.report.plots import confusion_figure, reliability_figure
+from hfft.report.write import write_predictions
+
+
+@dataclass
+class EvaluateArguments:
+    """Which labelled images, and where the figures go. Without any: the test images of the embedded ten animals."""
+
+    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
+    split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
+    validation_dir: str | None = option(None, "Folder with one folder of images per class.")
+    max_eval_samples: int | None = option(None, "Use at most so many images, keeping the class shares.")
+    image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
+    label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
+    seed: int = option(42, "Seed of the bootstrap and of the sample.")
+    output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
+
+    def __post_init__(self) -> None:
+        if self.dataset_name and self.validation_dir:
+            raise ArgumentError("--dataset_name and --validation_dir exclude each other")
+        for name in ("top_k", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {value}")
+
+
+_CLOSE = 0.6  # so alike are names that an error offers as what may be meant
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        model: the folder or repository that was evaluated.
+        data: the images, by name.
+        metrics: accuracy with its bootstrap interval, macro-F1, top-k, loss and calibration error.
+        per_class: one row for each label that the model knows.
+    """
+
+    model: str
+    data: str
+    metrics: SplitMetrics
+    per_class: list[ClassRow]
+
+
+def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
+    """Evaluate a finished model on labelled images and write the figures.
+
+    Args:
+        use: which model.
+        options: which images, and where ``evaluation.json``, ``predictions.csv``, ``confusion_matrix.png``
+            and ``reliability.png`` go.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        DataError: an image cannot be read, or is of a class that the model does not know.
+        OutputError: a file cannot be written.
+    """
+    folder = make_output_folder(options.output_dir)
+    classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
+    images = load_labelled(options, classifier)
+    logits = predict_logits(classifier, images, use.batch_size)
+    evaluation = judge(classifier, images, logits, options)
+    _write(folder, evaluation, classifier.labels, images, logits)
+    return evaluation
+
+
+def load_labelled(options: EvaluateArguments, classifier: Classifier) -> ImageSet:
+    """The images to evaluate on, their labels numbered as the model numbers them.
+
+    Raises:
+        DataError: the images cannot be loaded, or one is of a class that the model does not know.
+    """
+    found = _find(options)
+    index = {label: number for number, label in enumerate(classifier.labels)}
+    for row, name in enumerate(found.names):
+        if name not in index:
+            raise _unknown(found, row, classifier)
+    numbers = np.array([index[str(name)] for name in found.names], dtype=np.int64)
+    return sample(replace(found.images, labels=numbers), options.max_eval_samples, options.seed)
+
+
+def predict_logits(classifier: Classifier, images: ImageSet, batch_size: int) -> NDArray[np.float32]:
+    """Run all images through the model; the progress goes to standard error.
+
+    Returns:
+        Logits of shape (images, labels).
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    loader = DataLoader(PixelDataset(images, classifier.pixels), batch_size, collate_fn=collate)
+    with tqdm(total=len(images), unit="image", file=sys.stderr, disable=None) as bar:
+        batches = []
+        for batch in loader:
+            labels = batch.pop("labels")
+            batches.append(classifier.logits(batch))
+            bar.update(len(labels))
+    return torch.cat(batches).numpy()
+
+
+def judge(
+    classifier: Classifier, images: ImageSet, logits: NDArray[np.float32], options: EvaluateArguments
+) -> Evaluation:
+    """Sum up the logits, of shape (images, labels), of labelled images."""
+    values = classification_metrics(logits, images.labels, options.top_k)
+    interval = bootstrap_interval(logits.argmax(1) == images.labels, options.seed)
+    return Evaluation(
+        classifier.name,
+        images.name,
+        SplitMetrics(len(images), values, {"accuracy": interval}),
+        per_class(confusion(logits, images.labels, len(classifier.labels)), list(classifier.labels)),
+    )
+
+
+def describe_evaluation(evaluation: Evaluation) -> str:
+    """Say it in a few lines and a table of the classes."""
+    values = evaluation.metrics.values
+    low, high = evaluation.metrics.intervals["accuracy"]
+    lines = [
+        f"{evaluation.model} on {evaluation.data}, {evaluation.metrics.images} images",
+        f"accuracy   {values['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f}, bootstrap)",
+        f"macro-F1   {values['f1_macro']:.4f}",
+        *(f"{name.removesuffix('_accuracy'):<9}  {value:.4f}" for name, value in values.items() if name[:3] == "top"),
+        f"loss       {values['loss']:.4f}  (cross-entropy, nats)",
+        f"ECE        {values['ece']:.4f}  (expected calibration error)",
+        "",
+    ]
+    width = max(5, *(len(row.label) for row in evaluation.per_class))
+    lines.append(f"{'class':<{width}}  precision  recall      F1  images")
+    lines += [
+        f"{row.label:<{width}}  {row.precision:>9.3f}  {row.recall:>6.3f}  {row.f1:>6.3f}  {row.support:>6}"
+        for row in evaluation.per_class
+        if row.support or row.precision or len(evaluation.per_class) <= 100
+    ]
+    return "\n".join(lines)
+
+
+def _find(options: EvaluateArguments) -> NamedImages:
+    if options.validation_dir is not None:
+        return read_folder(Path(options.validation_dir).expanduser(), "validation")
+    columns = DataArguments(image_column_name=options.image_column_name, label_column_name=options.label_column_name)
+    if options.dataset_name is None:
+        name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
+    else:
+        name, loaded = options.dataset_name, load_dataset(options.dataset_name, options.dataset_config_name)
+    split = next(_candidates(options.split, list(loaded)), None)
+    if split is None:
+        wanted = f"split {options.split!r}" if options.split else "test or validation split"
+        raise DataError(f"{name}: there is no {wanted} among {', '.join(loaded)}; choose one with --split")
+    return read_split(loaded[split], split, name, columns)
+
+
+def _candidates(wanted: str | None, splits: list[str]) -> Iterator[str]:
+    names = [wanted] if wanted else [*SPLIT_NAMES["test"], *SPLIT_NAMES["validation"]]
+    return (name for name in names if name in splits)
+
+
+def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
+    name, file = found.names[row], found.images.files[row]
+    if name is None:
+        return DataError(f"{found.images.place}: the image {file} has no label; label it or leave it out")
+    close = difflib.get_close_matches(name, classifier.labels, n=1, cutoff=_CLOSE)
+    hint = (
+        f"did it mean {close[0]!r}?"
+        if close
+        else f"it knows {', '.join(classifier.labels[:5])}"
+        + (f" and {len(classifier.labels) - 5} more" if len(classifier.labels) > 5 else "")
+    )
+    return DataError(
+        f"{found.images.place}: {classifier.name} does not know the class {name!r} (as of {file}); {hint}; "
+        "rename the class or leave it out"
+    )
+
+
+def _write(
+    folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, logits: NDArray[np.float32]
+) -> None:
+    probabilities = softmax(logits)
+    truth = [labels[number] for number in images.labels]
+    chosen = [labels[number] for number in probabilities.argmax(1)]
+    write_predictions(folder / "predictions.csv", images.files, truth, chosen, probabilities.max(1))
+    confusion_figure(confusion(logits, images.labels, len(labels)), labels, folder / "confusion_matrix.png")
+    reliability_figure(reliability_of(logits, images.labels), folder / "reliability.png")
+    data: dict[str, Any] = asdict(evaluation)
+    try:
+        write_atomically(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"cannot write {folder / 'evaluation.json'}: {error.strerror}; free some room") from error

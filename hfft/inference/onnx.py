@@ -1,0 +1,289 @@
+"""A finished model as an ONNX file, held against PyTorch on real images before it counts as done."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hfft._version import __version__
+from hfft.arguments import DataArguments, option
+from hfft.data.images import open_image
+from hfft.data.load import load_image_sets
+from hfft.data.preprocessing import collate
+from hfft.data.sampling import sample
+from hfft.errors import ArgumentError, HfftError, ModelError, OutputError, one_line
+from hfft.inference.classifier import Classifier, find_images, load_classifier
+from hfft.models.checkpoint import make_output_folder
+from hfft.models.forward import logits_of
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+@dataclass
+class ExportArguments:
+    """What to export to, and how it is checked."""
+
+    format: str = option("onnx", "File format.", ["onnx"])
+    output_file: str | None = option(None, "The file to write; by default model.onnx in the run's folder.")
+    images: str | None = option(
+        None, "Image or folder for the check against PyTorch; by default the run's own, else the embedded ones."
+    )
+    check_images: int = option(16, "How many images the check uses.")
+    tolerance: float = option(1e-4, "Largest difference of a logit that passes, as a share of the largest logit.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+
+    def __post_init__(self) -> None:
+        if self.check_images < 1:
+            raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
+        if self.tolerance < 0:
+            raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
+
+
+_MOST_BYTES = 2_000_000_000  # a protobuf message holds 2 GiB, and a model in a single file is one message
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an exported model is to PyTorch.
+
+    Args:
+        images: how many real images both saw.
+        source: where those came from.
+        difference: the largest difference of a logit.
+        scale: the largest absolute logit.
+        same_labels: how many images got the same label from both.
+    """
+
+    images: int
+    source: str
+    difference: float
+    scale: float
+    same_labels: int
+
+
+def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
+    """Export a finished model to ONNX and check the file against PyTorch.
+
+    The file takes batches of any size and returns ``logits``. Its metadata holds the labels and the
+    preprocessing as JSON (``labels``, ``preprocessing``).
+
+    Args:
+        output: a run's output folder, or a repository on the Hub.
+        options: where to, and which images the check uses.
+
+    Returns:
+        The file and how close it is.
+
+    Raises:
+        ModelError: the model cannot be loaded or exported, or the exported one differs too much; no file is left.
+        DataError: the images of the check cannot be read.
+        OutputError: the file cannot be written.
+    """
+    _require("onnx", "onnxruntime", "onnxscript")
+    classifier = load_classifier(output, token=options.token, device="cpu")
+    path = _target(output, options.output_file)
+    images, source = check_images(classifier, options)
+    inputs = collate([classifier.pixels(image) for image in images])
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write_onnx(classifier, inputs, partial)
+        parity = compare(classifier, inputs, partial, source)
+        if parity.difference > options.tolerance * max(1.0, parity.scale):
+            raise ModelError(
+                f"the exported model is not the model: on {parity.images} images its logits differ by up to "
+                f"{parity.difference:.2e} on a scale of {parity.scale:.2f}, and --tolerance {options.tolerance:g} "
+                f"allows {options.tolerance * max(1.0, parity.scale):.2e}; {path} was not written"
+            )
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; free some room") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path, parity
+
+
+def describe_export(path: Path, parity: Parity) -> str:
+    """Say in a line what was written and how close it is."""
+    return (
+        f"Wrote {path}. On {parity.images} images ({parity.source}) its logits differ from PyTorch's by at most "
+        f"{parity.difference:.2e}, on a scale of {parity.scale:.2f}; "
+        f"{parity.same_labels} of {parity.images} labels agree."
+    )
+
+
+def check_images(classifier: Classifier, options: ExportArguments) -> tuple[list[Image.Image], str]:
+    """Real images for the check: those given, else the run's own validation images, else the embedded ones.
+
+    Returns:
+        At least two images, and where they came from.
+
+    Raises:
+        DataError: images that were given cannot be read, or are none.
+    """
+    if options.images is not None:
+        files = find_images([options.images])[: options.check_images]
+        return _twice([open_image(file, file) for file in files]), options.images
+    if classifier.record is not None:
+        known = {item.name for item in fields(DataArguments)}
+        given = {name: value for name, value in classifier.record.arguments.items() if name in known}
+        try:
+            return _from_sets(DataArguments(**given), options.check_images)
+        except HfftError:
+            pass  # the run's images may be on another machine; the embedded ones are real images as well
+    return _from_sets(DataArguments(), options.check_images)
+
+
+def write_onnx(classifier: Classifier, inputs: dict[str, Tensor], path: Path) -> None:
+    """Write the ONNX file, with labels and preprocessing in its metadata.
+
+    Args:
+        classifier: on the CPU.
+        inputs: model inputs of at least two images; every batch size is allowed later.
+        path: where to.
+
+    Raises:
+        ModelError: the model cannot be traced, or is too large for a single file.
+        OSError: the file cannot be written.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in classifier.model.state_dict().values())
+    if size > _MOST_BYTES:
+        raise ModelError(f"{classifier.name} takes {size / 1e9:.1f} GB; an ONNX file holds 2 GB at most")
+    wrapped = _Logits(classifier.model)
+    wrapped.train(False)
+    shapes = {"inputs": {name: {0: "batch"} for name in inputs}}
+    try:
+        # With gradients the trace of Swin's attention holds a view that the exporter cannot take apart.
+        with _without_warnings(), torch.no_grad():
+            program = torch.onnx.export(
+                wrapped, (), kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"], dynamo=True, verbose=False
+            )
+    except Exception as error:  # the exporter, the tracer and every model's own code have their own types
+        reason = one_line(error.__cause__ or error)[:300]  # the exporter's own text is advice for PyTorch's authors
+        raise ModelError(f"{type(classifier.model).__name__} cannot be exported to ONNX: {reason}") from error
+    assert program is not None
+    program.model.metadata_props.update(metadata_of(classifier, inputs))
+    program.save(path, external_data=False)
+
+
+def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, str]:
+    """Describe labels and preprocessing, each as JSON, for whoever has the file alone."""
+    processor = classifier.pixels.processor
+    preprocessing = {
+        "color": "RGB",
+        "orientation": "upright, as EXIF says",
+        "inputs": {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()},
+        "types": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in inputs.items()},
+        "processor": processor.to_dict(),
+    }
+    return {
+        "producer": f"hfft {__version__}",
+        "labels": json.dumps(list(classifier.labels), ensure_ascii=False),
+        "preprocessing": json.dumps(preprocessing, default=str),
+        "output": "logits of shape (batch, labels), before the softmax",
+    }
+
+
+def compare(classifier: Classifier, inputs: dict[str, Tensor], path: Path, source: str) -> Parity:
+    """Run the same images through PyTorch and onnxruntime, in one batch and one by one.
+
+    Raises:
+        ModelError: onnxruntime does not take the file.
+    """
+    import onnx
+
+    expected = classifier.logits(inputs).numpy()
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        session = _session(path)
+        batches = [{name: tensor[i : i + 1] for name, tensor in inputs.items()} for i in range(len(expected))]
+        single = np.concatenate([_run(session, batch) for batch in batches])
+        whole = _run(session, inputs)
+    except Exception as error:  # onnx and onnxruntime raise types of their own, some of them not public
+        raise ModelError(f"the exported model does not run in onnxruntime: {one_line(error)[:300]}") from error
+    difference = max(float(np.abs(found - expected).max()) for found in (single, whole))
+    same = (whole.argmax(1) == expected.argmax(1)) & (single.argmax(1) == expected.argmax(1))
+    # A NaN on either side must not pass for a small difference.
+    difference = difference if np.isfinite(difference) else float("inf")
+    return Parity(len(expected), source, difference, float(np.abs(expected).max()), int(same.sum()))
+
+
+class _Logits(nn.Module):
+    """A classifier whose forward returns nothing but logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return logits_of(self.model(**inputs))
+
+
+def _require(*packages: str) -> None:
+    import importlib.util
+
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ArgumentError(f'--format onnx needs {", ".join(missing)}: pip install "hfft[onnx]"')
+
+
+def _target(output: str | Path, wanted: str | None) -> Path:
+    """Where the file goes: into the run's folder, or the current one where the model is on the Hub."""
+    if wanted is not None:
+        path = Path(wanted).expanduser()
+    else:
+        path = Path(output) / "model.onnx" if Path(output).is_dir() else Path("model.onnx")
+    if path.is_dir():
+        raise OutputError(f"--output_file {path} is a folder; name a file in it")
+    make_output_folder(path.parent)
+    return path
+
+
+def _from_sets(data: DataArguments, count: int) -> tuple[list[Image.Image], str]:
+    sets = load_image_sets(data, seed=0)
+    few = sample(sets.validation, max(count, len(sets.labels)), seed=0)
+    return _twice([few.image(row) for row in range(min(count, len(few)))]), f"{sets.name}, validation"
+
+
+def _twice(images: list[Image.Image]) -> list[Image.Image]:
+    """A single image two times: an exporter that sees a batch of one takes its size for a constant."""
+    return images if len(images) > 1 else images * 2
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    wanted = {node.name for node in session.get_inputs()}
+    feeds = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
+    logits: np.ndarray[Any, np.dtype[np.float32]] = session.run(["logits"], feeds)[0]
+    return logits
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The exporter warns of its own deprecations, and of model code that nobody here wrote."""
+    import logging
+
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

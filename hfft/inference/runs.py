@@ -1,0 +1,181 @@
+"""Finished runs on disk: find them, and read what they wrote beside their model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hfft.arguments import DataArguments
+from hfft.data.images import ImageSet, upright_rgb
+from hfft.data.load import load_image_sets
+from hfft.demo import EMBEDDED_DATA, embedded_images
+from hfft.errors import HfftError
+from hfft.models.download import has_weights
+from hfft.report.record import RunRecord, read_record
+from hfft.report.trace import EpochRow, read_trace
+
+_DEEPEST = 3  # folders below the root that may hold a run
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has ended, as its folder tells of it.
+
+    Args:
+        folder: where it lies.
+        name: for people.
+        record: of the run.
+        rows: its epochs; none where there is no ``trace.csv``.
+    """
+
+    folder: Path
+    name: str
+    record: RunRecord
+    rows: tuple[EpochRow, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the split that the run was judged on last; NaN where there is none."""
+        split = self.record.metrics.get(self.record.per_class_split)
+        return split.values.get("accuracy", float("nan")) if split else float("nan")
+
+    @property
+    def trained_share(self) -> float:
+        """Share of all parameters that were trained, 0 to 1."""
+        total = sum(part.parameters for part in self.record.parts)
+        return sum(part.trained for part in self.record.parts) / total if total else float("nan")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A line of ``predictions.csv``: an image, its label, and what the model said with which probability."""
+
+    file: str
+    label: str
+    prediction: str
+    probability: float
+
+
+def read_run(folder: Path, name: str | None = None) -> FinishedRun:
+    """Read a run's folder.
+
+    Raises:
+        HfftError: there is no record, or it is damaged.
+    """
+    record = read_record(folder / "hfft.json")
+    try:
+        rows = tuple(read_trace(folder / "trace.csv"))
+    except (HfftError, OSError):
+        rows = ()  # a repository on the Hub holds the model alone
+    return FinishedRun(folder, name or folder.name, record, rows)
+
+
+def find_runs(root: Path) -> list[FinishedRun]:
+    """Return the finished runs at and below a folder, the newest first; what cannot be read is passed over."""
+    found = []
+    for place, folders, files in os.walk(root):
+        folder = Path(place)
+        depth = len(folder.relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEEPEST else []
+        if "hfft.json" not in files or not (has_weights(folder) or "delta.safetensors" in files):
+            continue
+        try:
+            found.append(read_run(folder, str(folder.relative_to(root)) if depth else folder.name))
+        except HfftError:
+            continue
+    return sorted(found, key=lambda run: run.record.created, reverse=True)
+
+
+def read_answers(folder: Path) -> list[Answer]:
+    """Return the lines of ``predictions.csv``; none where it is missing or damaged."""
+    try:
+        with (folder / "predictions.csv").open(encoding="utf-8", errors="replace", newline="") as stream:
+            return [
+                Answer(row["file"], row["label"], row["prediction"], float(row["probability"]))
+                for row in csv.DictReader(stream)
+            ]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error):
+        return []
+
+
+def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int64]:
+    """Return how many images of each class (rows) got which label (columns), shape (labels, labels)."""
+    places = {label: place for place, label in enumerate(labels)}
+    matrix = np.zeros((len(labels), len(labels)), np.int64)
+    for answer in answers:
+        if answer.label in places and answer.prediction in places:
+            matrix[places[answer.label], places[answer.prediction]] += 1
+    return matrix
+
+
+def most_confident_mistakes(answers: list[Answer], most: int = 12) -> list[Answer]:
+    """Return the wrong answers, the surest first."""
+    wrong = [answer for answer in answers if answer.label != answer.prediction]
+    return sorted(wrong, key=lambda answer: -answer.probability)[:most]
+
+
+class EvaluationImages:
+    """The images that a run was judged on, by the names that ``predictions.csv`` gives them.
+
+    Args:
+        record: of the run.
+        local: whether the record was written on this machine. The record of a stranger may name any
+            folder, so with it the embedded images are served and nothing else.
+    """
+
+    def __init__(self, record: RunRecord, local: bool) -> None:
+        self.record = record
+        self.local = local
+        self._images: dict[str, tuple[ImageSet, int]] | None = None
+
+    def get(self, file: str) -> Image.Image | None:
+        """Return an image, upright, in RGB; None where it is no longer there."""
+        if self._images is None:
+            self._images = self._load()
+        found = self._images.get(file)
+        if found is None:
+            return None
+        try:
+            return found[0].image(found[1])
+        except HfftError:
+            return None
+
+    def _load(self) -> dict[str, tuple[ImageSet, int]]:
+        embedded = self.record.data.name == EMBEDDED_DATA.partition("==")[0]
+        if not self.local and not embedded:
+            return {}
+        known = {item.name for item in fields(DataArguments)}
+        options = {name: value for name, value in self.record.arguments.items() if name in known}
+        if not options.get("train_dir") and not embedded:
+            return {}  # a data set on the Hub: looking at a few images is not worth a download
+        try:
+            sets = load_image_sets(DataArguments(**({} if embedded else options)), self.record.seed)
+        except (HfftError, OSError, TypeError):
+            return {}
+        judged = [sets.validation, *([sets.test] if sets.test else [])]
+        return {file: (images, row) for images in judged for row, file in enumerate(images.files)}
+
+
+def embedded_examples(count: int = 5) -> list[tuple[str, Image.Image]]:
+    """Return a few of the embedded test images with their labels, of different classes.
+
+    Raises:
+        HfftError: the package with the images is not installed.
+    """
+    test = embedded_images()["test"]
+    names = test.features["label"].names
+    found: dict[str, Image.Image] = {}
+    for row in test:
+        label = names[row["label"]]
+        if label not in found:
+            found[label] = upright_rgb(Image.open(io.BytesIO(row["image"]["bytes"])))
+        if len(found) == count:
+            break
+    return list(found.items())

@@ -1,0 +1,1 @@
+"""Whole jobs, end to end. Start reading at `hfft.jobs.finetune`."""

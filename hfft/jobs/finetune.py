@@ -1,0 +1,225 @@
+"""The main job: plan, fill the cache, train the phases, write the results."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import TrainerCallback, set_seed
+
+from hfft.arguments import FinetuneArguments
+from hfft.data.preprocessing import PixelDataset, Pixels
+from hfft.errors import ArgumentError, OutputError
+from hfft.hub.push import open_repo, push, target_of
+from hfft.jobs.inputs import Shared
+from hfft.jobs.results import weights_kept
+from hfft.models.delta import Pretrained
+from hfft.parsing import parse_keywords
+from hfft.planning.freezing import unfreeze
+from hfft.planning.plan import make_plan
+from hfft.planning.registry import resolve_anatomy
+from hfft.training.callbacks import Preemption
+from hfft.training.phases import train_phases
+from hfft.training.resume import list_checkpoints, remove_checkpoints
+from hfft.training.run import Run, Settings
+from hfft.training.trainer import FreezeTrainer
+
+
+def finetune(
+    settings: Settings,
+    say: Callable[[str], None] = print,
+    test: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+    shared: Shared | None = None,
+) -> Run:
+    """Fine-tune a pretrained image classifier with most of it frozen, and write everything to ``output_dir``.
+
+    Args:
+        settings: every option; the defaults fine-tune the embedded model on the embedded images.
+        say: prints a line for the user; called in the first process alone.
+        test: look at the test images at the end, where there are any.
+        callbacks: more of the Trainer's callbacks, for each phase.
+        shared: what earlier runs have loaded already.
+
+    Raises:
+        HfftError: data, model, plan or folders are not usable, and how to mend it.
+    """
+    from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
+
+    began = time.perf_counter()
+    training = settings.training
+    check_processes(training)
+    main = training.process_index == 0
+    say = say if main else _silent
+    check_output_dir(training)
+    hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
+    training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
+    shared = shared or Shared(keep=False)
+    run = set_up(settings, shared, test)
+    if main and not training.resume_from_checkpoint:
+        remove_checkpoints(run.folder)  # of the run that is replaced
+    run.callbacks = tuple(callbacks)
+    say(_what_is_new(run))
+    if main and (findings := shared.findings(run.sets)):
+        say(findings)
+    with Preemption() as preemption:
+        trainer = train_phases(run, say, preemption)
+        with weights_kept(run):
+            judge(run, trainer)
+            unfreeze(run.model)
+            run.seconds = time.perf_counter() - began
+            if training.baselines == "full":
+                say("Baseline: full fine-tuning with the same options")
+                run.baselines.add_full(*full_baseline(run))
+            if main:
+                say(write_results(run))
+    if hub is not None:
+        say(f"Pushed to {push(training.output_dir or '', hub)}.")
+    return run
+
+
+def check_processes(training: FinetuneArguments) -> None:
+    """Make sure that processes share the work in a way that freezing and replaying understand.
+
+    Raises:
+        ArgumentError: the model would be sharded over them.
+    """
+    sharded = {
+        "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
+        "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
+    }
+    for name, asked in sharded.items():
+        if asked:
+            raise ArgumentError(
+                f"{name} shards the model, and hfft does not: the frozen part is computed once, by each process on its "
+                f"own, and only the retrained part is trained. Leave {name} out: several processes then use DDP "
+                "(docs/distributed.md)"
+            )
+
+
+def check_output_dir(training: FinetuneArguments) -> None:
+    """Make sure that the output folder can take a run.
+
+    Raises:
+        OutputError: it holds a run already, it is not a folder, or it cannot be written.
+    """
+    folder = Path(training.output_dir or "")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"--output_dir {folder} is a file; choose a folder")
+    taken = (folder / "hfft.json").exists() or list_checkpoints(folder)
+    if taken and not training.overwrite_output_dir and not training.resume_from_checkpoint:
+        raise OutputError(
+            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
+            "or replace it with --overwrite_output_dir"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
+
+
+def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Run:
+    """Load images (without those for the test where they are not wanted) and model, and make the plan."""
+    training, shared = settings.training, shared or Shared(keep=False)
+    set_seed(training.seed)
+    sets = shared.images(settings.data, training.seed, test)
+    model, processor, base = shared.model(settings.model, sets.labels, training.seed)
+    anatomy = resolve_anatomy(model, settings.model)
+    policy = settings.policy
+    plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
+    if training.max_steps > 0 and len(plan.phases) > 1:
+        raise ArgumentError(
+            f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
+        )
+    given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
+    return Run(settings, sets, model, processor, base, Pretrained.of(given), plan)
+
+
+def _what_is_new(run: Run) -> str:
+    """Say which parameters the checkpoint did not bring; a new head is expected, anything else is a warning."""
+    beyond = [name for name in run.base.fresh if run.plan.anatomy.part_of(name) != "head"]
+    warning = f"\nWarning: {run.base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
+    counts = f"{len(run.sets.train)} training and {len(run.sets.validation)} validation images"
+    names = run.sets.skipped
+    skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
+    skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
+
+
+def train_metrics(run: Run) -> dict[str, float]:
+    """Return the Trainer's figures of the last phase, with seconds and operations added up over all phases."""
+    each = [phase.train_metrics for phase in run.phases]
+    sums = {name: sum(figures[name] for figures in each) for name in ("train_runtime", "total_flos")}
+    return {**each[-1], **sums, "epoch": run.epochs}
+
+
+def judge(run: Run, trainer: FreezeTrainer) -> None:
+    """Evaluate the weights that are handed back; the test images are seen here for the first time."""
+    run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
+    run.predictions["validation"] = trainer.predictions
+    if run.sets.test is not None:
+        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
+        run.predictions["test"] = trainer.predictions
+        run.metrics["test"] = outcome.metrics or {}
+    run.state = trainer.state
+
+
+def _silent(line: str) -> None:
+    """Say nothing: only the first process talks."""
+
+
+def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
+    """Fine-tune a pretrained image classifier with most of it frozen; this is ``hfft.finetune``.
+
+    Args:
+        say: prints a line for the user.
+        options: the flags of ``hfft finetune`` under their own names, for example ``train_dir``, ``policy``,
+            ``output_dir`` or any of transformers' TrainingArguments. Without any, the embedded model is
+            fine-tuned on the embedded images. None stands for an option's default.
+
+    Returns:
+        The finished run: ``run.model``, ``run.processor``, ``run.plan``, and by split (``validation``,
+        ``test``) ``run.predictions`` with logits of shape (images, labels) and metrics. Everything is in
+        ``output_dir`` as well.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: data, model, plan or folders are not usable, and how to mend it.
+
+    Example:
+        >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
+    """
+    return finetune(Settings(*parse_keywords(options)), say)
+
+
+def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
+    """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
+    from hfft.training.phases import train_phases
+
+    began = time.perf_counter()
+    settings = copy.copy(run.settings)
+    with tempfile.TemporaryDirectory(prefix="hfft-full-") as folder:
+        settings.policy = replace(settings.policy, policy="full")
+        settings.training = copy.copy(settings.training)
+        settings.training.output_dir = folder
+        settings.training.baselines = "none"
+        settings.training.save_strategy = "no"
+        settings.training.report_to = []
+        settings.training.resume_from_checkpoint = None
+        settings.training.num_train_epochs = sum(phase.epochs for phase in run.plan.phases)
+        other = set_up(settings)
+        other.sets = run.sets
+        judge(other, train_phases(other, _silent))
+    found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
+    return found, time.perf_counter() - began

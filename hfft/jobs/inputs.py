@@ -1,0 +1,82 @@
+"""What several runs in one process have in common, loaded once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from hfft.arguments import DataArguments, ModelArguments
+from hfft.data.check import check_before_training
+from hfft.data.load import ImageSets, load_image_sets, without_bad_images
+from hfft.models.load import Base, load_model
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel
+
+
+Loaded = tuple["PreTrainedModel", "BaseImageProcessor", Base]
+
+
+class Shared:
+    """Images, what was found in them, and the pretrained model, kept from one run to the next.
+
+    Only what was loaded last is kept, so that runs on many models take no more memory than runs on one. The
+    images are those of the moment when they were loaded; what happens to their files later is not seen.
+
+    Args:
+        keep: false for a single run, which has nobody to share with.
+    """
+
+    def __init__(self, keep: bool = True) -> None:
+        self.keep = keep
+        self._kept: dict[str, tuple[Any, Any]] = {}
+
+    def images(self, data: DataArguments, seed: int, test: bool = True) -> ImageSets:
+        """Return what `hfft.data.load.load_image_sets` gives, without bad images where `data` says so.
+
+        Args:
+            data: which images.
+            seed: of the split and of the samples.
+            test: whether to hand out the test images.
+
+        Raises:
+            DataError: the images or their labels cannot be used as they are.
+        """
+
+        def load() -> ImageSets:
+            sets = load_image_sets(data, seed)
+            sets = sets if test else replace(sets, test=None)
+            return without_bad_images(sets) if data.on_bad_image == "skip" else sets
+
+        sets: ImageSets = self._once("images", (vars(data).copy(), seed, test), load)
+        return sets
+
+    def model(self, arguments: ModelArguments, labels: Sequence[str], seed: int) -> Loaded:
+        """Return what `hfft.models.load.load_model` gives under a seed: a model of its own for each run.
+
+        Raises:
+            ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+        """
+        from transformers import set_seed
+
+        def load() -> Loaded:
+            set_seed(seed)
+            return load_model(arguments, labels)
+
+        loaded: Loaded = self._once("model", (vars(arguments).copy(), tuple(labels), seed), load)
+        return copy.deepcopy(loaded) if self.keep else loaded
+
+    def findings(self, sets: ImageSets) -> str:
+        """Return what `hfft.data.check.check_before_training` finds in the images."""
+        found: str = self._once("findings", sets, lambda: check_before_training(sets))
+        return found
+
+    def _once(self, what: str, key: Any, load: Callable[[], Any]) -> Any:
+        if not self.keep:
+            return load()
+        if what not in self._kept or self._kept[what][0] != key:
+            self._kept.pop(what, None)  # two models at once may be more than memory holds
+            self._kept[what] = (key, load())
+        return self._kept[what][1]

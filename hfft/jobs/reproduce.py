@@ -1,0 +1,138 @@
+"""``hfft finetune --from_record hfft.json``: run the same run again, and say how the same it came out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.data.images import ImageSet
+from hfft.errors import ArgumentError, HfftError
+from hfft.parsing import flags_of
+from hfft.report.record import RunRecord, read_record
+
+FLAG = "--from_record"
+HASHED_BYTES = 4 * 2**30
+"""Most bytes of images whose content is hashed for the record; beyond, names, sizes and times must do."""
+
+_GROUPS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
+# Where a run writes, or what it did to its folder, is no part of what it computed.
+_NOT_REPEATED = {
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
+    *("local_rank", "label_names", "disable_tqdm", "report_to"),
+}
+
+
+def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
+    """Replace ``--from_record FILE`` by the flags of that run; flags beside it win.
+
+    Returns:
+        The flags, and the record; None where there is no such flag.
+
+    Raises:
+        ArgumentError: the flag has no value.
+        HfftError: the record cannot be read.
+    """
+    places = [index for index, word in enumerate(argv) if word == FLAG or word.startswith(f"{FLAG}=")]
+    if not places:
+        return list(argv), None
+    index = places[-1]
+    _, given, path = argv[index].partition("=")
+    if not given:
+        path = argv[index + 1] if index + 1 < len(argv) else ""
+    if not path or path.startswith("--"):
+        raise ArgumentError(f"{FLAG} needs the hfft.json of a run")
+    rest = [*argv[:index], *argv[index + (1 if given else 2) :]]
+    file = Path(path).expanduser()
+    record = read_record(file / "hfft.json" if file.is_dir() else file)
+    return [*record_flags(record), *rest], record
+
+
+def record_flags(record: RunRecord) -> list[str]:
+    """Return the flags of a run, as far as they differ from the defaults."""
+    known = {item.name: item for group in _GROUPS for item in fields(group)}
+    standard = _defaults()
+    values = {
+        name: value
+        for name, value in record.arguments.items()
+        if name in known and name not in _NOT_REPEATED and value != standard.get(name)
+    }
+    # A run of several phases leaves the last one's epochs behind.
+    epochs = sum(phase.epochs for phase in record.plan)
+    if epochs:
+        values["num_train_epochs"] = epochs
+    return flags_of({name: value for name, value in values.items() if value != []})
+
+
+def compare(record: RunRecord, folder: Path) -> Iterator[str]:
+    """Say line by line how a run in `folder` differs from the recorded one.
+
+    Raises:
+        HfftError: the new record cannot be read.
+    """
+    new = read_record(folder / "hfft.json")
+    for name in sorted(record.versions.keys() | new.versions.keys()):
+        before, after = record.versions.get(name, "none"), new.versions.get(name, "none")
+        if before != after:
+            yield f"Repeated with {name} {after}; the record has {before}."
+    if record.base.sha256 != new.base.sha256:
+        yield "The base weights are not those of the record."
+    for split, digest in record.data.sha256.items():
+        if new.data.sha256.get(split) != digest:
+            yield f"The {split} images or labels are not those of the record."
+    if record.files and record.files == new.files:
+        yield "The weights are those of the record to the last bit."
+    else:
+        yield "The weights differ from those of the record."
+
+
+def weights_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of the checkpoint's weights, by name.
+
+    Raises:
+        HfftError: one cannot be read.
+    """
+    try:
+        return {file.name: _sha256(file) for file in sorted(folder.glob("model*.safetensors"))}
+    except OSError as error:
+        raise HfftError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def content_hash(images: ImageSet) -> str | None:
+    """Return a SHA-256 over the bytes and the label of every image in order; None beyond `HASHED_BYTES`."""
+    if sum(_lengths(images)) > HASHED_BYTES:
+        return None
+    digest = hashlib.sha256()
+    for value, label in zip(images.values(), images.labels.tolist(), strict=True):
+        try:
+            content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+        except OSError:  # gone since it was trained on
+            return None
+        digest.update(hashlib.sha256(content).digest() + label.to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def _lengths(images: ImageSet) -> Iterator[int]:
+    for value in images.values():
+        if value["bytes"] is not None:
+            yield len(value["bytes"])
+        elif os.path.exists(value["path"]):
+            yield os.path.getsize(value["path"])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _defaults() -> dict[str, Any]:
+    """Every option's default as a record holds it."""
+    found: dict[str, Any] = {}
+    for group in _GROUPS[:-1]:
+        found |= vars(group())
+    plain: dict[str, Any] = FinetuneArguments().to_dict()  # type: ignore[no-untyped-call]
+    return found | plain

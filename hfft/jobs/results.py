@@ -1,0 +1,306 @@
+"""What a finished run leaves in ``output_dir``: a stock checkpoint, the record, figures and the card."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_utils import EvalLoopOutput
+
+from hfft._version import __version__
+from hfft.data.images import ImageSet
+from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
+from hfft.errors import DataError, HfftError
+from hfft.jobs.reproduce import content_hash, weights_hashes
+from hfft.metrics import (
+    SplitMetrics,
+    bootstrap_interval,
+    classification_metrics,
+    confusion,
+    per_class,
+    reliability_of,
+    softmax,
+)
+from hfft.models.checkpoint import save_checkpoint
+from hfft.models.delta import write_delta
+from hfft.report.mistakes import find_mistakes, write_mistakes
+from hfft.report.record import (
+    BaseRecord,
+    CacheRecord,
+    DataRecord,
+    FrozenRecord,
+    MistakeRow,
+    PartRecord,
+    PhaseRecord,
+    RunRecord,
+)
+from hfft.report.staging import replacing
+from hfft.report.trace import EpochRow, epoch_table, observe
+from hfft.report.write import Evidence, write_predictions, write_report
+from hfft.training.run import PhaseResult, Run
+
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
+    *("huggingface_hub", "numpy", "pillow", "scikit-learn", "scipy", "imagehash"),
+)
+
+
+def write_results(run: Run) -> str:
+    """Write everything that a run leaves behind and return what to tell the user.
+
+    Raises:
+        OutputError: a file cannot be written; what an earlier run left in the folder is as it was.
+    """
+    rows = trace_rows(run)
+    with replacing(run.folder) as folder:
+        save_checkpoint(run.model, run.processor, folder)
+        write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
+        _write_metrics(folder, run)
+        logits, _ = _judged(run.predictions["validation"])
+        _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, logits)
+        record = make_record(run, folder)
+        evidence = _evidence(run, folder, record)
+        write_report(folder, record, rows, evidence, str(run.folder))
+    return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
+
+
+def trace_rows(run: Run) -> list[EpochRow]:
+    """Return one row for each evaluated epoch, from the Trainer's own log."""
+    rows: list[EpochRow] = []
+    train_loss, learning_rate = float("nan"), float("nan")
+    for entry in run.log:
+        train_loss = entry.get("loss", train_loss)
+        learning_rate = entry.get("learning_rate", learning_rate)
+        if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
+            row = EpochRow(
+                epoch=entry["epoch"],
+                phase=entry["phase"],
+                train_loss=train_loss,
+                eval_loss=entry["eval_loss"],
+                accuracy=entry["eval_accuracy"],
+                learning_rate=learning_rate,
+                seconds=entry.get("epoch_seconds", float("nan")),
+            )
+            rows.append(row)
+            row.observation = observe(rows, len(run.sets.labels))
+    return rows
+
+
+def make_record(run: Run, folder: Path) -> RunRecord:
+    """Gather everything that a reader needs to judge the run and to repeat it; `folder` holds its checkpoint."""
+    training = run.settings.training
+    split = "test" if "test" in run.predictions else "validation"
+    logits, labels = _judged(run.predictions[split])
+    return RunRecord(
+        hfft_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=_base(run),
+        data=_data(run),
+        policy=run.plan.policy,
+        plan=[_phase(result) for result in run.phases],
+        metrics={name: _figures(prediction, training.seed) for name, prediction in run.predictions.items()},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        arguments=arguments_of(run),
+        anatomy=run.plan.anatomy.to_dict(),
+        parts=_parts(run),
+        seed=training.seed,
+        processes=training.world_size,
+        device=torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else training.device.type,
+        seconds=_seconds(run),
+        cache=_cache(run),
+        per_class=per_class(confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels)),
+        per_class_split=split,
+        best_epoch=run.phases[-1].best_epoch or None,
+        frozen=_frozen(run.phases[-1]),
+        baselines=run.baselines.figures(split, labels),
+        files=weights_hashes(folder),
+        test_evaluations=int("test" in run.predictions),
+    )
+
+
+def arguments_of(run: Run) -> dict[str, Any]:
+    """Return every option with its value, flat, without secrets."""
+    settings = run.settings
+    groups = (settings.model, settings.data, settings.policy, settings.cache)
+    flat = {name: value for group in groups for name, value in asdict(group).items()}
+    flat |= settings.training.to_dict()  # type: ignore[no-untyped-call]
+    return {name: value for name, value in flat.items() if "token" not in name}
+
+
+def _judged(prediction: EvalLoopOutput) -> tuple[Any, Any]:
+    return np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+
+
+def _figures(prediction: EvalLoopOutput, seed: int) -> SplitMetrics:
+    logits, labels = _judged(prediction)
+    interval = bootstrap_interval(logits.argmax(1) == labels, seed)
+    return SplitMetrics(len(labels), classification_metrics(logits, labels), {"accuracy": interval})
+
+
+def _base(run: Run) -> BaseRecord:
+    base = run.base
+    on_hub = base.name != EMBEDDED_MODEL and not Path(base.name).exists()
+    return BaseRecord(base.name, base.revision or None, run.pretrained.sha256, base.license or None, on_hub)
+
+
+def _data(run: Run) -> DataRecord:
+    sets, given = run.sets, run.settings.data.dataset_name
+    parts = {"train": sets.train, "validation": sets.validation, **({"test": sets.test} if sets.test else {})}
+    return DataRecord(
+        name=sets.name,
+        labels=list(sets.labels),
+        counts={name: len(part) for name, part in parts.items()},
+        fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
+        on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
+        skipped=list(sets.skipped),
+        sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
+    )
+
+
+def _fingerprint(images: ImageSet) -> str | None:
+    try:
+        return images.fingerprint()
+    except DataError:  # a file that vanished during the run must not cost the results
+        return None
+
+
+def _phase(result: PhaseResult) -> PhaseRecord:
+    view, learning_rate = result.view, result.learning_rate
+    return PhaseRecord(
+        name=view.name,
+        epochs=result.epochs,
+        trainable_tensors=result.trainable_tensors,
+        trainable_parameters=view.trainable,
+        total_parameters=view.parameters,
+        boundary=view.boundary or None,
+        learning_rates={part.part: learning_rate * part.lr_scale for part in view.parts if part.trainable},
+    )
+
+
+def _parts(run: Run) -> list[PartRecord]:
+    views = [result.view.parts for result in run.phases]
+    trained = [max(view[index].trainable for view in views) for index in range(len(views[0]))]
+    return [PartRecord(part.part, part.parameters, count) for part, count in zip(views[0], trained, strict=True)]
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    return {
+        "total": run.seconds,
+        "wait_for_images": sum(result.cache.wait_seconds for result in run.phases),
+        "prefix": sum(result.cache.prefix_seconds for result in run.phases),
+        "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
+        "baselines": run.baselines.seconds,
+    }
+
+
+def _cache(run: Run) -> CacheRecord:
+    """Add up what the caches of all phases did; where some phase had none, the reason stands beside it."""
+    uses = [result.cache for result in run.phases]
+    cached = [use for use in uses if use.mode != "off"]
+    reason = next((use.reason_off for use in uses if use.reason_off), "")
+    if not cached:
+        return CacheRecord("off", reason_off=reason)
+    hits = sum(use.rows - use.computed for use in cached)
+    return CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+
+
+def _frozen(result: PhaseResult) -> FrozenRecord | None:
+    if not result.frozen_tensors:
+        return None
+    return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
+
+
+def _write_metrics(folder: Path, run: Run) -> None:
+    """Write the Trainer's figures and its state under the names that it gives them itself."""
+    assert run.state is not None
+    together = {name: value for figures in run.metrics.values() for name, value in figures.items()}
+    for split, figures in {**run.metrics, "all": together}.items():
+        (folder / f"{split}_results.json").write_text(json.dumps(figures, indent=4, sort_keys=True))
+    run.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
+    """Add the most confident mistakes to the record, and return what the figures show, if any are wanted."""
+    split = record.per_class_split
+    images = run.sets.test if split == "test" else run.sets.validation
+    logits, labels = _judged(run.predictions[split])
+    assert images is not None
+    found = find_mistakes(images, run.sets.labels, logits)
+    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
+    if not run.settings.training.figures:
+        return None
+    drawn = write_mistakes(folder / "mistakes.png", images, found)
+    return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
+
+
+def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:
+    probabilities = softmax(logits)
+    chosen = probabilities.argmax(1)
+    truth = [labels[index] for index in images.labels]
+    write_predictions(path, images.files, truth, [labels[index] for index in chosen], probabilities.max(1))
+
+
+def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
+    yield ""
+    for split, figures in record.metrics.items():
+        low, high = figures.intervals["accuracy"]
+        yield (
+            f"{split.capitalize()} accuracy {figures.values['accuracy']:.3f} "
+            f"(95 % interval {low:.3f} to {high:.3f}, {figures.images} images)"
+        )
+    for name, values in record.baselines.items():
+        yield f"  for comparison, {name.replace('_', ' ')}: {values['accuracy']:.3f}"
+    if record.best_epoch is not None:
+        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation."
+    if record.frozen is not None:
+        yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
+    seconds = record.seconds
+    yield (
+        f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
+        f"{seconds['training']:.0f} s in training."
+    )
+    yield f"Everything is in {folder}: open {folder / 'README.md'}."
+
+
+@contextmanager
+def weights_kept(run: Run) -> Iterator[None]:
+    """Save the trained weights if what comes after training fails or is interrupted.
+
+    They go into a folder of their own, so that the results of an earlier run stay whole.
+
+    Raises:
+        HfftError: the one that was raised within, with a hint at the weights.
+    """
+    try:
+        yield
+    except BaseException as error:
+        folder = _save_weights(run)
+        if isinstance(error, HfftError) and folder is not None:
+            raise type(error)(f"{error}. The trained weights are saved in {folder}") from error
+        raise
+
+
+def _save_weights(run: Run) -> Path | None:
+    from hfft.models.checkpoint import save_checkpoint
+    from hfft.report.staging import UNFINISHED, replacing
+
+    if run.settings.training.process_index:  # every process holds the same weights
+        return None
+    folder = run.folder / UNFINISHED
+    try:
+        folder.mkdir(exist_ok=True)
+        with replacing(folder) as staging:
+            save_checkpoint(run.model, run.processor, staging)
+    except Exception:  # the first error is the one to tell of
+        return None
+    return folder

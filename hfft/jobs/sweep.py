@@ -1,0 +1,225 @@
+"""`hfft sweep`: a grid or a list of runs that share their activation caches, and a table of what they gave."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import itertools
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfft.errors import ArgumentError, HfftError
+from hfft.jobs.finetune import finetune
+from hfft.jobs.inputs import Shared
+from hfft.report.record import RunRecord, read_record
+from hfft.training.run import Settings
+
+Options = dict[str, str]
+ParseRun = Callable[[list[str]], Settings]
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One run of a sweep: its options, where it lies and what it gave (accuracy and loss on validation)."""
+
+    options: Options
+    folder: Path
+    accuracy: float
+    loss: float
+    seconds: float
+    trained_share: float
+
+
+def sweep(
+    base: list[str], runs: Sequence[Options], folder: Path, parse_run: ParseRun, say: Callable[[str], None]
+) -> int:
+    """Make every run that is not there yet, and write ``sweep.csv`` and ``sweep.png``.
+
+    Runs see the training and validation images alone: choosing between them must not touch the test images.
+    What they have in common is loaded once. They have neither baselines nor figures of their own.
+
+    Args:
+        base: flags that all runs share.
+        runs: the options that differ.
+        folder: each run gets a folder of its own in it.
+        parse_run: from flags to the settings of a run.
+        say: prints a line.
+
+    Returns:
+        The number of runs that failed; the others are in the table all the same.
+
+    Raises:
+        ArgumentError: an option is wrong for any run; nothing has been run then.
+    """
+    planned = [(options, folder / run_name(options)) for options in runs]
+    settings = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
+    with _libraries_unseen():
+        rows, failures = _run_all(planned, settings, say)
+    rows.sort(key=lambda row: (-row.accuracy, row.loss))
+    if rows:
+        write_sweep(folder, rows)
+        say(f"\n{sweep_table(rows)}\n\nTable: {folder / 'sweep.csv'}, figure: {folder / 'sweep.png'}.")
+        say(f"The best one again: hfft finetune {shlex.join([*base, *_flags(rows[0].options)])}")
+    return failures
+
+
+def _run_all(
+    planned: Sequence[tuple[Options, Path]], settings: Sequence[Settings], say: Callable[[str], None]
+) -> tuple[list[SweepRow], int]:
+    """Make the runs that are not there yet; return the rows of all that are, and how many failed."""
+    rows: list[SweepRow] = []
+    failures, shared, said = 0, Shared(), ""
+    for number, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
+        done = finished(target, options)
+        say(f"[{number}/{len(planned)}] {run_name(options)}{': done before' if done else ''}")
+        try:
+            if done is None and (findings := _check(setting, shared)) != said:
+                said = findings
+                say(said)
+            rows.append(done or _run(setting, options, target, shared))
+        except HfftError as error:
+            failures += 1
+            say(f"{run_name(options)} failed: {error}")
+    return rows, failures
+
+
+@contextmanager
+def _libraries_unseen() -> Iterator[None]:
+    """Within this context the garbage collector passes over the objects that are there already.
+
+    A Trainer collects garbage several times in a run, and each time looks at a million objects of libraries: a
+    third of a second.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def parse_grid(options: Sequence[str]) -> list[Options]:
+    """Turn ``name=a,b`` for several names into every combination.
+
+    Raises:
+        ArgumentError: an option is not of that form, or a name is given twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for option in options:
+        name, equals, values = option.partition("=")
+        name = name.lstrip("-")
+        if not equals or not name or not all(values.split(",")):
+            raise ArgumentError(f"--sweep {option!r} is not of the form name=value,value")
+        if name in grid:
+            raise ArgumentError(f"--sweep gives {name} twice; list all its values at once")
+        grid[name] = values.split(",")
+    return _combinations(grid)
+
+
+def read_runs(path: str) -> tuple[list[Options], dict[str, Any]]:
+    """Read a YAML file with a ``sweep`` key: a mapping of names to values (a grid), or a list of mappings.
+
+    Returns:
+        The runs, and the file's other options.
+
+    Raises:
+        ArgumentError: the file cannot be read, or ``sweep`` is neither.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"{path} must map options to values, but it holds a {type(data).__name__}")
+    runs = data.pop("sweep", {})
+    if isinstance(runs, dict):
+        return _combinations({name: _texts(values) for name, values in runs.items()}), data
+    if isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs):
+        return [{name: str(value) for name, value in run.items()} for run in runs], data
+    raise ArgumentError(f"{path}: sweep must map names to lists of values, or list one mapping for each run")
+
+
+def run_name(options: Options) -> str:
+    """Name a run's folder after its options."""
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    return "".join(letter if letter.isalnum() or letter in "=,.-_+" else "-" for letter in text) or "run"
+
+
+def finished(folder: Path, options: Options) -> SweepRow | None:
+    """Return the row of a run that was completed before, or None."""
+    if not (folder / "hfft.json").exists():
+        return None
+    return _row(read_record(folder / "hfft.json"), options, folder)
+
+
+def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
+    """Write ``sweep.csv``, best first, and ``sweep.png``."""
+    from hfft.report.plots import sweep_figure
+
+    names = list(dict.fromkeys(name for row in rows for name in row.options))
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, "accuracy", "loss", "seconds", "trained_share", "folder"])
+        for row in rows:
+            values = [row.options.get(name, "") for name in names]
+            writer.writerow([*values, row.accuracy, row.loss, f"{row.seconds:.1f}", row.trained_share, row.folder])
+    sweep_figure([(run_name(row.options), row.accuracy) for row in rows], folder / "sweep.png")
+
+
+def sweep_table(rows: Sequence[SweepRow]) -> str:
+    """Draw the rows for the terminal, best first."""
+    width = max(len(run_name(row.options)) for row in rows)
+    lines = [f"{'run':<{width}}  accuracy    loss  seconds  trained"]
+    for row in rows:
+        figures = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
+        lines.append(f"{run_name(row.options):<{width}}  {figures}")
+    return "\n".join(lines)
+
+
+def _check(settings: Settings, shared: Shared) -> str:
+    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
+
+
+def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:
+    began = time.perf_counter()
+    settings.training.overwrite_output_dir = True  # a folder without hfft.json holds a run that was stopped
+    settings.training.disable_tqdm = True
+    settings.training.baselines = "none"
+    settings.training.figures = False
+    finetune(settings, _silent, test=False, shared=shared)
+    row = _row(read_record(folder / "hfft.json"), options, folder)
+    return SweepRow(row.options, row.folder, row.accuracy, row.loss, time.perf_counter() - began, row.trained_share)
+
+
+def _row(record: RunRecord, options: Options, folder: Path) -> SweepRow:
+    values = record.metrics["validation"].values
+    phase = record.plan[-1]
+    share = phase.trainable_parameters / phase.total_parameters
+    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share)
+
+
+def _combinations(grid: dict[str, list[str]]) -> list[Options]:
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _texts(values: Any) -> list[str]:
+    return [
+        json.dumps(v) if isinstance(v, dict) else str(v) for v in (values if isinstance(values, list) else [values])
+    ]
+
+
+def _flags(options: Options) -> Iterator[str]:
+    for name, value in options.items():
+        yield from (f"--{name}", value)
+
+
+def _silent(line: str) -> None:
+    """Say nothing: the sweep prints a line for each run itself."""

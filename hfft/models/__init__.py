@@ -1,0 +1,1 @@
+"""Load, download and save models; deltas; one recorded forward."""

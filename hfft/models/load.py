@@ -1,0 +1,150 @@
+"""Load the pretrained model and its image processor, and say exactly which model it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import ModelCard, try_to_load_from_cache
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils import logging
+
+from hfft.arguments import ModelArguments
+from hfft.data.preprocessing import resize_processor
+from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
+from hfft.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained model that a run started from.
+
+    Args:
+        name: Hub id, folder, or the embedded model's package and version.
+        revision: commit hash on the Hub; empty for a folder.
+        license: as its model card states it; empty where unknown.
+        fresh: parameters that the checkpoint lacks, or has in another shape, and that are drawn anew.
+    """
+
+    name: str
+    revision: str = ""
+    license: str = ""
+    fresh: tuple[str, ...] = ()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context transformers prints no progress bars and no reports; errors are raised all the same."""
+    log = logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
+    """Load a pretrained image classifier with a head for `labels`.
+
+    The head is new, drawn from torch's global random state, unless the checkpoint's has the same shape.
+
+    Raises:
+        ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+    """
+    if arguments.model_name_or_path is None:
+        model, processor = embedded_model(labels)
+        base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
+    else:
+        _check_config(arguments)
+        processor = load_pretrained(AutoImageProcessor, arguments)
+        model, report = load_pretrained(
+            AutoModelForImageClassification,
+            arguments,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+            use_safetensors=None if arguments.allow_pickle else True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+        base = Base(arguments.model_name_or_path, _commit_of(arguments), _license_of(arguments), tuple(sorted(fresh)))
+    if hasattr(model.config, "label_names"):
+        # timm's own list of names, which stock loading believes before id2label.
+        model.config.label_names = list(labels)
+    model.config.problem_type = "single_label_classification"
+    if arguments.image_size is not None:
+        resize_processor(processor, arguments.image_size, model.config)
+    return model, processor, base
+
+
+def _commit_of(arguments: ModelArguments) -> str:
+    """The commit of the Hub's repository that was loaded just now; empty for a folder."""
+    name = str(arguments.model_name_or_path)
+    if Path(name).is_dir():
+        return ""
+    found = try_to_load_from_cache(name, "config.json", revision=arguments.model_revision)
+    return Path(found).parent.name if isinstance(found, str) else ""
+
+
+def _license_of(arguments: ModelArguments) -> str:
+    """The licence that the model's card states; empty where there is no card or it states none."""
+    name = str(arguments.model_name_or_path)
+    try:
+        card = ModelCard.load(
+            Path(name) / "README.md" if Path(name).is_dir() else name,
+            token=arguments.token,
+            ignore_metadata_errors=True,
+        )
+    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is no error here
+        return ""
+    stated = card.data.to_dict().get("license")
+    return stated if isinstance(stated, str) else ""
+
+
+def _check_config(arguments: ModelArguments) -> None:
+    config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
+        raise ModelError(
+            f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "
+            "classifier for; choose a model that AutoModelForImageClassification can load"
+        )
+
+
+def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
+    """Call ``factory.from_pretrained`` as the arguments say.
+
+    Raises:
+        ModelError: it fails, for whatever reason.
+    """
+    try:
+        with quiet():
+            return factory.from_pretrained(
+                arguments.model_name_or_path,
+                revision=arguments.model_revision,
+                token=arguments.token,
+                trust_remote_code=arguments.trust_remote_code,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        what = factory.__name__.removeprefix("Auto")
+        reason = " ".join(str(error).split())
+        if "no file named model.safetensors" in reason or "pytorch_model.bin" in reason:
+            reason += " Weights in pytorch_model.bin are a pickle: --allow_pickle true reads the tensors in it"
+        raise ModelError(
+            f"cannot load {what} of {arguments.model_name_or_path!r} (revision {arguments.model_revision!r}): {reason}"
+        ) from error

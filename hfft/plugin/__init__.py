@@ -1,0 +1,23 @@
+"""All that a plugin or a policy of another package may import: the contract, patterns, the table, the errors."""
+
+from hfft.errors import ArgumentError, PluginError, UnsupportedModelError
+from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, PhaseSpec, TokenLayout
+from hfft.plugin.patterns import expand, expand_blocks, known_names
+from hfft.plugin.table import Row, TablePlugin, token_grid
+
+__all__ = [
+    "Anatomy",
+    "ArgumentError",
+    "BackbonePlugin",
+    "ClassTokenBlock",
+    "PhaseSpec",
+    "PluginError",
+    "Row",
+    "TablePlugin",
+    "TokenLayout",
+    "UnsupportedModelError",
+    "expand",
+    "expand_blocks",
+    "known_names",
+    "token_grid",
+]

@@ -1,0 +1,242 @@
+"""The whole plugin contract: a plugin looks at a model and says where its parts are.
+
+A plugin is found through the entry-point group ``hfft.backbones`` (see ``docs/plugins.md``). It returns
+an `Anatomy`, which is data; everything else that hfft does is derived from that data.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfft.errors import PluginError
+from hfft.plugin.patterns import expand, expand_blocks, known_names
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How a block's output of shape (batch, tokens, dim) lies on the image.
+
+    Args:
+        grid: rows and columns of patch tokens; their product plus `prefix` is the count of tokens.
+        prefix: how many tokens (class, distillation, registers) come before the patches.
+    """
+
+    grid: tuple[int, int]
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class ClassTokenBlock:
+    """The modules of a pre-norm attention block of whose output the head reads the class token alone.
+
+    With it the core computes everything but the first norm for the class token alone.
+    Names are relative to the block. Give either `qkv` (one projection) or `query`, `key` and `value`.
+    The block must compute ``x = x + scale1(proj(attention(norm1(x))))`` and then
+    ``x = x + scale2(mlp(norm2(x)))``; modules left empty are the identity. hfft compares both ways of
+    computing on a real batch before it uses this.
+    """
+
+    heads: int
+    norm1: str
+    proj: str
+    norm2: str
+    mlp: tuple[str, ...]
+    qkv: str = ""
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    q_norm: str = ""
+    k_norm: str = ""
+    scale1: str = ""
+    scale2: str = ""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a model's parts are: module or parameter names, in order of depth.
+
+    A name covers the tensor of exactly that name and every tensor below it (``name.*``). Each parameter
+    and each buffer of the model lies under exactly one name.
+
+    Args:
+        stem: what comes before the first block (patch embedding, first convolution, position embedding).
+        blocks: from the input to the head. A CNN's or a hierarchical transformer's block is its stage,
+            a plain transformer's its encoder layer. Each is a tuple of names, since some models keep a
+            stage's downsampling and its layers in different lists.
+        neck: what follows the last block before the head (final norm, pooler, top convolution).
+        head: the classifier.
+        tokens: the layout of the last block's tokens, for activation maps; None for feature maps of
+            shape (batch, channels, height, width).
+        class_token: set where the head reads nothing but the class token of the last block.
+    """
+
+    stem: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    neck: tuple[str, ...]
+    head: tuple[str, ...]
+    tokens: TokenLayout | None = None
+    class_token: ClassTokenBlock | None = None
+
+    @classmethod
+    def from_patterns(
+        cls,
+        model: nn.Module,
+        *,
+        stem: Iterable[str],
+        blocks: Iterable[str | Sequence[str]],
+        neck: Iterable[str],
+        head: Iterable[str],
+        tokens: TokenLayout | None = None,
+        class_token: ClassTokenBlock | None = None,
+    ) -> Anatomy:
+        """Build an anatomy from name patterns, with ``*`` for one part of a name (see `hfft.plugin.patterns`).
+
+        Example:
+            >>> Anatomy.from_patterns(
+            ...     resnet, stem=["embedder"], blocks=["encoder.stages.*"], neck=[], head=["classifier"]
+            ... )
+
+        Raises:
+            PluginError: a pattern matches nothing.
+        """
+        names = known_names(model)
+        return cls(
+            stem=expand(names, stem),
+            blocks=expand_blocks(names, blocks),
+            neck=expand(names, neck),
+            head=expand(names, head),
+            tokens=tokens,
+            class_token=class_token,
+        )
+
+    def parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield ``(label, names)`` in order of depth: stem, block 1 .. block n, neck, head."""
+        yield "stem", self.stem
+        for number, names in enumerate(self.blocks, start=1):
+            yield f"block {number}", names
+        yield "neck", self.neck
+        yield "head", self.head
+
+    def part_of(self, tensor_name: str) -> str:
+        """Return the label of the part that holds a parameter or buffer.
+
+        Raises:
+            PluginError: no part holds it, or more than one does.
+        """
+        found = [label for label, names in self.parts() for name in names if covers(name, tensor_name)]
+        if len(found) != 1:
+            where = "no part" if not found else " and ".join(found)
+            raise PluginError(f"the anatomy puts {tensor_name!r} in {where}; each tensor belongs in exactly one part")
+        return found[0]
+
+    def check(self, model: nn.Module) -> None:
+        """Hold this anatomy against a model: every name exists, every tensor is in exactly one part.
+
+        Raises:
+            PluginError: naming the first names and tensors that do not fit.
+        """
+        if not self.blocks or not self.head:
+            raise PluginError("the anatomy has no blocks or no head; both are needed")
+        tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        tensors += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+        known = {name for name, _ in model.named_modules(remove_duplicate=False)} | set(tensors)
+        missing = [name for _, names in self.parts() for name in names if name not in known]
+        if missing:
+            raise PluginError(f"the anatomy names {_some(missing)}, which {type(model).__name__} does not have")
+        homeless = [
+            tensor
+            for tensor in tensors
+            if sum(covers(name, tensor) for _, names in self.parts() for name in names) != 1
+        ]
+        if homeless:
+            self.part_of(homeless[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this anatomy as plain data for JSON or YAML; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Anatomy:
+        """Build an anatomy from `to_dict`'s data.
+
+        Raises:
+            PluginError: a key is missing, unknown or of the wrong type.
+        """
+        try:
+            tokens, class_token = data.get("tokens"), data.get("class_token")
+            return cls(
+                stem=_names(data["stem"]),
+                blocks=tuple(_names(block) for block in data["blocks"]),
+                neck=_names(data["neck"]),
+                head=_names(data["head"]),
+                tokens=tokens and TokenLayout((tokens["grid"][0], tokens["grid"][1]), tokens["prefix"]),
+                class_token=class_token and ClassTokenBlock(**{**class_token, "mlp": tuple(class_token["mlp"])}),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise PluginError(f"this is not an anatomy: {type(error).__name__} {error}") from error
+
+
+class BackbonePlugin(ABC):
+    """Knows the anatomy of some architectures.
+
+    Attributes:
+        model_types: the ``config.model_type`` values this plugin speaks for.
+    """
+
+    model_types: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def anatomy(self, model: PreTrainedModel) -> Anatomy:
+        """Return the anatomy of a model whose ``config.model_type`` is among `model_types`.
+
+        It may read names, config and modules; it must not run, move or change the model, which may
+        lie on the meta device.
+
+        Raises:
+            UnsupportedModelError: this architecture cannot be split into blocks, and why.
+        """
+
+
+def covers(name: str, tensor_name: str) -> bool:
+    """Return whether an anatomy's name covers a tensor: the same name, or one of its ancestors."""
+    return tensor_name == name or tensor_name.startswith(name + ".")
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    if not all(isinstance(name, str) for name in value):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    return tuple(value)
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """What a policy says of one phase.
+
+    Args:
+        name: what the trace calls the phase.
+        parts: labels of the anatomy's parts (``stem``, ``block 1`` .. ``block n``, ``neck``, ``head``) that learn.
+        epochs: passes over the training images.
+        tensors: which parameters of these parts learn, a key of `KINDS`; of the head, all of them do.
+        gradient_ratio: whether each tensor's learning rate is scaled by the ratio of the norm of its gradient
+            to its own norm, measured when the phase begins.
+    """
+
+    name: str
+    parts: frozenset[str]
+    epochs: float
+    tensors: str = "all"
+    gradient_ratio: bool = False

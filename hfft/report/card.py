@@ -1,0 +1,328 @@
+"""The model card: what a stranger needs to know about a fine-tuned model, derived from its record and trace."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from hfft.metrics import ClassRow, SplitMetrics
+from hfft.report.card_metadata import METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
+from hfft.report.markdown import code, escape, figure, percent, table
+from hfft.report.record import RunRecord
+from hfft.report.trace import EpochRow, best_row
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+
+MOST_ROWS = 50  # of the trace or the per-class table; a longer one is cut, and says so
+
+_FIGURES = {
+    "curves.png": "Losses and validation accuracy after each epoch",
+    "confusion_matrix.png": "How the images of each class were labelled",
+    "reliability.png": "Accuracy over confidence",
+    "mistakes.png": "The most confident mistakes, each with its true and its predicted label",
+}
+
+
+def model_card(
+    record: RunRecord,
+    rows: Sequence[EpochRow],
+    repo_id: str = "path/to/this/folder",
+    figures: Iterable[str] = ("curves.png", "confusion_matrix.png"),
+) -> ModelCard:
+    """Write the card of a run.
+
+    Args:
+        record: the run's record.
+        rows: its trace.
+        repo_id: the Hub repository or folder that the examples load.
+        figures: names of the figures that lie beside the card.
+
+    Returns:
+        A card with metadata for the Hub (task, base model, data set, licence, results) and a body.
+    """
+    from huggingface_hub import ModelCard
+
+    sections = (
+        _summary(record),
+        _results(record),
+        _images(figures),
+        _plan(record),
+        _trace(record, rows),
+        _classes(record),
+        _usage(repo_id),
+        limits(record),
+        _provenance(record),
+    )
+    body = "\n\n".join(section for section in sections if section)
+    return ModelCard(f"---\n{card_metadata(record).to_yaml()}\n---\n\n{body}\n")
+
+
+def _summary(record: RunRecord) -> str:
+    base, data = record.base, record.data
+    on_hub = base.on_hub and is_hub_id(base.id)
+    name = f"[{escape(base.id)}](https://huggingface.co/{base.id})" if on_hub else escape(base_name(record))
+    images = ", ".join(f"{count:,} {escape(split)}" for split, count in data.counts.items())
+    return (
+        f"# {escape(base_name(record))} fine-tuned on {escape(data_name(record))}\n\n"
+        f"An image classifier with {len(data.labels):,} labels: {name}, fine-tuned with hfft "
+        f"{escape(record.hfft_version)} on {escape(data_name(record))} ({images} images), "
+        f"policy `{code(record.policy)}`. {_trained(record)}{_proof(record)}"
+    )
+
+
+def _trained(record: RunRecord) -> str:
+    if not record.plan:
+        return ""
+    most = max(record.plan, key=lambda phase: phase.trainable_parameters)
+    share = percent(most.trainable_parameters, most.total_parameters)
+    return (
+        f"At most {most.trainable_parameters:,} of {most.total_parameters:,} parameters ({share}) learned at a time. "
+    )
+
+
+def _proof(record: RunRecord) -> str:
+    frozen = record.frozen
+    if frozen is None:
+        return "Nothing was frozen throughout."
+    if frozen.unchanged:
+        return f"The {frozen.tensors:,} frozen tensors are bit-identical to the base model's."
+    return f"**The {frozen.tensors:,} frozen tensors did not all stay as they were: do not rely on the freeze.**"
+
+
+def _results(record: RunRecord) -> str:
+    if not record.metrics:
+        return "## Results\n\nNo split was evaluated."
+    lines = [
+        [
+            escape(split),
+            METRIC_NAMES.get(name, escape(name)),
+            figure(value),
+            _interval(metrics, name),
+            f"{metrics.images:,}",
+        ]
+        for split, metrics in record.metrics.items()
+        for name, value in metrics.values.items()
+    ]
+    level = next(iter(record.metrics.values())).level
+    text = table(["Split", "Metric", "Value", f"{level:.0%} interval", "Images"], lines)
+    note = "Intervals are percentile bootstraps over the evaluated images; they do not cover other data or seeds."
+    return f"## Results\n\n{text}\n\n{note}{_baselines(record)}"
+
+
+def _baselines(record: RunRecord) -> str:
+    if not record.baselines:
+        return ""
+    lines = [
+        [escape(name.replace("_", " ")), METRIC_NAMES.get(metric, escape(metric)), figure(value)]
+        for name, values in record.baselines.items()
+        for metric, value in values.items()
+    ]
+    text = table(["Baseline", "Metric", "Value"], lines)
+    return f"\n\nFor comparison, on the {escape(record.per_class_split)} images:\n\n{text}"
+
+
+def _images(figures: Iterable[str]) -> str:
+    return "\n\n".join(f"![{_FIGURES.get(name, escape(name))}]({name})" for name in figures)
+
+
+def _plan(record: RunRecord) -> str:
+    phases = [
+        [
+            escape(phase.name),
+            f"{phase.epochs:g}",
+            f"{phase.trainable_tensors:,}",
+            f"{phase.trainable_parameters:,}",
+            percent(phase.trainable_parameters, phase.total_parameters),
+            f"`{code(phase.boundary)}`" if phase.boundary else "none",
+            ", ".join(f"{escape(part)} {rate:.3g}" for part, rate in phase.learning_rates.items()),
+        ]
+        for phase in record.plan
+    ]
+    header = ["Phase", "Epochs", "Trained tensors", "Trained parameters", "Share", "Boundary", "Peak learning rates"]
+    parts = [
+        [escape(part.name), f"{part.parameters:,}", f"{part.trained:,}", percent(part.trained, part.parameters)]
+        for part in record.parts
+    ]
+    tables = [table(header, phases)]
+    if parts:
+        tables.append(table(["Part", "Parameters", "Trained", "Share"], parts))
+    return "## What was trained\n\n" + "\n\n".join(tables)
+
+
+def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
+    best = best_row(rows)
+    shown = rows[-MOST_ROWS:]
+    lines = [
+        [
+            f"{row.epoch:g}" + (" (best)" if row is best else ""),
+            escape(row.phase),
+            figure(row.train_loss),
+            figure(row.eval_loss),
+            figure(row.accuracy),
+            escape(row.observation),
+        ]
+        for row in shown
+    ]
+    header = ["Epoch", "Phase", "Training loss", "Validation loss", "Validation accuracy", "What it shows"]
+    notes = []
+    if len(shown) < len(rows):
+        notes.append(f"The last {len(shown)} of {len(rows):,} epochs.")
+    if record.best_epoch is not None:
+        notes.append(f"The weights are those after epoch {record.best_epoch:g}, chosen on the validation images.")
+    note = f"\n\n{' '.join(notes)}" if notes else ""
+    return f"## Training\n\n{table(header, lines)}{note}" if rows else ""
+
+
+def _classes(record: RunRecord) -> str:
+    rows = record.per_class
+    if not rows:
+        return ""
+    shown = rows if len(rows) <= MOST_ROWS else sorted(rows, key=lambda row: (row.f1, row.label))[:MOST_ROWS]
+    lines = [
+        [escape(row.label), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", f"{row.support:,}"]
+        for row in shown
+    ]
+    cut = f"\n\nThe {len(shown)} weakest of {len(rows):,} classes." if len(shown) < len(rows) else ""
+    text = table(["Class", "Precision", "Recall", "F1", "Images"], lines)
+    return f"## By class ({escape(record.per_class_split)} images)\n\n{text}{cut}"
+
+
+def _usage(repo_id: str) -> str:
+    name = json.dumps(repo_id)
+    return f"""## How to use it
+
+With `transformers` alone:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model={name})
+print(classify("image.jpg"))
+```
+
+or step by step:
+
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained({name})
+model = AutoModelForImageClassification.from_pretrained({name}).eval()
+inputs = processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")
+with torch.no_grad():
+    probabilities = model(**inputs).logits.softmax(-1)[0]
+print(model.config.id2label[probabilities.argmax().item()], probabilities.max().item())
+```
+
+With `hfft`:
+
+```python
+import hfft
+
+model, processor = hfft.load({name})
+```"""
+
+
+def _provenance(record: RunRecord) -> str:
+    processes = "1 process" if record.processes == 1 else f"{record.processes} processes"
+    facts = {
+        "Base model": " at ".join(filter(None, [_base_id(record), record.base.revision])),
+        "SHA-256 of the base weights": record.base.sha256 or "not recorded",
+        "Run": f"{record.created}, seed {record.seed}, {processes} on {record.device}",
+        "Seconds": ", ".join(f"{name} {value:.1f}" for name, value in record.seconds.items()),
+        "Activation cache": _cache(record),
+        "Versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+    }
+    lines = [f"- {name}: {escape(text)}" for name, text in facts.items() if text]
+    return "## How it was made\n\n" + "\n".join(lines) + "\n\n`hfft.json` holds every option and version."
+
+
+def _base_id(record: RunRecord) -> str:
+    """Return the base model's id, without the folders above it where it is a local one."""
+    return record.base.id if record.base.on_hub else base_name(record)
+
+
+def _cache(record: RunRecord) -> str:
+    cache = record.cache
+    if cache.mode == "off":
+        return f"off ({cache.reason_off})" if cache.reason_off else "off"
+    return f"{cache.mode}, {cache.bytes / 1e6:.1f} MB, {cache.hits:,} images read from it"
+
+
+def _interval(metrics: SplitMetrics, name: str) -> str:
+    if name not in metrics.intervals:
+        return ""
+    low, high = metrics.intervals[name]
+    return f"{low:.3f} to {high:.3f}"
+
+
+FEW_IMAGES = 20  # per class: below this, a class's own figures are coarse
+
+
+def limits(record: RunRecord) -> str:
+    """Return the card's section on limits, every sentence of it derived from the record."""
+    labels = len(record.data.labels)
+    train = record.data.counts.get("train", 0)
+    sentences = [
+        f"It knows {labels:,} labels and gives one of them to every image, of whatever it may be.",
+        f"It has seen {train:,} training images, {train / max(labels, 1):.3g} per label on average; "
+        "images unlike them (other cameras, places, times) may be labelled worse than the figures above say.",
+        *_limits_of_evidence(record),
+        *_limits_by_class(record.per_class, record.per_class_split),
+        f"Whatever bias the base model's pretraining brought, fine-tuning may have left in place. {_licence(record)}",
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in sentences)
+
+
+def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
+    if "test" not in record.metrics:
+        yield (
+            "There was no test split. The validation images also served to compare epochs and options, "
+            "so that the figures on them flatter the model."
+        )
+    elif record.test_evaluations is not None:
+        times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
+        yield f"The run looked at the test images {times}; epochs were judged on the validation images."
+    for split, metrics in record.metrics.items():
+        low, high = metrics.intervals.get("accuracy", (math.nan, math.nan))
+        if low == high and metrics.images:
+            yield (
+                f"All {metrics.images:,} {escape(split)} images were judged alike, which makes the interval a point; "
+                f"error rates up to about {min(1.0, 3 / metrics.images):.2g} (3 / images) are compatible with it."
+                if high == 1
+                else f"None of the {metrics.images:,} {escape(split)} images was judged right."
+            )
+    if record.data.skipped:
+        yield f"{len(record.data.skipped):,} files could not be read and were left out."
+
+
+def _limits_by_class(rows: Sequence[ClassRow], split: str) -> Iterable[str]:
+    seen = [row for row in rows if row.support]
+    if seen:
+        weakest = min(seen, key=lambda row: row.recall)
+        yield (
+            f"The weakest class is {escape(weakest.label)}: {weakest.recall:.3f} of its {weakest.support:,} "
+            f"{escape(split)} images are recognised."
+        )
+    few = [row for row in seen if row.support < FEW_IMAGES]
+    if few:
+        yield (
+            f"{len(few):,} of {len(rows):,} classes have fewer than {FEW_IMAGES} {escape(split)} images; "
+            "their figures are coarse."
+        )
+    if len(seen) < len(rows):
+        yield (
+            f"{len(rows) - len(seen):,} of {len(rows):,} classes have no {escape(split)} image at all: "
+            "nothing is known of them."
+        )
+
+
+def _licence(record: RunRecord) -> str:
+    if record.base.licence:
+        return f"The base model's licence is {escape(record.base.licence)}."
+    return "The base model's licence is not known: find out before passing this model on."

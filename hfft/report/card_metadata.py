@@ -1,0 +1,99 @@
+"""The part of a model card that the Hub reads."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from hfft.report.record import RunRecord
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "f1_macro": "Macro-F1",
+    "top5_accuracy": "Top-5 accuracy",
+    "loss": "Cross-entropy (nats)",
+    "ece": "Expected calibration error",
+}
+# Licence identifiers that the Hub accepts as they are and that image models come with.
+_KNOWN_LICENCE = re.compile(
+    r"apache-2\.0|mit|isc|zlib|ncsa|unlicense|wtfpl|bsd(-[23]-clause)?|mpl-2\.0|epl-2\.0|ecl-2\.0|odbl|odc-by|pddl|"
+    r"(a|l)?gpl-3\.0|gpl-2\.0|lgpl-2\.1|openrail(\+\+)?|cc0-1\.0|cc-by-(2\.0|2\.5|3\.0|4\.0)|cc-by-sa-[34]\.0|"
+    r"cc-by-nc-[234]\.0|cc-by-nd-4\.0|cc-by-nc-nd-[34]\.0|cc-by-nc-sa-[234]\.0"
+)
+
+
+def card_metadata(record: RunRecord) -> ModelCardData:
+    """Return what the Hub reads: task, base model, data set, licence, tags and the model index."""
+    from huggingface_hub import ModelCardData
+
+    licence = (record.base.licence or "").strip()
+    known = _KNOWN_LICENCE.fullmatch(licence.lower()) is not None
+    return ModelCardData(
+        base_model=record.base.id if record.base.on_hub and is_hub_id(record.base.id) else None,
+        datasets=[record.data.name] if _data_on_hub(record) else None,
+        license=licence.lower() if known else ("other" if licence else None),
+        license_name=None if known or not licence else re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-"),
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "vision", "hfft", *_kind_of_tuning(record)],
+        metrics=["accuracy", "f1"],
+        model_name=f"{base_name(record)}-{data_name(record)}",
+        eval_results=_eval_results(record) or None,
+    )
+
+
+def _eval_results(record: RunRecord) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    kinds = {"accuracy": ("accuracy", None), "f1_macro": ("f1", {"average": "macro"})}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=record.data.name if _data_on_hub(record) else "imagefolder",
+            dataset_name=data_name(record),
+            dataset_split=split,
+            dataset_revision=record.data.revision,
+            metric_type=kind,
+            metric_name=METRIC_NAMES[name],
+            metric_args=arguments,
+            metric_value=round(metrics.values[name], 6),
+        )
+        for split, metrics in record.metrics.items()
+        for name, (kind, arguments) in kinds.items()
+        if math.isfinite(metrics.values.get(name, math.nan))
+    ]
+
+
+def is_hub_id(text: str) -> bool:
+    """Return whether a text has the form of a repository's id on the Hub: ``name`` or ``owner/name``."""
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text, re.ASCII) is not None
+
+
+def _data_on_hub(record: RunRecord) -> bool:
+    return record.data.on_hub and is_hub_id(record.data.name)
+
+
+def _kind_of_tuning(record: RunRecord) -> list[str]:
+    name = record.policy.partition(":")[0]
+    return [{"head": "linear-probing", "full": "full-fine-tuning"}.get(name, "partial-fine-tuning")]
+
+
+def base_name(record: RunRecord) -> str:
+    """Return the base model's short name: no owner, and no folders of whoever trained."""
+    return _last_name(record.base.id) or "model"
+
+
+def data_name(record: RunRecord) -> str:
+    """Return the data set's short name: no owner, and no folders of whoever trained."""
+    return _last_name(record.data.name) or "images"
+
+
+def _last_name(text: str) -> str:
+    """Return the last part of a repository's or folder's name."""
+    return " ".join(re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1].split())

@@ -1,0 +1,314 @@
+"""Figures of a run, drawn without a display and without matplotlib's global state.
+
+Each figure has a function that returns it and one that writes it as a PNG. Colours are those of Okabe and
+Ito (2008), which colour-blind readers tell apart; line styles and markers differ as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfft.errors import OutputError
+from hfft.report.trace import EpochRow, best_row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from hfft.metrics import Reliability
+
+
+BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+DPI = 150  # dots per inch
+_NAMED = 40  # up to so many classes each has its name on both axes
+_COUNTED = 25  # up to so many classes each cell has room for its count
+_CELLS = 250  # so many cells per side are drawn at most
+_LONGEST = 22  # characters of a class's name that an axis shows
+
+
+def curves_figure(rows: Sequence[EpochRow], path: str | Path) -> None:
+    """Write `curves` as a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    best = best_row(rows)
+    reached = f"best accuracy {best.accuracy:.3f} after epoch {best.epoch:g}" if best else "no accuracy"
+    _save(curves(rows), path, f"Losses and validation accuracy over {len(rows)} epochs; {reached}.")
+
+
+def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str], path: str | Path) -> None:
+    """Write `confusion_matrix` as a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    text = f"Confusion matrix of {len(labels)} classes: {right} of {total} images lie on the diagonal."
+    _save(confusion_matrix(matrix, labels), path, text)
+
+
+def reliability_figure(bins: Reliability, path: str | Path) -> None:
+    """Write `reliability_diagram` as a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = f"Accuracy over confidence; the expected calibration error is {bins.error:.3f}."
+    _save(reliability_diagram(bins), path, text)
+
+
+def curves(rows: Sequence[EpochRow]) -> Figure:
+    """Draw the losses and the accuracy of each epoch, one above the other.
+
+    A phase that follows another begins at a dotted line; the epoch with the best accuracy is marked.
+    """
+    figure = _figure(7.5, 6.0)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    epochs = [row.epoch for row in rows]
+    style: dict[str, Any] = {"markersize": 5 if len(rows) <= 40 else 0, "linewidth": 1.8}
+    upper.plot(epochs, [row.train_loss for row in rows], "o--", color=VERMILION, label="training", **style)
+    upper.plot(epochs, [row.eval_loss for row in rows], "s-", color=BLUE, label="validation", **style)
+    lower.plot(epochs, [row.accuracy for row in rows], "s-", color=BLUE, **style)
+    upper.set(ylabel="cross-entropy (nats)")
+    upper.set_title("Loss", pad=20 if _changes(rows) else 6)
+    lower.set(ylabel="share of images", xlabel="epoch")
+    _mark_best(rows, lower)
+    _set_limits(rows, upper, lower)
+    _mark_phases(rows, upper, lower)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    upper.legend(frameon=False)
+    return figure
+
+
+def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure:
+    """Draw how the images of each class (rows) were labelled (columns), shaded by the share of the row.
+
+    Args:
+        matrix: counts, shape (labels, labels).
+        labels: the classes' names; where they are too many to read, some of their numbers are shown.
+    """
+    from matplotlib.colors import PowerNorm
+
+    size = len(labels)
+    names = [_name(label, number) for number, label in enumerate(labels)] if size <= _NAMED else []
+    longest = max((len(name) for name in names), default=4)
+    side = min(max(0.42 * size, 3.0), 8.0)
+    figure = _figure(side + 1.7 + 0.09 * longest, side + 1.0 + 0.09 * longest)
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    pooled, step = _pool(shares)
+    # Where no counts are written, a square-root scale keeps rare confusions visible.
+    norm = PowerNorm(1.0 if size <= _COUNTED else 0.5, vmin=0, vmax=1)
+    edges = (-0.5, len(pooled) * step - 0.5)
+    image = axes.imshow(pooled, cmap="Blues", norm=norm, interpolation="nearest", extent=(*edges, *edges[::-1]))
+    bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)))
+    bar.set_label("share of the true class" if step == 1 else f"largest share among {step} x {step} cells")
+    _class_axes(axes, names, size)
+    if size <= _COUNTED:
+        _write_counts(axes, matrix, shares)
+    axes.set_title(f"Confusion matrix\n{int(np.trace(matrix))} of {int(matrix.sum())} images right", fontsize=11)
+    return figure
+
+
+def reliability_diagram(bins: Reliability) -> Figure:
+    """Draw accuracy over confidence, bin by bin, above how many images each bin holds (Guo et al., 2017)."""
+    figure = _figure(5.5, 6.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    edges = np.linspace(0, 1, len(bins.counts) + 1)
+    centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
+    upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
+    upper.bar(centres, np.nan_to_num(bins.accuracy), width * 0.94, color=BLUE, alpha=0.85, label="accuracy")
+    upper.plot(bins.confidence, bins.accuracy, "D", color=VERMILION, markersize=5, label="mean confidence")
+    upper.set(title=f"Reliability\nexpected calibration error {bins.error:.3f}", ylabel="share of images right")
+    upper.set(xlim=(0, 1), ylim=(0, 1.02))
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(centres, bins.counts, width * 0.94, color=GREY)
+    lower.set(xlabel="confidence", ylabel="images")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
+    """Write a dot for each run's validation accuracy as a PNG.
+
+    Args:
+        runs: name and accuracy of each run, best first.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _figure(8, 1.2 + 0.28 * len(runs))
+    axes = figure.subplots()
+    places = range(len(runs), 0, -1)
+    axes.plot([accuracy for _, accuracy in runs], places, "o", color=BLUE)
+    axes.set_yticks(list(places), [_shorten(name, 60) for name, _ in runs])
+    axes.set_xlabel("validation accuracy")
+    axes.grid(True, alpha=0.3)
+    _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
+
+
+def rates_figure(tried: Sequence[float], losses: Sequence[float], chosen: float, path: str | Path) -> None:
+    """Write the curve of a learning-rate range test as a PNG.
+
+    Args:
+        tried: rising learning rates.
+        losses: smoothed training loss at each of them.
+        chosen: the learning rate that training takes.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _figure(8, 4)
+    axes = figure.subplots()
+    axes.semilogx(tried, losses, color=BLUE)
+    axes.axvline(chosen, color=VERMILION, linestyle="--", label=f"chosen: {chosen:.2g}")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("smoothed training loss")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    _save(figure, path, f"Training loss over {len(tried)} rising learning rates; {chosen:.2g} is chosen.")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches whose layout keeps every text inside."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path, description: str) -> None:
+    try:
+        figure.savefig(path, format="png", metadata={"Description": description})
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
+
+
+def _changes(rows: Sequence[EpochRow]) -> list[int]:
+    return [index for index in range(1, len(rows)) if rows[index].phase != rows[index - 1].phase]
+
+
+def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
+    """Draw a line where a phase follows another, and write each phase's name above its stretch."""
+    changes = _changes(rows)
+    if not changes:
+        return
+    borders = [(rows[index - 1].epoch + rows[index].epoch) / 2 for index in changes]
+    for place in borders:
+        for axes in (upper, lower):
+            axes.axvline(place, color=GREY, linestyle=":", linewidth=1.2)
+    left, right = upper.get_xlim()
+    starts = [left, *borders]
+    for index, start, end in zip([0, *changes], starts, [*borders, right], strict=True):
+        room = int((end - start) / (right - left) * 90)  # so many small letters are as wide as the axes
+        text = _shorten(rows[index].phase, room) if room >= 4 else ""
+        upper.text(
+            start,
+            1.02,
+            text,
+            transform=upper.get_xaxis_transform(),
+            parse_math=False,
+            fontsize=8,
+            color=GREY,
+        )
+
+
+def _mark_best(rows: Sequence[EpochRow], axes: Axes) -> None:
+    best = best_row(rows)
+    title = "Accuracy on the validation images"
+    if best is not None:
+        axes.plot([best.epoch], [best.accuracy], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)
+        title += f"; best (star): {best.accuracy:.3f} after epoch {best.epoch:g}"
+    axes.set_title(title, fontsize=11)
+
+
+def _set_limits(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
+    """Start losses at 0, keep accuracy within 0 and 1, and put ticks on whole epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    lower.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    losses = [value for row in rows for value in (row.train_loss, row.eval_loss) if math.isfinite(value)]
+    highest = max(losses, default=1.0) or 1.0
+    upper.set_ylim(-0.02 * highest, 1.08 * highest)  # below 0 there is room for half a marker
+    accuracies = [row.accuracy for row in rows if math.isfinite(row.accuracy)] or [0.0, 1.0]
+    margin = max(0.02, 0.1 * (max(accuracies) - min(accuracies)))
+    lower.set_ylim(max(0.0, min(accuracies) - margin), min(1.0, max(accuracies) + margin))
+    if rows:
+        first, last = rows[0].epoch, rows[-1].epoch
+        margin = max(0.5, 0.03 * (last - first))
+        lower.set_xlim(first - margin, last + margin)
+
+
+def _pool(shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return blocks' maxima and the blocks' side, so that no cell is smaller than a few dots of the figure."""
+    step = math.ceil(len(shares) / _CELLS)
+    if step <= 1:
+        return shares, 1
+    padded = np.pad(shares, (0, -len(shares) % step))
+    blocks = len(padded) // step
+    return padded.reshape(blocks, step, blocks, step).max(axis=(1, 3)), step
+
+
+def _class_axes(axes: Axes, names: Sequence[str], size: int) -> None:
+    """Label both axes with the names, or, without names, with some of the labels' numbers."""
+    axes.set(xlabel="predicted", ylabel="true")
+    if not names:
+        step = 10 ** math.floor(math.log10(size / 4))
+        axes.set_xticks(range(0, size, step))
+        axes.set_yticks(range(0, size, step))
+        axes.set(xlabel="predicted label, by number", ylabel="true label, by number")
+        return
+    font = 9 if size <= 25 else 7
+    for ticks in (
+        axes.set_xticks(range(size), names, fontsize=font, rotation=45 if size > 2 else 0),
+        axes.set_yticks(range(size), names, fontsize=font),
+    ):
+        for tick in ticks:
+            tick.label1.set_parse_math(False)
+    if size > 2:
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+
+
+def _write_counts(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    font = 10 if len(matrix) <= 12 else 7
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        text = f"{matrix[row, column]}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font - (len(text) > 4))
+
+
+def _name(label: str, number: int) -> str:
+    """Return what an axis shows for a label: shortened, or its number where the font has no such letters."""
+    text = " ".join(label.split())
+    if not text or not all(_drawable(letter) for letter in text):
+        return f"label {number}"
+    return _shorten(text, _LONGEST)
+
+
+def _shorten(text: str, length: int) -> str:
+    """Cut the middle out of a long text, since long names often differ at their ends."""
+    if len(text) <= length:
+        return text
+    tail = max((length - 3) // 2, 0)
+    return text[: length - 3 - tail] + "..." + text[len(text) - tail :]
+
+
+def _drawable(letter: str) -> bool:
+    from matplotlib.font_manager import findfont, get_font
+
+    return get_font(findfont("DejaVu Sans")).get_char_index(ord(letter)) != 0

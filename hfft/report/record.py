@@ -1,0 +1,217 @@
+"""The record of a run, ``hfft.json``: everything that a reader needs to judge it and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hfft.errors import HfftError, OutputError
+from hfft.metrics import ClassRow, SplitMetrics
+from hfft.report.typed_json import build, plain
+
+
+@dataclass
+class BaseRecord:
+    """The pretrained model that the run began from.
+
+    Args:
+        id: Hub id, folder or package.
+        revision: commit of the Hub's repository, where there is one.
+        sha256: hash of its weights.
+        licence: as its card or package gives it; None where unknown.
+        on_hub: whether `id` is a repository on the Hub, so that a card may link to it.
+    """
+
+    id: str
+    revision: str | None = None
+    sha256: str | None = None
+    licence: str | None = None
+    on_hub: bool = False
+
+
+@dataclass
+class DataRecord:
+    """The images and their labels.
+
+    Args:
+        name: Hub id, folder or package.
+        labels: the classes' names, by label number.
+        counts: images per split (``train``, ``validation``, ``test``).
+        fingerprints: a hash of each split's images and labels.
+        on_hub: whether `name` is a data set on the Hub, so that a card may link to it.
+        revision: commit of the Hub's repository, where there is one.
+        skipped: files that could not be read and were left out.
+        sha256: by split, a hash over the content and the label of every image; a split of too many bytes has none.
+    """
+
+    name: str
+    labels: list[str]
+    counts: dict[str, int]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    on_hub: bool = False
+    revision: str | None = None
+    skipped: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class PartRecord:
+    """A part of the anatomy: its parameters (elements), and how many of them were trained in any phase."""
+
+    name: str
+    parameters: int
+    trained: int
+
+
+@dataclass
+class PhaseRecord:
+    """One stretch of training under one freeze.
+
+    Args:
+        name: what the trace calls it.
+        epochs: passes over the training images.
+        trainable_tensors: how many parameter tensors learned.
+        trainable_parameters: how many elements they have.
+        total_parameters: elements of the whole model.
+        boundary: the earliest module that holds a trainable parameter; None where nothing is frozen before it.
+        learning_rates: peak learning rate by part.
+    """
+
+    name: str
+    epochs: float
+    trainable_tensors: int
+    trainable_parameters: int
+    total_parameters: int
+    boundary: str | None = None
+    learning_rates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class CacheRecord:
+    """The activation cache: where it lay, its size in bytes, what it spared, and why it was off."""
+
+    mode: str = "off"
+    bytes: int = 0
+    hits: int = 0
+    reason_off: str | None = None
+
+
+@dataclass(frozen=True)
+class MistakeRow:
+    """An image that was labelled wrongly, and the probability, 0 to 1, of the wrong label."""
+
+    file: str
+    label: str
+    prediction: str
+    probability: float
+
+
+@dataclass
+class FrozenRecord:
+    """The proof that frozen means frozen: a hash over all frozen parameters and buffers, before and after."""
+
+    tensors: int
+    sha256_before: str
+    sha256_after: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether every frozen tensor is bit-identical after training."""
+        return self.sha256_before == self.sha256_after
+
+
+@dataclass
+class RunRecord:
+    """One run of fine-tuning.
+
+    Args:
+        hfft_version: of the program that ran.
+        created: when the run began, ISO 8601 with a time zone.
+        base: the pretrained model.
+        data: images and labels.
+        policy: as given, ``last_n:2`` for instance.
+        plan: the policy's phases, in order.
+        metrics: figures by split; ``test`` is missing where there was no test split.
+        versions: of Python and of the packages that matter, by name.
+        command: the command that ran, ``finetune`` for instance.
+        arguments: every option and its value, flat, as a YAML file would hold them.
+        anatomy: `hfft.plugin.contract.Anatomy.to_dict`.
+        parts: the anatomy's parts in order of depth, with parameter counts.
+        seed: of everything random.
+        processes: how many trained together.
+        device: ``cpu``, or the accelerator's name.
+        seconds: what was spent, by what it was spent on (``total``, ``prefix``, ``suffix``, ``decode``).
+        cache: the activation cache.
+        per_class: the table of the last split evaluated.
+        per_class_split: which split that is.
+        best_epoch: the epoch whose weights were handed back, where that was chosen on validation.
+        test_evaluations: how often this run looked at the test split; None where that was not counted.
+        frozen: the proof that frozen tensors did not change; None where nothing was frozen.
+        baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+        files: SHA-256 of the weights that were written, by file.
+        mistakes: the most confident ones of that split, the surest first.
+    """
+
+    hfft_version: str
+    created: str
+    base: BaseRecord
+    data: DataRecord
+    policy: str
+    plan: list[PhaseRecord]
+    metrics: dict[str, SplitMetrics]
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = "finetune"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    anatomy: dict[str, Any] = field(default_factory=dict)
+    parts: list[PartRecord] = field(default_factory=list)
+    seed: int = 0
+    processes: int = 1
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+    cache: CacheRecord = field(default_factory=CacheRecord)
+    per_class: list[ClassRow] = field(default_factory=list)
+    per_class_split: str = "validation"
+    best_epoch: float | None = None
+    test_evaluations: int | None = None
+    frozen: FrozenRecord | None = None
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    mistakes: list[MistakeRow] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    format: Literal[1] = 1
+
+
+def write_record(path: str | Path, record: RunRecord) -> None:
+    """Write a record as JSON, replacing the file in one step; what is not finite becomes null.
+
+    Raises:
+        OutputError: the file cannot be written.
+        HfftError: the arguments or the anatomy hold what JSON has no word for.
+    """
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        text = json.dumps(plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}; free some room or choose another folder"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise HfftError(f"cannot write {target}: {error}") from error
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Read what `write_record` wrote. Keys that this version does not know are passed over.
+
+    Raises:
+        HfftError: the file cannot be read, is no JSON, lacks a key or holds a value of the wrong kind.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HfftError(f"cannot read the record {path}: {error}") from error
+    return build(RunRecord, data, str(path))

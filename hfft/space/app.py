@@ -1,0 +1,118 @@
+"""Serve the Space: ``hfft space``, ``python space_app.py``, or a Space on the Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hfft.errors import HfftError, OutputError
+from hfft.space.options import SpaceArguments
+
+if TYPE_CHECKING:
+    from hfft.space.service import Space
+
+
+@dataclass(frozen=True)
+class Served:
+    """A Space that is being served.
+
+    Args:
+        url: where.
+        space: what is behind the page.
+        blocks: the page.
+    """
+
+    url: str
+    space: Space
+    blocks: Any
+
+
+@contextmanager
+def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served]:
+    """Serve within this context; at its end everything that visitors left is removed.
+
+    Args:
+        options: what, where, and the limits.
+        device: where models run, as torch names it; by default a GPU where there is one.
+
+    Raises:
+        HfftError: gradio is not installed, the port is taken, or the work folder cannot be used.
+    """
+    work = _work_folder(options)
+    # Widgets ask for this variable while the page is built; uploads go nowhere else.
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(work / "uploads")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    space = None
+    try:
+        space, blocks, url = _launch(options, work, device)
+        yield Served(url, space, blocks)
+    finally:
+        if space is not None:
+            space.trainings.queue.stop()
+            blocks.close(verbose=False)
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+        for name in ("uploads", "trainings", "examples"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        if options.work_dir is None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def run_space(options: SpaceArguments) -> int:
+    """Serve until interrupted; return the exit code."""
+    with serve(options) as served:
+        print(f"hfft space: {served.url}", flush=True)
+        served.blocks.block_thread()
+    return 0
+
+
+def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Space, Any, str]:
+    try:
+        import gradio  # noqa: F401  (asked for by name, so that its absence has its own message)
+    except ImportError as error:
+        raise HfftError('the Space needs gradio: pip install "hfft[space]"') from error
+    from hfft.space.service import Space
+    from hfft.space.tabs.page import build, theme
+    from hfft.space.views.html import CSS
+
+    space = Space(options, work, device)
+    blocks = build(space)
+    try:
+        _, url, _ = blocks.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme(),
+            css=CSS,
+            max_file_size=options.max_upload_mb * 1_000_000,
+            show_error=True,
+            ssr_mode=False,
+            footer_links=["api"],
+        )
+    except OSError as error:
+        raise OutputError(
+            f"cannot listen on {options.host}, port {options.port}: {error}; choose another --port"
+        ) from error
+    return space, blocks, url
+
+
+def _work_folder(options: SpaceArguments) -> Path:
+    if options.work_dir is None:
+        return Path(tempfile.mkdtemp(prefix="hfft-space-"))
+    folder = Path(options.work_dir).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make --work_dir {folder}: {error.strerror}; choose another") from error
+    return folder

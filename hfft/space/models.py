@@ -1,0 +1,153 @@
+"""The models that a Space serves: loaded once, locked while one request looks inside, forgotten when unused."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from hfft.errors import HfftError, ModelError
+from hfft.explain.evidence import PredictionTrace, base_or_reason, prediction_trace
+from hfft.explain.gradcam import ActivationMap
+from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
+from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
+from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
+from hfft.models.download import fetch
+
+_KEPT = 4  # models in memory at a time
+
+
+@dataclass
+class Loaded:
+    """A model in memory with what belongs to it.
+
+    Hooks see every forward pass of a model, so one request at a time may use it. All of them compute in one thread:
+    each thread that computes keeps memory of its own, and a server has dozens.
+
+    Args:
+        classifier: the model.
+        run: of the model; None where it has no record.
+        images: that it was judged on; None where it has no record.
+        thread: where it computes.
+        prefix_seconds: what one image takes in the frozen part; None where that was not measured yet.
+    """
+
+    classifier: Classifier
+    run: FinishedRun | None
+    images: EvaluationImages | None
+    thread: Executor
+    prefix_seconds: float | None = None
+    _base: tuple[PreTrainedModel | None, str] | None = None
+
+    def classify(self, images: list[Image.Image], top_k: int = 5) -> list[Prediction]:
+        """Classify open images."""
+        return self.thread.submit(lambda: list(classify(self.classifier, images, top_k))).result()
+
+    def map(self, image: Image.Image, label: str | None = None) -> ActivationMap | None:
+        """Return where the evidence for a label lies; for the likeliest without one."""
+        labels = self.classifier.labels
+        chosen = labels.index(label) if label in labels else None
+        return self.thread.submit(activation_map, self.classifier, image, chosen).result()
+
+    def answers(self) -> list[Answer]:
+        """Return what the model said about each image that it was judged on."""
+        return read_answers(self.run.folder) if self.run else []
+
+    def pipeline(self, image: Image.Image) -> PipelineTrace:
+        """Follow an image through the five stages."""
+        return self.thread.submit(pipeline_trace, self.classifier, image).result()
+
+    def trace(self, image: Image.Image) -> PredictionTrace:
+        """Follow an image through the model, beside its base model."""
+        return self.thread.submit(self._trace, image).result()
+
+    def _trace(self, image: Image.Image) -> PredictionTrace:
+        if self._base is None:
+            self._base = base_or_reason(self.classifier)
+        return prediction_trace(self.classifier, image, *self._base)
+
+
+class Models:
+    """Finds runs and loads them.
+
+    Args:
+        chosen: a folder or Hub id to serve; None for the newest run.
+        outputs: folder whose runs can be chosen.
+        device: where models run; by default a GPU where there is one.
+    """
+
+    def __init__(self, chosen: str | None, outputs: Path, device: str | None = None) -> None:
+        self.chosen = chosen
+        self.outputs = outputs
+        self.device = device
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock = threading.Lock()
+        # Half of the cores, so that the page has the others: a layer waits for the slowest of the threads that share
+        # it, and 32 clients on 2 cores got 7 answers a second from one thread, 1 from two.
+        self._thread = ThreadPoolExecutor(
+            1, "hfft-models", initializer=torch.set_num_threads, initargs=(max(1, (os.cpu_count() or 1) // 2),)
+        )
+
+    def runs(self) -> dict[str, str]:
+        """Return what can be served, newest first: from the name for people to the folder or Hub id."""
+        found = {run.name: str(run.folder) for run in find_runs(self.outputs)} if self.outputs.is_dir() else {}
+        return ({self.chosen: self.chosen} if self.chosen else {}) | found
+
+    def default(self) -> str | None:
+        """Return the folder or Hub id that is served first; None where there is none."""
+        return next(iter(self.runs().values()), None)
+
+    def get(self, source: str) -> Loaded:
+        """Return a model, loaded where it is not in memory yet.
+
+        Args:
+            source: a value of `runs`, or a folder of this server's own making; never what a visitor typed.
+
+        Raises:
+            HfftError: it cannot be loaded.
+        """
+        with self._lock:
+            if source in self._loaded:
+                self._loaded.move_to_end(source)
+                return self._loaded[source]
+            loaded = self._load(source)
+            self._loaded[source] = loaded
+            while len(self._loaded) > _KEPT:
+                self._loaded.popitem(last=False)
+            return loaded
+
+    def forget(self, source: str) -> None:
+        """Drop a model whose folder is about to go."""
+        with self._lock:
+            self._loaded.pop(source, None)
+
+    def read(self, source: str) -> FinishedRun:
+        """Return a run without loading its model.
+
+        Raises:
+            HfftError: it has no record.
+        """
+        folder = fetch(source)
+        return read_run(folder, self._name(source))
+
+    def _load(self, source: str) -> Loaded:
+        try:
+            classifier = load_classifier(source, device=self.device)
+        except HfftError:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise ModelError(f"{source} cannot be loaded: {error}") from error
+        if classifier.record is None:
+            return Loaded(classifier, None, None, self._thread)
+        run = self.read(source)
+        return Loaded(classifier, run, EvaluationImages(run.record, local=Path(source).is_dir()), self._thread)
+
+    def _name(self, source: str) -> str:
+        return next((name for name, place in self.runs().items() if place == source), Path(source).name)

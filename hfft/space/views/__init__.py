@@ -1,0 +1,1 @@
+"""From data to what the Space shows: HTML, drawings and plots."""

@@ -1,0 +1,107 @@
+"""The five steps of a prediction as HTML; every name is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from hfft.explain.evidence import Channel, Evidence, PredictionTrace
+from hfft.explain.gradcam import heat_image
+from hfft.space.views import html as views
+
+
+def steps(trace: PredictionTrace) -> str:
+    """Return the five steps of a prediction."""
+    parts = [
+        _step("1. What the model sees", "The image after resizing and cutting.", _picture(trace.seen)),
+        _step(f"2. What the frozen part makes of it ({trace.frozen_part or 'nothing is frozen'})", *_frozen(trace)),
+        _step(f"3. What retraining changed ({trace.retrained_part})", *_changes(trace)),
+        _step(
+            "4. What speaks for and against",
+            f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the class: "
+            "what it adds to the class's score (blue) or takes from it (orange)."
+            if trace.features
+            else "This model's head does not read a single vector of features, so there is nothing to weigh.",
+            '<div class="hf-two">' + "".join(map(_evidence, trace.evidence)) + "</div>",
+        ),
+        _step(
+            "5. The answer",
+            "Softmax turns the scores into probabilities.",
+            bars([(s.label, s.probability) for s in trace.scores]),
+        ),
+    ]
+    return "".join(parts)
+
+
+def bars(pairs: Sequence[tuple[str, float]]) -> str:
+    """Return labels with their probabilities as bars."""
+    rows = "".join(
+        f'<tr><td>{escape(label)}{views.bar(value, "")}</td><td class="n">{value:.1%}</td></tr>'
+        for label, value in pairs
+    )
+    return f'<table class="hf-table"><tbody>{rows}</tbody></table>'
+
+
+def _step(title: str, text: str, body: str) -> str:
+    return f'<section class="hf-step"><h3>{escape(title)}</h3><p>{escape(text)}</p>{body}</section>'
+
+
+def _frozen(trace: PredictionTrace) -> tuple[str, str]:
+    text = "The channels that vary most over the image; bright is high."
+    if not trace.attention:
+        why = f" There are no attention maps: {trace.attention_missing}." if trace.attention_missing else ""
+        return text + why, _maps(trace.frozen)
+    heads = "Where the class token looks: the heads of attention that vary most, each with the share that a patch gets."
+    return heads, f"{_maps(trace.attention, 'Head')}<p>{text}</p>{_maps(trace.frozen)}"
+
+
+def _changes(trace: PredictionTrace) -> tuple[str, str]:
+    if not trace.base:
+        why = trace.base_missing or "its output cannot be laid on the image"
+        return f"The base model cannot be shown beside it: {why}.", _maps(trace.retrained)
+    text = "The channels that differ most from the base model's, each pair on one scale."
+    if trace.changed is not None:
+        text += f" Over all channels the output moved by {trace.changed:.0%} of its size in the base model."
+    return text, f"<p>Now</p>{_maps(trace.retrained)}<p>Base model</p>{_maps(trace.base)}"
+
+
+def _maps(channels: Sequence[Channel], what: str = "Channel") -> str:
+    if not channels:
+        return views.empty("Nothing to show: this part's output cannot be laid on the image.")
+    figures = []
+    for channel in channels:
+        image = heat_image(channel.values)
+        alt = f"{what} {channel.number} as a heat map of {image.height} by {image.width} cells"
+        caption = f"{channel.number}: {channel.low:.2g} to {channel.high:.2g}"
+        figures.append(f'<figure><img src="{_data(image)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>')
+    return f'<div class="hf-maps">{"".join(figures)}</div>'
+
+
+def _picture(image: Image.Image | None) -> str:
+    if image is None:
+        return views.empty("This model's input is no image.")
+    alt = f"The image as the model sees it, {image.width} by {image.height} pixels"
+    picture = f'<img style="image-rendering:auto" src="{_data(image)}" alt="{alt}">'
+    return f'<div class="hf-maps"><figure>{picture}</figure></div>'
+
+
+def _evidence(evidence: Evidence) -> str:
+    pairs = [*evidence.supporting, *reversed(evidence.opposing)]
+    most = max((abs(value) for _, value in pairs), default=1.0) or 1.0
+    rows = "".join(
+        f"<tr><td>feature {number}{views.bar(abs(value) / most, 'loss' if value < 0 else '')}</td>"
+        f'<td class="n">{value:+.3f}</td></tr>'
+        for number, value in pairs
+    )
+    title = f"{escape(evidence.label)} <small>{evidence.probability:.1%}</small>"
+    return f'<div><b>{title}</b><table class="hf-table"><tbody>{rows}</tbody></table></div>'
+
+
+def _data(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,75 @@
+"""Widgets that hand over what visitors gave as it is, and errors that reach the page as plain words."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any, Literal
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from hfft.errors import HfftError
+
+BUTTONS: tuple[Literal["download", "fullscreen"], ...] = ("download", "fullscreen")
+"""Beside every picture that is shown."""
+
+
+class ImageFile(gr.Image):
+    """An image widget that hands over the file as it was uploaded; `hfft.space.uploads` opens it with care."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        """Return the file's path, unopened."""
+        return payload.path if payload else None
+
+
+class NameList(gr.CheckboxGroup):
+    """Checkboxes whose choices grow while the page is open; the handlers hold each name against what there is."""
+
+    is_template = True
+
+    def preprocess(self, payload: list[str | int | float]) -> list[str]:  # type: ignore[override]
+        """Return what was chosen."""
+        return [str(name) for name in payload or []]
+
+
+class Name(gr.Dropdown):
+    """A dropdown of the same kind."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return what was chosen."""
+        return None if payload is None else str(payload)
+
+
+def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an HfftError into a message on the page; its text is shown as text, whatever names are in it."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def stream(*args: Any) -> Iterator[Any]:
+            try:
+                yield from function(*args)
+            except HfftError as error:
+                raise gr.Error(_sentence(error), print_exception=False) from error
+
+        return stream
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except HfftError as error:
+            raise gr.Error(_sentence(error), print_exception=False) from error
+
+    return call
+
+
+def _sentence(error: HfftError) -> str:
+    text = str(error)
+    return escape(text[:1].upper() + text[1:], quote=False)

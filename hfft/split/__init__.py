@@ -1,0 +1,1 @@
+"""Cut any model at a boundary, and prove the replay exact."""

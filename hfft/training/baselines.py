@@ -1,0 +1,171 @@
+"""What a result is compared with: the commonest class, a linear probe, and full fine-tuning.
+
+The probe is a logistic regression on what the pretrained head reads, from one pass over the images before
+training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016).
+Its regularisation is chosen on a part of the training images; validation and test images are only judged.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from hfft.data.images import ImageSet
+from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.data.sampling import stratified
+from hfft.plugin.contract import Anatomy, covers
+from hfft.training.run import Baselines
+
+if TYPE_CHECKING:
+    from hfft.cache.prepare import Prepared
+    from hfft.training.run import Run
+
+
+PROBE_IMAGES = 10_000
+"""Most training images that the probe learns from; more of them are sampled, keeping the class shares."""
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+"""Inverse regularisation strengths that the probe chooses from, on standardised features."""
+
+_HELD_OUT = 0.2  # share of the training images that the strength is chosen on
+_STEPS = 200  # of L-BFGS at most
+_BATCH = 64
+
+
+def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
+    """Judge the commonest class and a linear probe, before training changes the model.
+
+    Args:
+        run: its model holds the pretrained weights.
+        prepared: the first phase, its activations cached where they can be.
+    """
+    began = time.perf_counter()
+    sets = run.sets
+    judged = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
+    commonest = int(np.bincount(sets.train.labels).argmax())
+    majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
+    rows = _sampled(sets.train, run.settings.training.seed)
+    data: dict[str, Dataset[Any]] = {**prepared.datasets}
+    if sets.test is not None:
+        data["test"] = PixelDataset(sets.test, Pixels(run.processor))
+    reader = HeadReader(run.model, run.plan.anatomy, prepared)
+    train = reader.features(Subset(data["train"], rows.tolist()))
+    predict = fit_probe(train, sets.train.labels[rows], run.settings.training.seed)
+    probe = {split: predict(reader.features(data[split])) for split in judged}
+    return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
+
+
+class HeadReader:
+    """Collects what the head of a model reads, one row of features per image.
+
+    Args:
+        model: with pretrained weights; left in the mode that it was in.
+        anatomy: names the head.
+        prepared: says how a batch reaches the model.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, prepared: Prepared) -> None:
+        self.model, self.prepared = model, prepared
+        # The module with the weights, not a container around it: with cached activations, what a container
+        # is given may be a placeholder that nobody reads.
+        self.heads = [
+            module
+            for name, module in model.named_modules()
+            if any(covers(head, name) for head in anatomy.head)
+            and next(module.parameters(recurse=False), None) is not None
+        ]
+
+    def features(self, dataset: Dataset[Any]) -> NDArray[np.float64]:
+        """Return the features of all items, shape (images, features)."""
+        rows: list[NDArray[np.float64]] = []
+        device = next(self.model.parameters()).device
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+                moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+                rows.append(self._read(moved))
+        finally:
+            self.model.train(training)
+        return np.concatenate(rows)
+
+    def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
+        seen: list[Tensor] = []
+
+        def remember(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            seen.extend(tensors[:1])
+
+        handles = [head.register_forward_pre_hook(remember, with_kwargs=True) for head in self.heads]
+        try:
+            with torch.no_grad(), self.prepared.suffix.inputs(self.model, batch) as inputs:
+                self.model(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        # Double precision: features that hardly vary are divided by a deviation too small for single.
+        return pooled(seen[0]).double().cpu().numpy()
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Average maps of shape (batch, channels, height, width) and tokens (batch, tokens, dim) to (batch, features)."""
+    if features.ndim == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
+
+
+def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Any:
+    """Fit a logistic regression whose strength is chosen on a held-out part of the same images.
+
+    Args:
+        features: shape (images, features).
+        labels: shape (images,); at least two different ones.
+        seed: of the part that is held out.
+
+    Returns:
+        A function from features to label numbers.
+    """
+    from threadpoolctl import threadpool_limits
+
+    # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
+    with threadpool_limits(1):
+        strength = _choose_strength(features, labels, seed)
+        return _fitted(features, labels, strength).predict
+
+
+def _choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
+    classes = len(np.unique(labels))
+    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - classes)
+    if count < 1:  # a single image of each class: nothing can be held out
+        return STRENGTHS[-1]
+    held_out = stratified(labels, count, seed, keep_one=True)
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
+    scores = [
+        float((_fitted(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
+        for strength in STRENGTHS
+    ]
+    return STRENGTHS[int(np.argmax(scores))]
+
+
+def _fitted(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_STEPS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
+        return model.fit(features, labels)
+
+
+def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:
+    most = max(PROBE_IMAGES, len(np.unique(train.labels)))
+    return np.arange(len(train)) if len(train) <= most else stratified(train.labels, most, seed)

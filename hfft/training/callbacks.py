@@ -1,0 +1,255 @@
+"""What watches a phase while it trains: best weights, averages, views, progress, and SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from hfft.errors import PreemptedError
+
+
+class PhaseCallback(TrainerCallback):
+    """A callback of the caller's that wants to know of phases; the Trainer's state counts each of them from 0."""
+
+    def on_phase_begin(self, name: str, before: float) -> None:
+        """Hear that a phase is about to train.
+
+        Args:
+            name: what the trace calls it.
+            before: epochs of the phases that have ended.
+        """
+
+
+@dataclass
+class Best:
+    """The best weights of a run so far.
+
+    Args:
+        score: validation accuracy, and the negative validation loss among equals; None before an evaluation.
+        epoch: epochs done when they were seen, over all phases.
+        stale: evaluations in this phase since then.
+        tensors: the weights, of what the phase may change.
+    """
+
+    score: tuple[float, float] | None = None
+    epoch: float = 0.0
+    stale: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class KeepBest(TrainerCallback):
+    """Keeps the weights of the best epoch in memory, puts them back at the end, and ends a phase that stalls.
+
+    Best is the highest validation accuracy, and among equals the lowest validation loss, over all phases so
+    far. Only tensors that can change are copied, so that nothing of the size of the model is written per epoch.
+
+    Args:
+        best: of the run; a later phase goes on with it.
+        names: trainable parameters and the buffers that training moves.
+        before: epochs of earlier phases.
+        patience: evaluations without a new best after which the phase ends (early stopping); None for never.
+        restore: whether the best weights are put back at the end.
+    """
+
+    def __init__(
+        self, best: Best, names: frozenset[str], before: float = 0.0, patience: int | None = None, restore: bool = True
+    ) -> None:
+        self.best, self.names, self.before = best, names, before
+        self.patience, self.restore = patience, restore
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the best weights of the phase before, which are those that the model holds now."""
+        if state.global_step == 0:
+            self.best.stale = 0
+            self.best.tensors = {}
+            if self.best.score is not None:
+                self._copy(kwargs["model"])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Copy the weights if this epoch is the best so far."""
+        metrics = kwargs["metrics"]
+        score = (metrics["eval_accuracy"], -metrics["eval_loss"])
+        if self.best.score is None or score > self.best.score:
+            self.best.score, self.best.epoch, self.best.stale = score, self.before + state.epoch, 0
+            self._copy(kwargs["model"])
+        else:
+            self.best.stale += 1
+        if self.patience is not None and self.best.stale >= self.patience:
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put the best weights back."""
+        kwargs["model"].load_state_dict(self.best.tensors, strict=False)
+
+    def _copy(self, model: nn.Module) -> None:
+        if self.restore:
+            self.best.tensors = _copies(model, self.names)
+
+
+class Average(TrainerCallback):
+    """An exponential moving average of the weights, which evaluations and the result are made with.
+
+    After step t the average moves by ``1 - min(decay, (1 + t) / (10 + t))`` towards the weights, so that a short
+    run is not held back by its random head (Polyak and Juditsky, "Acceleration of stochastic approximation by
+    averaging", 1992; the warm-up is that of TensorFlow's ExponentialMovingAverage).
+
+    Args:
+        names: of the tensors that training moves; whole numbers among them are taken as they are.
+        decay: between 0 and 1.
+    """
+
+    def __init__(self, names: frozenset[str], decay: float) -> None:
+        self.names, self.decay = names, decay
+        self.tensors: dict[str, Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the weights as they are."""
+        if state.global_step == 0:
+            self.tensors = _copies(kwargs["model"], self.names)
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the average towards the weights."""
+        keep = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        weights = kwargs["model"].state_dict()
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point():
+                tensor.lerp_(weights[name], 1 - keep)
+            else:
+                tensor.copy_(weights[name])
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Within this context the model holds the averaged weights, once there are any."""
+        if not self.tensors:
+            yield
+            return
+        weights = _copies(model, self.names)
+        model.load_state_dict(self.tensors, strict=False)
+        try:
+            yield
+        finally:
+            model.load_state_dict(weights, strict=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the averaged weights in the model."""
+        kwargs["model"].load_state_dict(self.tensors, strict=False)
+        self.tensors = {}
+
+
+class Views(TrainerCallback):
+    """Tells the training set which epoch it is, so that it serves that epoch's augmented view.
+
+    Args:
+        set_epoch: takes the number of the epoch.
+        before: epochs of earlier phases, whole ones.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None], before: float = 0.0) -> None:
+        self.set_epoch, self.before = set_epoch, int(before)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the epoch; a resumed epoch counts as the one it belongs to."""
+        self.set_epoch(self.before + int(state.epoch + 1e-6))
+
+
+class QuietProgress(ProgressCallback):
+    """The Trainer's progress bars without its log lines; the epoch table says the same at the end."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print nothing."""
+
+
+def _copies(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
+    tensors: Mapping[str, Tensor] = model.state_dict()
+    return {name: tensors[name].detach().clone() for name in names}
+
+
+GO_ON = "run the same command with --resume_from_checkpoint true to go on"
+
+
+class Preemption:
+    """Within this context SIGTERM ends a run in good order.
+
+    While a phase trains, the signal is noted and `StopAndSave` acts on it after the step; at any other time it
+    raises at once, since what is complete is on the disk.
+
+    Attributes:
+        asked: whether the signal came.
+        training: whether a phase is training.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.training = False
+        self._earlier: Any = None
+
+    def __enter__(self) -> Preemption:
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._earlier is not None:
+            signal.signal(signal.SIGTERM, self._earlier)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if not self.training:
+            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {GO_ON}")
+
+    def agreed(self, args: Any) -> bool:
+        """Return whether the signal has reached any process; all of them must ask at the same step."""
+        if args.world_size == 1:
+            return self.asked
+        asked = torch.tensor(int(self.asked), device=args.device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        self.asked = bool(asked.item())
+        return self.asked
+
+
+class StopAndSave(TrainerCallback):
+    """Saves a checkpoint and ends the training when a preemption asks for it.
+
+    A checkpoint at an epoch's last step waits for the evaluation that follows, so that resuming does not
+    skip it.
+
+    Args:
+        preemption: says when.
+    """
+
+    def __init__(self, preemption: Preemption) -> None:
+        self.preemption = preemption
+        self.saved = self.due = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop after this step, unless it is the last of its epoch."""
+        steps = max(1, -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps))
+        last = state.global_step % steps == 0 or state.global_step >= state.max_steps
+        asked = self.preemption.agreed(args)
+        if last:
+            self.due, control.should_save = control.should_save or asked, False
+        elif asked:
+            control.should_save = control.should_training_stop = self.saved = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save what was put off; end without an evaluation where the epoch was cut short."""
+        if self.saved:
+            control.should_save = control.should_evaluate = control.should_log = False
+        elif self.due or self.preemption.agreed(args):
+            control.should_save = True
+            if self.preemption.asked:
+                control.should_training_stop = self.saved = True
+        self.due = False

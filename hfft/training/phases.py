@@ -1,0 +1,275 @@
+"""Train the phases of a plan, one after the other, and prove of each that what is frozen stayed frozen."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from hfft.arguments import FinetuneArguments
+from hfft.cache.prepare import (
+    ImagesAndPixels,
+    Prepared,
+    choose_memory_format,
+    describe,
+    precision_of,
+    prepare_phases,
+    probe_inputs,
+)
+from hfft.data.preprocessing import Pixels, collate
+from hfft.errors import PreemptedError
+from hfft.models.tensors import digest
+from hfft.planning.freezing import freeze, frozen_tensors
+from hfft.planning.plan import Phase, ready_together
+from hfft.split.cut import cut_phase
+from hfft.split.halves import idle_parameters
+from hfft.training.baselines import probe_baselines
+from hfft.training.callbacks import (
+    GO_ON,
+    Average,
+    KeepBest,
+    PhaseCallback,
+    Preemption,
+    QuietProgress,
+    StopAndSave,
+    Views,
+)
+from hfft.training.checkpointing import PhaseCheckpoints, RestoreSums
+from hfft.training.learning_rates import find_learning_rate, gradient_ratios
+from hfft.training.objective import Objective, balanced_weights
+from hfft.training.plan_view import PhaseView, plan_tree, view_phase
+from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, moment_of, restore_run
+from hfft.training.run import CacheUse, PhaseResult
+from hfft.training.trainer import FreezeTrainer
+
+if TYPE_CHECKING:
+    from hfft.training.run import Run
+
+
+@dataclass(frozen=True)
+class ReadyPhase:
+    """A phase that can be trained: its data and what it looks like."""
+
+    phase: Phase
+    prepared: Prepared
+    view: PhaseView
+
+
+def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | None = None) -> FreezeTrainer:
+    """Train every phase, or those that an interrupted run has left; the last one's trainer judges the result.
+
+    Args:
+        run: set up; `run.phases`, `run.log` and `run.baselines` are filled in here.
+        say: prints a line for the user.
+        preemption: ends the training in good order when SIGTERM comes.
+
+    Raises:
+        ArgumentError: the checkpoint to resume from belongs to another run.
+        PreemptedError: SIGTERM came, and where the checkpoint lies.
+        HfftError: images, cache or output folder are not usable.
+    """
+    training, phases = run.settings.training, run.plan.phases
+    memory_format = choose_memory_format(run.settings.cache.memory_format)
+    nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
+    resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
+    if resumed is not None:
+        resumed.check(identity_of(run))
+        restore_run(run, resumed)
+        say(f"Resuming from {resumed.folder}.")
+    elif training.resume_from_checkpoint:
+        say(f"There is no checkpoint in {run.folder} yet: starting from the beginning.")
+    ready: list[ReadyPhase] = []
+    for index in range(resumed.phase if resumed is not None else 0, len(phases)):
+        if not ready:
+            ready = make_ready(run, phases[index : index + ready_together(phases[index:])], say)
+            if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
+                run.baselines = probe_baselines(run, ready[0].prepared)
+        here = resumed if resumed is not None and resumed.phase == index else None
+        trainer = _train_phase(run, ready.pop(0), here, preemption or Preemption(), say)
+    trainer.state = run.continuous(trainer.state)
+    return trainer
+
+
+def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) -> list[ReadyPhase]:
+    """Cut the model for each phase and fill their caches.
+
+    Args:
+        run: its model holds the weights that the first of the phases begins with.
+        phases: in order; none of them may train what a later one freezes.
+        say: prints a line for the user.
+    """
+    settings, training = run.settings, run.settings.training
+    splits = _splits(run)
+    probe = probe_inputs(splits["train"], training.device, choose_memory_format(settings.cache.memory_format))
+    cuts, views = [], []
+    for phase in phases:
+        freeze(run.model, phase)
+        shortcut, precision = settings.cache.class_token_shortcut, precision_of(training)
+        cut = cut_phase(run.model, run.plan.anatomy, phase, probe, shortcut, precision)
+        cuts.append((phase, cut))
+        views.append(view_phase(run.model, run.plan, phase, cut))
+    say(plan_tree(run.base.name, views, training.learning_rate))
+    prepared = prepare_phases(run.model, run.plan.anatomy, cuts, splits, settings.cache, training)
+    for each in prepared:
+        say(describe(each))
+    return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
+
+
+def _train_phase(
+    run: Run, ready: ReadyPhase, resumed: Checkpoint | None, preemption: Preemption, say: Callable[[str], None]
+) -> FreezeTrainer:
+    """Train one phase with an evaluation after each epoch."""
+    phase, names = ready.phase, _changing(run.model, ready.phase)
+    run.changed |= names
+    freeze(run.model, phase)
+    before = digest(frozen_tensors(run.model, phase))
+    trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
+    _scale_by_gradients(trainer, resumed)
+    _watch(trainer, run, names)
+    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer), resumed)
+    metrics = _train(trainer, checkpoints, preemption)
+    after = digest(frozen_tensors(run.model, phase))
+    if before != after:
+        raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
+    result = PhaseResult(
+        ready.view,
+        CacheUse.of(ready.prepared),
+        trainable_tensors=len(phase.trainable),
+        frozen_tensors=sum(1 for _ in frozen_tensors(run.model, phase)),
+        frozen_before=before,
+        frozen_after=after,
+        train_metrics=metrics,
+        epochs=float(trainer.state.epoch or 0.0),
+        steps=trainer.state.global_step,
+        best_epoch=run.best.epoch if _keeps_best(trainer.args) else 0.0,
+        learning_rate=trainer.args.learning_rate,
+    )
+    run.add(result, trainer.state.log_history)
+    return trainer
+
+
+def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Preemption) -> dict[str, float]:
+    """Train from the phase's beginning or from a checkpoint; return the Trainer's figures."""
+    trainer.checkpoints, resumed = checkpoints, checkpoints.resumed
+    if resumed is not None:
+        resumed.restore(checkpoints.moment.best, trainer.average, trainer.args.device)
+        trainer.add_callback(RestoreSums(checkpoints, trainer))
+    stop = StopAndSave(preemption)
+    trainer.add_callback(stop)
+    preemption.training = True
+    try:
+        outcome = trainer.train(resume_from_checkpoint=str(resumed.folder) if resumed is not None else None)
+    finally:
+        preemption.training = False
+    if stop.saved:
+        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {GO_ON}")
+    trainer.release()
+    return outcome.metrics
+
+
+def _watch(trainer: FreezeTrainer, run: Run, names: frozenset[str]) -> None:
+    """Keep the best and the averaged weights, as the arguments ask for."""
+    args: Any = trainer.args
+    if args.ema_decay is not None:
+        trainer.average = Average(names, args.ema_decay)
+        trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
+    if args.eval_strategy != "no":
+        trainer.add_callback(
+            KeepBest(run.best, names, run.epochs, args.early_stopping_patience, restore=_keeps_best(args))
+        )
+
+
+def _keeps_best(args: Any) -> bool:
+    return bool(args.keep == "best" and args.eval_strategy != "no")
+
+
+def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say: Callable[[str], None]) -> float:
+    """Return the phase's learning rate: as given, as found by a range test, or as found before an interruption."""
+    given = run.settings.training.learning_rate
+    if resumed is not None:
+        return float(resumed.record["learning_rate"])
+    if not run.settings.training.find_lr:
+        return given
+    found = find_learning_rate(_make_trainer(run, ready, given), _changing(run.model, ready.phase))
+    if run.settings.training.process_index == 0:
+        from hfft.report.plots import rates_figure  # it draws; other runs do not wait for its imports
+
+        target = run.folder / f"lr_finder-{len(run.phases) + 1}.png"
+        rates_figure(found.tried, found.losses, found.learning_rate, target)
+        say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
+    return found.learning_rate
+
+
+def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> None:
+    """Multiply the factors of a phase that asks for it by measured ratios."""
+    if resumed is not None:
+        trainer.phase = replace(trainer.phase, lr_scales=resumed.record["lr_scales"])
+    elif trainer.phase.gradient_ratio:
+        ratios = gradient_ratios(trainer)
+        scales = {name: scale * ratios[name] for name, scale in trainer.phase.lr_scales.items()}
+        trainer.phase = replace(trainer.phase, lr_scales=scales)
+        set_seed(trainer.args.seed)
+
+
+def _splits(run: Run) -> dict[str, ImagesAndPixels]:
+    data, seed = run.settings.data, run.settings.training.seed
+    views = data.views if data.augment != "none" else 1
+    views = min(views, math.ceil(run.settings.training.num_train_epochs))
+    augmented = Pixels(run.processor, data.augment, seed)
+    return {
+        "train": ImagesAndPixels(run.sets.train, augmented, views),
+        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
+    }
+
+
+def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
+    prepared, training = ready.prepared, _arguments_of(run, ready, learning_rate)
+    set_seed(training.seed)
+    datasets = prepared.datasets
+    trainer = FreezeTrainer(
+        run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
+    )
+    trainer.objective = _objective(run)
+    trainer.add_callback(Views(datasets["train"].set_epoch, run.epochs))  # type: ignore[attr-defined]
+    for callback in run.callbacks:
+        if isinstance(callback, PhaseCallback):
+            callback.on_phase_begin(ready.phase.name, run.epochs)
+        trainer.add_callback(callback)
+    trainer.remove_callback(PrinterCallback)
+    if not training.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(QuietProgress())
+    return trainer
+
+
+def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> FinetuneArguments:
+    """Return a phase's own copy of the training arguments."""
+    training = copy.copy(run.settings.training)
+    training.num_train_epochs = ready.phase.epochs
+    training.learning_rate = learning_rate
+    training.label_names = ["labels"]
+    training.data_seed = training.seed if training.data_seed is None else training.data_seed
+    if training.world_size > 1:
+        batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
+        moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
+        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
+    return training
+
+
+def _objective(run: Run) -> Objective:
+    training, classes = run.settings.training, len(run.sets.labels)
+    balanced = training.class_weights == "balanced"
+    weights = balanced_weights(run.sets.train.labels.tolist(), classes) if balanced else None
+    return Objective(classes, training.label_smoothing_factor, weights, training.mixup)
+
+
+def _changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
+    """Names of all tensors of the state that this phase may change."""
+    frozen = {name for name, _ in frozen_tensors(model, phase)}
+    return frozenset(name for name in model.state_dict() if name not in frozen)

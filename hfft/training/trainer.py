@@ -1,0 +1,208 @@
+"""The Trainer wrapper: one Phase of one Plan, on cached activations or on pixels."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hfft.arguments import FinetuneArguments
+from hfft.data.preprocessing import collate
+from hfft.metrics import classification_metrics
+from hfft.models.forward import logits_of
+from hfft.planning.freezing import freeze
+from hfft.planning.plan import Phase
+from hfft.split.halves import Suffix
+from hfft.training.callbacks import Average
+from hfft.training.objective import Objective
+
+
+class Checkpoints(Protocol):
+    """Saves and restores the state of a FreezeTrainer in the middle of its phase; see `hfft.training.checkpointing`."""
+
+    def save(self, trainer: FreezeTrainer) -> None:
+        """Write a checkpoint of this moment."""
+
+    def restore_optimizer(self, trainer: FreezeTrainer) -> None:
+        """Give the optimizer and the schedule the state of the checkpoint that is resumed from."""
+
+    def restore_random_state(self, trainer: FreezeTrainer) -> None:
+        """Give every source of random numbers the state of the checkpoint that is resumed from."""
+
+
+class FreezeTrainer(Trainer):
+    """transformers' Trainer under a static freeze.
+
+    Everything of the Trainer works as ever: its arguments, callbacks, loggers and ``accelerate launch``.
+    Overridden are named hooks alone: the optimizer (trainable parameters with their learning rates), the
+    loss (an `Objective` on the logits, for every architecture alike), the evaluation's loss (over all
+    examples, each once) and what is in a checkpoint.
+
+    Args:
+        model: the model; it is frozen here as `phase` says, until `hfft.planning.freezing.unfreeze`.
+        args: training arguments; ``num_train_epochs`` is taken from the phase.
+        phase: what is trained.
+        suffix: how a batch reaches the trainable part.
+        train_dataset: items or batches of cached activations or pixels, with labels.
+        eval_dataset: the same for validation.
+
+    Attributes:
+        classifier: the bare model, never its DDP wrap.
+        objective: what training minimises; cross-entropy if not set otherwise.
+        average: weights to evaluate with in place of the current ones, or None.
+        checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
+        predictions: of the last evaluation.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: FinetuneArguments,
+        phase: Phase,
+        suffix: Suffix,
+        train_dataset: Dataset[Any] | None = None,
+        eval_dataset: Dataset[Any] | None = None,
+    ) -> None:
+        self.classifier = model
+        self.phase = phase
+        self.suffix = suffix
+        self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
+        self.average: Average | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.predictions: EvalLoopOutput | None = None
+        freeze(model, phase)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_loss_func=self._loss,
+            compute_metrics=_metrics,
+            preprocess_logits_for_metrics=_logits_alone,
+        )
+        self._epoch_began = time.perf_counter()
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""
+        if self.optimizer is None:
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(self._groups(model or self.model), **options)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss on the suffix alone where the batch holds cached activations."""
+        if model.training:
+            inputs = self.objective.mix(inputs)
+        with self.suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
+            return super().compute_loss(model, prepared, return_outputs, num_items_in_batch)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, with averaged weights where there are any."""
+        with self.average.in_place(self.classifier) if self.average is not None else nullcontext():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            return metrics
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; the loss is the mean over all examples, and the predictions stay in `predictions`.
+
+        The Trainer's own figure averages batches, which weighs a last short batch too much.
+        """
+        output: EvalLoopOutput = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        assert output.metrics is not None
+        if f"{prefix}_exact_loss" in output.metrics:
+            output.metrics[f"{prefix}_loss"] = output.metrics.pop(f"{prefix}_exact_loss")
+        self.predictions = output
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as the Trainer does, with the seconds since the epoch began beside each evaluation.
+
+        The learning rate that is logged is that of a parameter whose factor is 1.
+        """
+        if "learning_rate" in logs and self.optimizer is not None:
+            first = self.optimizer.param_groups[0]
+            logs["learning_rate"] *= self.args.learning_rate / first["initial_lr"]
+        if "eval_loss" in logs:
+            now = time.perf_counter()
+            logs["epoch_seconds"] = now - self._epoch_began
+            self._epoch_began = now
+        super().log(logs, start_time)
+
+    def release(self) -> None:
+        """Let go of the DDP wrap and of autocast; the bare model may then begin another phase.
+
+        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw.
+        """
+        self.model_wrapped = self.classifier
+        self.accelerator.free_memory()
+        self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
+        gc.collect()
+
+    def _groups(self, model: Any) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                decay = self.args.weight_decay if name in decayed and parameter.ndim > 1 else 0.0
+                groups.setdefault((self.phase.lr_scales[name], decay), []).append(parameter)
+        return [
+            {"params": parameters, "lr": self.args.learning_rate * scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+        ]
+
+    def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        return self.objective.loss(logits_of(outputs), labels, num_items_in_batch)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.checkpoints is None:
+            super()._save_checkpoint(model, trial)
+        else:
+            self.checkpoints.save(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.checkpoints is None:  # else the weights were restored when the run was set up
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            self.checkpoints.restore_optimizer(self)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:  # else it comes with the optimizer
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self.checkpoints is None:
+            super()._load_rng_state(checkpoint)
+        elif checkpoint is not None:
+            self.checkpoints.restore_random_state(self)
+
+
+def _metrics(prediction: EvalPrediction) -> dict[str, float]:
+    metrics = classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+    metrics["exact_loss"] = metrics.pop("loss")
+    return metrics
+
+
+def _logits_alone(logits: Any, labels: Tensor) -> Tensor:
+    """Drop what some models return beside the logits."""
+    alone: Tensor = logits[0] if isinstance(logits, tuple) else logits
+    return alone.float()

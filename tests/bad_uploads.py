@@ -1,0 +1,67 @@
+"""Uploads that must be refused, and how they are made."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+from PIL import Image
+
+
+def png(colour: tuple[int, int, int] = (200, 10, 10), size: tuple[int, int] = (12, 8)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, colour).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def bomb(side: int = 100_000) -> bytes:
+    """A PNG of a few kilobytes whose header promises side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(1_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+BAD_IMAGES = {
+    "text.jpg": (b"this is no image", "no image"),
+    "empty.png": (b"", "empty"),
+    "cut.png": (png(size=(200, 200))[:120], "is damaged"),
+    "bomb.png": (bomb(), "too large"),
+    "large.png": (png(size=(1200, 1200)), "1200 x 1200"),
+    "page.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
+}
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def two_classes(prefix: str = "") -> dict[str, bytes]:
+    return {f"{prefix}{label}/{number}.png": png() for label in ("a", "b") for number in range(3)}
+
+
+BAD_ZIPS = {
+    "up": ({"../../evil/1.png": png()}, "outside itself"),
+    "up by backslashes": ({"..\\..\\evil\\1.png": png()}, "outside itself"),
+    "absolute": ({"/etc/evil/1.png": png()}, "outside itself"),
+    "drive": ({"C:/evil/1.png": png()}, "outside itself"),
+    "many classes": ({f"class{number}/1.png": png() for number in range(6)}, "6 classes"),
+    "thousands of classes": ({f"class{number}/1.png": b"x" for number in range(1100)}, "1,100 classes|entries"),
+    "many images": ({f"{number % 2}/{number}.png": png() for number in range(41)}, "41 images"),
+    "entries": ({f"a/{number}.txt": b"" for number in range(1200)}, "entries"),
+    "nested": ({"a/inner.zip": b"PK", "b/inner.zip": b"PK"}, "other archives"),
+    "bomb": ({"a/1.png": bytes(9_000_000), "b/1.png": png()}, "unpacks to 9 MB"),
+    "no folders": ({"1.png": png(), "2.png": png()}, "outside any folder"),
+    "one class": ({f"a/{number}.png": png() for number in range(5)}, "two classes"),
+    "two images": ({"a/1.png": png(), "a/2.png": png(), "b/1.png": png()}, "at least three"),
+    "nothing": ({}, "holds no images"),
+}

@@ -1,0 +1,221 @@
+"""The activation cache: fingerprints, whole shards or none, damage, budgets, and several fillings at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from hfft.cache.entries import list_entries, prune
+from hfft.cache.placement import Placement, choose_placement
+from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.errors import OutputError
+from hfft.files import write_atomically
+from hfft.split.split import Leaf
+
+KEY = CacheKey("weights", "boundary", "pixels", "data", 1, "auto", "None", "contiguous", "software")
+LEAVES = [Leaf("map", (3, 2, 2), torch.float32), Leaf("ids", (5,), torch.int64)]
+COUNT = 200
+
+
+def make_cache(placement: Placement, key: CacheKey = KEY, dtype: str = "auto", count: int = COUNT) -> ActivationCache:
+    return ActivationCache(key, make_rows(LEAVES, dtype, channels_last=True), count, placement)
+
+
+def values(rows: range) -> dict[str, torch.Tensor]:
+    """What the prefix would give for these rows."""
+    index = torch.tensor(list(rows))
+    grid = torch.arange(12, dtype=torch.float32).reshape(3, 2, 2)
+    return {"map": index[:, None, None, None] + grid / 16, "ids": index[:, None] * 10 + torch.arange(5)}
+
+
+def put(cache: ActivationCache, shard: int) -> None:
+    captured = values(cache.shard_range(shard))
+    cache.put(shard, {row.leaf.key: row.pack(captured[row.leaf.key]) for row in cache.rows})
+
+
+def fill(cache: ActivationCache) -> None:
+    for shard in range(cache.shard_count()):
+        if not cache.load(shard):
+            put(cache, shard)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(CacheKey)])
+def test_fingerprint_changes_with_each_ingredient(name: str) -> None:
+    value = getattr(KEY, name)
+    change: dict[str, Any] = {name: value + 1 if isinstance(value, int) else value + "x"}
+    changed = dataclasses.replace(KEY, **change)
+    assert changed.fingerprint() != KEY.fingerprint()
+
+
+@pytest.mark.parametrize(("in_memory", "on_disk"), [(True, True), (True, False), (False, True)])
+def test_gather_gives_back_every_bit(tmp_path: Path, in_memory: bool, on_disk: bool) -> None:
+    placement = Placement(tmp_path if on_disk else None, in_memory)
+    cache = make_cache(placement)
+    fill(cache)
+    rows = [199, 0, 31, 32, 5, 5]
+    for opened in [cache, make_cache(placement)] if on_disk else [cache]:
+        fill(opened)
+        found = opened.gather(rows)
+        for key, expected in values(range(COUNT)).items():
+            assert torch.equal(found[key], expected[rows])
+        assert found["map"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_second_opening_computes_nothing(tmp_path: Path) -> None:
+    fill(make_cache(Placement(tmp_path, in_memory=False)))
+    again = make_cache(Placement(tmp_path, in_memory=False))
+    assert all(again.load(shard) for shard in range(again.shard_count()))
+    assert again.bytes_on_disk() >= again.bytes
+
+
+def test_a_killed_filling_goes_on_from_the_last_whole_shard(tmp_path: Path) -> None:
+    first = make_cache(Placement(tmp_path, in_memory=True))
+    put(first, 0)
+    put(first, 1)
+    again = make_cache(Placement(tmp_path, in_memory=True))
+    present = [again.load(shard) for shard in range(again.shard_count())]
+    assert present == [True, True] + [False] * (again.shard_count() - 2)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_shard_is_named_and_missing(tmp_path: Path, damage: str, in_memory: bool) -> None:
+    placement = Placement(tmp_path, in_memory)
+    cache = make_cache(placement)
+    fill(cache)
+    assert cache.folder is not None
+    file = sorted(cache.folder.glob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[-7] ^= 1
+    file.write_bytes({"truncate": bytes(content[:-20]), "flip": bytes(content), "empty": b""}[damage])
+    again = make_cache(placement)
+    present = [again.load(shard) for shard in range(again.shard_count())]
+    assert present.count(False) == 1
+    assert not present[1]
+    assert again.damaged == [str(file)]
+    put(again, 1)
+    assert torch.equal(again.gather([40])["ids"], values(range(40, 41))["ids"])
+
+
+def test_narrow_rows_halve_the_floats_and_leave_integers_alone(tmp_path: Path) -> None:
+    cache = make_cache(Placement(None, in_memory=True), dtype="bfloat16")
+    fill(cache)
+    found = cache.gather([7, 8])
+    assert found["map"].dtype == torch.bfloat16
+    assert found["ids"].dtype == torch.int64
+    assert cache.bytes_per_image == 12 * 2 + 5 * 8
+    torch.testing.assert_close(found["map"].float(), values(range(7, 9))["map"], rtol=2**-7, atol=0)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(Placement(tmp_path, in_memory=False))
+    put(cache, 0)
+
+    def no_room(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", no_room)
+    with pytest.raises(OutputError, match=r"No space left.*--cache_dir"):
+        put(cache, 1)
+    monkeypatch.undo()
+    assert cache.folder is not None
+    assert {file.suffix for file in cache.folder.iterdir()} == {".json", ".safetensors"}
+    again = make_cache(Placement(tmp_path, in_memory=False))
+    assert again.load(0)
+    assert not again.load(1)
+
+
+def _fill_in_process(folder: str, start: object) -> None:
+    cache = make_cache(Placement(Path(folder), in_memory=False))
+    start.wait()  # type: ignore[attr-defined]
+    fill(cache)
+
+
+def test_two_fillings_at_once_give_one_result(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(2)
+    workers = [context.Process(target=_fill_in_process, args=(str(tmp_path), start)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    cache = make_cache(Placement(tmp_path, in_memory=False))
+    assert all(cache.load(shard) for shard in range(cache.shard_count()))
+    assert cache.damaged == []
+    found = cache.gather(list(range(COUNT)))
+    assert all(torch.equal(found[key], expected) for key, expected in values(range(COUNT)).items())
+
+
+class TestPlacement:
+    """Budgets are checked before anything is filled."""
+
+    @pytest.fixture(autouse=True)
+    def _room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 3000})())
+
+    @pytest.mark.parametrize(
+        ("mode", "total", "limit", "processes", "expected"),
+        [
+            ("auto", 400, None, 1, (True, True)),
+            ("auto", 600, None, 1, (True, False)),
+            ("auto", 400, None, 2, (True, False)),
+            ("auto", 800, 900, 1, (True, True)),
+            ("disk", 1400, None, 1, (True, False)),
+            ("memory", 400, None, 1, (False, True)),
+        ],
+    )
+    def test_place(
+        self, tmp_path: Path, mode: str, total: int, limit: int | None, processes: int, expected: tuple[bool, bool]
+    ) -> None:
+        placement = choose_placement(mode, (total, total), tmp_path, limit, processes)
+        assert isinstance(placement, Placement)
+        assert (placement.directory is not None, placement.in_memory) == expected
+
+    def test_auto_says_how_much_it_would_have_needed(self, tmp_path: Path) -> None:
+        reason = choose_placement("auto", (2_000_000, 2_000_000), tmp_path, None, 1)
+        assert isinstance(reason, str)
+        assert "needs 2.0 MB" in reason
+
+    @pytest.mark.parametrize(("mode", "processes"), [("memory", 1), ("disk", 1), ("memory", 2)])
+    def test_an_explicit_place_without_room_is_an_error(self, tmp_path: Path, mode: str, processes: int) -> None:
+        with pytest.raises(OutputError, match=r"needs|one process"):
+            choose_placement(mode, (5000, 5000), tmp_path, None, processes)
+
+    def test_what_is_on_disk_already_needs_no_room(self, tmp_path: Path) -> None:
+        assert choose_placement("disk", (5000, 0), tmp_path, None, 1) == Placement(tmp_path, False)
+
+
+def test_list_and_prune_oldest_first(tmp_path: Path) -> None:
+    entries = [dataclasses.replace(KEY, data=str(number)) for number in range(3)]
+    for age, key in enumerate(entries):
+        cache = make_cache(Placement(tmp_path, in_memory=False), key)
+        fill(cache)
+        assert cache.folder is not None
+        for file in cache.folder.iterdir():
+            os.utime(file, (1000 - age, 1000 - age))
+    listed = list_entries(tmp_path)
+    assert [entry.folder.name for entry in listed] == [key.fingerprint() for key in entries]
+    assert all(entry.rows == COUNT and entry.boundary == "boundary" for entry in listed)
+    deleted = prune(tmp_path, keep_bytes=listed[0].bytes + listed[1].bytes)
+    assert [entry.folder.name for entry in deleted] == [entries[2].fingerprint()]
+    assert len(prune(tmp_path)) == 2
+    assert list_entries(tmp_path) == []
+
+
+def test_write_atomically_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    with pytest.raises(OSError, match="I/O error"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,91 @@
+"""The Python interface: light to import, typed, and the same words as the command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finished import LABELS, make_images, make_model
+
+import hfft
+from hfft.errors import ArgumentError, DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_import_is_light() -> None:
+    code = "import sys, hfft; print([m for m in ('torch', 'transformers', 'datasets', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    from hfft.models.checkpoint import load
+    from hfft.planning.plan import Plan
+    from hfft.training.trainer import FreezeTrainer
+
+    assert (hfft.load, hfft.Plan, hfft.FreezeTrainer) == (load, Plan, FreezeTrainer)
+    assert callable(hfft.finetune)
+    assert set(hfft.__all__) <= set(dir(hfft))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hfft.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_finetune_by_keywords(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = hfft.finetune(
+        model_name_or_path=make_model(tmp_path / "base", ("one", "two")),
+        train_dir=make_images(tmp_path / "images"),
+        policy="head",
+        output_dir=tmp_path / "output",
+        num_train_epochs=2,
+        use_cpu=True,
+        disable_tqdm=True,
+        cache="off",
+        test_dir=None,
+        say=said.append,
+    )
+    assert run.sets.labels == LABELS
+    assert run.plan.policy == "head"
+    assert run.predictions["validation"].predictions.shape == (len(run.sets.validation), 3)
+    assert run.settings.training.num_train_epochs == 2.0
+    model, _ = hfft.load(tmp_path / "output")
+    assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert any("accuracy" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"polcy": "head"}, ArgumentError, "hfft.finetune has no option 'polcy'; did you mean policy?"),
+        ({"cache": "dsk"}, ArgumentError, "dsk"),
+        ({"policy": "tail"}, ArgumentError, "--policy 'tail' is unknown"),
+        ({"learning_rate": "fast"}, ArgumentError, "learning_rate"),
+        ({"learning_rate": -1}, ArgumentError, "--learning_rate must be above 0"),
+        ({"train_dir": "/no/such/folder"}, DataError, "there is no such folder"),
+    ],
+)
+def test_errors(options: dict[str, object], error: type[Exception], message: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"output_dir": str(tmp_path / "output"), "use_cpu": True} | options
+    with pytest.raises(error, match=re.escape(message)):
+        hfft.finetune(**given)
+
+
+def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In Python\n")[2]
+    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert example is not None
+    make_images(tmp_path / "photos" / "train", count=4)
+    shutil.copy(tmp_path / "photos" / "train" / "red" / "0.png", tmp_path / "photos" / "new.png")
+    monkeypatch.chdir(tmp_path)
+    printed: list[str] = []
+    exec(example[1], {"print": lambda *words: printed.append(" ".join(map(str, words)))})  # noqa: S102  (our own text)
+    assert len(example[1].strip().splitlines()) <= 12
+    assert printed[-1].startswith("photos/new.png ")
+    assert (tmp_path / "outputs" / "photos" / "model.safetensors").exists()

@@ -1,0 +1,52 @@
+"""What the documents show is what was measured, and what they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfft.planning.policies import installed_policies
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name: str) -> Any:
+    """Load a script, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_table_of_policies_is_the_measured_one() -> None:
+    runs = json.loads((ROOT / "docs" / "measured" / "policies.json").read_text())["runs"]
+    shown = re.search(r"<!-- policies -->\n(.*)<!-- /policies -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert script("bench_policies").table(runs) in shown[1]
+    policies = {run["policy"] for run in runs}
+    assert {name.partition(":")[0] for name in policies} == installed_policies().keys() - {"attention"} | {
+        "linear probe"
+    }
+    for policy in policies:
+        assert sorted(run["seed"] for run in runs if run["policy"] == policy) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_policies_page_names_every_policy() -> None:
+    page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    assert all(f"`{name}" in page for name in installed_policies())

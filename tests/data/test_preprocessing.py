@@ -1,0 +1,272 @@
+"""Model inputs: the same pixels by every way, augmentation seeded by (seed, row, view) alone, sizes that are kept."""
+
+import io
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor
+
+from hfft.data.images import ImageSet, open_image
+from hfft.data.preprocessing import PixelDataset, Pixels, collate, resize_processor
+from hfft.demo import ANIMALS, embedded_model
+from hfft.errors import ArgumentError, DataError
+
+
+def vit(size: int = 16) -> BaseImageProcessor:
+    processor: BaseImageProcessor = transformers.ViTImageProcessor(size={"height": size, "width": size})
+    return processor
+
+
+def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def noise_set(count: int = 6) -> ImageSet:
+    values = []
+    for row in range(count):
+        stream = io.BytesIO()
+        noise(seed=row).save(stream, format="PNG")
+        values.append({"bytes": stream.getvalue(), "path": None})
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    table = datasets.Dataset.from_dict({"image": values}, features=features)
+    return ImageSet(table, np.arange(count, dtype=np.int64) % 2, "noise")
+
+
+# One image --------------------------------------------------------------------------------------------
+
+
+def test_same_pixels_as_the_processor_itself() -> None:
+    image = noise()
+    for processor in (vit(), embedded_model(["a", "b"])[1]):
+        expected = processor(images=image, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(Pixels(processor)(image)["pixel_values"], expected)
+
+
+def test_same_pixels_from_a_file_from_bytes_and_from_an_image_set(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    noise().save(path)
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = [{"path": str(path), "bytes": None}, {"path": None, "bytes": path.read_bytes()}]
+    images = ImageSet(datasets.Dataset.from_dict({"image": rows}, features), np.zeros(2, dtype=np.int64), "two")
+    pixels = Pixels(vit())
+    ways = [images.image(0), images.image(1), open_image(path, "p"), open_image(io.BytesIO(path.read_bytes()), "b")]
+    first, *others = [pixels(image)["pixel_values"] for image in ways]
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_saved_processor_gives_the_same_pixels_and_fingerprint(tmp_path: Path) -> None:
+    processor = vit()
+    processor.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert torch.equal(Pixels(loaded)(noise())["pixel_values"], Pixels(processor)(noise())["pixel_values"])
+    assert Pixels(loaded).fingerprint() == Pixels(processor).fingerprint()
+
+
+def test_every_tensor_of_a_processor_is_kept() -> None:
+    siglip = transformers.Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
+    inputs = Pixels(siglip)(noise())
+    assert set(inputs) == {"pixel_values", "pixel_attention_mask", "spatial_shapes"}
+    assert inputs["pixel_values"].shape == (16, 48)
+    assert inputs["spatial_shapes"].shape == (2,)
+    clusters = np.array([[-1.0, -1, -1], [1.0, 1, 1]])
+    imagegpt = transformers.ImageGPTImageProcessor(clusters=clusters, size={"height": 4, "width": 4})
+    assert Pixels(imagegpt)(noise())["input_ids"].shape == (16,)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 3), (400, 2)])
+def test_odd_shapes_pass(size: tuple[int, int]) -> None:
+    for augment in ("none", "flip", "crop"):
+        assert Pixels(vit(), augment)(Image.new("RGB", size), row=0, view=0)["pixel_values"].shape == (3, 16, 16)
+
+
+# Augmentation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augment", ["flip", "crop"])
+def test_seed_row_and_view_alone_decide(augment: str) -> None:
+    def bits(seed: int, row: int, view: int) -> bytes:
+        return Pixels(vit(), augment, seed)(noise(), row, view)["pixel_values"].numpy().tobytes()
+
+    assert bits(1, 2, 3) == bits(1, 2, 3)
+    for change in (
+        [(seed, 2, 3) for seed in range(12)],
+        [(1, row, 3) for row in range(12)],
+        [(1, 2, v) for v in range(12)],
+    ):
+        assert len({bits(*key) for key in change}) == (2 if augment == "flip" else 12)
+
+
+def test_without_a_view_nothing_is_augmented() -> None:
+    plain = Pixels(vit())(noise())["pixel_values"]
+    for augment in ("flip", "crop"):
+        assert torch.equal(Pixels(vit(), augment)(noise(), row=1)["pixel_values"], plain)
+    assert torch.equal(Pixels(vit())(noise(), row=1, view=1)["pixel_values"], plain)
+
+
+def test_flip_is_a_mirror_half_of_the_time() -> None:
+    plain = Pixels(vit())(noise(16, 16))["pixel_values"]
+    seen = [Pixels(vit(), "flip")(noise(16, 16), row, 0)["pixel_values"] for row in range(200)]
+    flipped = sum(torch.equal(pixels, plain.flip(-1)) for pixels in seen)
+    assert flipped + sum(torch.equal(pixels, plain) for pixels in seen) == 200
+    assert 70 < flipped < 130
+
+
+def test_augmentation_leaves_global_random_states_alone() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    expected = torch.rand(1), np.random.random_sample()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    Pixels(vit(), "crop")(noise(), 0, 0)
+    assert (torch.rand(1), np.random.random_sample()) == expected
+
+
+def test_unknown_augmentation_is_named() -> None:
+    with pytest.raises(ArgumentError, match="'mixup'"):
+        Pixels(vit(), "mixup")
+
+
+def test_fingerprint_follows_what_the_pixels_depend_on() -> None:
+    other_mean = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.5])
+    prints = [
+        Pixels(vit()).fingerprint(),
+        Pixels(vit(20)).fingerprint(),
+        Pixels(other_mean).fingerprint(),
+        Pixels(vit(), "flip", 0).fingerprint(),
+        Pixels(vit(), "flip", 1).fingerprint(),
+        Pixels(vit(), "crop", 0).fingerprint(),
+    ]
+    assert len(set(prints)) == 6
+    assert Pixels(vit(), "none", 5).fingerprint() == prints[0]
+
+
+# Data sets --------------------------------------------------------------------------------------------
+
+
+def epochs(workers: int, context: str | None = None) -> list[dict[str, Tensor]]:
+    dataset = PixelDataset(noise_set(), Pixels(vit(), "crop", 7), views=2)
+    loader = DataLoader(
+        dataset,
+        batch_size=6,
+        collate_fn=collate,
+        num_workers=workers,
+        multiprocessing_context=context,
+        persistent_workers=workers > 0,
+    )
+    batches = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        batches += list(loader)
+    return batches
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_batches_have_the_right_shapes_and_views_come_around() -> None:
+    first, second, third = epochs(0)
+    assert first["pixel_values"].shape == (6, 3, 16, 16)
+    assert first["labels"].tolist() == [0, 1, 0, 1, 0, 1]
+    assert first["labels"].dtype == torch.int64
+    assert not same(first, second)
+    assert same(first, third)
+
+
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+def test_worker_processes_see_the_same_bits(context: str, workers: int) -> None:
+    if context not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {context} here")
+    pairs = zip(epochs(0), epochs(workers, context), strict=True)
+    assert all(same(here, there) for here, there in pairs)
+
+
+def test_data_sets_can_be_pickled() -> None:
+    dataset = PixelDataset(noise_set(), Pixels(vit(), "crop"), views=4)
+    dataset.set_epoch(3)
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301
+    assert torch.equal(copy[2]["pixel_values"], dataset[2]["pixel_values"])
+
+
+def test_a_bad_image_is_named_through_worker_processes() -> None:
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    rows = [{"path": "culprit.png", "bytes": b"junk"}]
+    images = ImageSet(datasets.Dataset.from_dict({"image": rows}, features), np.zeros(1, dtype=np.int64), "bad")
+    loader = DataLoader(PixelDataset(images, Pixels(vit())), collate_fn=collate, num_workers=1)
+    with pytest.raises(DataError, match=r"culprit\.png"):
+        next(iter(loader))
+
+
+def test_collate_takes_items_without_labels() -> None:
+    assert collate([{"input_ids": torch.arange(3)}] * 2)["input_ids"].shape == (2, 3)
+
+
+# Sizes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "size", "crop"),
+    [
+        ("ViTImageProcessor", {}, {"height": 96, "width": 96}, None),
+        ("CLIPImageProcessor", {}, {"shortest_edge": 96}, 96),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}}, {"shortest_edge": 96}, None),
+        ("BitImageProcessor", {"size": {"shortest_edge": 256}}, {"shortest_edge": 110}, 96),
+        ("BeitImageProcessor", {"size": {"height": 256, "width": 256}, "do_center_crop": True}, None, None),
+        ("EfficientNetImageProcessor", {}, {"height": 96, "width": 96}, None),
+        ("MobileNetV2ImageProcessor", {}, {"shortest_edge": 110}, 96),
+        ("SiglipImageProcessor", {}, {"height": 96, "width": 96}, None),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "Pil"])
+def test_image_size_is_applied_and_saved(
+    name: str, settings: dict[str, Any], size: dict[str, int] | None, crop: int | None, suffix: str, tmp_path: Path
+) -> None:
+    processor = getattr(transformers, name + suffix)(**settings)
+    resize_processor(processor, 96)
+    processor.save_pretrained(tmp_path)
+    loaded = type(processor).from_pretrained(tmp_path)
+    for each in (processor, loaded):
+        assert Pixels(each)(noise(200, 150))["pixel_values"].shape == (3, 96, 96)
+        if size is not None:
+            assert {key: value for key, value in dict(each.size).items() if value is not None} == size
+        if crop is not None:
+            assert each.crop_size["height"] == crop
+
+
+def test_image_size_of_timm_is_saved_with_the_model(tmp_path: Path) -> None:
+    model, processor = embedded_model(ANIMALS)
+    resize_processor(processor, 96, model.config)
+    model.save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).pretrained_cfg["input_size"] == [3, 96, 96]
+    assert Pixels(loaded)(noise())["pixel_values"].shape == (3, 96, 96)
+    assert Pixels(loaded).fingerprint() == Pixels(processor).fingerprint()
+
+
+def test_image_size_of_timm_needs_the_config_it_is_saved_in() -> None:
+    with pytest.raises(ValueError, match="config"):
+        resize_processor(embedded_model(["a", "b"])[1], 96)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        lambda: transformers.Siglip2ImageProcessor(patch_size=4, max_num_patches=16),
+        lambda: transformers.ViTImageProcessor(do_resize=False),
+        lambda: transformers.BitImageProcessor(do_center_crop=False),
+        lambda: transformers.ImageGPTImageProcessor(clusters=np.zeros((2, 3)), size={"height": 4, "width": 4}),
+    ],
+)
+def test_processors_without_a_square_size_refuse(processor: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"--image_size 32.*leave the flag out"):
+        resize_processor(processor(), 32)

@@ -1,0 +1,203 @@
+"""Several processes on a CPU: the same losses, metrics and weights as one, whichever way they are launched."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_models import small_model
+
+from hfft.planning.freezing import freeze
+from hfft.planning.plan import make_plan
+from hfft.planning.registry import find_anatomy
+from hfft.split.halves import Suffix, idle_parameters
+
+Folder = Callable[..., Path]
+SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+LAUNCH = {
+    1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    2: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+}
+
+
+def launch(processes: int, *flags: Any) -> str:
+    """Run the script with a global batch of 6."""
+    batch = ["--per_device_train_batch_size", 6 // processes, "--per_device_eval_batch_size", 4]
+    common = ["--num_train_epochs", 2, "--logging_strategy", "steps", "--logging_steps", 1, "--keep", "last"]
+    command = [sys.executable, *LAUNCH[processes], SCRIPT, *batch, *common, "--baselines", "none", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    log: list[dict[str, Any]] = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return log[:-1]  # the last evaluation is that of the weights handed back
+
+
+def logged(folder: Path, name: str) -> torch.Tensor:
+    return torch.tensor([entry[name] for entry in log_of(folder) if name in entry], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache", "policy"),
+    [
+        ("vit", "disk", "lp_ft"),
+        ("vit", "off", "lp_ft"),
+        pytest.param("vit", "disk", "last_block", marks=pytest.mark.slow),
+        pytest.param("vit", "disk", "gradual", marks=pytest.mark.slow),
+        pytest.param("vit", "disk", "auto_rgn", marks=pytest.mark.slow),
+        pytest.param("swin", "disk", "last_block", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_give_the_losses_of_one(
+    kind: str, cache: str, policy: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    model = pretrained(kind)
+    config = json.loads((model / "config.json").read_text())
+    # Dropout and drop-path draw from each process's own random state.
+    (model / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0, "drop_path_rate": 0.0}))
+    # 27 validation images: neither batches nor processes divide them evenly.
+    flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
+    flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
+    flags += ["--policy", policy]
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        store = ["--cache_dir", tmp_path / f"cache{processes}"]
+        printed = launch(processes, *flags, *store, "--output_dir", folder)
+        assert json.loads((folder / "hfft.json").read_text())["processes"] == processes
+        if cache == "disk":
+            assert "0 of 51 rows were there already" in printed
+    if policy == "lp_ft":
+        assert {entry["phase"] for entry in log_of(tmp_path / "2")} == {"head", "last_block"}
+    for name in ("loss", "eval_loss", "eval_accuracy"):
+        torch.testing.assert_close(logged(tmp_path / "2", name), logged(tmp_path / "1", name), rtol=1e-5, atol=1e-7)
+    first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_idle_parameters_are_found() -> None:
+    model, inputs = small_model("clip")
+    anatomy = find_anatomy(model)
+    phase = make_plan(model, anatomy, "last_block", 1).phases[0]
+    freeze(model, phase)
+    idle = idle_parameters(model, Suffix(anatomy), inputs)
+    assert idle
+    assert all("post_layernorm" in name for name in idle)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model, inputs = small_model("vit")
+    anatomy = find_anatomy(model)
+    freeze(model, make_plan(model, anatomy, "last_block", 1).phases[0])
+    assert idle_parameters(model, Suffix(anatomy), inputs) == []
+
+
+def spawn(program: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in several processes."""
+    script = folder / "program.py"
+    script.write_text(program)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+
+
+WATCH = """
+import torch
+from transformers import TrainerCallback
+from hfft import finetune
+
+class Watch(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        flat = torch.cat([grad.flatten() for grad in grads.values()])
+        both = [torch.empty_like(flat) for _ in range(2)]
+        torch.distributed.all_gather(both, flat)
+        kinds.append((len(grads), torch.equal(*both)))
+
+kinds = []
+from hfft.job import finetune
+from hfft.cli import finetune_settings
+run = finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Watch()])
+print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
+"""
+
+
+def test_gradients_are_equal_on_all_ranks_after_a_phase_change(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--policy", "lp_ft"]
+    flags += ["--num_train_epochs", 2, "--per_device_train_batch_size", 3, "--baselines", "none"]
+    flags += ["--output_dir", tmp_path / "run"]
+    done = spawn(WATCH.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = sorted(line for line in done.stdout.splitlines() if line.startswith("SEEN"))
+    assert [line.split(" ", 2)[2] for line in seen] == ["[(2, True), (20, True)]"] * 2
+
+
+DIE = """
+import os, sys
+from transformers import TrainerCallback
+from hfft.cli import finetune_settings
+from hfft.job import finetune
+
+class Die(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if args.process_index == 1 and state.global_step == 2:
+            os._exit(9)
+
+finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Die()])
+"""
+
+
+def test_a_rank_that_dies_ends_the_others(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
+    flags += ["--per_device_train_batch_size", 3, "--output_dir", tmp_path / "run"]
+    done = spawn(DIE.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
+    assert done.returncode != 0
+    assert "exitcode  : 9" in done.stderr
+    assert not (tmp_path / "run" / "hfft.json").exists()
+
+
+def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    """Two launchers as on two machines, each with an activation cache of its own."""
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
+    flags += ["--per_device_train_batch_size", 3, "--num_train_epochs", 2, "--policy", "lp_ft", "--cache", "disk"]
+    flags += ["--output_dir", tmp_path / "run"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank in range(2):
+        launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1]
+        launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
+        command = [sys.executable, *launcher, SCRIPT, *flags, "--cache_dir", tmp_path / f"cache-of-{rank}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        machines.append(
+            subprocess.Popen(
+                [str(part) for part in command],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for machine in machines:
+        _, error = machine.communicate(timeout=300)
+        assert machine.returncode == 0, error[-3000:]
+    assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
+    for rank in range(2):
+        assert len(list((tmp_path / f"cache-of-{rank}").glob("*/*.safetensors"))) > 1

@@ -1,0 +1,44 @@
+"""The Space under load: 32 clients at once get the model's own answers, and the server's memory stays bounded."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from finished import make_images, make_model, run_finetune
+
+pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+
+CLIENTS = 32
+SECONDS = 4.0
+GROWTH = 300e6
+"""Bytes that the server may grow by once the model is loaded."""
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "load_space.py"
+    spec = importlib.util.spec_from_file_location("load_space", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_32_clients_get_the_models_own_answers(script: ModuleType, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images")
+    run_finetune(make_model(tmp_path / "base"), images, tmp_path / "outputs" / "run", learning_rate=0.05)
+    known = script.answers_of(tmp_path / "outputs" / "run", sorted(images.rglob("*.png")))
+    assert len({score.label for _, score in known}) > 1
+    with script.served(tmp_path / "outputs") as (url, server):
+        load = script.drive(url, server, known, CLIENTS, SECONDS)
+    assert not load.wrong
+    assert not load.errors
+    assert len(load.answers) >= CLIENTS
+    assert load.memory[-1][1] - load.memory[0][1] < GROWTH
+    assert f"| right answers | {len(load.answers):,} |" in load.table(CLIENTS)

@@ -1,0 +1,61 @@
+"""Local paths are taken out of records, cards and deltas; what only looks like one stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfft.errors import ModelError
+from hfft.hub.local_paths import LocalPaths
+
+
+def _record(**changes: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "arguments": {"train_dir": "/home/me/secret client/photos/", "output_dir": "outputs/run", "seed": 3},
+        "base": {"id": "/srv/models/resnet"},
+        "data": {"name": "photos", "skipped": ["/mnt/x/bad.png"], "labels": ["/m/01abc", "cat"]},
+        "mistakes": [{"file": "/mnt/x/1.png", "label": "/m/01abc"}],
+    }
+    return plain | changes
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/me/secret client/photos", "photos"),
+        ("/home/me/secret client/photos/cat/1.png", "photos/cat/1.png"),
+        ("in (/srv/models/resnet), 3", "in (resnet), 3"),
+        ("/srv/models/resnet50", "/srv/models/resnet50"),
+        ("https://example.org/srv/models/resnet", "https://example.org/srv/models/resnet"),
+        ("/m/01abc", "/m/01abc"),
+        ("outputs/run", "outputs/run"),
+    ],
+)
+def test_absolute_paths_become_names(text: str, left: str) -> None:
+    assert LocalPaths(_record()).without(text) == left
+
+
+def test_the_home_folder_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me_too")
+    paths = LocalPaths(_record(base={"id": "C:\\Users\\me\\base"}))
+    assert paths.without("the disk at /home/me_too/.cache/hfft allows 1 GB") == "the disk at ~/.cache/hfft allows 1 GB"
+    assert paths.without(r"the disk at /home/me\_too/.cache/hfft") == "the disk at ~/.cache/hfft"  # as Markdown has it
+    assert paths.without_in({"id": "C:\\Users\\me\\base"}) == {"id": "base"}
+
+
+def test_json_keeps_its_bytes_where_there_is_nothing_to_hide() -> None:
+    paths = LocalPaths(_record())
+    assert paths.json('{"a":  [1, "b"]}') == '{"a":  [1, "b"]}'
+    cleared = json.loads(paths.json(json.dumps(_record())))
+    assert cleared["arguments"] == {"train_dir": "photos/", "output_dir": "outputs/run", "seed": 3}
+    assert cleared["data"] == {"name": "photos", "skipped": ["bad.png"], "labels": ["/m/01abc", "cat"]}
+    assert cleared["mistakes"] == [{"file": "1.png", "label": "/m/01abc"}]
+
+
+def test_a_damaged_delta(tmp_path: Path) -> None:
+    (tmp_path / "delta.safetensors").write_bytes(b"\x05\x00\x00\x00\x00\x00\x00\x00nonsense")
+    with pytest.raises(ModelError, match="no delta that hfft wrote"):
+        LocalPaths(_record()).delta(tmp_path / "delta.safetensors")

@@ -1,0 +1,161 @@
+"""Predictions: in order, in batches, exactly what the model says, and never stopped by one bad file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from finished import LABELS, make_images, make_model
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hfft.cli import main
+from hfft.errors import DataError, ModelError
+from hfft.inference.classifier import Classifier, classify, find_images, load_classifier
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_images(tmp_path_factory.mktemp("predict") / "images", count=2)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path) -> Classifier:
+    return load_classifier(model, device="cpu")
+
+
+def test_what_stock_transformers_says(classifier: Classifier, model: Path, images: Path) -> None:
+    files = find_images([images / "red"])
+    stock = AutoModelForImageClassification.from_pretrained(model)
+    processor = AutoImageProcessor.from_pretrained(model)
+    pixels = processor([Image.open(file) for file in files], return_tensors="pt")
+    with torch.no_grad():
+        expected = stock(**pixels).logits.softmax(1)
+    rows = list(classify(classifier, files))
+    assert [row.label for row in rows] == [LABELS[index] for index in expected.argmax(1).tolist()]
+    assert [row.probability for row in rows] == pytest.approx(expected.max(1).values.tolist(), abs=1e-6)
+    assert [sum(score.probability for score in row.top) for row in rows] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_order_and_errors_do_not_depend_on_the_batch_size(
+    classifier: Classifier, images: Path, batch_size: int
+) -> None:
+    files = [*find_images([images]), str(images / "missing.png")]
+    rows = list(classify(classifier, files, top_k=2, batch_size=batch_size))
+    assert [row.file for row in rows] == files
+    assert [Path(row.file).name for row in rows if row.error] == ["broken.png", "missing.png"]
+    assert all(str(row.file) in row.error and not row.label and not row.top for row in rows if row.error)
+    assert all(len(row.top) == 2 and row.label == row.top[0].label for row in rows if not row.error)
+
+
+def test_open_images_in_any_mode(classifier: Classifier) -> None:
+    opened = [Image.new(mode, (50, 30), 0) for mode in ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16", "F")]
+    rows = list(classify(classifier, iter(opened)))
+    assert [row.file for row in rows] == [f"image {number}" for number in range(1, len(opened) + 1)]
+    assert not [row.error for row in rows if row.error]
+
+
+def test_is_lazy(classifier: Classifier, images: Path) -> None:
+    asked = []
+
+    def sources() -> object:
+        for file in find_images([images]):
+            asked.append(file)
+            yield file
+
+    next(classify(classifier, sources(), batch_size=2))  # type: ignore[arg-type]
+    assert len(asked) == 2
+
+
+def test_find_images(images: Path, tmp_path: Path) -> None:
+    found = find_images([images / "notes.txt", images])
+    assert found[0] == str(images / "notes.txt"), "a file that is named counts, whatever it is"
+    inside = [Path(file).relative_to(images).as_posix() for file in found[1:]]
+    assert inside == [
+        *("blue/0.png", "blue/1.png", "broken.png", "green/0.png", "green/1.png", "red/0.png", "red/1.png"),
+    ]
+    with pytest.raises(DataError, match="holds no images"):
+        find_images([tmp_path])
+
+
+def test_a_model_that_is_not_whole_is_refused(model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("classifier.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"no tensor 'classifier\.weight'"):
+        load_classifier(tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        load_classifier(tmp_path)
+
+
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main(["predict", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_csv(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    code, out, err = run_command(capsys, images, "--model", model, "--format", "csv", "--top_k", 2)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert list(rows[0]) == ["file", "label", "probability", "label_2", "probability_2", "error"]
+    assert [row["file"] for row in rows] == find_images([images])
+    assert sum(bool(row["error"]) for row in rows) == 1
+    assert "1 of 7 images could not be read" in err
+
+
+def test_jsonl(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    code, out, _ = run_command(capsys, images, "--model", model, "--format", "jsonl", "--batch_size", 2)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert all(len(row["top"]) == 3 and row["top"][0]["label"] == row["label"] for row in rows if not row["error"])
+
+
+def test_table(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    code, out, _ = run_command(capsys, "--model", model, images / "red" / "0.png", images / "broken.png")
+    header, first, second = out.splitlines()
+    column = header.index("labels")
+    assert code == 0
+    assert second[column:].startswith("error: cannot read")
+    assert sorted(first[column:].split()[::2]) == list(LABELS)
+
+
+def test_nothing_readable_is_a_failure(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
+    assert run_command(capsys, images / "broken.png", "--model", model)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["x.png", "--model", "/no/such/folder"], 1, "'/no/such/folder' is no folder"),
+        (["--top_k", "0", "x.png"], 2, "--top_k must be at least 1"),
+        (["--batch_size", "0", "x.png"], 2, "--batch_size must be at least 1"),
+        (["x.png", "--fromat", "csv"], 2, "did you mean --format?"),
+        ([], 2, "IMAGE_OR_FOLDER"),
+    ],
+)
+def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str) -> None:
+    found, out, err = run_command(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,133 @@
+"""Sweeps: every combination once, one cache, resumed where it stopped, and the test images left alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hfft.arguments import DataArguments, ModelArguments
+from hfft.cli import main
+from hfft.errors import ArgumentError
+from hfft.jobs.inputs import Shared
+from hfft.jobs.sweep import parse_grid, read_runs, run_name
+
+Folder = Callable[..., Path]
+
+
+def test_grid_has_every_combination() -> None:
+    grid = parse_grid(["learning_rate=1e-4,3e-4", "policy=head,last_block"])
+    assert len(grid) == 4
+    assert {"learning_rate": "3e-4", "policy": "head"} in grid
+    assert parse_grid([]) == [{}]
+
+
+@pytest.mark.parametrize("wrong", [["policy"], ["policy="], ["=a"], ["policy=a,,b"], ["seed=1", "seed=2"]])
+def test_wrong_grid(wrong: list[str]) -> None:
+    with pytest.raises(ArgumentError, match="--sweep"):
+        parse_grid(wrong)
+
+
+def test_yaml_grid_and_list(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("seed: 3\nsweep: {learning_rate: [1e-4, 0.001], policy: head}\n")
+    runs, shared = read_runs(str(path))
+    assert runs == [{"learning_rate": "1e-4", "policy": "head"}, {"learning_rate": "0.001", "policy": "head"}]
+    assert shared == {"seed": 3}
+    path.write_text("sweep:\n- {policy: head}\n- {policy: last_block, seed: 7}\n")
+    assert read_runs(str(path))[0] == [{"policy": "head"}, {"policy": "last_block", "seed": "7"}]
+    path.write_text("sweep: nonsense\n")
+    with pytest.raises(ArgumentError, match="sweep must map"):
+        read_runs(str(path))
+
+
+def test_run_names_are_safe_for_folders() -> None:
+    assert run_name({"policy": "last_n:2", "learning_rate": "1e-3"}) == "policy=last_n-2,learning_rate=1e-3"
+
+
+def test_sweep(pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [
+        *("--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())),
+        *("--test_dir", str(image_folder("test", per_class=2)), "--num_train_epochs", "1"),
+        *("--output_dir", str(tmp_path / "sweep"), "--per_device_train_batch_size", "6"),
+    ]
+    flags = [*common, "--sweep", "learning_rate=1e-3,1e-2", "policy=head,last_block"]
+    assert main(["sweep", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "The best one again: hfft finetune" in printed
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    accuracies = [float(row["accuracy"]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 1000
+    records = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/hfft.json")]
+    assert all("test" not in record["metrics"] for record in records)
+    # One entry for each boundary and split: the second learning rate finds all its activations.
+    assert len(list((tmp_path / "activations").glob("*/entry.json"))) == 4
+    assert sorted(record["cache"]["hits"] for record in records) == [0, 0, 24, 24]
+
+    stopped = tmp_path / "sweep" / "learning_rate=1e-3,policy=head"
+    (stopped / "hfft.json").unlink()
+    assert main(["sweep", *flags]) == 0
+    assert capsys.readouterr().out.count("done before") == 3
+    assert (stopped / "hfft.json").exists()
+
+
+def test_a_wrong_option_stops_the_sweep_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--sweep", "learning_rate=1e-3,-1", "--output_dir", str(tmp_path / "sweep")]
+    assert main(["sweep", *flags]) == 2
+    assert "--learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_run_of_a_sweep_is_the_run_that_the_same_options_give_alone(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path, kind: str
+) -> None:
+    common = [
+        *("--model_name_or_path", str(pretrained(kind)), "--train_dir", str(image_folder())),
+        *("--num_train_epochs", "2", "--per_device_train_batch_size", "5", "--augment", "crop", "--cache", "memory"),
+    ]
+    grid = ["--sweep", "seed=3,4", "learning_rate=1e-3,1e-2"]
+    assert main(["sweep", *common, *grid, "--output_dir", str(tmp_path / "sweep")]) == 0
+    for seed in ("3", "4"):
+        alone = tmp_path / f"alone-{seed}"
+        flags = [*common, "--seed", seed, "--learning_rate", "1e-2", "--output_dir", str(alone)]
+        assert main(["finetune", *flags]) == 0
+        swept = tmp_path / "sweep" / f"seed={seed},learning_rate=1e-2"
+        assert (swept / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+        records = [json.loads((folder / "hfft.json").read_text()) for folder in (swept, alone)]
+        for part in ("metrics", "per_class", "mistakes", "data", "base", "anatomy", "frozen", "files"):
+            assert records[0][part] == records[1][part], part
+
+
+def test_runs_share_what_they_have_in_common_and_nothing_else(image_folder: Folder, pretrained: Folder) -> None:
+    data, model = DataArguments(train_dir=str(image_folder())), ModelArguments(str(pretrained("resnet")))
+    shared = Shared()
+    sets = shared.images(data, 0)
+    assert shared.images(DataArguments(train_dir=data.train_dir), 0) is sets
+    assert shared.images(data, 1) is not sets
+    first, second = (shared.model(model, sets.labels, 0)[0] for _ in range(2))
+    before = second.state_dict()["classifier.1.weight"].clone()
+    with torch.no_grad():
+        first.get_parameter("classifier.1.weight").add_(1)
+    assert torch.equal(second.state_dict()["classifier.1.weight"], before)
+    assert torch.equal(shared.model(model, sets.labels, 0)[0].state_dict()["classifier.1.weight"], before)
+    assert not torch.equal(shared.model(model, sets.labels, 1)[0].state_dict()["classifier.1.weight"], before)
+
+
+def test_a_sweep_says_once_what_the_check_finds(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
+    assert main(["sweep", *flags]) == 0
+    assert capsys.readouterr().out.count("with fewer than 10 training images") == 1
+    for name in ("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"):
+        assert not list((tmp_path / "sweep").glob(f"*/{name}"))
+    assert "](curves.png)" not in next((tmp_path / "sweep").glob("*/README.md")).read_text()

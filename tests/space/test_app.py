@@ -1,0 +1,348 @@
+"""The Space as programs see it: every named endpoint, hostile files, trainings, and an empty start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png
+from finished import make_images, make_model, run_finetune
+
+pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from hfft.inference.classifier import classify, load_classifier
+from hfft.inference.runs import find_runs, read_run
+from hfft.planning.policies import installed_policies
+from hfft.space.app import Served, serve
+from hfft.space.options import SpaceArguments
+from hfft.space.quiz import make_quiz
+from hfft.space.trainings.visitors import SOURCES, policy_choices
+
+ENDPOINTS = {
+    "/classify",
+    "/explain",
+    "/classify_batch",
+    "/pipeline",
+    "/training",
+    "/trace",
+    "/compare",
+    "/add_files",
+    "/clear_files",
+    "/finetune",
+    "/cancel",
+    "/download",
+    "/quiz",
+    "/answer",
+    "/choose_model",
+    "/models",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small seeded runs under ``outputs``, and the images that they learned from."""
+    folder = tmp_path_factory.mktemp("space")
+    base, images = make_model(folder / "base"), make_images(folder / "images")
+    run_finetune(base, images, folder / "outputs" / "first", policy="head", learning_rate=0.05)
+    time.sleep(1.1)  # the newest is told by the second
+    run_finetune(base, images, folder / "outputs" / "second", learning_rate=0.05)
+    return folder
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[Served]:
+    with serve(SpaceArguments(outputs=str(folder / "outputs"), max_waiting=3, **options), device="cpu") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Served]:
+    with serving(folder, max_upload_mb=2, max_megapixels=1, max_images=40, max_classes=5, max_batch=10) as served:
+        yield served
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    return Client(served.url, verbose=False)
+
+
+@pytest.fixture
+def image(folder: Path) -> Any:
+    return handle_file(str(folder / "images" / "red" / "0.png"))
+
+
+def uploads(served: Served) -> list[Path]:
+    return [path for path in (served.space.work / "uploads").rglob("*") if path.is_file()]
+
+
+def test_every_endpoint_has_a_name(client: Client) -> None:
+    api: Any = client.view_api(return_format="dict", print_info=False)
+    assert set(api["named_endpoints"]) == ENDPOINTS
+    assert not api["unnamed_endpoints"]
+
+
+def test_classify_says_what_the_model_says(client: Client, folder: Path) -> None:
+    classifier = load_classifier(folder / "outputs" / "second", device="cpu")
+    files = sorted((folder / "images").glob("*/*.png"))[::5]
+    for file, expected in zip(files, classify(classifier, files), strict=True):
+        label, picture, _ = client.predict(handle_file(str(file)), 0.5, api_name="/classify")
+        assert label["label"] == expected.label
+        assert label["confidences"][0]["confidence"] == pytest.approx(expected.probability, abs=1e-6)
+        assert Path(picture).stat().st_size > 0
+
+
+def test_another_class_can_be_explained(client: Client, image: Any) -> None:
+    label, first, _ = client.predict(image, 0.5, api_name="/classify")
+    other = label["confidences"][-1]["label"]
+    second = client.predict(image, other, 0.5, api_name="/explain")
+    assert Path(first).read_bytes() != Path(second).read_bytes()
+
+
+def test_the_pipeline_shows_this_models_figures(client: Client, image: Any, folder: Path) -> None:
+    flow, before, after, drawing = client.predict(image, api_name="/pipeline")
+    assert [name for name in ("Input image", "Preprocessing", "Frozen part", "Retrained part", "Head") if name in flow]
+    assert "1 x 40 x 40 x 3" in flow
+    assert "1 x 3 x 32 x 32" in flow
+    run = read_run(folder / "outputs" / "second")
+    assert f"{sum(part.parameters for part in run.record.parts):,}" in drawing
+    assert before
+    assert after
+
+
+def test_the_trace_shows_five_steps_beside_the_base(client: Client, image: Any) -> None:
+    steps = client.predict(image, api_name="/trace")
+    assert [number for number in "12345" if f"<h3>{number}." in steps] == list("12345")
+    assert "Base model" in steps
+    assert all('alt="' in picture for picture in re.findall(r"<img[^>]*>", steps))
+
+
+def test_the_training_shows_the_runs_own_epochs(client: Client, folder: Path) -> None:
+    table, loss, accuracy, matrix, mistakes, _ = client.predict(api_name="/training")
+    row = read_run(folder / "outputs" / "second").rows[0]
+    assert f"{row.accuracy:.3f}" in table
+    assert row.observation.split(":")[0] in table
+    assert loss
+    assert accuracy
+    assert Path(matrix).stat().st_size > 0
+    assert isinstance(mistakes, list)
+
+
+def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> None:
+    base, images = folder / "base", folder / "images"
+    run_finetune(base, images, tmp_path / "outputs" / "phases", policy="lp_ft", num_train_epochs=4.0)
+    with serving(tmp_path) as served:
+        table, loss, accuracy, *_ = Client(served.url, verbose=False).predict(api_name="/training")
+    phases = re.findall(r"Phase (\d of \d: \w+)", table)
+    assert phases == ["1 of 2: head", "2 of 2: last_block"]
+    for plot in (loss, accuracy):
+        columns = plot["value"]["columns"]
+        rows = [dict(zip(columns, row, strict=True)) for row in plot["value"]["data"]]
+        assert [row["epoch"] for row in rows if row["series"] == "last_block begins"] == [2, 2]
+        values = [row["value"] for row in rows if "begins" not in row["series"]]
+        assert [row["value"] for row in rows if "begins" in row["series"]] == [min(values), max(values)]
+
+
+def test_runs_are_compared(client: Client, image: Any) -> None:
+    assert client.predict(api_name="/models") == ["second", "first"]
+    table, accuracy, loss = client.predict(["first", "second"], image, api_name="/compare")
+    assert "head" in table
+    assert "last_block" in table
+    assert table.count("<tr>") == 3
+    assert accuracy
+    assert loss
+
+
+def test_another_model_can_be_chosen_by_one_visitor_alone(served: Served, image: Any) -> None:
+    one, two = Client(served.url, verbose=False), Client(served.url, verbose=False)
+    before = two.predict(image, 0.5, api_name="/classify")[0]
+    summary, *_ = one.predict("first", api_name="/choose_model")
+    assert "policy head" in summary
+    assert one.predict(image, 0.5, api_name="/classify")[0] != before
+    assert two.predict(image, 0.5, api_name="/classify")[0] == before
+    with pytest.raises(AppError):
+        one.predict("../../etc", api_name="/choose_model")
+
+
+def test_the_quiz_explains_every_answer(client: Client, folder: Path) -> None:
+    questions = client.predict(api_name="/quiz")
+    known = make_quiz(read_run(folder / "outputs" / "second"))
+    assert len(questions) >= 7
+    assert sum(question["own"] for question in questions) == 2
+    for question, item in zip(questions, known, strict=True):
+        right = client.predict(question["number"], item.choices[item.answer], api_name="/answer")
+        wrong = client.predict(question["number"], item.choices[item.answer - 1], api_name="/answer")
+        assert right.startswith("Right.")
+        assert wrong.startswith("Not quite")
+        assert item.explanation in right
+    assert "no question" in client.predict(99, "x", api_name="/answer")
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_hostile_image_gets_a_message_and_the_server_stays(
+    name: str, client: Client, served: Served, image: Any, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(BAD_IMAGES[name][0])
+    for endpoint in ("/classify", "/pipeline", "/trace"):
+        arguments = (handle_file(str(tmp_path / name)), *([0.5] if endpoint == "/classify" else []))
+        with pytest.raises(AppError, match=BAD_IMAGES[name][1]):
+            client.predict(*arguments, api_name=endpoint)
+    assert client.predict(image, 0.5, api_name="/classify")[0]["label"]
+
+
+def test_a_batch_keeps_going_and_its_files_are_removed(client: Client, served: Served, tmp_path: Path) -> None:
+    names = ["good.png", "<b>bold<b>.png", *BAD_IMAGES]
+    for name in names:
+        (tmp_path / name).write_bytes(BAD_IMAGES[name][0] if name in BAD_IMAGES else png())
+    before = {path.name for path in uploads(served)}
+    gallery, table, sheet, _ = client.predict(
+        [handle_file(str(tmp_path / name)) for name in names], api_name="/classify_batch"
+    )
+    assert len(gallery) == 2
+    assert len(Path(sheet).read_text().splitlines()) == 1 + len(names)
+    assert "<b>" not in table
+    left = {path.name for path in uploads(served)} - before
+    assert not [name for name in left if name in BAD_IMAGES or name == "good.png"]
+
+
+def test_too_many_at_a_time_are_refused(client: Client, image: Any) -> None:
+    with pytest.raises(AppError, match="at most 10"):
+        client.predict([image] * 11, api_name="/classify_batch")
+    with pytest.raises(AppError, match=r"(?i)choose some"):
+        client.predict([], api_name="/classify_batch")
+
+
+@pytest.mark.parametrize("kind", BAD_ZIPS)
+def test_a_hostile_zip_gets_a_message(kind: str, client: Client, served: Served, tmp_path: Path) -> None:
+    members, reason = BAD_ZIPS[kind]
+    path = make_zip(tmp_path / "hostile.zip", members)
+    with pytest.raises(AppError, match=re.compile(reason, re.IGNORECASE)):
+        client.predict(SOURCES[0], handle_file(str(path)), "head", 1, api_name="/finetune")
+    assert not [path for path in uploads(served) if path.suffix == ".zip"]
+    assert not list((served.space.work / "trainings").glob("*/images"))
+
+
+def test_an_upload_above_the_limit_is_refused(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "big.zip").write_bytes(bytes(2_100_000))
+    with pytest.raises(Exception, match="maximum file size"):
+        client.predict(SOURCES[0], handle_file(str(tmp_path / "big.zip")), "head", 1, api_name="/finetune")
+
+
+def test_files_are_put_under_class_names(client: Client, image: Any) -> None:
+    text, name, _ = client.predict("<i>odd</i>", [image], api_name="/add_files")
+    assert "(1)" in text
+    assert name == ""
+    assert client.predict(api_name="/clear_files") == "No files yet."
+    with pytest.raises(AppError, match="name"):
+        client.predict("..", [image], api_name="/add_files")
+
+
+def test_a_training_in_the_browser_makes_a_model_to_use_and_to_download(
+    client: Client, served: Served, folder: Path, image: Any, tmp_path: Path
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
+    job = client.submit(SOURCES[0], handle_file(archive), "lp_ft", 2, api_name="/finetune")
+    job.result(timeout=180)
+    shown = [update[0] for update in job.outputs()]
+    states = [state for update in shown for state in re.findall(r'data-state="(\w+)"', update)]
+    assert states[-1] == "done"
+    assert "running" in states
+    assert any("Loading" in update for update in shown)
+    curve = job.outputs()[-1][2]["value"]["data"]
+    assert [row[0] for row in curve if "accuracy" in row] == [1.0, 2.0]
+    assert client.predict(api_name="/models")[0] == "your new model"
+    label, *_ = client.predict(image, 0.5, api_name="/classify")
+    (own,) = (served.space.work / "trainings").glob("*/run")
+    (expected,) = classify(load_classifier(own, device="cpu"), [folder / "images" / "red" / "0.png"])
+    assert label["confidences"][0]["confidence"] == pytest.approx(expected.probability, abs=1e-6)
+    model = Path(client.predict(api_name="/download")["value"])
+    assert model.suffix == ".zip"
+    assert model.stat().st_size > 1000
+    assert not (own.parent / "images").exists()
+    assert not [path for path in uploads(served) if path.name == "images.zip"]
+
+
+def test_a_second_training_waits_and_both_can_be_cancelled(served: Served, folder: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
+    one, two = Client(served.url, verbose=False), Client(served.url, verbose=False)
+    first = one.submit(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
+    wait_for(lambda: "running" in str(first.outputs()[-1:]))
+    second = two.submit(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
+    wait_for(lambda: "Place 1 in the queue" in str(second.outputs()[-1:]))
+    with pytest.raises(AppError, match="already"):
+        two.predict(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
+    assert 'data-state="cancelled"' in two.predict(api_name="/cancel")
+    assert 'data-state="cancelled"' in one.predict(api_name="/cancel")
+    assert 'data-state="cancelled"' in first.result(timeout=30)[0]
+    assert 'data-state="cancelled"' in second.result(timeout=30)[0]
+    wait_for(lambda: not list((served.space.work / "trainings").glob("*/images")))
+
+
+def test_the_policies_offered_are_the_cores_own() -> None:
+    choices = policy_choices()
+    assert choices[0] == "last_block"
+    assert {choice.partition(":")[0] for choice in choices} == set(installed_policies())
+    assert {"last_n:1", "surgical:first", "surgical:last"} <= set(choices)
+    assert not {"last_n", "surgical"} & set(choices)
+
+
+def test_a_training_that_fails_says_why(client: Client, served: Served, folder: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
+    status, *_ = client.predict(SOURCES[0], handle_file(archive), "last_n:99", 1, api_name="/finetune")
+    assert 'data-state="failed"' in status
+    assert "from 1 to 3 for this model" in status
+    with pytest.raises(AppError, match="unknown; choose one of"):
+        client.predict(SOURCES[0], handle_file(archive), "last", 1, api_name="/finetune")
+    with pytest.raises(AppError, match=r"(?i)epochs|maximum"):
+        client.predict(SOURCES[0], handle_file(archive), "head", 500, api_name="/finetune")
+
+
+def test_nothing_is_canned_where_there_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(png())
+    with serving(tmp_path) as served:
+        client = Client(served.url, verbose=False)
+        image = handle_file(str(tmp_path / "red.png"))
+        assert client.predict(api_name="/models") == []
+        for endpoint in ("/pipeline", "/training"):
+            arguments = (image,) if endpoint == "/pipeline" else ()
+            assert "no finished run" in client.predict(*arguments, api_name=endpoint)[0]
+        assert "no finished run" in client.predict(image, api_name="/trace")
+        with pytest.raises(AppError, match="no finished run"):
+            client.predict(image, 0.5, api_name="/classify")
+        assert sum(question["own"] for question in client.predict(api_name="/quiz")) == 0
+        work = served.space.work
+    assert not work.exists()
+
+
+def test_a_visitor_who_leaves_takes_everything_along(served: Served, folder: Path) -> None:
+    session = served.space.session("somebody")
+    copy = served.space.work / "uploads" / "somebody.png"
+    shutil.copy(folder / "images" / "red" / "0.png", copy)
+    served.space.trainings.add_files(session, "red", [str(copy)])
+    served.space.leave("somebody")
+    assert not copy.exists()
+
+
+def test_the_newest_run_comes_first(folder: Path) -> None:
+    assert [run.name for run in find_runs(folder / "outputs")] == ["second", "first"]
+
+
+def test_the_environment_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HFFT_MODEL", "somebody/model")
+    assert SpaceArguments().model == "somebody/model"
+    assert SpaceArguments(model="mine").model == "mine"
+
+
+def wait_for(what: Any, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)

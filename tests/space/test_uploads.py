@@ -1,0 +1,128 @@
+"""Uploads of people who mean well, and of those who do not."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png, two_classes
+from PIL import Image
+
+from hfft.errors import DataError
+from hfft.space.uploads import Limits, class_name, open_upload, place, remove, unpack
+
+LIMITS = Limits(megabytes=2, images=40, classes=5, pixels=1_000_000)
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_a_bad_image_is_named_with_what_is_wrong(name: str, tmp_path: Path) -> None:
+    data, reason = BAD_IMAGES[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=reason) as caught:
+        open_upload(path, LIMITS)
+    assert name in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_unusual_images_are_read(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((9, 9), 30_000, np.uint16))
+    grey.save(tmp_path / "deep.png")
+    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(tmp_path / "alpha.png")
+    frames = [Image.new("RGB", (9, 9), (shade, 0, 0)) for shade in (250, 0)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    for path in tmp_path.iterdir():
+        assert open_upload(path, LIMITS).mode == "RGB"
+    assert open_upload(tmp_path / "turned.jpg", LIMITS).size == (10, 20)
+    assert open_upload(tmp_path / "moving.gif", LIMITS).getpixel((0, 0))[0] > 200  # type: ignore[index]
+
+
+@pytest.mark.parametrize("prefix", ["", "pets/", "pets\\train\\"])
+def test_a_zip_of_class_folders_is_unpacked(prefix: str, tmp_path: Path) -> None:
+    found = unpack(make_zip(tmp_path / "z.zip", two_classes(prefix)), tmp_path / "out", LIMITS)
+    assert dict(found.counts) == {"a": 3, "b": 3}
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/*")) == ["a"] * 3 + ["b"] * 3
+
+
+def test_what_is_no_image_is_left_out_and_named(tmp_path: Path) -> None:
+    more = {"a/notes.txt": b"x", "a/broken.jpg": b"no", "__MACOSX/a/._0.png": b"x", "b/.hidden.png": b"x"}
+    found = unpack(make_zip(tmp_path / "z.zip", two_classes() | more), tmp_path / "out", LIMITS)
+    assert found.counts.total() == 6
+    assert [name for name, _ in found.left_out] == ["broken.jpg"]
+    assert "broken.jpg" in found.describe()
+
+
+@pytest.mark.parametrize("kind", BAD_ZIPS)
+def test_a_bad_zip_is_refused_and_writes_nothing_outside(kind: str, tmp_path: Path) -> None:
+    members, reason = BAD_ZIPS[kind]
+    (tmp_path / "in").mkdir()
+    path = make_zip(tmp_path / "in" / "z.zip", members)
+    with pytest.raises(DataError, match=reason):
+        unpack(path, tmp_path / "deep" / "er" / "out", LIMITS)
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"in", "deep"}
+    assert not [entry for entry in (tmp_path / "deep").rglob("*") if "evil" in entry.name]
+
+
+def test_a_zip_that_lies_about_its_size_is_stopped_by_what_it_writes(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "z.zip", {"a/1.png": bytes(5_000_000), "b/1.png": png()})
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        place_ = data.find(signature)
+        data[place_ + offset : place_ + offset + 4] = struct.pack("<I", 100)
+    path.write_bytes(data)
+    with pytest.raises(DataError):
+        unpack(path, tmp_path / "out", LIMITS)
+    assert sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file()) < 2_000_000
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"not a zip at all", make_zip])
+def test_what_is_no_zip_is_refused(data: object, tmp_path: Path) -> None:
+    path = tmp_path / "z.zip"
+    if isinstance(data, bytes):
+        path.write_bytes(data)
+    else:
+        make_zip(path, two_classes())
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="no zip"):
+        unpack(path, tmp_path / "out", LIMITS)
+
+
+def test_files_under_class_names_are_copied(tmp_path: Path) -> None:
+    files = []
+    for number in range(6):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_bytes(png())
+    found = place({"a": files[:3], "<b>&../b": files[3:]}, tmp_path / "out", LIMITS)
+    assert found.counts.total() == 6
+    assert {path.parent.parent for path in (tmp_path / "out").rglob("*.png")} == {tmp_path / "out"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("cat", "cat"), ("  two  words ", "two words"), ("../../etc", "etc"), ("a/b\\c", "a b c"), ("x" * 90, "x" * 60)],
+)
+def test_class_names_are_one_line_without_slashes(text: str, name: str) -> None:
+    assert class_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "  ", "...", "/", "\0\n"])
+def test_a_class_without_a_name_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="name"):
+        class_name(text)
+
+
+def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "work" / "a.png", tmp_path / "b.png"
+    inside.parent.mkdir()
+    inside.touch()
+    outside.touch()
+    remove([inside, outside, None, tmp_path / "work" / ".." / "b.png", tmp_path / "work"], tmp_path / "work")
+    assert not inside.exists()
+    assert outside.exists()
+    assert (tmp_path / "work").exists()

@@ -1,0 +1,66 @@
+"""Trainings in processes of their own: what they tell while they fill and train, and that they end when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finished import make_images, make_model
+
+from hfft.report.trace import read_trace
+from hfft.space.trainings.queue import Job, Training, Trainings
+
+
+@pytest.fixture
+def trainings() -> Iterator[Trainings]:
+    trainings = Trainings()
+    yield trainings
+    trainings.stop()
+
+
+def make_job(folder: Path, policy: str, epochs: float, images: int = 6) -> Job:
+    base = make_model(folder / "base")
+    make_images(folder / "training" / "images", count=images)
+    return Job(folder / "training", policy, epochs, str(base), device="cpu")
+
+
+def heard(trainings: Trainings, job: Job) -> tuple[Training, list[str]]:
+    """Run a job to its end; return it with all that it said on the way."""
+    training = trainings.submit(job)
+    said: list[str] = []
+    for now in trainings.follow(training):
+        if not said or said[-1] != now.message:
+            said.append(now.message)
+    return training, said
+
+
+def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Trainings, tmp_path: Path) -> None:
+    training, said = heard(trainings, make_job(tmp_path, "lp_ft", 4))
+    assert training.state == "done", training.message
+    assert training.share == 1
+    assert any(message.startswith("Loading ") for message in said)
+    written = read_trace(tmp_path / "training" / "run" / "trace.csv")
+    assert [(row.epoch, row.phase) for row in training.rows] == [
+        (1, "head"),
+        (2, "head"),
+        (3, "last_block"),
+        (4, "last_block"),
+    ]
+    told = [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in training.rows]
+    assert told == [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in written]
+
+
+def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: Path) -> None:
+    training = trainings.submit(make_job(tmp_path, "last_block", 20, images=600))
+    shares = []
+    for now in trainings.follow(training):
+        if now.filling and not now.ended:
+            shares.append(now.share)
+            assert "frozen part" in now.message
+            trainings.cancel(training)
+    assert shares
+    assert 0 < shares[0] <= 1
+    assert training.state == "cancelled"
+    assert not training.rows
+    assert not list((tmp_path / "training").glob("run/model*"))

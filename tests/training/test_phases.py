@@ -1,0 +1,170 @@
+"""Plans of several phases: one trace, each phase's own cache and optimizer, the same bits with and without it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import Any
+
+import pytest
+import torch
+from runs import Job, equal, losses, record, weights
+from safetensors.torch import load_file
+from small_models import SMALL, small_model
+
+from hfft.planning.freezing import freeze
+from hfft.planning.plan import Phase, make_plan, ready_together
+from hfft.planning.registry import find_anatomy
+from hfft.split.cut import cut_phase
+from hfft.split.halves import Prefix
+from hfft.training.learning_rates import gradient_ratios
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit", "swin", "timm"])
+def test_phases_give_the_same_bits_with_and_without_a_cache(job: Job, kind: str) -> None:
+    flags = ("--policy", "gradual", "--num_train_epochs", 3, "--augment", "crop", "--views", 2)
+    cached, uncached = job(kind, "cached", *flags), job(kind, "uncached", "--cache", "off", *flags)
+    assert len(losses(cached)) == 9
+    assert losses(cached) == losses(uncached)
+    assert equal(weights(cached), weights(uncached))
+    plan = record(cached)["plan"]
+    assert [phase["name"] for phase in plan] == [
+        "head",
+        "last_block",
+        "last_n:2" if kind in ("vit", "timm") else "full",
+    ]
+    trainable = [phase["trainable_parameters"] for phase in plan]
+    assert trainable == sorted(set(trainable))
+
+
+def test_one_trace_runs_through_all_phases(job: Job) -> None:
+    folder = job("resnet", "run", "--policy", "lp_ft", "--num_train_epochs", 4)
+    with (folder / "trace.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["epoch"]), row["phase"]) for row in rows] == [
+        (1, "head"),
+        (2, "head"),
+        (3, "last_block"),
+        (4, "last_block"),
+    ]
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert (state["epoch"], state["global_step"]) == (4, 12)
+    steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
+    assert steps == list(range(1, 13))
+    data = record(folder)
+    assert [phase["epochs"] for phase in data["plan"]] == [2, 2]
+    assert data["arguments"]["num_train_epochs"] == 4
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["epoch"] == 4
+
+
+def test_images_go_through_the_prefix_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's cache comes from the activations of the last block's, and has the bits of one filled from images."""
+    derived = []
+    capture = Prefix.capture
+
+    def watched(self: Prefix, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        derived.append((self.split.boundary, self.begun.boundary if self.begun is not None else None))
+        return capture(self, inputs)
+
+    monkeypatch.setattr(Prefix, "capture", watched)
+    folder = job("resnet", "run", "--policy", "lp_ft", "--cache", "disk")
+    last_block = "resnet.encoder.stages.1.layers.0.layer.0.convolution"
+    assert set(derived) == {(last_block, None), ("classifier.1", last_block)}
+    assert record(folder)["cache"]["hits"] == 0
+    derived.clear()
+    again = job("resnet", "again", "--policy", "head", "--cache", "disk")
+    assert not derived
+    assert record(again)["cache"]["hits"] == 24
+
+
+@pytest.mark.parametrize("kind", sorted(set(SMALL) - {"siglip2", "imagegpt"}))
+def test_derived_activations_have_the_bits_of_direct_ones(kind: str) -> None:
+    model, inputs = small_model(kind)
+    anatomy = find_anatomy(model)
+    prefixes = []
+    for phase in make_plan(model, anatomy, "lp_ft", 2).phases:
+        freeze(model, phase)
+        cut = cut_phase(model, anatomy, phase, inputs)
+        assert cut.split is not None, cut.uncached_because
+        prefixes.append(Prefix(cut.split, anatomy, cut.class_token, torch.device("cpu"), None, torch.contiguous_format))
+    deep, shallow = prefixes
+    direct = deep.capture(inputs)
+    begun = Prefix(
+        deep.split, anatomy, deep.class_token, deep.device, None, torch.contiguous_format, begun=shallow.split
+    )
+    derived = begun.capture({name: tensor.clone() for name, tensor in shallow.capture(inputs).items()})
+    assert direct.keys() == derived.keys()
+    assert all(torch.equal(direct[name], derived[name]) for name in direct)
+
+
+def test_narrow_activations_are_not_derived_from(job: Job) -> None:
+    flags = ("--cache_dtype", "bfloat16", "--cache", "disk")
+    job("resnet", "both", "--policy", "lp_ft", *flags)
+    head = job("resnet", "head", "--policy", "head", *flags)
+    assert record(head)["cache"]["hits"] == 24
+    alone = job("resnet", "alone", "--policy", "head", "--cache", "memory", "--cache_dtype", "bfloat16")
+    assert equal(weights(head), weights(alone))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_policy_that_freezes_again_fills_its_cache_again(job: Job, kind: str) -> None:
+    cached = job(kind, "cached", "--policy", "outside", "--keep", "last")
+    uncached = job(kind, "uncached", "--policy", "outside", "--keep", "last", "--cache", "off")
+    assert losses(cached) == losses(uncached)
+    assert equal(weights(cached), weights(uncached))
+
+
+def test_frozen_tensors_of_each_phase_are_proven(job: Job) -> None:
+    folder = job("resnet", "run", "--policy", "lp_ft")
+    frozen = record(folder)["frozen"]
+    assert frozen["sha256_before"] == frozen["sha256_after"]
+    delta = load_file(folder / "delta.safetensors")
+    assert delta
+    assert all(name.startswith(("resnet.encoder.stages.1", "classifier")) for name in delta)
+
+
+def test_best_weights_may_be_those_of_an_earlier_phase(job: Job) -> None:
+    """A second phase with a ruinous learning rate does not cost what the first one reached."""
+    probed = job("vit", "probed", "--policy", "head", "--num_train_epochs", 2)
+    ruined = job("vit", "ruined", "--policy", "lp_ft", "--num_train_epochs", 4, "--lr_scheduler_type", "constant")
+    best = record(ruined)["best_epoch"]
+    with (ruined / "trace.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    top = max(rows, key=lambda row: (float(row["accuracy"]), -float(row["eval_loss"])))
+    assert best == float(top["epoch"])
+    accuracy = record(ruined)["metrics"]["validation"]["values"]["accuracy"]
+    assert accuracy == pytest.approx(float(top["accuracy"]))
+    assert accuracy >= record(probed)["metrics"]["validation"]["values"]["accuracy"] - 0.2
+
+
+def test_max_steps_does_not_say_which_phase_ends(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError):
+        job("resnet", "run", "--policy", "lp_ft", "--max_steps", 3)
+    assert "--max_steps does not say which of the phases" in capsys.readouterr().err
+
+
+def test_auto_rgn_scales_each_tensor(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: dict[str, float] = {}
+
+    def watched(trainer: Any) -> dict[str, float]:
+        before = {name: tensor.clone() for name, tensor in trainer.classifier.state_dict().items()}
+        measured.update(gradient_ratios(trainer))
+        assert measured.keys() == dict(trainer.classifier.named_parameters()).keys()
+        assert equal(before, trainer.classifier.state_dict())
+        return measured
+
+    monkeypatch.setattr("hfft.training.phases.gradient_ratios", watched)
+    job("vit", "run", "--policy", "auto_rgn")
+    assert max(measured.values()) == 1
+    assert 0 <= min(measured.values()) < 0.5
+    assert len(set(measured.values())) > 10
+
+
+def test_phases_are_made_ready_until_one_freezes_again() -> None:
+    def phase(*names: str) -> Phase:
+        return Phase("", frozenset(names), frozenset(), {}, 1)
+
+    assert ready_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
+    assert ready_together([phase("a")]) == 1

@@ -1,0 +1,342 @@
+"""Interrupted anywhere and run again: the weights of a run that was never interrupted, to the last bit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import Folder, equal, losses, record, weights
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+import hfft.jobs.finetune
+from hfft.cli import main
+from hfft.cli.train import finetune_settings
+from hfft.errors import PreemptedError
+from hfft.training import resume
+from hfft.training.run import PhaseResult
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
+STEPS = ("--save_strategy", "steps", "--save_steps", 1)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in hfft catches it."""
+
+
+class KillAt(TrainerCallback):
+    """Ends the process, as it were, after some number of steps of the run."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+
+def new_seed() -> int:
+    """Return another seed at every call; tests print it."""
+    return int(np.random.default_rng().integers(10**6))
+
+
+def start(folder: Path, flags: tuple[Any, ...], kill_at: int = -1) -> None:
+    settings = finetune_settings(
+        ["--output_dir", str(folder), "--disable_tqdm", "true", *(str(flag) for flag in flags)]
+    )
+    hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[KillAt(kill_at)])
+
+
+@pytest.fixture
+def flags(image_folder: Folder, pretrained: Folder) -> Callable[..., tuple[Any, ...]]:
+    images = image_folder()
+
+    def make(kind: str, *more: Any) -> tuple[Any, ...]:
+        data = ("--model_name_or_path", pretrained(kind), "--train_dir", images, "--train_val_split", 0.25)
+        small = ("--per_device_train_batch_size", 6, "--baselines", "none", "--logging_strategy", "steps")
+        return (*data, *small, "--logging_steps", 1, *FLAGS, *more)
+
+    return make
+
+
+Flags = Callable[..., tuple[Any, ...]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("vit", ()),
+        ("resnet", ("--cache", "off", "--mixup", 0.4)),
+        ("vit", ("--ema_decay", 0.9, "--early_stopping_patience", 9, "--class_weights", "balanced")),
+        ("timm", ("--optim", "sgd", "--lr_scheduler_type", "polynomial", "--label_smoothing_factor", 0.1)),
+        ("vit", ("--policy", "auto_rgn", "--find_lr", "true")),
+    ],
+)
+def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: str, more: tuple[Any, ...]) -> None:
+    given = flags(kind, *STEPS, *more)
+    start(tmp_path / "whole", given)
+    assert len(losses(tmp_path / "whole")) == 12
+    folder = tmp_path / "killed"
+    seed = new_seed()
+    print(f"kill seed {seed}")
+    moments = sorted(np.random.default_rng(seed).choice(12, 3, replace=False).tolist())
+    for index, moment in enumerate(moments):  # counted from the last one, since a resumed run goes on from there
+        before = moments[index - 1] if index else 0
+        with pytest.raises(Killed):
+            start(folder, (*given, "--resume_from_checkpoint", "true"), moment - before)
+    start(folder, (*given, "--resume_from_checkpoint", "true"))
+    assert equal(weights(folder), weights(tmp_path / "whole"))
+    assert losses(folder) == losses(tmp_path / "whole")
+    assert (folder / "predictions.csv").read_text() == (tmp_path / "whole" / "predictions.csv").read_text()
+    for name in ("best_epoch", "plan", "baselines"):
+        assert record(folder)[name] == record(tmp_path / "whole")[name]
+
+
+def test_a_checkpoint_is_small_and_holds_no_pickle(flags: Flags, tmp_path: Path) -> None:
+    start(tmp_path / "run", flags("vit", *STEPS, "--save_total_limit", 2, "--optim", "adamw_torch"))
+    found = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint*"))
+    assert found == ["checkpoint-11", "checkpoint-12"]
+    folder = tmp_path / "run" / "checkpoint-12"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.json",
+        "rank-0.json",
+        "tensors.safetensors",
+        "trainer_state.json",
+    ]
+    tensors = load_file(folder / "tensors.safetensors")
+    names = {key.partition("/")[2] for key in tensors if key.startswith("model/")}
+    assert names == {key.partition("/")[2] for key in tensors if key.startswith("best/")}
+    assert all(name.startswith(("vit.layers.2", "vit.layernorm", "classifier")) for name in names)
+    entries = {key.rpartition("/")[2] for key in tensors if key.startswith("optimizer/")}
+    assert entries == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def interrupt_saving(monkeypatch: pytest.MonkeyPatch, step: str, call: int) -> None:
+    """Let the n-th call of one of the steps of saving fail as a kill would."""
+    owner, _, name = step.rpartition(".")
+    original, calls = getattr(importlib.import_module(owner), name), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == call:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(step, counted)
+
+
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [
+        ("hfft.training.checkpointing._write_json", 4),
+        ("hfft.training.checkpointing.save_file", 2),
+        ("os.fsync", 6),
+        ("hfft.training.checkpointing._publish", 2),
+    ],
+)
+def test_a_half_written_checkpoint_is_never_picked(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+) -> None:
+    given = flags("vit", *STEPS)
+    with monkeypatch.context() as patched:
+        interrupt_saving(patched, step, call)
+        with pytest.raises(Killed):
+            start(tmp_path / "run", given)
+    assert list((tmp_path / "run").glob(".checkpoint-*.partial"))
+    assert len(resume.list_checkpoints(tmp_path / "run")) == 1
+    start(tmp_path / "run", (*given, "--resume_from_checkpoint", "true"))
+    start(tmp_path / "whole", given)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert not list((tmp_path / "run").glob(".checkpoint-*"))
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoint(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Any] = []
+
+    def full(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        save_file(*args)
+
+    monkeypatch.setattr("hfft.training.checkpointing.save_file", full)
+    given = ("finetune", "--output_dir", tmp_path / "run", *flags("vit", *STEPS))
+    assert main([str(flag) for flag in given]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot write" in error
+    assert "No space left on device; earlier checkpoints are as they were" in error
+    assert [path.name for path in resume.list_checkpoints(tmp_path / "run")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("more", "difference"),
+    [
+        (("--policy", "last_block"), "policy was 'lp_ft' and is 'last_block'"),
+        (("--learning_rate", 0.1), "learning_rate was 0.0005 and is 0.1"),
+        (("--seed", 7), "seed was 42 and is 7"),
+        (("--image_size", 40), "preprocessing was"),
+        (("--max_train_samples", 12), "training images was"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[Any, ...], difference: str
+) -> None:
+    given = flags("resnet", *STEPS)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "true", *more)
+    assert main([str(flag) for flag in again]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "belongs to another run" in error
+    assert difference in error
+
+
+def test_another_model_is_refused(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = flags("resnet", *STEPS)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    weights_file = tmp_path / "pretrained-resnet" / "model.safetensors"
+    tensors = load_file(weights_file)
+    tensors["resnet.embedder.embedder.convolution.weight"][0] += 1
+    save_file(tensors, weights_file, metadata={"format": "pt"})
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "true")
+    assert main([str(flag) for flag in again]) == 2
+    assert "model was" in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("finetune", "--output_dir", tmp_path / "run", *flags("resnet"), "--resume_from_checkpoint", tmp_path)
+    assert main([str(flag) for flag in given]) == 2
+    assert "holds no checkpoint.json" in capsys.readouterr().err
+
+
+def test_false_does_not_resume(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = flags("resnet")
+    start(tmp_path / "run", given)
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "false")
+    assert main([str(flag) for flag in again]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = flags("resnet", *STEPS)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    file = tmp_path / "run" / "checkpoint-3" / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "true")
+    assert main([str(flag) for flag in again]) == 1
+    assert "checkpoint-3 is damaged" in capsys.readouterr().err
+
+
+def test_overwriting_removes_the_checkpoints_of_the_run_before(flags: Flags, tmp_path: Path) -> None:
+    start(tmp_path / "run", flags("resnet", *STEPS))
+    assert resume.list_checkpoints(tmp_path / "run")
+    start(tmp_path / "run", flags("resnet", "--overwrite_output_dir", "true"))
+    assert not resume.list_checkpoints(tmp_path / "run")
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to this process in the middle of an epoch, or at its end."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step -= 1
+        if self.step == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [2, 3, 8, 12])
+def test_sigterm_saves_and_says_how_to_go_on(flags: Flags, tmp_path: Path, step: int) -> None:
+    given = flags("vit")  # no checkpoints otherwise
+    settings = finetune_settings(["--output_dir", str(tmp_path / "run"), *(str(flag) for flag in given)])
+    with pytest.raises(PreemptedError, match=rf"checkpoint-{step} holds its state.*--resume_from_checkpoint true"):
+        hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[Terminate(step)])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    start(tmp_path / "run", (*given, "--resume_from_checkpoint", "true"))
+    start(tmp_path / "whole", given)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def command(processes: int, folder: Path, given: tuple[Any, ...]) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes > 1 else []
+    more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true")
+    return [str(part) for part in (sys.executable, *launcher, SCRIPT, *given, *more)]
+
+
+def kill_and_resume(processes: int, kills: int, given: tuple[Any, ...], tmp_path: Path, seed: int) -> None:
+    """Kill a run with SIGKILL at random moments until so many kills were made, then let it end."""
+    print(f"kill seed {seed}")
+    chance = np.random.default_rng(seed)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HFFT_CACHE": str(tmp_path / "cache")}
+    whole = tmp_path / "whole"
+    began = time.perf_counter()
+    subprocess.run(command(processes, whole, given), env=environment, check=True, capture_output=True, timeout=300)
+    seconds = time.perf_counter() - began
+    shutil.rmtree(tmp_path / "cache")
+    folder = tmp_path / "killed"
+    for _ in range(kills):
+        process = subprocess.Popen(
+            command(processes, folder, given),
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(timeout=seconds * chance.uniform(0.3, 1))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if (folder / "hfft.json").exists():
+            shutil.rmtree(folder)
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    done = subprocess.run(
+        command(processes, folder, given), env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert equal(weights(folder), weights(whole)), f"kill seed {seed}"
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_a_random_moment(flags: Flags, tmp_path: Path, processes: int) -> None:
+    given = flags("vit", *STEPS, "--cache", "disk")
+    kill_and_resume(processes, 2 if processes == 1 else 4, given, tmp_path, new_seed())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_killed_many_times(flags: Flags, tmp_path: Path, kind: str) -> None:
+    given = flags(kind, *STEPS, "--cache", "disk", "--policy", "gradual", "--ema_decay", 0.9)
+    kill_and_resume(1, 20, given, tmp_path, new_seed())
+
+
+def test_records_survive_json(flags: Flags, tmp_path: Path) -> None:
+    settings = finetune_settings(["--output_dir", str(tmp_path / "run"), *(str(flag) for flag in flags("resnet"))])
+    run = hfft.jobs.finetune.finetune(settings, lambda line: None)
+    assert len(run.phases) == 2
+    for result in run.phases:
+        assert PhaseResult.from_dict(json.loads(json.dumps(asdict(result)))) == result
+    assert torch.is_tensor(next(iter(run.best.tensors.values())))
