@@ -100,7 +100,7 @@ def test_a_space_is_built_from_the_wheel(run_installed: Callable[[str], list[str
     assert (space / "hfft_plugins" / "vit.py").is_file()
     points = next(space.glob("*.dist-info/entry_points.txt")).read_text()
     assert "vit = hfft_plugins.vit:ViT" in points
-    assert "last_block = hfft.policies:last_block" in points
+    assert "last_block = hfft.planning.policies:last_block" in points
     started = subprocess.run(
         [sys.executable, "space_app.py", "--help"], cwd=space, capture_output=True, text=True, check=True
     )
