@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hfft.hub.local_paths import LocalPaths
-from hfft.models.delta import DELTA
+from hfft.models.download import DELTA
 from hfft.report.record import RunRecord, read_record
 
 NAME = "hfft-model"

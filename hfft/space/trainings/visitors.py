@@ -15,8 +15,8 @@ from hfft.planning.policies import find_policy, installed_policies, specify
 from hfft.plugin.contract import Anatomy
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
-from hfft.space.trainings.queue import Job, Training, Trainings
 from hfft.space.trainings.pack import pack
+from hfft.space.trainings.queue import Job, Training, Trainings
 from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, new_folder
 from hfft.space.uploads import class_name, place, remove, unpack
 
