@@ -253,7 +253,7 @@ def _classes(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, 
     while depth < most and len({folder[: depth + 1] for folder in folders}) == 1:
         depth += 1
     below = {folder: folder[depth:] for folder in folders}
-    tops = {parts[0].lower() for parts in below.values()}
+    tops = {"".join(parts[:1]).lower() for parts in below.values()}
     split = tops <= set(_SPLITS) and any(_SPLITS[top] == "train" for top in tops) and len(tops) > 1
     classes: dict[tuple[str, ...], tuple[str, str]] = {}
     owners: dict[tuple[str, str], tuple[str, ...]] = {}

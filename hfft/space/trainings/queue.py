@@ -250,7 +250,7 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed in `close`)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hfft.space.trainings.worker"],
             stdin=subprocess.PIPE,
