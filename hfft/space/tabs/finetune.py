@@ -45,7 +45,8 @@ class FinetuneTab:
         gr.Markdown(
             f"Train on your own images: at most {limits.images:,} images in {limits.classes} classes, "
             f"{limits.megabytes} MB and {options.max_minutes:g} minutes. Images and models stay on this server for "
-            f"your visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes longer."
+            f"your visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes "
+            "longer."
         )
         self.source = gr.Radio(list(SOURCES), value=SOURCES[0], label="Images", elem_id="source")
         self.archive = gr.File(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
@@ -94,7 +95,7 @@ class _Header:
         self.model.change(
             plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
         )
-        gr.api(self.models, api_name="models")
+        api(self.models, api_name="models")
         blocks.unload(self.leave)
         return blocks.load(
             self.begin,

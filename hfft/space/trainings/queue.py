@@ -128,6 +128,7 @@ class Trainings:
         self._queue: list[Training] = []
         self._changed = threading.Condition()
         self._spare: Worker | None = None
+        self._stopped = False
         self._server: threading.Thread | None = None
 
     def submit(self, job: Job) -> Training:
@@ -184,12 +185,13 @@ class Trainings:
         for training in list(self._queue):
             self.cancel(training)
         with self._changed:
+            self._stopped = True
             spare, self._spare = self._spare, None
         if spare is not None:
             spare.close()
 
     def _prepare(self) -> None:
-        if self._spare is None or self._spare.process.poll() is not None:
+        if not self._stopped and (self._spare is None or self._spare.process.poll() is not None):
             self._spare = Worker()
 
     def _serve(self) -> None:
@@ -214,7 +216,7 @@ class Trainings:
     def _run(self, training: Training) -> tuple[State, str] | None:
         """Run a training to its end and return how it ended; None where someone ended it."""
         with self._changed:
-            if training.ended:
+            if training.ended or self._stopped:
                 return None
             self._prepare()
             worker, self._spare = self._spare, None

@@ -146,11 +146,11 @@ class VisitorTrainings:
         """
         self._refuse_while_training(session)
         self._check(source, policy, epochs)
-        images = None if source == SOURCES[2] else self._ready(session)
+        images = None if source == SOURCES[2] else self._ready(session).folder
         base = self.base(model)
         folder = self._folder(session, "run")
         cache = folder.with_name("activations")
-        job = Job(folder, cache, images and images.folder, policy, round(epochs), base, self.device or "")
+        job = Job(folder, cache, images, policy, round(epochs), base, self.device or "")
         try:
             session.training = self.queue.submit(job)
         except BaseException:

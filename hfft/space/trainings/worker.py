@@ -33,10 +33,11 @@ class Reporter(PhaseCallback):
 
     Args:
         stream: where to.
+        epochs: of all phases together.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, epochs: float) -> None:
+        self.stream, self.epochs, self.over = stream, epochs, False
         self.phase, self.before, self.training = "", 0.0, False
         self.rows: list[EpochRow] = []
         self.logs: dict[str, float] = {}
@@ -61,11 +62,13 @@ class Reporter(PhaseCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass over what is evaluated after training, which repeats an epoch."""
         self.training = False
-        self.tell("evaluate", done=0, total=0)
+        if self.before + state.epoch > self.epochs - 0.5:  # another phase may follow otherwise
+            self.over = True
+            self.tell("evaluate", done=0, total=0)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell how many batches of an evaluation after the training are done."""
-        if not self.training and self.rows:
+        if self.over:
             total = len(kwargs["eval_dataloader"])
             self.evaluated = self.evaluated % total + 1
             self.tell("evaluate", done=self.evaluated, total=total)
@@ -128,7 +131,8 @@ def main() -> int:
     if not line:
         return 0
     end_with_parent()
-    return run(json.loads(line), Reporter(stream))
+    job = json.loads(line)
+    return run(job, Reporter(stream, job["training"]["num_train_epochs"]))
 
 
 def run(job: dict[str, Any], reporter: Reporter) -> int:
