@@ -24,7 +24,11 @@ from hfft.plugin import Anatomy
 from hfft.split import Split
 
 Batches = Iterable[dict[str, Tensor]]
-
+CHECKED_ROWS = 4
+"""Rows that are computed again when an entry is opened that has some."""
+TOLERANCE = 1e-3
+"""How far they may be off, as a share of the largest value among them: float32 in another batch is off by 1e-6,
+TF32 by 3e-4, another image or another activation function by 1e-2 and more."""
 
 _LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("filling", default=None)
 
@@ -60,6 +64,7 @@ class FillReport:
         computed: rows that this process computes; the rest was there already.
         passed: how many of these are done so far.
         damaged: files that failed their checksum and were computed again.
+        discarded: whether rows were there that the model does not compute now, and that were deleted.
         wait_seconds: time spent waiting for decoded images.
         prefix_seconds: time spent in the frozen prefix.
     """
@@ -68,6 +73,7 @@ class FillReport:
     computed: int = 0
     passed: int = 0
     damaged: list[str] = field(default_factory=list)
+    discarded: bool = False
     wait_seconds: float = 0.0
     prefix_seconds: float = 0.0
 
@@ -154,6 +160,34 @@ def fill(
     return report
 
 
+def rows_agree(cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches]) -> bool:
+    """Compute a few of the rows that are on disk again, and return whether they are what is kept there.
+
+    The key of an entry names all that its rows are known to depend on; this finds what it does not know.
+    Bits are not compared: the rows were computed in other batches, for which kernels may add in another order.
+
+    Args:
+        cache: its damaged shards are deleted, as `fill` does.
+        prefix: the frozen part of the model.
+        source: as for `fill`.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    rows = _rows_to_check(cache)
+    if not rows:
+        return True
+    batches = [prefix.capture(batch) for batch in source(rows)]
+    try:
+        kept = cache.gather(rows)
+    except (KeyError, IndexError, RuntimeError):  # other leaves or shapes than the model has
+        return False
+    return all(
+        _close(torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]), row.pack(kept[row.leaf.key]), prefix)
+        for row in cache.rows
+    )
+
+
 def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
@@ -213,6 +247,29 @@ class _Rows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
         return self.pixels(self.images.image(image), row=image, view=view)
+
+
+def _rows_to_check(cache: ActivationCache) -> list[int]:
+    """Choose `CHECKED_ROWS` rows that are on disk, spread over as many shards."""
+    shards = [shard for shard in _spread(cache.written()) if cache.load(shard)]
+    return _spread([row for shard in shards for row in cache.shard_range(shard)])
+
+
+def _spread(items: list[int]) -> list[int]:
+    count = min(CHECKED_ROWS, len(items))
+    return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
+
+
+def _close(computed: Tensor, kept: Tensor, prefix: Prefix) -> bool:
+    """Whether packed rows are equal but for what the number formats on the way lose."""
+    if computed.shape != kept.shape:
+        return False
+    if not kept.dtype.is_floating_point:
+        return torch.equal(computed, kept)
+    formats = [kept.dtype, prefix.autocast or kept.dtype]
+    tolerance = max(TOLERANCE, *(4 * torch.finfo(each).eps for each in formats))
+    scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
+    return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
 def _timed(batches: Any, report: FillReport) -> Any:

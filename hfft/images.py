@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hfft.content import file_digests
 from hfft.errors import DataError
 
 IMAGE_COLUMN = "image"
@@ -70,25 +70,34 @@ class ImageSet:
         source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
         return open_image(source, name)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the images in order, without the labels.
-
-        An image in memory counts by its bytes, a file by its relative path, size and time of change.
+    def contents(self) -> list[str]:
+        """SHA-256 of each image's bytes, as 64 hexadecimal digits: what an image is, whatever its name.
 
         Raises:
             DataError: a file is missing.
         """
-        return self._fingerprint
+        return self._contents
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def _contents(self) -> list[str]:
         # Kept, since a file that vanishes after it was trained on must not cost the results.
-        digest = hashlib.sha256()
-        for value in self.values():
-            part = value["bytes"] if value["bytes"] is not None else self._stamp(value["path"])
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-        return digest.hexdigest()
+        digests, files = [], {}
+        for row, value in enumerate(self.values()):
+            content = value["bytes"]
+            digests.append("" if content is None else hashlib.sha256(content).hexdigest())
+            if content is None:
+                files[row] = value["path"]
+        for row, digest in zip(files, file_digests(list(files.values())), strict=True):
+            digests[row] = digest
+        return digests
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents of the images in order, without names and labels.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return hashlib.sha256("".join(self.contents()).encode()).hexdigest()
 
     def values(self) -> Iterator[dict[str, Any]]:
         """Yield each row as a mapping of ``path`` and ``bytes``, one of which may be None."""
@@ -99,13 +108,6 @@ class ImageSet:
         if not path:
             return f"{self.name}#{row}"
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
-
-    def _stamp(self, path: str) -> bytes:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}; put the file back or leave it out") from error
-        return json.dumps([self._display(path, 0), status.st_size, status.st_mtime_ns]).encode()
 
 
 def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
