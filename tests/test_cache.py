@@ -265,7 +265,7 @@ def test_rows_that_the_model_does_not_compute_are_computed_again(
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
-        ("resnet", ("--bf16", "true", "--use_cpu", "true")),
+        ("resnet", ()),
         ("vit", ("--bf16", "true", "--use_cpu", "true")),
         ("swin", ("--cache_dtype", "bfloat16")),
         ("timm", ("--policy", "gradual")),
