@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -243,7 +244,7 @@ def _entries(
 ) -> dict[str, ActivationCache]:
     rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
     token = ", class token alone" if prefix.class_token else ""
-    signature = model_signature(prefix.split.model)
+    signature = model_signature(cast(PreTrainedModel, prefix.split.model))
     entries = {}
     for name, part in splits.items():
         key = CacheKey(

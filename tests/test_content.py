@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> list[str]:
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the files have been there for a while."""
     now = time.time_ns
-    monkeypatch.setattr(hfft.content.time, "time_ns", lambda: now() + 10 * 10**9)
+    monkeypatch.setattr("hfft.content.time.time_ns", lambda: now() + 10 * 10**9)
 
 
 @pytest.fixture
@@ -43,7 +43,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """The files that are read."""
     seen: Reads = []
     hash_file = hfft.content._hash
-    monkeypatch.setattr(hfft.content, "_hash", lambda path: seen.append(path) or hash_file(path))
+
+    def noted(path: str) -> str:
+        seen.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(hfft.content, "_hash", noted)
     return seen
 
 
@@ -99,7 +104,7 @@ def test_times_in_whole_seconds_tell_nothing(
         return type("Status", (), {"st_ctime_ns": 0, **{name: getattr(found, name) for name in names}})
 
     with monkeypatch.context() as patch:
-        patch.setattr(hfft.content.os, "stat", lambda path, **kw: archived(path) if path in files else stat(path, **kw))
+        patch.setattr("hfft.content.os.stat", lambda path, **kw: archived(path) if path in files else stat(path, **kw))
         file_digests(files, tmp_path / "memo")
         file_digests(files, tmp_path / "memo")
     assert len(reads) == 2 * len(files)

@@ -25,7 +25,7 @@ from transformers import (
 
 from hfft.signature import model_signature
 
-VIT = {
+VIT: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -110,7 +110,7 @@ def test_attention_can_be_changed_after_loading() -> None:
 def test_a_module_replaced_by_one_of_another_class_counts() -> None:
     model = vit()
     before = model_signature(model)
-    model.vit.layernorm = nn.Identity()
+    model.get_submodule("vit").layernorm = nn.Identity()
     assert model_signature(model) != before
 
 
@@ -142,7 +142,8 @@ def remote(folder: Path, **files: str) -> PreTrainedModel:
     }
     config["model_type"] = "own"
     (folder / "config.json").write_text(json.dumps(config))
-    return AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    return model
 
 
 def test_code_that_comes_with_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
