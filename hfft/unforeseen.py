@@ -56,7 +56,7 @@ def _save(run: Run) -> Path | None:
     folder = run.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
-        with replacing(folder) as staging:
+        with replacing(folder, overwrite=True) as staging:
             save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None
