@@ -101,9 +101,8 @@ def test_overwriting_is_said_and_spares_other_files(
     assert untouched(place / "out", ("notes.txt", "model.onnx", "curves.png"))  # no figure was drawn
     assert not (place / "out" / "model-00001-of-00002.safetensors").exists()
     listed = json.loads((place / "out" / "hfft.json").read_text())["written"]
-    assert sorted(listed) == sorted(
-        {file.name for file in (place / "out").iterdir()} - {"notes.txt", "model.onnx", "curves.png"}
-    )
+    mine = {"notes.txt", "model.onnx", "curves.png"}
+    assert set(listed) == {file.name for file in (place / "out").iterdir()} - mine
 
 
 def test_what_the_record_does_not_list_survives_the_next_run(start: Start, place: Path) -> None:
@@ -136,9 +135,13 @@ def test_a_record_without_a_list_stands_for_all_results(start: Start, place: Pat
 
 
 def test_what_appears_during_the_run_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"README\.md, which appeared during the run"), replacing(tmp_path) as staging:
-        (staging / "README.md").write_text("the card")
-        fill(tmp_path, ("README.md",))
+    def replace() -> None:
+        with replacing(tmp_path) as staging:
+            (staging / "README.md").write_text("the card")
+            fill(tmp_path, ("README.md",))
+
+    with pytest.raises(OutputError, match=r"README\.md, which appeared during the run"):
+        replace()
     assert untouched(tmp_path, ("README.md",))
 
 
@@ -157,8 +160,8 @@ def test_the_folder_of_the_base_or_of_images_is_refused(
     more = ("--validation_dir", place / "photos", "--test_dir", place / "photos" / "red")
     monkeypatch.chdir(place)
     cases: list[tuple[Any, ...]] = [
-        (place / "base",), (place / "base" / "new",), (place / "photos",), (place / "photos" / "run",), (place,), (".",),
-        (place / "link" / "red" / "run",), ("photos/../photos/run",), (place / "out" / ".." / "base",),
+        (place / "base",), (place / "base" / "new",), (place / "photos",), (place / "photos" / "run",), (place,),
+        (".",), (place / "link" / "red" / "run",), ("photos/../photos/run",), (place / "out" / ".." / "base",),
         (place / "photos" / "red" / "x", *more),
     ]  # fmt: skip
     for output, *flags in cases:
@@ -261,7 +264,13 @@ def test_a_second_run_into_the_folder_is_refused(
     start: Start, place: Path, nothing_loads: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "out").mkdir()
-    hold = f"from pathlib import Path; from hfft.lock import locked\nwith locked(Path({str(place / 'out')!r})):\n print(1, flush=True); input()"
+    hold = f"""
+from pathlib import Path
+from hfft.lock import locked
+with locked(Path({str(place / "out")!r})):
+    print(1, flush=True)
+    input()
+"""
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "1\n"
