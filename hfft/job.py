@@ -35,7 +35,7 @@ from hfft.resume import list_checkpoints, remove_checkpoints
 from hfft.shared import Shared
 from hfft.staging import UNFINISHED
 from hfft.trainer import FreezeTrainer
-from hfft.unforeseen import weights_kept
+from hfft.unforeseen import best_kept, weights_kept
 
 
 @dataclass
@@ -174,7 +174,8 @@ def _finetune(
     if main and (findings := shared.findings(run.sets)):
         say(findings)
     with Preemption() as preemption:
-        trainer = train_phases(run, say, preemption)
+        with best_kept(run):
+            trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
             unfreeze(run.model)
