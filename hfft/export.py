@@ -238,11 +238,10 @@ def _target(output: str | Path, wanted: str | None) -> Path:
 def _is_own(path: Path) -> bool:
     """Whether a file is an earlier export of hfft's."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         properties = onnx.load(str(path), load_external_data=False).metadata_props
-    except (OSError, DecodeError):
+    except Exception:  # protobuf's own types; whatever cannot be read as a model is no export
         return False
     return any(item.key == "producer" and item.value.startswith("hfft ") for item in properties)
 

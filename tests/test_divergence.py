@@ -11,8 +11,9 @@ import torch
 from finished import make_images, make_model
 from safetensors.torch import load_file
 
-import hfft.divergence
 from hfft.cli import main
+from hfft.divergence import EndIfDiverged
+from hfft.errors import DivergedError
 from hfft.trainer import FreezeTrainer
 
 Start = Callable[..., int]
@@ -110,7 +111,7 @@ def test_the_best_epoch_before_is_kept(
 
 def test_one_process_that_diverges_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process decides by what all of them noted."""
-    callback = hfft.divergence.EndIfDiverged("head")
+    callback = EndIfDiverged("head")
     args = type("Args", (), {"world_size": 2, "learning_rate": 1.0})
     state = type("State", (), {"global_step": 4})
 
@@ -120,5 +121,5 @@ def test_one_process_that_diverges_ends_all(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.distributed, "all_reduce", other_diverged)
     callback.note(torch.tensor(0.5))
-    with pytest.raises(hfft.divergence.DivergedError, match="step 5"):
+    with pytest.raises(DivergedError, match="step 5"):
         callback.on_pre_optimizer_step(args, state, None)
