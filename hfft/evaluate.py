@@ -27,6 +27,7 @@ from hfft.figures import confusion_figure, reliability_figure
 from hfft.images import ImageSet
 from hfft.labels import NamedImages
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
+from hfft.ownership import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.pixels import PixelDataset, collate
 from hfft.predict import Classifier, load_classifier
 from hfft.record import ClassRow, SplitMetrics
@@ -34,6 +35,8 @@ from hfft.report import write_predictions
 from hfft.sampling import sample
 from hfft.use_arguments import EvaluateArguments, UseArguments
 
+FILES = ("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png")
+"""What an evaluation writes."""
 _CLOSE = 0.6  # so alike are names that an error offers as what may be meant
 
 
@@ -67,7 +70,12 @@ def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
         DataError: an image cannot be read, or is of a class that the model does not know.
         OutputError: a file cannot be written.
     """
-    folder = make_output_folder(options.output_dir)
+    output = Path(options.output_dir).expanduser()
+    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
+    if (output / RECORD).exists():
+        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
+    refuse_foreign(output, FILES)
+    folder = make_output_folder(output)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
@@ -190,6 +198,10 @@ def _write(
     probabilities = softmax(logits)
     truth = [labels[number] for number in images.labels]
     chosen = [labels[number] for number in probabilities.argmax(1)]
+    try:
+        claim(folder, FILES)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}; free some room") from error
     write_predictions(folder / "predictions.csv", images.files, truth, chosen, probabilities.max(1))
     confusion_figure(confusion(logits, images.labels, len(labels)), labels, folder / "confusion_matrix.png")
     reliability_figure(reliability_of(logits, images.labels), folder / "reliability.png")

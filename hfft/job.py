@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from hfft.errors import ArgumentError, OutputError
 from hfft.freezing import unfreeze
 from hfft.hub import open_repo, push, target_of
 from hfft.keywords import parse_keywords
+from hfft.lock import locked
 from hfft.model import Base
+from hfft.ownership import RECORD, RESULTS, foreign, refuse_foreign, refuse_overlap
 from hfft.phase_result import PhaseResult
 from hfft.phases import train_phases
 from hfft.pixels import PixelDataset, Pixels
@@ -30,8 +33,9 @@ from hfft.planning import resolve_anatomy
 from hfft.preemption import Preemption
 from hfft.resume import list_checkpoints, remove_checkpoints
 from hfft.shared import Shared
+from hfft.staging import UNFINISHED
 from hfft.trainer import FreezeTrainer
-from hfft.unforeseen import weights_kept
+from hfft.unforeseen import best_kept, weights_kept
 
 
 @dataclass
@@ -93,6 +97,12 @@ class Run:
         return Path(self.settings.training.output_dir or "")
 
     @property
+    def drawn(self) -> list[str]:
+        """Names of the figures, one for each phase, that are drawn into `folder` before the results are written."""
+        phases = self.plan.phases if self.settings.training.find_lr else ()
+        return [f"lr_finder-{number}.png" for number in range(1, len(phases) + 1)]
+
+    @property
     def epochs(self) -> float:
         """Passes over the training images, in the phases that have ended."""
         return sum(phase.epochs for phase in self.phases)
@@ -137,26 +147,35 @@ def finetune(
     Raises:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
     """
+    check_processes(settings.training)
+    main = settings.training.process_index == 0
+    say = say if main else _silent
+    make_output_dir(settings)
+    with locked(Path(settings.training.output_dir or "")) if main else nullcontext():
+        check_output_dir(settings.training, say)
+        return _finetune(settings, say, test, tuple(callbacks), shared or Shared(keep=False))
+
+
+def _finetune(
+    settings: Settings, say: Callable[[str], None], test: bool, callbacks: tuple[TrainerCallback, ...], shared: Shared
+) -> Run:
+    """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.results import write_results  # it draws and writes; training does not wait for its imports
 
-    began = time.perf_counter()
-    training = settings.training
-    check_processes(training)
+    began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
-    say = say if main else _silent
-    check_output_dir(training)
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
-    shared = shared or Shared(keep=False)
     run = set_up(settings, shared, test)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(run.folder)  # of the run that is replaced
-    run.callbacks = tuple(callbacks)
+    run.callbacks = callbacks
     say(_what_is_new(run))
     if main and (findings := shared.findings(run.sets)):
         say(findings)
     with Preemption() as preemption:
-        trainer = train_phases(run, say, preemption)
+        with best_kept(run):
+            trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
             unfreeze(run.model)
@@ -190,21 +209,19 @@ def check_processes(training: FinetuneArguments) -> None:
             )
 
 
-def check_output_dir(training: FinetuneArguments) -> None:
-    """Make sure that the output folder can take a run.
+def make_output_dir(settings: Settings) -> None:
+    """Make the output folder, and make sure that it is apart from what the run reads and can be written.
 
     Raises:
-        OutputError: it holds a run already, it is not a folder, or it cannot be written.
+        OutputError: it is, holds or lies in the base model's folder or one of the images', it is not a folder, or it
+            cannot be written.
     """
-    folder = Path(training.output_dir or "")
+    folder, data = Path(settings.training.output_dir or ""), settings.data
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--output_dir {folder} is a file; choose a folder")
-    taken = (folder / "hfft.json").exists() or list_checkpoints(folder)
-    if taken and not training.overwrite_output_dir and not training.resume_from_checkpoint:
-        raise OutputError(
-            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
-            "or replace it with --overwrite_output_dir"
-        )
+    names = ("dataset_name", "train_dir", "validation_dir", "test_dir")
+    places = {name: getattr(data, name) for name in names}
+    refuse_overlap(folder, {"model_name_or_path": settings.model.model_name_or_path, **places})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
@@ -212,6 +229,27 @@ def check_output_dir(training: FinetuneArguments) -> None:
             probe.flush()
     except OSError as error:
         raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
+
+
+def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) -> None:
+    """Make sure that the results replace nothing that was not meant to be replaced.
+
+    Raises:
+        OutputError: the folder holds a run already, or files of other origin whose names the results take.
+    """
+    folder, overwrite = Path(training.output_dir or ""), training.overwrite_output_dir
+    taken = (folder / RECORD).exists() or list_checkpoints(folder)
+    if taken and not overwrite and not training.resume_from_checkpoint:
+        raise OutputError(
+            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
+            "or replace it with --overwrite_output_dir"
+        )
+    names = (*RESULTS, *(("lr_finder-*.png",) if training.find_lr else ()))
+    for place in (folder, folder / UNFINISHED):
+        if not overwrite:
+            refuse_foreign(place, names, "choose another --output_dir, or replace it with --overwrite_output_dir")
+        elif found := foreign(place, names):
+            say(f"Replacing files in {place} that hfft did not write: {', '.join(found)}.")
 
 
 def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Run:

@@ -21,6 +21,7 @@ from hfft.freezing import digest, freeze, frozen_tensors
 from hfft.gradient_ratio import gradient_ratios
 from hfft.lr_finder import find_learning_rate
 from hfft.objective import Objective, balanced_weights
+from hfft.ownership import claim
 from hfft.phase_checkpoints import PhaseCheckpoints, RestoreSums
 from hfft.phase_result import CacheUse, PhaseResult
 from hfft.pixels import Pixels, collate
@@ -192,7 +193,8 @@ def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say:
     if run.settings.training.process_index == 0:
         from hfft.figures import rates_figure  # it draws; other runs do not wait for its imports
 
-        target = run.folder / f"lr_finder-{len(run.phases) + 1}.png"
+        target = run.folder / run.drawn[len(run.phases)]
+        claim(run.folder, [target.name])
         rates_figure(found.tried, found.losses, found.learning_rate, target)
         say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
     return found.learning_rate

@@ -25,6 +25,7 @@ from hfft.images import ImageSet
 from hfft.job import Run
 from hfft.metrics import bootstrap_interval, classification_metrics, confusion, per_class, reliability_of, softmax
 from hfft.mistakes import find_mistakes, write_mistakes
+from hfft.ownership import RECORD
 from hfft.phase_result import PhaseResult
 from hfft.record import (
     BaseRecord,
@@ -36,6 +37,7 @@ from hfft.record import (
     PhaseRecord,
     RunRecord,
     SplitMetrics,
+    write_record,
 )
 from hfft.report import Evidence, write_predictions, write_report
 from hfft.reproduce import content_hash, weights_hashes
@@ -55,7 +57,8 @@ def write_results(run: Run) -> str:
         OutputError: a file cannot be written; what an earlier run left in the folder is as it was.
     """
     rows = trace_rows(run)
-    with replacing(run.folder) as folder:
+    drawn = frozenset(name for name in run.drawn if (run.folder / name).exists())
+    with replacing(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
         _write_metrics(folder, run)
@@ -64,6 +67,8 @@ def write_results(run: Run) -> str:
         record = make_record(run, folder)
         evidence = _evidence(run, folder, record)
         write_report(folder, record, rows, evidence, str(run.folder))
+        record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
+        write_record(folder / RECORD, record)
     return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
 
 

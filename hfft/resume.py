@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
+_HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
 
 @dataclass
@@ -135,17 +136,29 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the whole checkpoints in a folder, oldest first."""
+    """Return the whole checkpoints of hfft in a folder, oldest first; others have another record or none."""
     steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    whole = {path: int(match[1]) for path, match in steps.items() if match and (path / RECORD).is_file()}
+    whole = {path: int(match[1]) for path, match in steps.items() if match and _is_own(path)}
     return sorted(whole, key=lambda path: whole[path])
 
 
 def remove_checkpoints(folder: Path, keep: int = 0) -> None:
     """Delete all but the newest `keep` checkpoints, and what an interrupted one left behind."""
     found = list_checkpoints(folder)
-    for path in [*found[: len(found) - keep], *folder.glob(".checkpoint-*")]:
+    halves = [path for path in folder.glob(".checkpoint-*") if _HALF.fullmatch(path.name)]
+    for path in [*found[: len(found) - keep], *halves]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the record is hfft's; a damaged one counts, so that opening it says what is wrong."""
+    if not (folder / RECORD).is_file():
+        return False
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (folder / TENSORS).exists()
+    return isinstance(record, dict) and {"format", "identity", "phase"} <= record.keys()
 
 
 def _open(folder: Path) -> Checkpoint:

@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfft.arguments import FinetuneArguments
 from hfft.callbacks import Average
 from hfft.class_token import class_token_only
+from hfft.divergence import EndIfDiverged
 from hfft.freezing import freeze
 from hfft.metrics import classification_metrics
 from hfft.objective import Objective
@@ -101,6 +102,7 @@ class FreezeTrainer(Trainer):
         objective: what training minimises; cross-entropy if not set otherwise.
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
+        divergence: ends the training when a loss is not finite.
         predictions: of the last evaluation.
     """
 
@@ -119,6 +121,7 @@ class FreezeTrainer(Trainer):
         self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
+        self.divergence = EndIfDiverged(phase.name)
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
         super().__init__(
@@ -131,7 +134,14 @@ class FreezeTrainer(Trainer):
             compute_metrics=_metrics,
             preprocess_logits_for_metrics=_logits_alone,
         )
+        self.add_callback(self.divergence)
         self._epoch_began = time.perf_counter()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Train on a batch as the Trainer does, and note whether its loss is finite."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.divergence.note(loss)
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""

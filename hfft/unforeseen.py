@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfft.errors import HfftError
+from hfft.errors import DivergedError, HfftError
 
 if TYPE_CHECKING:
     from hfft.job import Run
@@ -47,6 +47,26 @@ def weights_kept(run: Run) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def best_kept(run: Run) -> Iterator[None]:
+    """Save the weights of the best epoch so far if the training diverges.
+
+    Raises:
+        DivergedError: the one that was raised within, with a hint at the weights.
+    """
+    try:
+        yield
+    except DivergedError as error:
+        best = run.best
+        if not best.tensors:
+            raise
+        run.model.load_state_dict(best.tensors, strict=False)
+        folder = _save(run)
+        if folder is None:
+            raise
+        raise DivergedError(f"{error}. The weights of epoch {best.epoch:g}, the best, are saved in {folder}") from error
+
+
 def _save(run: Run) -> Path | None:
     from hfft.checkpoint import save_checkpoint
     from hfft.staging import UNFINISHED, replacing
@@ -56,7 +76,7 @@ def _save(run: Run) -> Path | None:
     folder = run.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
-        with replacing(folder) as staging:
+        with replacing(folder, overwrite=True) as staging:
             save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None

@@ -13,6 +13,7 @@ import torch
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.cli import main
 from hfft.errors import ArgumentError
+from hfft.ownership import note, owned
 from hfft.shared import Shared
 from hfft.sweep import parse_grid, read_runs, run_name
 
@@ -72,6 +73,7 @@ def test_sweep(pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys:
     assert sorted(record["cache"]["hits"] for record in records) == [0, 0, 24, 24]
 
     stopped = tmp_path / "sweep" / "learning_rate=1e-3,policy=head"
+    note(stopped, owned(stopped))  # as a run leaves it that is killed while its results are put in place
     (stopped / "hfft.json").unlink()
     assert main(["sweep", *flags]) == 0
     assert capsys.readouterr().out.count("done before") == 3
