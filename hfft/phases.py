@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from hfft.job import Run
 
 
+FEW_STEPS = 10
+"""A phase of fewer optimizer steps is pointed out before it is trained."""
+
+
 @dataclass(frozen=True)
 class ReadyPhase:
     """A phase that can be trained: its data and what it looks like."""
@@ -121,6 +125,8 @@ def _train_phase(
     run.changed |= names
     freeze(run.model, phase)
     before = digest(frozen_tensors(run.model, phase))
+    if (steps := _steps(run, ready)) < FEW_STEPS:
+        say(_few_steps(phase.name, steps, run.settings.training.per_device_train_batch_size))
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
@@ -144,6 +150,22 @@ def _train_phase(
     )
     run.add(result, trainer.state.log_history)
     return trainer
+
+
+def _steps(run: Run, ready: ReadyPhase) -> int:
+    """Return how many optimizer steps a phase makes at most."""
+    training, images = run.settings.training, len(run.sets.train)
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = images / (training.per_device_train_batch_size * training.world_size)
+    whole = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
+    return math.ceil(ready.phase.epochs * max(1, math.ceil(whole / training.gradient_accumulation_steps)))
+
+
+def _few_steps(name: str, steps: int, batch: int) -> str:
+    count = "a single optimizer step" if steps == 1 else f"{steps} optimizer steps"
+    advice = f"a --per_device_train_batch_size below {batch} or more epochs give" if batch > 1 else "more epochs give"
+    return f"Phase {name} has only {count}, which may train little: {advice} it more."
 
 
 def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Preemption) -> dict[str, float]:
@@ -228,7 +250,7 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
         run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
     trainer.objective = _objective(run)
-    trainer.add_callback(Views(datasets["train"].set_epoch, run.epochs))  # type: ignore[attr-defined]
+    trainer.add_callback(Views(datasets["train"].show_view, run.epochs))  # type: ignore[attr-defined]
     for callback in run.callbacks:
         if isinstance(callback, PhaseCallback):
             callback.on_phase_begin(ready.phase.name, run.epochs)

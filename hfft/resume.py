@@ -25,7 +25,7 @@ from hfft.errors import ArgumentError, OutputError
 if TYPE_CHECKING:
     pass
 
-FORMAT = 1
+FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
 
 
@@ -84,7 +84,9 @@ class Checkpoint:
         before = self.record["identity"]
         names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if names:
-            differences = "; ".join(f"{name} was {before.get(name)!r} and is {identity.get(name)!r}" for name in names)
+            differences = "; ".join(
+                f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names
+            )
             raise ArgumentError(
                 f"{self.folder} belongs to another run: {differences}. Give the flags of that run, or start anew with "
                 "--overwrite_output_dir and without --resume_from_checkpoint"

@@ -10,15 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from small_models import SMALL, small_model
 from test_finetune import Folder, job, losses  # noqa: F401  (a fixture)
 from test_policies import installed  # noqa: F401  (a fixture)
+from transformers import TrainerCallback
 
+import hfft.job
 from hfft.activations import Prefix
+from hfft.cache import ActivationCache
+from hfft.cli import finetune_settings
 from hfft.cut import cut_phase
 from hfft.freezing import freeze
 from hfft.gradient_ratio import gradient_ratios
+from hfft.pixels import Pixels
 from hfft.plan import Phase, make_plan, ready_together
 from hfft.registry import find_anatomy
 
@@ -74,6 +80,45 @@ def test_one_trace_runs_through_all_phases(job: Job) -> None:  # noqa: F811
     assert data["arguments"]["num_train_epochs"] == 4
     results = json.loads((folder / "all_results.json").read_text())
     assert results["epoch"] == 4
+
+
+class ViewsSeen(TrainerCallback):
+    """Notes the views that each epoch of training reads, from the cache or from images."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+        self.epochs: list[set[int]] = []
+        gather, augmented = ActivationCache.gather, Pixels._augmented
+
+        def watched_gather(cache: ActivationCache, rows: list[int]) -> dict[str, torch.Tensor]:
+            if self.epochs and cache.count > images:  # not those of filling, nor of validation
+                self.epochs[-1] |= {row // images for row in rows}
+            return gather(cache, rows)
+
+        def watched_augmented(pixels: Pixels, image: Image.Image, row: int, view: int) -> Image.Image:
+            if self.epochs:
+                self.epochs[-1].add(view)
+            return augmented(pixels, image, row, view)
+
+        monkeypatch.setattr(ActivationCache, "gather", watched_gather)
+        monkeypatch.setattr(Pixels, "_augmented", watched_augmented)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epochs.append(set())
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+@pytest.mark.parametrize("more", [(), ("--policy", "gradual", "--num_train_epochs", 3, "--views", 2)])
+def test_every_epoch_of_the_run_trains_on_its_view(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, more: Any
+) -> None:
+    images = image_folder()
+    given = ("--model_name_or_path", pretrained("resnet"), "--train_dir", images, "--output_dir", tmp_path / "run")
+    given += ("--train_val_split", 0.25, "--baselines", "none", "--disable_tqdm", "true", "--augment", "flip")
+    given += ("--policy", "lp_ft", "--num_train_epochs", 6, "--views", 4, "--cache", cache, *more)
+    seen = ViewsSeen(monkeypatch, 18)
+    hfft.job.finetune(finetune_settings([str(flag) for flag in given]), lambda line: None, callbacks=[seen])
+    views = 2 if more else 4
+    assert seen.epochs == [{epoch % views} for epoch in range(3 if more else 6)]
 
 
 def test_images_go_through_the_prefix_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -107,6 +107,32 @@ def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: s
         assert record(folder)[name] == record(tmp_path / "whole")[name]
 
 
+AGAIN = ("--resume_from_checkpoint", "true")
+TOGETHER = ("--augment", "flip", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.4, "--num_train_epochs", 4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--cache", "off"),
+        ("--dataloader_num_workers", 1, "--dataloader_persistent_workers", "true"),
+    ],
+    ids=["cached", "uncached", "workers that outlive epochs"],
+)
+def test_stopped_after_every_step(flags: Flags, tmp_path: Path, more: tuple[Any, ...]) -> None:
+    """Two phases with flip, averaged weights and mixup together; with workers, the steps of the second phase."""
+    given = flags("vit", *STEPS, *TOGETHER, *more)
+    start(tmp_path / "whole", given)
+    folder = tmp_path / "killed"
+    for step in (7, 4) if "--dataloader_num_workers" in more else [1] * 11:  # each goes on from the one before
+        with pytest.raises(Killed):
+            start(folder, (*given, *AGAIN), step)
+    start(folder, (*given, *AGAIN))
+    assert losses(folder) == losses(tmp_path / "whole")
+    assert equal(weights(folder), weights(tmp_path / "whole"))
+
+
 def test_a_checkpoint_is_small_and_holds_no_pickle(flags: Flags, tmp_path: Path) -> None:
     start(tmp_path / "run", flags("vit", *STEPS, "--save_total_limit", 2, "--optim", "adamw_torch"))
     found = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint*"))
