@@ -84,12 +84,10 @@ class Checkpoint:
         before = self.record["identity"]
         names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if names:
-            differences = "; ".join(
-                f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names
-            )
+            pairs = [f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names]
             raise ArgumentError(
-                f"{self.folder} belongs to another run: {differences}. Give the flags of that run, or start anew with "
-                "--overwrite_output_dir and without --resume_from_checkpoint"
+                f"{self.folder} belongs to another run: {'; '.join(pairs)}. Give the flags of that run, or start "
+                "anew with --overwrite_output_dir and without --resume_from_checkpoint"
             )
 
     def restore_weights(self, model: nn.Module) -> None:

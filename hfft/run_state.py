@@ -119,7 +119,7 @@ def _images(images: ImageSet) -> str:
 
 
 def _configuration(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's configuration without names of labels and paths, who wrote it, and what a forward notes in it."""
+    """Return a model's configuration without names, versions, and what a forward notes in it."""
     names = ("id2label", "label2id", "_name_or_path", "name_or_path", "transformers_version", "problem_type")
     return {name: value for name, value in config.items() if name not in names}
 

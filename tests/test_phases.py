@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from small_models import SMALL, small_model
 from test_finetune import Folder, job, losses  # noqa: F401  (a fixture)
 from test_policies import installed  # noqa: F401  (a fixture)
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import hfft.job
 from hfft.activations import Prefix
+from hfft.arguments import FinetuneArguments
 from hfft.cache import ActivationCache
 from hfft.cli import finetune_settings
 from hfft.cut import cut_phase
@@ -27,6 +28,7 @@ from hfft.gradient_ratio import gradient_ratios
 from hfft.pixels import Pixels
 from hfft.plan import Phase, make_plan, ready_together
 from hfft.registry import find_anatomy
+from hfft.trainer import FreezeTrainer, Suffix
 
 Job = Callable[..., Path]
 
@@ -231,3 +233,63 @@ def test_phases_are_made_ready_until_one_freezes_again() -> None:
 
     assert ready_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
     assert ready_together([phase("a")]) == 1
+
+
+SCHEDULES = [
+    *((name, None) for name in ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup")),
+    ("inverse_sqrt", None),
+    ("cosine_with_min_lr", {"min_lr": 1e-5}),
+    ("cosine_warmup_with_min_lr", {"min_lr": 1e-5, "warmup_lr_rate": 0.1}),
+    ("warmup_stable_decay", {"num_decay_steps": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
+@pytest.mark.parametrize(("warmup", "steps"), [(1, 1), (1, 10), (4, 20), (0, 10)])
+def test_a_warm_up_begins_above_nothing(
+    tmp_path: Path, name: str, options: dict[str, float] | None, warmup: int, steps: int
+) -> None:
+    """It rises by equal steps to the whole rate; from there, and without one, the schedule is that of transformers."""
+    model, _ = small_model("vit")
+    phase = make_plan(model, find_anatomy(model), "head", 1, head_lr_scale=1.0).phases[0]
+    args = FinetuneArguments(
+        output_dir=str(tmp_path), lr_scheduler_type=name, lr_scheduler_kwargs=options, warmup_steps=warmup
+    )
+    rates = []
+    for create in (FreezeTrainer.create_scheduler, Trainer.create_scheduler):
+        trainer = FreezeTrainer(model, args, phase, Suffix(find_anatomy(model)))
+        optimizer = trainer.create_optimizer()
+        scheduler = create(trainer, steps, optimizer)
+        rates.append([])
+        for _ in range(steps):
+            rates[-1].append(optimizer.param_groups[0]["lr"] / args.learning_rate)
+            optimizer.step()
+            scheduler.step()
+    ours, stock = rates
+    assert ours[0] > 0
+    assert ours[warmup:] == stock[warmup:]
+    if warmup:
+        assert ours[:warmup] == [*stock[1:warmup], 1.0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_phase_of_one_step_trains_and_is_pointed_out(
+    job: Job,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    schedule: str,
+) -> None:
+    flags = ("--num_train_epochs", 1, "--per_device_train_batch_size", 32, "--keep", "last", "--policy", "last_block")
+    folder = job("resnet", "run", *flags, "--lr_scheduler_type", schedule)
+    before, after = weights(tmp_path / "pretrained-resnet"), weights(folder)
+    block = [name for name in before if name.startswith("resnet.encoder.stages.1") and name.endswith("weight")]
+    assert block
+    assert not any(torch.equal(before[name], after[name]) for name in block)
+    said = capsys.readouterr().out
+    assert "Phase last_block has only a single optimizer step, which may train little" in said
+    assert "--per_device_train_batch_size below 32" in said
+
+
+def test_a_phase_of_enough_steps_is_not_pointed_out(job: Job, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    job("resnet", "run", "--policy", "head", "--num_train_epochs", 5, "--per_device_train_batch_size", 8)
+    assert "optimizer step" not in capsys.readouterr().out
