@@ -57,6 +57,21 @@ class ReadyPhase:
     view: PhaseView
 
 
+@dataclass(frozen=True)
+class Interruptible:
+    """What a phase must know to be stopped and gone on with.
+
+    Args:
+        identity: of the run; see `hfft.run_state.identity_of`.
+        resumed: the checkpoint that the phase goes on from, or None.
+        preemption: ends the training in good order when SIGTERM comes.
+    """
+
+    identity: dict[str, Any]
+    resumed: Checkpoint | None
+    preemption: Preemption
+
+
 def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | None = None) -> FreezeTrainer:
     """Train every phase, or those that an interrupted run has left; the last one's trainer judges the result.
 
@@ -73,9 +88,10 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     training, phases = run.settings.training, run.plan.phases
     memory_format = choose_memory_format(run.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
+    identity = identity_of(run)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
-        resumed.check(identity_of(run))
+        resumed.check(identity)
         restore_run(run, resumed)
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
@@ -87,7 +103,8 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
             if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
                 run.baselines = probe_baselines(run, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
-        trainer = _train_phase(run, ready.pop(0), here, preemption or Preemption(), say)
+        around = Interruptible(identity, here, preemption or Preemption())
+        trainer = _train_phase(run, ready.pop(0), around, say)
     trainer.state = run.continuous(trainer.state)
     return trainer
 
@@ -117,11 +134,9 @@ def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) ->
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
-def _train_phase(
-    run: Run, ready: ReadyPhase, resumed: Checkpoint | None, preemption: Preemption, say: Callable[[str], None]
-) -> FreezeTrainer:
+def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
-    phase, names = ready.phase, _changing(run.model, ready.phase)
+    phase, names, resumed = ready.phase, _changing(run.model, ready.phase), around.resumed
     run.changed |= names
     freeze(run.model, phase)
     before = digest(frozen_tensors(run.model, phase))
@@ -130,8 +145,8 @@ def _train_phase(
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
-    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer), resumed)
-    metrics = _train(trainer, checkpoints, preemption)
+    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)
+    metrics = _train(trainer, checkpoints, around.preemption)
     after = digest(frozen_tensors(run.model, phase))
     if before != after:
         raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")

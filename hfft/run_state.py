@@ -74,10 +74,10 @@ def identity_of(run: Run) -> dict[str, Any]:
     return plain
 
 
-def moment_of(run: Run, trainer: FreezeTrainer) -> Moment:
+def moment_of(run: Run, trainer: FreezeTrainer, identity: dict[str, Any]) -> Moment:
     """Return the moment at which a phase begins; its weights are read when a checkpoint is made."""
     return Moment(
-        identity_of(run),
+        identity,
         phase=len(run.phases),
         done={"phases": [asdict(each) for each in run.phases], "log": run.log, "baselines": _plain(run.baselines)},
         steps=run.steps,

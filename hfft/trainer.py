@@ -150,7 +150,7 @@ class FreezeTrainer(Trainer):
             warmup = self.args.get_warmup_steps(num_training_steps)
             scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
             if warmup > 0 and isinstance(scheduler, LambdaLR):
-                factors = [_warmed(factor, warmup) for factor in scheduler.lr_lambdas]
+                factors = [_warmed(factor, warmup, num_training_steps) for factor in scheduler.lr_lambdas]
                 self.lr_scheduler = LambdaLR(scheduler.optimizer, factors)
         return self.lr_scheduler
 
@@ -291,13 +291,15 @@ def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor
     return idle
 
 
-def _warmed(factor: Callable[[int], float], warmup: int) -> Callable[[int], float]:
+def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable[[int], float]:
     """Return a schedule's factor of each step, with a warm-up that is a step ahead and reaches 1 in its last step."""
+    # After the last step the schedule is asked once more; one that never fell cannot always answer.
+    lasting = steps + 1 if warmup >= steps else 0
 
     def warmed(step: int) -> float:
-        if step >= warmup:
-            return factor(step)
-        return factor(step + 1) if step + 1 < warmup else 1.0
+        if step + 1 < warmup:
+            return factor(step + 1)
+        return 1.0 if step < max(warmup, lasting) else factor(step)
 
     return warmed
 

@@ -252,10 +252,9 @@ def test_a_warm_up_begins_above_nothing(
     """It rises by equal steps to the whole rate; from there, and without one, the schedule is that of transformers."""
     model, _ = small_model("vit")
     phase = make_plan(model, find_anatomy(model), "head", 1, head_lr_scale=1.0).phases[0]
-    args = FinetuneArguments(
-        output_dir=str(tmp_path), lr_scheduler_type=name, lr_scheduler_kwargs=options, warmup_steps=warmup
-    )
-    rates = []
+    common: dict[str, Any] = {"output_dir": str(tmp_path), "eval_strategy": "no", "warmup_steps": warmup}
+    args = FinetuneArguments(**common, lr_scheduler_type=name, lr_scheduler_kwargs=options)
+    rates: list[list[float]] = []
     for create in (FreezeTrainer.create_scheduler, Trainer.create_scheduler):
         trainer = FreezeTrainer(model, args, phase, Suffix(find_anatomy(model)))
         optimizer = trainer.create_optimizer()
