@@ -223,7 +223,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
         (("--lr_scheduler_kwargs", '{"num_cycles": 2}'), "lr_scheduler_kwargs: None there, {'num_cycles': 2} here"),
         (("--optim_args", "x=1"), "optim_args: None there, 'x=1' here"),
         (("--dataloader_drop_last", "true"), "dataloader_drop_last: False there, True here"),
-        (("--eval_delay", 1), "eval_delay: 0 there, 1 here"),
+        (("--eval_delay", 1), "eval_delay: 0 there, 1.0 here"),
         (("--full_determinism", "true"), "full_determinism: False there, True here"),
     ],
 )
