@@ -171,10 +171,11 @@ def _steps(run: Run, ready: ReadyPhase) -> int:
     """Return how many optimizer steps a phase makes at most."""
     training, images = run.settings.training, len(run.sets.train)
     if training.max_steps > 0:
-        return training.max_steps
+        return int(training.max_steps)
     batches = images / (training.per_device_train_batch_size * training.world_size)
     whole = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
-    return math.ceil(ready.phase.epochs * max(1, math.ceil(whole / training.gradient_accumulation_steps)))
+    per_epoch: int = max(1, math.ceil(whole / int(training.gradient_accumulation_steps)))
+    return math.ceil(ready.phase.epochs * per_epoch)
 
 
 def _few_steps(name: str, steps: int, batch: int) -> str:

@@ -53,7 +53,8 @@ def identity_of(run: Run) -> dict[str, Any]:
 
     That is every option but those in `MAY_CHANGE`, and what they stand for: weights, images, labels, versions.
     """
-    settings, training, sets = run.settings, run.settings.training, run.sets
+    settings, sets = run.settings, run.sets
+    training: Any = settings.training
     given = (asdict(settings.model), asdict(settings.data), asdict(settings.policy), asdict(settings.cache))
     options: dict[str, Any] = {name: value for each in (*given, training.to_dict()) for name, value in each.items()}
     identity = {

@@ -218,7 +218,7 @@ class FreezeTrainer(Trainer):
         self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
         gc.collect()
 
-    def _apart(self, loader: Any) -> Any:
+    def _apart(self, loader: Any) -> DataLoader[Any]:
         """Let workers that outlive an epoch be seeded apart from training.
 
         Their loader draws a seed once in its life in place of once per epoch: a resumed run would draw once more.
@@ -226,7 +226,8 @@ class FreezeTrainer(Trainer):
         """
         if self.args.dataloader_persistent_workers and getattr(loader, "generator", None) is None:
             loader.base_dataloader.generator = torch.Generator()
-        return loader
+        prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
+        return prepared
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))

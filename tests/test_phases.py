@@ -114,7 +114,8 @@ def test_every_epoch_of_the_run_trains_on_its_view(
     image_folder: Folder, pretrained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, more: Any
 ) -> None:
     images = image_folder()
-    given = ("--model_name_or_path", pretrained("resnet"), "--train_dir", images, "--output_dir", tmp_path / "run")
+    given: tuple[Any, ...] = ("--model_name_or_path", pretrained("resnet"), "--train_dir", images)
+    given += ("--output_dir", tmp_path / "run")
     given += ("--train_val_split", 0.25, "--baselines", "none", "--disable_tqdm", "true", "--augment", "flip")
     given += ("--policy", "lp_ft", "--num_train_epochs", 6, "--views", 4, "--cache", cache, *more)
     seen = ViewsSeen(monkeypatch, 18)

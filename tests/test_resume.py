@@ -267,8 +267,8 @@ def test_other_labels_of_the_same_images_are_refused(
     image_folder: Folder, pretrained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image_folder()
-    given = ("--model_name_or_path", pretrained("resnet"), "--dataset_name", table(tmp_path, {}), *STEPS)
-    given += ("--per_device_train_batch_size", 6, "--baselines", "none")
+    given: tuple[Any, ...] = ("--model_name_or_path", pretrained("resnet"), "--dataset_name", table(tmp_path, {}))
+    given += ("--per_device_train_batch_size", 6, "--baselines", "none", *STEPS)
     with pytest.raises(Killed):
         start(tmp_path / "run", given, 3)
     table(tmp_path, {"red": "blue", "blue": "green", "green": "red"})
