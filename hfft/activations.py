@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from hfft.cache import ActivationCache
 from hfft.class_token import class_token_only
 from hfft.images import ImageSet
-from hfft.pixels import Pixels, collate
+from hfft.pixels import Pixels, ShownView, collate
 from hfft.plugin import Anatomy
 from hfft.split import Split
 
@@ -217,21 +217,20 @@ class CachedDataset(Dataset[dict[str, Any]]):
     def __init__(self, cache: ActivationCache, images: ImageSet, views: int) -> None:
         self.cache = cache
         self.labels = torch.as_tensor(images.labels)
-        self.views = views
-        self.view = 0
+        self._view = ShownView(views)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the view that this epoch trains on."""
-        self.view = epoch % self.views
+    def show_view(self, epoch: int) -> None:
+        """Show the view of this epoch of the run from now on."""
+        self._view.show(epoch)
 
     def __getitem__(self, image: int) -> dict[str, Any]:
         return {key: value[0] for key, value in self.__getitems__([image]).items()}
 
     def __getitems__(self, images: list[int]) -> dict[str, Tensor]:
-        offset = self.view * len(self)
+        offset = int(self._view) * len(self)
         batch = self.cache.gather([offset + image for image in images])
         return {**batch, "labels": self.labels[images]}
 

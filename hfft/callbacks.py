@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+
+_ROUNDING = 1e-6  # epochs are sums of fractions
 
 
 class PhaseCallback(TrainerCallback):
@@ -143,19 +146,22 @@ class Average(TrainerCallback):
 
 
 class Views(TrainerCallback):
-    """Tells the training set which epoch it is, so that it serves that epoch's augmented view.
+    """Tells the training set which epoch of the run it is, so that it shows that epoch's augmented view.
+
+    Nothing else may tell it. The name of the data sets' method is one that no library calls: loaders call a
+    ``set_epoch``, with the epoch of the phase, and not where the first batches of a resumed epoch are skipped.
 
     Args:
-        set_epoch: takes the number of the epoch.
-        before: epochs of earlier phases, whole ones.
+        show_view: takes the number of the epoch, counted from 0 over all phases.
+        before: epochs of earlier phases; one that was cut short counts as a whole one.
     """
 
-    def __init__(self, set_epoch: Callable[[int], None], before: float = 0.0) -> None:
-        self.set_epoch, self.before = set_epoch, int(before)
+    def __init__(self, show_view: Callable[[int], None], before: float = 0.0) -> None:
+        self.show_view, self.before = show_view, math.ceil(before - _ROUNDING)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch; a resumed epoch counts as the one it belongs to."""
-        self.set_epoch(self.before + int(state.epoch + 1e-6))
+        """Show the epoch's view; a resumed epoch counts as the one it belongs to."""
+        self.show_view(self.before + int(state.epoch + _ROUNDING))
 
 
 class QuietProgress(ProgressCallback):

@@ -25,7 +25,7 @@ from hfft.errors import ArgumentError, OutputError
 if TYPE_CHECKING:
     pass
 
-FORMAT = 1
+FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
 _HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
@@ -85,10 +85,10 @@ class Checkpoint:
         before = self.record["identity"]
         names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if names:
-            differences = "; ".join(f"{name} was {before.get(name)!r} and is {identity.get(name)!r}" for name in names)
+            pairs = [f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names]
             raise ArgumentError(
-                f"{self.folder} belongs to another run: {differences}. Give the flags of that run, or start anew with "
-                "--overwrite_output_dir and without --resume_from_checkpoint"
+                f"{self.folder} belongs to another run: {'; '.join(pairs)}. Give the flags of that run, or start "
+                "anew with --overwrite_output_dir and without --resume_from_checkpoint"
             )
 
     def restore_weights(self, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -150,6 +151,27 @@ class FreezeTrainer(Trainer):
             self.optimizer = optimizer_class(self._groups(model or self.model), **options)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Build the schedule; a warm-up of n steps begins at 1/n of the rate, so that the first step trains too.
+
+        That of transformers begins at 0, with which a phase of a single step would train nothing.
+        """
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
+            if warmup > 0 and isinstance(scheduler, LambdaLR):
+                factors = [_warmed(factor, warmup, num_training_steps) for factor in scheduler.lr_lambdas]
+                self.lr_scheduler = LambdaLR(scheduler.optimizer, factors)
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of training batches."""
+        return self._apart(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Build the loader of evaluation batches."""
+        return self._apart(super().get_eval_dataloader(eval_dataset))
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -205,6 +227,17 @@ class FreezeTrainer(Trainer):
         self.accelerator.free_memory()
         self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
         gc.collect()
+
+    def _apart(self, loader: Any) -> DataLoader[Any]:
+        """Let workers that outlive an epoch be seeded apart from training.
+
+        Their loader draws a seed once in its life in place of once per epoch: a resumed run would draw once more.
+        Nothing in a worker is random but augmentation, which has its own seed.
+        """
+        if self.args.dataloader_persistent_workers and getattr(loader, "generator", None) is None:
+            loader.base_dataloader.generator = torch.Generator()
+        prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
+        return prepared
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))
@@ -267,6 +300,19 @@ def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor
     model.zero_grad(set_to_none=True)
     model.train(training)
     return idle
+
+
+def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable[[int], float]:
+    """Return a schedule's factor of each step, with a warm-up that is a step ahead and reaches 1 in its last step."""
+    # After the last step the schedule is asked once more; one that never fell cannot always answer.
+    lasting = steps + 1 if warmup >= steps else 0
+
+    def warmed(step: int) -> float:
+        if step + 1 < warmup:
+            return factor(step + 1)
+        return 1.0 if step < max(warmup, lasting) else factor(step)
+
+    return warmed
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:
