@@ -150,7 +150,7 @@ def _content(upright: Image.Image) -> dict[str, Any]:
         "content": hashlib.blake2b(f"{upright.size} ".encode() + upright.tobytes(), digest_size=16).digest(),
         "shape": _perceptual_hash(upright),
         "colour": tuple(round(value) for value in pixels.mean(axis=0)),
-        "flat": all(high - low <= FLAT_LEVELS for low, high in upright.getextrema()),
+        "flat": bool((np.ptp(pixels, axis=0) <= FLAT_LEVELS).all()),
     }
 
 
