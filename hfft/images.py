@@ -223,7 +223,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     BOUNDS.check(image.size)
     image.load()
-    BOUNDS.check(image.size)  # an icon's size is known only now
     span = span_of(image)
     image = ImageOps.exif_transpose(image)
     if span is not None:

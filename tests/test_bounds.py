@@ -130,10 +130,10 @@ def test_an_icon_that_hides_a_long_image(tmp_path: Path, kind: str) -> None:
         warnings.simplefilter("ignore")  # Pillow's, of the unexpected size
         with Image.open(path) as image:
             assert image.format == kind
-            assert image.size == THIN if kind == "ICO" else image.size == (128, 128)
-        with pytest.raises(TooLongError):
+        # Pillow reads the inner image's size at once in an ICO, and refuses such a size itself in an ICNS.
+        with pytest.raises(DataError, match=r"too long \(16000 x 1|not one of the allowed sizes"):
             open_image(path, "icon.png")
-        assert look_at(str(path), 0).problem == "too_long"
+        assert look_at(str(path), 0).problem == ("too_long" if kind == "ICO" else "damaged")
 
 
 def test_of_an_animation_the_first_frame_alone_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

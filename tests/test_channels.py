@@ -20,8 +20,10 @@ from hfft.cli import main
 
 
 def _resnet(channels: int) -> PreTrainedModel:
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    return ResNetForImageClassification(ResNetConfig(num_channels=channels, **sizes))
+    config = ResNetConfig(
+        num_channels=channels, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+    )
+    return ResNetForImageClassification(config)
 
 
 def _timm(channels: int) -> PreTrainedModel:
