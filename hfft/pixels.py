@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
 
 from hfft.errors import ArgumentError
-from hfft.images import ImageSet
+from hfft.images import READING, ImageSet
 
 CROP_AREA = (0.35, 1.0)
 """Smallest and largest share of the image's area that a random crop keeps."""
@@ -68,6 +68,7 @@ class Pixels:
         parts: dict[str, Any] = {
             "class": type(self.processor).__name__,
             "processor": self.processor.to_dict(),
+            "reading": READING,
             "augment": self.augment,
             "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
         }

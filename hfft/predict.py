@@ -25,6 +25,7 @@ from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
 from hfft.errors import DataError, HfftError
 from hfft.fetch import fetch
 from hfft.images import open_image, upright_rgb
+from hfft.model import check_channels
 from hfft.pixels import Pixels, collate
 from hfft.record import RunRecord, read_record
 from hfft.recording import logits_of
@@ -121,6 +122,7 @@ def load_classifier(
     else:
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
+        check_channels(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
