@@ -6,7 +6,9 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import timm
 import torch
@@ -17,12 +19,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from hfft.arguments import CacheArguments, FinetuneArguments
-from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batches, fill, pixel_batches
-from hfft.cache.placement import Placement, choose_placement, default_cache_dir, gigabytes
+from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batches, fill, pixel_batches, rows_agree
+from hfft.cache.placement import Placement, choose_placement, gigabytes
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
 from hfft.errors import OutputError
+from hfft.files import default_cache_dir
+from hfft.models.signature import model_signature
 from hfft.models.tensors import digest
 from hfft.planning.freezing import frozen_tensors
 from hfft.planning.plan import Phase
@@ -100,7 +104,7 @@ def prepare_phases(
         phases.append(prepared)
         if cut.split is not None and not prepared.uncached_because:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
-            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
+            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype, training)
             wanted.append(_Filling(prepared, prefix, entries))
     _place(wanted, cache, training)
     shallower: _Filling | None = None
@@ -137,12 +141,13 @@ def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: tor
 def software(device: torch.device) -> str:
     """Name what computes activations, down to what may change their last bit."""
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, timm {timm.__version__}"
-    return f"{versions}, torchvision {torchvision.__version__}, {device.type} {chip}"
+    # hfft's own version, since it decodes images and cuts the model.
+    versions = f"hfft {version('hfft')}, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    return f"{versions}, transformers {transformers.__version__}, timm {timm.__version__}, {device.type} {chip}"
 
 
 def describe(prepared: Prepared) -> str:
-    """Say in one or two lines what is cached and why not."""
+    """Say in a few lines what is cached and why not."""
     if prepared.uncached_because:
         lines = [f"Activation cache: off, {prepared.uncached_because}."]
     else:
@@ -157,6 +162,11 @@ def describe(prepared: Prepared) -> str:
         ]
         damaged = [file for report in prepared.reports.values() for file in report.damaged]
         lines += [f"Damaged shard computed again: {file}" for file in damaged]
+        lines += [
+            f"Cached activations of the {name} images did not match what the model computes now: computed again."
+            for name, report in prepared.reports.items()
+            if report.discarded
+        ]
     return "\n".join(lines)
 
 
@@ -218,19 +228,26 @@ def _fill_phase(
 
 
 def _entries(
-    prefix: Prefix, weights: str, splits: dict[str, ImagesAndPixels], cache_dtype: str
+    prefix: Prefix,
+    weights: str,
+    splits: dict[str, ImagesAndPixels],
+    cache_dtype: str,
+    training: FinetuneArguments,
 ) -> dict[str, ActivationCache]:
     rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
+    token = ", class token alone" if prefix.class_token else ""
+    signature = model_signature(cast(PreTrainedModel, prefix.split.model))
     entries = {}
     for name, part in splits.items():
         key = CacheKey(
             prefix=weights,
+            model=signature,
             boundary=prefix.split.boundary,
             pixels=part.pixels.fingerprint(),
             data=part.images.fingerprint(),
             views=part.views,
             dtype=cache_dtype,
-            precision=f"{prefix.autocast}{', class token alone' if prefix.class_token else ''}",
+            precision=f"{prefix.autocast}, tf32 {training.tf32}{token}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
         )
@@ -246,7 +263,9 @@ def _fill(
     Where machines do not share the folder, the shards of the others are still missing after the first
     round; then the processes of each machine fill them for themselves.
     """
+    discarded = _discard_unless_agreed(entry, prefix, source, training)
     report = fill(entry, prefix, source, (training.process_index, training.world_size))
+    report.discarded = discarded
     if training.world_size > 1:
         torch.distributed.barrier()
         if not _load_all(entry):
@@ -262,6 +281,19 @@ def _fill(
             f"shards of the activation cache at {entry.folder} went missing while it was filled; run again"
         )
     return report
+
+
+def _discard_unless_agreed(
+    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+) -> bool:
+    """Delete rows that the model does not compute now; return whether any process did.
+
+    One process of each machine looks, since machines may have folders of their own; the others wait for it.
+    """
+    discard = training.local_process_index == 0 and not rows_agree(entry, prefix, source)
+    if discard:
+        entry.discard()
+    return bool(_total(discard) if training.world_size > 1 else discard)
 
 
 def _total(count: int) -> int:

@@ -158,8 +158,7 @@ def without_bad_images(sets: ImageSets) -> ImageSets:
 
 
 def _readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
-    # Pillow itself reads images of up to twice the size that it warns of; those stay.
-    bad = [look for look in look_at_all(images) if look.problem and not (look.problem == "bomb" and look.mode)]
+    bad = [look for look in look_at_all(images) if look.problem]
     if not bad:
         return images, []
     if len(bad) == len(images):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
 
-from hfft.data.images import ImageSet
+from hfft.data.images import READING, ImageSet
 from hfft.errors import ArgumentError
 
 CROP_AREA = (0.35, 1.0)
@@ -68,6 +68,7 @@ class Pixels:
         parts: dict[str, Any] = {
             "class": type(self.processor).__name__,
             "processor": self.processor.to_dict(),
+            "reading": READING,
             "augment": self.augment,
             "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
         }
@@ -84,6 +85,27 @@ class Pixels:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else image
 
 
+class ShownView:
+    """Which augmented view a data set shows: epoch e of the run shows view e modulo `views`.
+
+    The number lies in shared memory, so that worker processes which outlive an epoch see the next one's as well.
+
+    Args:
+        views: how many there are.
+    """
+
+    def __init__(self, views: int) -> None:
+        self.views = views
+        self._view: Tensor = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __int__(self) -> int:
+        return int(self._view)
+
+    def show(self, epoch: int) -> None:
+        """Show the view of this epoch of the run from now on."""
+        self._view.fill_(epoch % self.views)
+
+
 class PixelDataset(Dataset[dict[str, Any]]):
     """The items of an ImageSet for a DataLoader: model inputs and ``labels``.
 
@@ -96,20 +118,17 @@ class PixelDataset(Dataset[dict[str, Any]]):
     def __init__(self, images: ImageSet, pixels: Pixels, views: int = 1) -> None:
         self.images = images
         self.pixels = pixels
-        self.views = views
-        # Shared memory: worker processes that outlive an epoch see the next epoch's number as well.
-        self._epoch: Tensor = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._view = ShownView(views)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        view = int(self._epoch) % self.views
-        return {**self.pixels(self.images.image(row), row, view), "labels": int(self.images.labels[row])}
+        return {**self.pixels(self.images.image(row), row, int(self._view)), "labels": int(self.images.labels[row])}
 
-    def set_epoch(self, epoch: int) -> None:
-        """Show the view of this epoch from now on."""
-        self._epoch.fill_(int(epoch))
+    def show_view(self, epoch: int) -> None:
+        """Show the view of this epoch of the run from now on."""
+        self._view.show(epoch)
 
 
 def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ from hfft.metrics import (
     softmax,
 )
 from hfft.models.checkpoint import make_output_folder
+from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -65,6 +66,8 @@ class EvaluateArguments:
                 raise ArgumentError(f"--{name} must be at least 1, not {value}")
 
 
+FILES = ("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png")
+"""What an evaluation writes."""
 _CLOSE = 0.6  # so alike are names that an error offers as what may be meant
 
 
@@ -98,7 +101,12 @@ def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
         DataError: an image cannot be read, or is of a class that the model does not know.
         OutputError: a file cannot be written.
     """
-    folder = make_output_folder(options.output_dir)
+    output = Path(options.output_dir).expanduser()
+    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
+    if (output / RECORD).exists():
+        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
+    refuse_foreign(output, FILES)
+    folder = make_output_folder(output)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
@@ -221,6 +229,10 @@ def _write(
     probabilities = softmax(logits)
     truth = [labels[number] for number in images.labels]
     chosen = [labels[number] for number in probabilities.argmax(1)]
+    try:
+        claim(folder, FILES)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}; free some room") from error
     write_predictions(folder / "predictions.csv", images.files, truth, chosen, probabilities.max(1))
     confusion_figure(confusion(logits, images.labels, len(labels)), labels, folder / "confusion_matrix.png")
     reliability_figure(reliability_of(logits, images.labels), folder / "reliability.png")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.data.images import ImageSet
-from hfft.errors import ArgumentError, HfftError
+from hfft.errors import ArgumentError, DataError, HfftError
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
 FLAG = "--from_record"
-HASHED_BYTES = 4 * 2**30
-"""Most bytes of images whose content is hashed for the record; beyond, names, sizes and times must do."""
-
 _GROUPS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
 # Where a run writes, or what it did to its folder, is no part of what it computed.
 _NOT_REPEATED = {
@@ -103,25 +99,15 @@ def weights_hashes(folder: Path) -> dict[str, str]:
 
 
 def content_hash(images: ImageSet) -> str | None:
-    """Return a SHA-256 over the bytes and the label of every image in order; None beyond `HASHED_BYTES`."""
-    if sum(_lengths(images)) > HASHED_BYTES:
-        return None
+    """Return a SHA-256 over the content and the label of every image in order; None where a file is gone."""
     digest = hashlib.sha256()
-    for value, label in zip(images.values(), images.labels.tolist(), strict=True):
-        try:
-            content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-        except OSError:  # gone since it was trained on
-            return None
-        digest.update(hashlib.sha256(content).digest() + label.to_bytes(8, "little"))
+    try:
+        contents = images.contents()
+    except DataError:  # a file of a set that was not trained on went away during the run
+        return None
+    for content, label in zip(contents, images.labels.tolist(), strict=True):
+        digest.update(bytes.fromhex(content) + label.to_bytes(8, "little"))
     return digest.hexdigest()
-
-
-def _lengths(images: ImageSet) -> Iterator[int]:
-    for value in images.values():
-        if value["bytes"] is not None:
-            yield len(value["bytes"])
-        elif os.path.exists(value["path"]):
-            yield os.path.getsize(value["path"])
 
 
 def _sha256(file: Path) -> str:

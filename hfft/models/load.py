@@ -83,6 +83,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         )
         fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
         base = Base(arguments.model_name_or_path, _commit_of(arguments), _license_of(arguments), tuple(sorted(fresh)))
+    check_channels(model.config, base.name)
     if hasattr(model.config, "label_names"):
         # timm's own list of names, which stock loading believes before id2label.
         model.config.label_names = list(labels)
@@ -90,6 +91,30 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
     return model, processor, base
+
+
+def check_channels(config: PreTrainedConfig, name: str) -> None:
+    """Make sure that a model reads colours, which is what images are turned into.
+
+    Raises:
+        ModelError: it reads another number of channels than 3.
+    """
+    channels = _channels(config)
+    if channels != 3:
+        raise ModelError(
+            f"{name!r} reads {channels} channel{'' if channels == 1 else 's'}; hfft gives 3 (red, green and blue): "
+            "choose a model that reads 3"
+        )
+
+
+def _channels(config: PreTrainedConfig) -> int:
+    """Channels of a model's input as its configuration says, timm's included; 3 where it does not."""
+    timm_size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")
+    if timm_size is not None:
+        timm_given = (getattr(config, "model_args", None) or {}).get("in_chans")
+        return int(timm_given or timm_size[0])
+    part = getattr(config, "vision_config", None) or config
+    return int(getattr(part, "num_channels", 3))
 
 
 def _commit_of(arguments: ModelArguments) -> str:

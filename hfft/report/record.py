@@ -153,6 +153,7 @@ class RunRecord:
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
         files: SHA-256 of the weights that were written, by file.
         mistakes: the most confident ones of that split, the surest first.
+        written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
     """
 
     hfft_version: str
@@ -180,6 +181,7 @@ class RunRecord:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     mistakes: list[MistakeRow] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    written: list[str] | None = None
     format: Literal[1] = 1
 
 

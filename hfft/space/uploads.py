@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from hfft.data.images import open_image
+from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, upright_rgb
 from hfft.data.sources import EXTENSIONS
 from hfft.errors import DataError
 
@@ -43,7 +42,7 @@ class Limits:
     megabytes: int = 200
     images: int = 2000
     classes: int = 50
-    pixels: int = 50_000_000
+    pixels: int = MAX_PIXELS
     batch: int = 64
 
 
@@ -89,22 +88,16 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
             raise DataError(f"{shown} is empty; choose another file")
         if size > limits.megabytes * 1_000_000:
             raise DataError(f"{shown} is larger than {limits.megabytes} MB; choose a smaller file")
-        with warnings.catch_warnings():
-            # Pillow warns of large images; here they are refused by the same figures.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                width, height = opened.size
-            if width * height > limits.pixels:
-                raise _too_large(shown, limits, f"{width} x {height}")
-            return _decoded(path, shown)
-    except Image.DecompressionBombError as error:
-        raise _too_large(shown, limits) from error
+        with opened(path, Bounds(limits.pixels)) as image:
+            return upright_rgb(image)
+    except BoundsError as error:
+        raise DataError(f"{shown} is {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{shown} is no image that can be read; choose a JPEG, PNG or WebP file") from error
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{shown} cannot be read: {error or type(error).__name__}; choose another file") from error
+    except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
+        raise DataError(f"{shown} is damaged ({error or type(error).__name__}); choose another file") from error
 
 
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:
@@ -163,20 +156,6 @@ def class_name(text: str) -> str:
     if not name:
         raise DataError(f"a class needs a name with letters or figures, not {text[:_LONGEST]!r}")
     return name
-
-
-def _decoded(path: str | os.PathLike[str], shown: str) -> Image.Image:
-    try:
-        return open_image(path, shown)
-    except DataError as error:
-        # Its advice is for whoever prepares a data set.
-        reason = str(error).removeprefix(f"cannot read the image {shown}: ").partition("; repair")[0]
-        raise DataError(f"{shown} is damaged ({reason}); choose another file") from error
-
-
-def _too_large(name: str, limits: Limits, size: str = "") -> DataError:
-    most = f"{limits.pixels / 1e6:g} megapixels"
-    return DataError(f"{name} is too large{f' ({size} pixels)' if size else ''}; at most {most} are allowed")
 
 
 def _members(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str]]:

@@ -165,7 +165,7 @@ def epochs(workers: int, context: str | None = None) -> list[dict[str, Tensor]]:
     )
     batches = []
     for epoch in range(3):
-        dataset.set_epoch(epoch)
+        dataset.show_view(epoch)
         batches += list(loader)
     return batches
 
@@ -193,7 +193,7 @@ def test_worker_processes_see_the_same_bits(context: str, workers: int) -> None:
 
 def test_data_sets_can_be_pickled() -> None:
     dataset = PixelDataset(noise_set(), Pixels(vit(), "crop"), views=4)
-    dataset.set_epoch(3)
+    dataset.show_view(3)
     copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert torch.equal(copy[2]["pixel_values"], dataset[2]["pixel_values"])
 

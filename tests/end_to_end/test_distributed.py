@@ -72,14 +72,14 @@ def test_two_processes_give_the_losses_of_one(
     # 27 validation images: neither batches nor processes divide them evenly.
     flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
-    flags += ["--policy", policy]
+    flags += ["--policy", policy, "--augment", "flip", "--views", 2]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         store = ["--cache_dir", tmp_path / f"cache{processes}"]
         printed = launch(processes, *flags, *store, "--output_dir", folder)
         assert json.loads((folder / "hfft.json").read_text())["processes"] == processes
         if cache == "disk":
-            assert "0 of 51 rows were there already" in printed
+            assert "0 of 75 rows were there already" in printed
     if policy == "lp_ft":
         assert {entry["phase"] for entry in log_of(tmp_path / "2")} == {"head", "last_block"}
     for name in ("loss", "eval_loss", "eval_accuracy"):
