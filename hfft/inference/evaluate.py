@@ -38,6 +38,7 @@ from hfft.metrics import (
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
+from hfft.parsing import parse_keywords
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -113,6 +114,25 @@ def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
     evaluation = judge(classifier, images, logits, options)
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
+
+
+def evaluate_with(**options: Any) -> Evaluation:
+    """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
+
+    Args:
+        options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
+            ``output_dir``.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: the model, the images or the folder are not usable, and how to mend it.
+
+    Example:
+        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test")  # doctest: +SKIP
+        >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
+        0.95
+    """
+    return evaluate(*parse_keywords((UseArguments, EvaluateArguments), options, "hfft.evaluate"))
 
 
 def load_labelled(options: EvaluateArguments, classifier: Classifier) -> ImageSet:
