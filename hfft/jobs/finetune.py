@@ -105,7 +105,8 @@ def check_processes(training: FinetuneArguments) -> None:
         ArgumentError: the launcher started fewer than it was asked for, or the model would be sharded over them.
     """
     # accelerate names a meeting place for several processes, and then starts a single one.
-    if os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
         raise ArgumentError(
             "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
             "torchrun --nproc_per_node N scripts/finetune.py"
