@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfft.data.images import open_image, upright_rgb
+from hfft.data.layout import EXTENSIONS
 from hfft.data.preprocessing import Pixels, collate
-from hfft.data.sources import EXTENSIONS
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
 from hfft.errors import DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder

@@ -20,7 +20,7 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from hfft.data.images import open_image
-from hfft.data.sources import EXTENSIONS
+from hfft.data.layout import EXTENSIONS
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
