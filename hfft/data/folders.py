@@ -13,7 +13,7 @@ import numpy as np
 from hfft.data.archives import is_archive, members, pack
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.labels import NamedImages
-from hfft.data.layout import Layout, layout
+from hfft.data.layout import Layout, layout, seen_endings
 from hfft.data.sources import walk
 from hfft.errors import DataError
 
@@ -136,11 +136,3 @@ def refuse_empty(found: ClassFolders, training: str) -> None:
         raise DataError(
             f"{found.path}: the class {name!r} has no images{seen_endings(endings)}; add some or remove the folder"
         )
-
-
-def seen_endings(endings: Counter[str]) -> str:
-    """Say in brackets which endings were seen, and that Pillow does not read them here; empty where there are none."""
-    if not endings:
-        return ""
-    seen = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
-    return f" (its files: {seen}, which Pillow does not read here)"

@@ -330,3 +330,11 @@ def _empty(items: Iterable[_Item]) -> dict[str, Counter[str]]:
 def _amounts(left_out: LeftOut) -> str:
     most = sorted(left_out.items(), key=lambda reason: -len(reason[1]))
     return ", ".join(f"{len(names):,} {reason} ({names[0]}{', ...' * (len(names) > 1)})" for reason, names in most)
+
+
+def seen_endings(endings: Counter[str]) -> str:
+    """Say in brackets which endings were seen, and that Pillow does not read them here; empty where there are none."""
+    if not endings:
+        return ""
+    seen = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
+    return f" (its files: {seen}, which Pillow does not read here)"

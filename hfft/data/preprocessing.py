@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
 
 from hfft.data.images import ImageSet
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError
 
 CROP_AREA = (0.35, 1.0)
 """Smallest and largest share of the image's area that a random crop keeps."""
@@ -107,9 +107,30 @@ class PixelDataset(Dataset[dict[str, Any]]):
         view = int(self._epoch) % self.views
         return {**self.pixels(self.images.image(row), row, view), "labels": int(self.images.labels[row])}
 
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch.
+
+        Raises:
+            DataError: they differ in shape; two images are named.
+        """
+        items = [self[row] for row in rows]
+        shapes = [{name: tuple(value.shape) for name, value in item.items() if name != "labels"} for item in items]
+        other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if other is not None:
+            found = [f"{self.images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
+            raise DataError(
+                f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; give --image_size, "
+                "or let the processor resize (do_resize in preprocessor_config.json)"
+            )
+        return items
+
     def set_epoch(self, epoch: int) -> None:
         """Show the view of this epoch from now on."""
         self._epoch.fill_(int(epoch))
+
+
+def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(" x ".join(map(str, shape)) for shape in shapes.values())
 
 
 def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:
