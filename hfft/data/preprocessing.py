@@ -119,8 +119,8 @@ class PixelDataset(Dataset[dict[str, Any]]):
         if other is not None:
             found = [f"{self.images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
             raise DataError(
-                f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; give --image_size, "
-                "or let the processor resize (do_resize in preprocessor_config.json)"
+                f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; "
+                "give --image_size, or let the processor resize (do_resize in preprocessor_config.json)"
             )
         return items
 
