@@ -48,7 +48,7 @@ class ClassFolders:
             DataError: an archive's member cannot be read.
         """
         entries = self.layout.splits[split]
-        labels = [entry.label for entry in entries]
+        labels: list[str | None] = [entry.label for entry in entries]
         if self.path.is_dir():
             place = self.path / self.layout.place(split)
             values = [{"path": str(self.path / entry.source), "bytes": None} for entry in entries]
@@ -57,7 +57,9 @@ class ClassFolders:
         else:
             rows, root = pack(self.path, entries, self.names), self.path.parent
         title = f"{name}/{split}" if name else root.name
-        return NamedImages(ImageSet(rows, np.empty(0, np.int64), title, root), labels, sorted(set(labels)))
+        return NamedImages(
+            ImageSet(rows, np.empty(0, np.int64), title, root), labels, sorted({entry.label for entry in entries})
+        )
 
 
 def open_class_folders(path: Path, known: Collection[str] = ()) -> ClassFolders:

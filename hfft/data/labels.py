@@ -86,8 +86,8 @@ def _image_column(dataset: datasets.Dataset, name: str, wanted: str | None) -> s
         return _given_column(dataset, name, wanted, "--image_column_name")
     found = [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     # Bytes, alone or beside a path, are an image under the usual names alone: anything may be bytes.
-    usual = (find_column([c for c in dataset.features if holds_images(dataset.features[c])], n) for n in PATH_COLUMNS)
-    found = found or [column for column in usual if column is not None][:1]
+    stored = [column for column, feature in dataset.features.items() if holds_images(feature)]
+    found = found or [column for each in PATH_COLUMNS if (column := find_column(stored, each)) is not None][:1]
     if len(found) == 1 or IMAGE_COLUMN in found:
         return IMAGE_COLUMN if IMAGE_COLUMN in found else found[0]
     what = f"several columns of images ({', '.join(found)})" if found else "no column of images"
@@ -100,7 +100,7 @@ def _label_column(dataset: datasets.Dataset, name: str, wanted: str | None, imag
     others = {column: feature for column, feature in dataset.features.items() if column != image_column}
     found = [column for column, feature in others.items() if isinstance(feature, datasets.ClassLabel)]
     found = found or [column for column, feature in others.items() if _is_label_type(feature)]
-    named = [column for column in others if column.casefold() in LABEL_COLUMNS]
+    named: list[str] = [column for column in others if column.casefold() in LABEL_COLUMNS]
     if named and (named[0] in found or not found):
         return named[0]  # whatever it holds: what is no label is refused by name
     named = [column for column in named if column in found]

@@ -28,7 +28,8 @@ def walk(folder: Path) -> tuple[list[str], LeftOut]:
     paths: list[str] = []
     left_out: LeftOut = defaultdict(list)
     seen = {os.path.realpath(folder)}
-    todo, links = [""], []
+    todo: list[str] = [""]
+    links: list[str] = []
     while todo or links:
         # Links come last, so that a folder is known by its own name and not by that of a link to it.
         place = todo.pop() if todo else links.pop(0)

@@ -28,7 +28,7 @@ def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]
     names = [unicodedata.normalize("NFC", name) for name in known]
     if len(names) != len(labels) or names == list(labels):
         return ()
-    kept = {name: axis for name, axis in _class_axes(model).items() if name not in fresh}
+    kept = {name: axis for name, axis in _class_axes(model, len(labels)).items() if name not in fresh}
     if not kept:
         return ()
     if sorted(names) == sorted(labels):
@@ -45,13 +45,13 @@ def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]
     return (f"The head is drawn anew: that of the base is for other classes ({few}).",)
 
 
-def _class_axes(model: PreTrainedModel) -> dict[str, int]:
+def _class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
     """Parameters with one row for each class, and which of their axes that is.
 
-    A model of one more class is made on the meta device, which takes no memory, and the shapes are compared.
+    A model of one more class than the `count` of this one is made on the meta device, which takes no memory, and the shapes are compared.
     """
     config = copy.deepcopy(model.config)
-    config.num_labels = len(model.config.id2label) + 1
+    config.num_labels = count + 1
     with torch.device("meta"):
         wider = dict(type(model)(config).named_parameters())
     found = {}

@@ -245,9 +245,9 @@ def test_tables_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
 def test_labels_that_are_none(tmp_path: Path, label: Any, words: str) -> None:
     root = folders(tmp_path / "x")
     (root / "x.jsonl").write_text("\n".join(json.dumps({"image": f"cat/p{n}.png", "label": label}) for n in range(4)))
-    for flags in ({}, {"label_column_name": "label"}):
+    for wanted in (None, "label"):
         with pytest.raises(DataError, match=f"the column 'label' {words if label != 0.5 else 'holds ' + words}"):
-            find_splits(DataArguments(dataset_name=str(root / "x.jsonl"), **flags))
+            find_splits(DataArguments(dataset_name=str(root / "x.jsonl"), label_column_name=wanted))
 
 
 @pytest.mark.parametrize("kind", ["struct", "binary"])

@@ -140,5 +140,5 @@ def test_a_zip_is_laid_out_as_any_data_set_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301")])
 def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
     members = {f"{name}/{n}.png": png() for name in names for n in range(3)}
-    with pytest.raises(DataError, match="two (of its )?folders"):
+    with pytest.raises(DataError, match=r"two (of its )?folders"):
         unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
