@@ -48,7 +48,8 @@ def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]
 def _class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
     """Parameters with one row for each class, and which of their axes that is.
 
-    A model of one more class than the `count` of this one is made on the meta device, which takes no memory, and the shapes are compared.
+    A model of one more class than `count`, this one's, is made on the meta device, which takes no memory, and the
+    shapes are compared.
     """
     config = copy.deepcopy(model.config)
     config.num_labels = count + 1
