@@ -113,20 +113,33 @@ class PixelDataset(Dataset[dict[str, Any]]):
         Raises:
             DataError: they differ in shape; two images are named.
         """
-        items = [self[row] for row in rows]
-        shapes = [{name: tuple(value.shape) for name, value in item.items() if name != "labels"} for item in items]
-        other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
-        if other is not None:
-            found = [f"{self.images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
-            raise DataError(
-                f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; "
-                "give --image_size, or let the processor resize (do_resize in preprocessor_config.json)"
-            )
-        return items
+        return of_one_shape([self[row] for row in rows], self.images, rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Show the view of this epoch from now on."""
         self._epoch.fill_(int(epoch))
+
+
+def of_one_shape(items: list[dict[str, Any]], images: ImageSet, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the items of a batch as they are.
+
+    Args:
+        items: model inputs.
+        images: the set that they were made of.
+        rows: the row of each item in it.
+
+    Raises:
+        DataError: they differ in shape; two images are named.
+    """
+    shapes = [{name: tuple(value.shape) for name, value in item.items() if name != "labels"} for item in items]
+    other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is None:
+        return items
+    found = [f"{images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
+    raise DataError(
+        f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; "
+        "give --image_size, or let the processor resize (do_resize in preprocessor_config.json)"
+    )
 
 
 def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
