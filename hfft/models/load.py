@@ -178,5 +178,5 @@ def _known_cause(folder: Path, what: str) -> str:
         )
     pickled = (folder / "pytorch_model.bin").is_file() and not any(folder.glob("*.safetensors"))
     if what == "ModelForImageClassification" and pickled:
-        return f"{folder} holds no safetensors, but pytorch_model.bin, a pickle: --allow_pickle true reads the tensors in it"
+        return f"{folder} holds no safetensors but a pickle, pytorch_model.bin: --allow_pickle true reads its tensors"
     return ""
