@@ -23,7 +23,7 @@ from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batch
 from hfft.cache.placement import Placement, choose_placement, gigabytes
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.data.preprocessing import PixelDataset, Pixels, collate, of_one_shape
 from hfft.errors import OutputError
 from hfft.files import default_cache_dir
 from hfft.models.signature import model_signature
@@ -133,6 +133,7 @@ def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: tor
     """Return the first images of a set as a batch of model inputs."""
     rows = range(min(PROBE_IMAGES, len(part.images)))
     items = [part.pixels(part.images.image(row), row=row, view=0) for row in rows]
+    items = of_one_shape(items, part.images, rows)
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}

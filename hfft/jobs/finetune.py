@@ -192,7 +192,8 @@ def _what_is_new(run: Run) -> str:
     names = run.sets.skipped
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*run.sets.notes, *run.base.notes))
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{notes}{warning}{skipped}"
 
 
 def train_metrics(run: Run) -> dict[str, float]:
