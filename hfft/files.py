@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename, so that `path` is either whole or absent.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; on leaving, it takes the name in one step.
+
+    A reader sees the earlier file or the new one, never half of one. After an error the earlier one is as it was.
 
     Raises:
-        OSError: from the file system; the temporary file is removed.
+        OSError: from the file system.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step; see `whole_file`.
+
+    Raises:
+        OSError: from the file system.
+    """
+    with whole_file(path) as partial:
+        partial.write_bytes(content)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, one_line
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,7 +56,7 @@ def parse(
             argv, look_for_args_file=False, return_remaining_strings=True
         )
     except (ValueError, TypeError, ImportError) as error:
-        raise ArgumentError(" ".join(str(error).split())) from error
+        raise ArgumentError(one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ArgumentError(f"unknown argument {unknown[0]!r}{closest(unknown[0].partition('=')[0], flags)}")
@@ -75,7 +75,7 @@ def yaml_flags(path: str) -> list[str]:
         with open(path, encoding="utf-8") as stream:
             values = yaml.safe_load(stream) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise ArgumentError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise ArgumentError(f"{path} must map options to values, but it holds a {type(values).__name__}")
     return flags_of(values)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hfft.cache.placement import Placement
 from hfft.errors import OutputError
-from hfft.files import write_atomically
+from hfft.files import write_whole
 from hfft.split.split import Leaf
 
 FORMAT = 1
@@ -223,8 +223,8 @@ class ActivationCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry = self.folder / "entry.json"
             if not entry.exists():
-                write_atomically(entry, json.dumps(self._description(), indent=2).encode())
-            write_atomically(file, content)
+                write_whole(entry, json.dumps(self._description(), indent=2).encode())
+            write_whole(file, content)
         except OSError as error:
             raise OutputError(
                 f"cannot write the activation cache at {self.folder}: {error.strerror}; whole shards are kept. "

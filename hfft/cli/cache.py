@@ -8,6 +8,7 @@ from pathlib import Path
 from hfft.arguments import CacheToolArguments
 from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import default_cache_dir, gigabytes
+from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 
 
@@ -34,6 +35,6 @@ def cache_command(argv: list[str]) -> int:
     from hfft.arguments import CacheToolArguments
 
     action = {"choices": ["list", "prune"], "help": "list shows sizes; prune removes the least recently used."}
-    options, what = parse((CacheToolArguments,), argv, "cache", cache_command.__doc__ or "", action)
+    options, what = parse((CacheToolArguments,), argv, "cache", summary_of("cache"), action)
     print(cache_tool(what, options))
     return 0

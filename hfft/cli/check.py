@@ -10,6 +10,7 @@ from dataclasses import asdict
 from tqdm import tqdm
 
 from hfft.arguments import CheckArguments, DataArguments
+from hfft.cli.commands import summary_of
 from hfft.data.check import SHOWN_FILES, Finding, check_parts, joined_files, named_parts
 from hfft.data.load import find_splits, locate
 from hfft.data.probe import Look
@@ -76,4 +77,4 @@ def check_command(argv: list[str]) -> int:
 
     place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
     groups = (DataArguments, CheckArguments)
-    return run_check(*parse(groups, argv, "check", check_command.__doc__ or "", place))
+    return run_check(*parse(groups, argv, "check", summary_of("check"), place))

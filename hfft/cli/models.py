@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hfft.arguments import option
+from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 
 
@@ -36,7 +37,7 @@ def evaluate_command(argv: list[str]) -> int:
     from hfft.inference.evaluate import EvaluateArguments, describe_evaluation, evaluate
 
     groups = (UseArguments, EvaluateArguments)
-    use, options = parse(groups, argv, "evaluate", evaluate_command.__doc__ or "")
+    use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
     print(describe_evaluation(evaluate(use, options)))
     print(f"\nFigures, predictions and evaluation.json are in {options.output_dir}.")
     return 0
@@ -48,7 +49,7 @@ def merge_command(argv: list[str]) -> int:
 
     folder = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta, or a Hub id."}
     groups = (MergeArguments,)
-    options, delta = parse(groups, argv, "merge", merge_command.__doc__ or "", folder)
+    options, delta = parse(groups, argv, "merge", summary_of("merge"), folder)
     print(f"Wrote {merge(delta, options.output_dir, options.base, options.token, options.trust_remote_code)}.")
     return 0
 
@@ -58,7 +59,7 @@ def export_command(argv: list[str]) -> int:
     from hfft.inference.onnx import ExportArguments, describe_export, export
 
     model = {"metavar": "OUTPUT", "help": "A run's output folder, or a Hub id."}
-    options, output = parse((ExportArguments,), argv, "export", export_command.__doc__ or "", model)
+    options, output = parse((ExportArguments,), argv, "export", summary_of("export"), model)
     print(describe_export(*export(output, options)))
     return 0
 
@@ -70,7 +71,7 @@ def push_command(argv: list[str]) -> int:
     from hfft.hub.push import Target, collect, open_repo, push
 
     output = {"metavar": "OUTPUT", "help": "A run's output folder."}
-    options, folder = parse((PushArguments,), argv, "push", push_command.__doc__ or "", output)
+    options, folder = parse((PushArguments,), argv, "push", summary_of("push"), output)
     target = Target(options.repo_id, options.private, options.delta_only, options.token)
     collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything
     target = open_repo(target)

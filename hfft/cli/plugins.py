@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 from hfft.planning.registry import installed_plugins
 
@@ -26,10 +27,10 @@ def plugins_command(argv: list[str]) -> int:
         from hfft.arguments import PluginCheckArguments
 
         name = {"metavar": "NAME", "help": "Name of an installed plugin."}
-        options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", plugins_command.__doc__ or "", name)
+        options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", summary_of("plugins"), name)
         text, ok = check_plugin(plugin, options.model)
         print(text)
         return 0 if ok else 1
-    parse((), argv, "plugins", plugins_command.__doc__ or "")
+    parse((), argv, "plugins", summary_of("plugins"))
     print(plugin_table())
     return 0

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from hfft.arguments import UseArguments, option
+from hfft.cli.commands import summary_of
 from hfft.errors import ArgumentError
 from hfft.inference.classifier import Prediction, classify, find_images, load_classifier
 from hfft.parsing import parse
@@ -127,4 +128,4 @@ def predict_command(argv: list[str]) -> int:
 
     images = {"nargs": "+", "metavar": "IMAGE_OR_FOLDER", "help": "Images, or folders with images in them and below."}
     groups = (UseArguments, PredictArguments)
-    return print_predictions(*parse(groups, argv, "predict", predict_command.__doc__ or "", images))
+    return print_predictions(*parse(groups, argv, "predict", summary_of("predict"), images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 
 
@@ -10,5 +11,5 @@ def space_command(argv: list[str]) -> int:
     from hfft.space.app import run_space
     from hfft.space.options import SpaceArguments
 
-    (options,) = parse((SpaceArguments,), argv, "space", space_command.__doc__ or "")
+    (options,) = parse((SpaceArguments,), argv, "space", summary_of("space"))
     return run_space(options)

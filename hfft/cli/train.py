@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hfft.cli.commands import summary_of
 from hfft.parsing import flags_of, parse, split_sweep_flags
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def finetune_settings(argv: list[str]) -> Settings:
         CacheArguments,
         FinetuneArguments,
     )
-    return Settings(*parse(groups, argv, "finetune", finetune_command.__doc__ or ""))
+    return Settings(*parse(groups, argv, "finetune", summary_of("finetune")))
 
 
 def plan_command(argv: list[str]) -> int:
@@ -52,7 +53,7 @@ def plan_command(argv: list[str]) -> int:
     from hfft.jobs.plan import show_plan, show_suggestion
 
     groups = (ModelArguments, PolicyArguments, PlanArguments)
-    model, policy, plan = parse(groups, argv, "plan", plan_command.__doc__ or "")
+    model, policy, plan = parse(groups, argv, "plan", summary_of("plan"))
     if plan.suggest_anatomy:
         print(show_suggestion(model))
         return 0

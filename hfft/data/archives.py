@@ -17,7 +17,7 @@ import datasets
 from hfft.arguments import DataArguments
 from hfft.data.images import IMAGE_COLUMN
 from hfft.data.sources import EXTENSIONS, SPLIT_NAMES, hidden, load_dataset, quiet
-from hfft.errors import ArgumentError, DataError
+from hfft.errors import ArgumentError, DataError, one_line
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -136,7 +136,7 @@ def _member_names(path: Path) -> list[str]:
         with tarfile.open(path) as tar:
             return [member.name for member in tar if member.isfile()]
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(
             f"--dataset_name {path}: cannot be read ({reason}); it may be truncated, copy it again"
         ) from error
@@ -235,6 +235,6 @@ def _materialised(stream: Any, most: int, name: str) -> datasets.Dataset:
     try:
         rows: Iterable[dict[str, Any]] = list(stream.take(most))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise DataError(f"{name}: the stream broke off ({reason}); try again, or without --streaming") from error
     return datasets.Dataset.from_list(list(rows), features=stream.features)

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from hfft.data.images import IMAGE_COLUMN, ImageSet, upright_rgb
+from hfft.errors import one_line
 
 PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "damaged")
 """Why an image cannot be used, as `Look.problem` says it."""
@@ -73,7 +74,7 @@ def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
     except Image.DecompressionBombError as error:
         return Look(row, "bomb", str(error))
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        return Look(row, "damaged", " ".join(str(error).split()) or type(error).__name__)
+        return Look(row, "damaged", one_line(error))
 
 
 def look_at_all(images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True) -> Iterator[Look]:

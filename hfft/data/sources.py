@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.labels import NamedImages
-from hfft.errors import DataError
+from hfft.errors import DataError, one_line
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -88,7 +88,7 @@ def load_dataset(
             else:
                 loaded = datasets.load_dataset(name, config, data_files=files, **options)
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise DataError(
             f"--dataset_name {next(iter(files.values()))[0] if files else name}: cannot be loaded ({reason}); "
             "give a Hub id, or a folder that the datasets library can load"

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL
-from hfft.errors import HfftError, ModelError
+from hfft.errors import HfftError, ModelError, one_line
 from hfft.explain.attention import class_token_attention
 from hfft.explain.forward_pass import called_modules, part_output
 from hfft.explain.gradcam import feature_maps
@@ -260,4 +260,4 @@ def base_or_reason(classifier: Classifier) -> tuple[PreTrainedModel | None, str]
     try:
         return load_base(classifier), ""
     except (HfftError, OSError, RuntimeError, ValueError) as error:
-        return None, " ".join(str(error).split())
+        return None, one_line(error)

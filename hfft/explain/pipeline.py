@@ -21,6 +21,7 @@ from hfft.data.preprocessing import collate
 from hfft.explain.forward_pass import ForwardPass, PartPass, watch
 from hfft.explain.gradcam import ActivationMap, class_activation_map
 from hfft.inference.classifier import Classifier, Score
+from hfft.planning.anatomy_file import anatomy_from_dict, check_anatomy
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
 from hfft.report.record import PartRecord
@@ -116,8 +117,8 @@ def anatomy_of(classifier: Classifier) -> Anatomy:
     """
     if classifier.record is None or not classifier.record.anatomy:
         return find_anatomy(classifier.model)
-    anatomy = Anatomy.from_dict(classifier.record.anatomy)
-    anatomy.check(classifier.model)
+    anatomy = anatomy_from_dict(classifier.record.anatomy)
+    check_anatomy(anatomy, classifier.model)
     return anatomy
 
 

@@ -23,7 +23,7 @@ from hfft.data.images import open_image, upright_rgb
 from hfft.data.preprocessing import Pixels, collate
 from hfft.data.sources import EXTENSIONS
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
-from hfft.errors import DataError, HfftError
+from hfft.errors import DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.forward import logits_of
@@ -152,7 +152,7 @@ def classify(
                 inputs.append(classifier.pixels(_open(source, name)))
                 rows.append(name)
             except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
-                rows.append(Prediction(name, error=" ".join(str(error).split())))
+                rows.append(Prediction(name, error=one_line(error)))
         scores = iter(_scores(classifier, inputs, top_k))
         for row in rows:
             yield row if isinstance(row, Prediction) else _prediction(row, next(scores))

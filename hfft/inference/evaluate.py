@@ -24,7 +24,7 @@ from hfft.data.sampling import sample
 from hfft.data.sources import SPLIT_NAMES, load_dataset, read_folder
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import ArgumentError, DataError, OutputError
-from hfft.files import write_atomically
+from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import (
     ClassRow,
@@ -226,6 +226,6 @@ def _write(
     reliability_figure(reliability_of(logits, images.labels), folder / "reliability.png")
     data: dict[str, Any] = asdict(evaluation)
     try:
-        write_atomically(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise OutputError(f"cannot write {folder / 'evaluation.json'}: {error.strerror}; free some room") from error

@@ -22,6 +22,7 @@ from hfft.data.load import load_image_sets
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, HfftError, ModelError, OutputError, one_line
+from hfft.files import whole_file
 from hfft.inference.classifier import Classifier, find_images, load_classifier
 from hfft.models.checkpoint import make_output_folder
 from hfft.models.forward import logits_of
@@ -95,21 +96,18 @@ def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
     path = _target(output, options.output_file)
     images, source = check_images(classifier, options)
     inputs = collate([classifier.pixels(image) for image in images])
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        write_onnx(classifier, inputs, partial)
-        parity = compare(classifier, inputs, partial, source)
-        if parity.difference > options.tolerance * max(1.0, parity.scale):
-            raise ModelError(
-                f"the exported model is not the model: on {parity.images} images its logits differ by up to "
-                f"{parity.difference:.2e} on a scale of {parity.scale:.2f}, and --tolerance {options.tolerance:g} "
-                f"allows {options.tolerance * max(1.0, parity.scale):.2e}; {path} was not written"
-            )
-        partial.replace(path)
+        with whole_file(path) as partial:
+            write_onnx(classifier, inputs, partial)
+            parity = compare(classifier, inputs, partial, source)
+            if parity.difference > options.tolerance * max(1.0, parity.scale):
+                raise ModelError(
+                    f"the exported model is not the model: on {parity.images} images its logits differ by up to "
+                    f"{parity.difference:.2e} on a scale of {parity.scale:.2f}, and --tolerance {options.tolerance:g} "
+                    f"allows {options.tolerance * max(1.0, parity.scale):.2e}; {path} was not written"
+                )
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; free some room") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path, parity
 
 

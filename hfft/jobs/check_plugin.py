@@ -23,6 +23,7 @@ from hfft.errors import HfftError
 from hfft.models.forward import Inputs, logits_of, record_calls
 from hfft.models.load import load_model
 from hfft.models.tensors import state_to_save
+from hfft.planning.anatomy_file import check_anatomy
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase, make_plan
 from hfft.planning.policies import KINDS, specify
@@ -84,7 +85,7 @@ def check_model(
 
 def check_partition(model: nn.Module, anatomy: Anatomy) -> str:
     """Every parameter and every buffer is in exactly one part, and every part that must not be empty is not."""
-    anatomy.check(model)
+    check_anatomy(anatomy, model)
     counts = {label: 0 for label, _ in anatomy.parts()}
     for name, parameter in model.named_parameters():
         counts[anatomy.part_of(name)] += parameter.numel()

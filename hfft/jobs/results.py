@@ -111,7 +111,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         metrics={name: _figures(prediction, training.seed) for name, prediction in run.predictions.items()},
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run),
-        anatomy=run.plan.anatomy.to_dict(),
+        anatomy=asdict(run.plan.anatomy),
         parts=_parts(run),
         seed=training.seed,
         processes=training.world_size,

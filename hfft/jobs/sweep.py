@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from hfft.errors import ArgumentError, HfftError
+from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.jobs.inputs import Shared
 from hfft.report.record import RunRecord, read_record
@@ -136,7 +136,7 @@ def read_runs(path: str) -> tuple[list[Options], dict[str, Any]]:
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArgumentError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise ArgumentError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise ArgumentError(f"{path} must map options to values, but it holds a {type(data).__name__}")
     runs = data.pop("sweep", {})

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
-from hfft.files import write_atomically
+from hfft.files import write_whole
 from hfft.models.delta import load_delta
 from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.load import load_pretrained, quiet
@@ -132,7 +132,7 @@ def merge(
         save_checkpoint(model, processor, output)
         for name, content in beside.items():
             # The run's own files, to the byte: saving a loaded configuration may leave out what is not the model's.
-            write_atomically(output / name, content)
+            write_whole(output / name, content)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write the checkpoint to {output}: {error}; free some room") from error
     return output

@@ -7,7 +7,6 @@ entries would be written in an order that changes from run to run): the fields o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, embedded_model
 from hfft.errors import ModelError, OutputError
+from hfft.files import whole_file
 from hfft.models.download import DELTA, fetch
 from hfft.models.load import load_pretrained
 from hfft.models.tensors import digest
@@ -92,12 +92,10 @@ def write_delta(folder: Path, model: PreTrainedModel, pretrained: Pretrained, ba
     info = DeltaInfo(*base, pretrained.sha256, fresh, {name: digests[name] for name in changed})
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in changed}
-    partial = folder / f".{DELTA}.partial"
     try:
-        save_file(tensors, partial, {_ENTRY: json.dumps(asdict(info))})
-        os.replace(partial, folder / DELTA)
+        with whole_file(folder / DELTA) as partial:
+            save_file(tensors, partial, {_ENTRY: json.dumps(asdict(info))})
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(f"cannot write {folder / DELTA}: {error}; free some room or choose another folder") from error
     return folder / DELTA
 

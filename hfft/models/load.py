@@ -18,7 +18,7 @@ from transformers.utils import logging
 from hfft.arguments import ModelArguments
 from hfft.data.preprocessing import resize_processor
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
-from hfft.errors import ModelError
+from hfft.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -142,7 +142,7 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         what = factory.__name__.removeprefix("Auto")
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         if "no file named model.safetensors" in reason or "pytorch_model.bin" in reason:
             reason += " Weights in pytorch_model.bin are a pickle: --allow_pickle true reads the tensors in it"
         raise ModelError(

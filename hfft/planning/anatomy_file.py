@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import yaml
 from torch import nn
 
-from hfft.errors import PluginError
+from hfft.errors import PluginError, one_line
 from hfft.models.forward import Call, Inputs, record_calls
-from hfft.plugin.contract import Anatomy, covers
+from hfft.plugin.contract import Anatomy, ClassTokenBlock, TokenLayout, covers
 from hfft.plugin.patterns import expand, expand_blocks, known_names
 
 KEYS = ("stem", "blocks", "neck", "head", "tokens", "class_token")
@@ -53,7 +54,7 @@ def load_anatomy(path: str | Path, model: nn.Module) -> Anatomy:
             raise PluginError(f"{path}: {key}: {error}") from error
     anatomy = Anatomy(**fields)
     try:
-        anatomy.check(model)
+        check_anatomy(anatomy, model)
     except PluginError as error:
         raise PluginError(f"{path} does not fit {type(model).__name__}: {error}") from error
     return anatomy
@@ -61,9 +62,50 @@ def load_anatomy(path: str | Path, model: nn.Module) -> Anatomy:
 
 def dump_anatomy(anatomy: Anatomy) -> str:
     """Return an anatomy as YAML that `load_anatomy` reads back."""
-    data = anatomy.to_dict()
+    data = asdict(anatomy)
     plain = {key: _plain(data[key]) for key in KEYS if data[key] is not None}
     return f"{HEADER}{yaml.safe_dump(plain, sort_keys=False, width=120)}"
+
+
+def check_anatomy(anatomy: Anatomy, model: nn.Module) -> None:
+    """Hold an anatomy against a model: every name exists, every tensor is in exactly one part.
+
+    Raises:
+        PluginError: naming the first names and tensors that do not fit.
+    """
+    if not anatomy.blocks or not anatomy.head:
+        raise PluginError("the anatomy has no blocks or no head; both are needed")
+    tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    tensors += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)} | set(tensors)
+    missing = [name for _, names in anatomy.parts() for name in names if name not in known]
+    if missing:
+        raise PluginError(f"the anatomy names {_some(missing)}, which {type(model).__name__} does not have")
+    homeless = [
+        tensor for tensor in tensors if sum(covers(name, tensor) for _, names in anatomy.parts() for name in names) != 1
+    ]
+    if homeless:
+        anatomy.part_of(homeless[0])
+
+
+def anatomy_from_dict(data: dict[str, Any]) -> Anatomy:
+    """Build an anatomy from what `dataclasses.asdict` made of one.
+
+    Raises:
+        PluginError: a key is missing, unknown or of the wrong type.
+    """
+    try:
+        tokens, class_token = data.get("tokens"), data.get("class_token")
+        return Anatomy(
+            stem=_names(data["stem"]),
+            blocks=tuple(_names(block) for block in data["blocks"]),
+            neck=_names(data["neck"]),
+            head=_names(data["head"]),
+            tokens=tokens and TokenLayout((tokens["grid"][0], tokens["grid"][1]), tokens["prefix"]),
+            class_token=class_token and ClassTokenBlock(**{**class_token, "mlp": tuple(class_token["mlp"])}),
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise PluginError(f"this is not an anatomy: {type(error).__name__} {error}") from error
 
 
 def suggest_anatomy(model: nn.Module, inputs: Inputs) -> Anatomy:
@@ -99,7 +141,7 @@ def suggest_anatomy(model: nn.Module, inputs: Inputs) -> Anatomy:
         neck=grouped.get("neck", ()),
         head=grouped["head"],
     )
-    anatomy.check(model)
+    check_anatomy(anatomy, model)
     return anatomy
 
 
@@ -109,7 +151,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f"{path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise PluginError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise PluginError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise PluginError(f"{path} holds no keys; it needs {', '.join(NEEDED)}")
     if unknown := [str(key) for key in data if key not in KEYS]:
@@ -120,7 +162,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _empty_anatomy(**optional: Any) -> Anatomy:
-    return Anatomy.from_dict({"stem": (), "blocks": (), "neck": (), "head": ()} | optional)
+    return anatomy_from_dict({"stem": (), "blocks": (), "neck": (), "head": ()} | optional)
 
 
 def _entries(value: Any, nested: bool = False) -> list[Any]:
@@ -244,3 +286,16 @@ def _coarsest(model: nn.Module, labels: Mapping[str, str]) -> dict[str, tuple[st
 
     visit("", model)
     return {label: tuple(names) for label, names in grouped.items()}
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    if not all(isinstance(name, str) for name in value):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    return tuple(value)
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hfft.arguments import ModelArguments
 from hfft.errors import PluginError
+from hfft.planning.anatomy_file import check_anatomy, load_anatomy
 from hfft.plugin.contract import Anatomy, BackbonePlugin
 
 GROUP = "hfft.backbones"
@@ -71,7 +72,7 @@ def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
     assert found.plugin is not None
     anatomy = found.plugin.anatomy(model)
     try:
-        anatomy.check(model)
+        check_anatomy(anatomy, model)
     except PluginError as error:
         raise PluginError(f"plugin {found.name!r} does not fit {type(model).__name__}: {error}") from error
     return anatomy
@@ -91,7 +92,5 @@ def _load(point: EntryPoint) -> InstalledPlugin:
 def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:
     """Return the anatomy from ``--anatomy``, else from the plugin that speaks for the model."""
     if arguments.anatomy is not None:
-        from hfft.planning.anatomy_file import load_anatomy
-
         return load_anatomy(arguments.anatomy, model)
     return find_anatomy(model, arguments.plugin)

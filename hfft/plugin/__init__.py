@@ -2,7 +2,7 @@
 
 from hfft.errors import ArgumentError, PluginError, UnsupportedModelError
 from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, PhaseSpec, TokenLayout
-from hfft.plugin.patterns import expand, expand_blocks, known_names
+from hfft.plugin.patterns import anatomy_from_patterns, expand, expand_blocks, known_names
 from hfft.plugin.table import Row, TablePlugin, token_grid
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "TablePlugin",
     "TokenLayout",
     "UnsupportedModelError",
+    "anatomy_from_patterns",
     "expand",
     "expand_blocks",
     "known_names",

@@ -7,15 +7,13 @@ an `Anatomy`, which is data; everything else that hfft does is derived from that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from hfft.errors import PluginError
-from hfft.plugin.patterns import expand, expand_blocks, known_names
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel
 
 
@@ -84,38 +82,6 @@ class Anatomy:
     tokens: TokenLayout | None = None
     class_token: ClassTokenBlock | None = None
 
-    @classmethod
-    def from_patterns(
-        cls,
-        model: nn.Module,
-        *,
-        stem: Iterable[str],
-        blocks: Iterable[str | Sequence[str]],
-        neck: Iterable[str],
-        head: Iterable[str],
-        tokens: TokenLayout | None = None,
-        class_token: ClassTokenBlock | None = None,
-    ) -> Anatomy:
-        """Build an anatomy from name patterns, with ``*`` for one part of a name (see `hfft.plugin.patterns`).
-
-        Example:
-            >>> Anatomy.from_patterns(
-            ...     resnet, stem=["embedder"], blocks=["encoder.stages.*"], neck=[], head=["classifier"]
-            ... )
-
-        Raises:
-            PluginError: a pattern matches nothing.
-        """
-        names = known_names(model)
-        return cls(
-            stem=expand(names, stem),
-            blocks=expand_blocks(names, blocks),
-            neck=expand(names, neck),
-            head=expand(names, head),
-            tokens=tokens,
-            class_token=class_token,
-        )
-
     def parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield ``(label, names)`` in order of depth: stem, block 1 .. block n, neck, head."""
         yield "stem", self.stem
@@ -135,52 +101,6 @@ class Anatomy:
             where = "no part" if not found else " and ".join(found)
             raise PluginError(f"the anatomy puts {tensor_name!r} in {where}; each tensor belongs in exactly one part")
         return found[0]
-
-    def check(self, model: nn.Module) -> None:
-        """Hold this anatomy against a model: every name exists, every tensor is in exactly one part.
-
-        Raises:
-            PluginError: naming the first names and tensors that do not fit.
-        """
-        if not self.blocks or not self.head:
-            raise PluginError("the anatomy has no blocks or no head; both are needed")
-        tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-        tensors += [name for name, _ in model.named_buffers(remove_duplicate=False)]
-        known = {name for name, _ in model.named_modules(remove_duplicate=False)} | set(tensors)
-        missing = [name for _, names in self.parts() for name in names if name not in known]
-        if missing:
-            raise PluginError(f"the anatomy names {_some(missing)}, which {type(model).__name__} does not have")
-        homeless = [
-            tensor
-            for tensor in tensors
-            if sum(covers(name, tensor) for _, names in self.parts() for name in names) != 1
-        ]
-        if homeless:
-            self.part_of(homeless[0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return this anatomy as plain data for JSON or YAML; `from_dict` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Anatomy:
-        """Build an anatomy from `to_dict`'s data.
-
-        Raises:
-            PluginError: a key is missing, unknown or of the wrong type.
-        """
-        try:
-            tokens, class_token = data.get("tokens"), data.get("class_token")
-            return cls(
-                stem=_names(data["stem"]),
-                blocks=tuple(_names(block) for block in data["blocks"]),
-                neck=_names(data["neck"]),
-                head=_names(data["head"]),
-                tokens=tokens and TokenLayout((tokens["grid"][0], tokens["grid"][1]), tokens["prefix"]),
-                class_token=class_token and ClassTokenBlock(**{**class_token, "mlp": tuple(class_token["mlp"])}),
-            )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise PluginError(f"this is not an anatomy: {type(error).__name__} {error}") from error
 
 
 class BackbonePlugin(ABC):
@@ -207,19 +127,6 @@ class BackbonePlugin(ABC):
 def covers(name: str, tensor_name: str) -> bool:
     """Return whether an anatomy's name covers a tensor: the same name, or one of its ancestors."""
     return tensor_name == name or tensor_name.startswith(name + ".")
-
-
-def _names(value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise TypeError(f"expected a list of names, found {value!r}")
-    if not all(isinstance(name, str) for name in value):
-        raise TypeError(f"expected a list of names, found {value!r}")
-    return tuple(value)
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from hfft.errors import PluginError
+from hfft.plugin.contract import Anatomy, ClassTokenBlock, TokenLayout
 
 
 def known_names(model: nn.Module) -> list[str]:
@@ -51,6 +52,37 @@ def expand_blocks(names: Iterable[str], blocks: Iterable[str | Sequence[str]]) -
             raise PluginError(f"patterns of one block must match equally often, but here it is: {counts}")
         expanded += zip(*columns, strict=True)
     return tuple(expanded)
+
+
+def anatomy_from_patterns(
+    model: nn.Module,
+    *,
+    stem: Iterable[str],
+    blocks: Iterable[str | Sequence[str]],
+    neck: Iterable[str],
+    head: Iterable[str],
+    tokens: TokenLayout | None = None,
+    class_token: ClassTokenBlock | None = None,
+) -> Anatomy:
+    """Build an anatomy from name patterns, with ``*`` for one part of a name (see this module).
+
+    Example:
+        >>> anatomy_from_patterns(
+        ...     resnet, stem=["embedder"], blocks=["encoder.stages.*"], neck=[], head=["classifier"]
+        ... )
+
+    Raises:
+        PluginError: a pattern matches nothing.
+    """
+    names = known_names(model)
+    return Anatomy(
+        stem=expand(names, stem),
+        blocks=expand_blocks(names, blocks),
+        neck=expand(names, neck),
+        head=expand(names, head),
+        tokens=tokens,
+        class_token=class_token,
+    )
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hfft.errors import UnsupportedModelError
 from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, TokenLayout
+from hfft.plugin.patterns import anatomy_from_patterns
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Row:
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """Fill the patterns in with the names of a model."""
-        anatomy = Anatomy.from_patterns(
+        anatomy = anatomy_from_patterns(
             model,
             stem=self.stem.split(),
             blocks=[self.blocks.split()],

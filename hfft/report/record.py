@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hfft.errors import HfftError, OutputError
+from hfft.files import write_whole
 from hfft.metrics import ClassRow, SplitMetrics
 from hfft.report.typed_json import build, plain
 
@@ -191,11 +191,9 @@ def write_record(path: str | Path, record: RunRecord) -> None:
         HfftError: the arguments or the anatomy hold what JSON has no word for.
     """
     target = Path(path)
-    partial = target.with_name(target.name + ".partial")
     try:
         text = json.dumps(plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, target)
+        write_whole(target, f"{text}\n".encode())
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror}; free some room or choose another folder"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hfft.errors import OutputError
+from hfft.errors import OutputError, one_line
 
 RECORD, CONFIG = "hfft.json", "config.json"
 RESULTS = (
@@ -54,7 +54,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise OutputError(
             f"cannot write the results to {folder}: {reason}. Free some room and run again: cached activations are kept"
         ) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import wrap
 
 from hfft.errors import HfftError, OutputError
+from hfft.files import whole_file
 
 MOVED = 0.001  # smaller differences do not show in three decimals, so no sentence rests on them
 LEVEL = 0.005  # an accuracy that moves by less than half a percentage point has levelled off
@@ -190,14 +190,12 @@ def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
         OutputError: the file cannot be written.
     """
     target = Path(path)
-    partial = target.with_name(target.name + ".partial")
     names = [field.name for field in fields(EpochRow)]
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(names)
             writer.writerows([getattr(row, name) for name in names] for row in rows)
-        os.replace(partial, target)
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror}; free some room or choose another folder"

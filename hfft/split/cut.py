@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hfft.errors import ModelError
+from hfft.errors import ModelError, one_line
 from hfft.models.forward import Recording, record
 from hfft.planning.plan import Phase
 from hfft.plugin.contract import Anatomy
@@ -79,7 +79,7 @@ def record_or_refuse(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Recor
         return record(model, inputs)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ModelError(
             f"{type(model).__name__} does not take {shapes}: {reason}. "
             "Leave out --image_size, or choose one that it takes"

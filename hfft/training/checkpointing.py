@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from hfft.errors import OutputError
+from hfft.errors import OutputError, one_line
 from hfft.training.resume import (
     FORMAT,
     RECORD,
@@ -73,7 +73,7 @@ class PhaseCheckpoints:
                 remove_checkpoints(self.folder, keep=args.save_total_limit or len(list_checkpoints(self.folder)))
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            reason = getattr(error, "strerror", None) or one_line(error)
             raise OutputError(
                 f"cannot write {target}: {reason}; earlier checkpoints are as they were. Free some room and go on with "
                 "--resume_from_checkpoint true"

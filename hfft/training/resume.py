@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hfft.data.preprocessing import Pixels
-from hfft.errors import ArgumentError, OutputError
+from hfft.errors import ArgumentError, OutputError, one_line
 from hfft.training.callbacks import Average, Best
 from hfft.training.run import Baselines, PhaseResult
 from hfft.training.trainer import FreezeTrainer
@@ -159,7 +159,7 @@ def _open(folder: Path) -> Checkpoint:
             groups[group][name] = tensor
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OutputError(
-            f"{folder} is damaged ({type(error).__name__}: {' '.join(str(error).split())}); delete it and run again"
+            f"{folder} is damaged ({type(error).__name__}: {one_line(error)}); delete it and run again"
         ) from error
     return Checkpoint(folder, record, groups)
 

@@ -16,7 +16,7 @@ from hfft.cache.entries import list_entries, prune
 from hfft.cache.placement import Placement, choose_placement
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.errors import OutputError
-from hfft.files import write_atomically
+from hfft.files import write_whole
 from hfft.split.split import Leaf
 
 KEY = CacheKey("weights", "boundary", "pixels", "data", 1, "auto", "None", "contiguous", "software")
@@ -211,11 +211,11 @@ def test_list_and_prune_oldest_first(tmp_path: Path) -> None:
     assert list_entries(tmp_path) == []
 
 
-def test_write_atomically_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_whole_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_atomically(path, b"old")
+    write_whole(path, b"old")
     monkeypatch.setattr(os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
     with pytest.raises(OSError, match="I/O error"):
-        write_atomically(path, b"new")
+        write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]

@@ -13,7 +13,7 @@ import pytest
 
 from hfft import __version__
 from hfft.cli import main
-from hfft.cli.dispatch import COMMANDS
+from hfft.cli.commands import COMMANDS
 
 Folder = Callable[..., Path]
 
@@ -100,7 +100,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def interrupt(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "plan", interrupt)
+    monkeypatch.setattr("hfft.cli.train.plan_command", interrupt)
     assert main(["plan"]) == 130
     assert capsys.readouterr().err.startswith("hfft: interrupted")
 

@@ -70,7 +70,7 @@ def test_a_cache_folder_that_cannot_be_written(start: Callable[..., int], capsys
 def test_a_disk_that_fills_while_activations_are_written(
     start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hfft.cache.store, "write_atomically", raising(FULL))
+    monkeypatch.setattr(hfft.cache.store, "write_whole", raising(FULL))
     assert start("--cache", "disk") == 1
     one_line(capsys, "activation cache", "No space left", "--cache off")
 

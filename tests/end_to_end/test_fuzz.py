@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hfft.cli import main
-from hfft.cli.dispatch import COMMANDS
+from hfft.cli.commands import COMMANDS
 from hfft.data.probe import PROBLEMS, look_at
 from hfft.errors import HfftError
 from hfft.report.record import read_record

@@ -114,7 +114,9 @@ def test_attention_of_a_vit() -> None:
 def test_help_names_every_policy() -> None:
     text = PolicyArguments.__dataclass_fields__["policy"].metadata["help"]
     assert all(name in text for name in installed_policies())
-    functions = [point.load() for point in installed_policies().values() if point.value.startswith("hfft.planning.policies:")]
+    functions = [
+        point.load() for point in installed_policies().values() if point.value.startswith("hfft.planning.policies:")
+    ]
     assert len(functions) == 11
     assert all(len(function.__doc__.splitlines()) > 1 for function in functions)
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.cache.fill import told_of_filling
-from hfft.errors import HfftError
+from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.report.trace import EpochRow, observe
 from hfft.training.callbacks import PhaseCallback
@@ -102,7 +102,7 @@ def main() -> int:
         with told_of_filling(reporter.filling):
             finetune(settings, callbacks=(reporter,))
     except HfftError as error:
-        reporter.tell("error", text=" ".join(str(error).split()))
+        reporter.tell("error", text=one_line(error))
         return 1
     reporter.tell("done")
     return 0

@@ -1,0 +1,76 @@
+"""The commands: where each is, and what it does in one line. Nothing is imported before one of them is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Args:
+        place: ``module:function`` of a function from the rest of argv to an exit code.
+        summary: what it does, for the overview and for the command's own help.
+    """
+
+    place: str
+    summary: str
+
+    def load(self) -> Callable[[list[str]], int]:
+        """Import the command's function."""
+        module, _, name = self.place.partition(":")
+        function: Callable[[list[str]], int] = getattr(import_module(module), name)
+        return function
+
+
+COMMANDS = {
+    "check": Command(
+        "hfft.cli.check:check_command",
+        "Look for unreadable, equal, mislabelled and unusual images before they are trained on.",
+    ),
+    "finetune": Command(
+        "hfft.cli.train:finetune_command", "Fine-tune a pretrained image classifier with most of it frozen."
+    ),
+    "plan": Command("hfft.cli.train:plan_command", "Show what a policy would train, without any data."),
+    "sweep": Command(
+        "hfft.cli.train:sweep_command",
+        "Compare runs over a grid or list of options; all of them share one activation cache per boundary.",
+    ),
+    "cache": Command(
+        "hfft.cli.cache:cache_command", "List the activation caches on disk, or prune them: hfft cache list|prune."
+    ),
+    "plugins": Command(
+        "hfft.cli.plugins:plugins_command",
+        "List the installed plugins, or check one on a model: hfft plugins check NAME --model M.",
+    ),
+    "predict": Command(
+        "hfft.cli.predict:predict_command",
+        "Label images with a finished model: a table, CSV or JSON lines on standard output.",
+    ),
+    "evaluate": Command(
+        "hfft.cli.models:evaluate_command",
+        "Evaluate a finished model on labelled images: accuracy, F1, calibration, per class.",
+    ),
+    "merge": Command(
+        "hfft.cli.models:merge_command",
+        "Make a whole checkpoint, which stock transformers loads, of a delta and its base model.",
+    ),
+    "export": Command(
+        "hfft.cli.models:export_command", "Export a finished model to ONNX, checked against PyTorch on real images."
+    ),
+    "push": Command(
+        "hfft.cli.models:push_command",
+        "Push a finished run to the Hub in one commit; repeating it uploads only what is missing.",
+    ),
+    "space": Command(
+        "hfft.cli.space:space_command", "Open the Space: classify, look inside a run, fine-tune in the browser."
+    ),
+}
+
+
+def summary_of(name: str) -> str:
+    """Return what a command does in one line."""
+    return COMMANDS[name].summary
