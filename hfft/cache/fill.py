@@ -19,6 +19,8 @@ from tqdm.auto import tqdm
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, collate
+from hfft.errors import ModelError
+from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
@@ -71,7 +73,10 @@ class FillReport:
 
 
 def fill(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int]
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
 ) -> FillReport:
     """Compute the shards that are missing, one process its share of them.
 
@@ -119,6 +124,36 @@ def activation_batches(entry: ActivationCache, device: torch.device) -> Callable
     """Return a source of activations that another boundary's cache holds for the same rows."""
     size = fill_batch(device)
     return lambda rows: (entry.gather(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+@dataclass(frozen=True)
+class EnginePrefix:
+    """A frozen prefix that an engine computes, in the place of a `Prefix`."""
+
+    engine: Engine
+
+    @property
+    def device(self) -> torch.device:
+        """The device of PyTorch's activations."""
+        return self.engine.device
+
+    def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the activations of a batch.
+
+        Raises:
+            ModelError: the engine refuses.
+        """
+        try:
+            return self.engine.capture(inputs)
+        except EngineError as error:
+            raise ModelError(
+                f"{self.engine.name} cannot compute the frozen prefix: {error}; choose --prefix_engine torch"
+            ) from error
+
+
+def engine_batches(pixels: Callable[[list[int]], Batches], prefix: EnginePrefix) -> Callable[[list[int]], Batches]:
+    """Return a source of an engine's activations, computed from pixels and kept nowhere."""
+    return lambda rows: (prefix.capture(batch) for batch in pixels(rows))
 
 
 class CachedDataset(Dataset[dict[str, Any]]):
@@ -175,7 +210,11 @@ def _timed(batches: Any, report: FillReport) -> Any:
 
 
 def _compute(
-    batch: dict[str, Tensor], cache: ActivationCache, prefix: Prefix, report: FillReport, progress: Any
+    batch: dict[str, Tensor],
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    report: FillReport,
+    progress: Any,
 ) -> dict[str, Tensor]:
     start = time.perf_counter()
     values = prefix.capture(batch)

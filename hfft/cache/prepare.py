@@ -17,7 +17,18 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from hfft.arguments import CacheArguments, FinetuneArguments
-from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batches, fill, pixel_batches
+from hfft.cache.engines import Choice, EngineUse, Question, choose_engine
+from hfft.cache.fill import (
+    Batches,
+    CachedDataset,
+    EnginePrefix,
+    FillReport,
+    activation_batches,
+    engine_batches,
+    fill,
+    fill_batch,
+    pixel_batches,
+)
 from hfft.cache.placement import Placement, choose_placement, default_cache_dir, gigabytes
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.data.images import ImageSet
@@ -53,6 +64,7 @@ class Prepared:
         bytes: of activations, over all cached splits.
         reports: by split, what filling did.
         uncached_because: why activations are not cached; empty where they are.
+        engine: what computes the frozen prefix.
     """
 
     suffix: Suffix
@@ -61,6 +73,7 @@ class Prepared:
     bytes: int = 0
     reports: dict[str, FillReport] = field(default_factory=dict)
     uncached_because: str = ""
+    engine: EngineUse = field(default_factory=EngineUse)
 
 
 def prepare_phases(
@@ -90,7 +103,8 @@ def prepare_phases(
     """
     model.eval()
     memory_format = choose_memory_format(cache.memory_format)
-    phases, wanted = [], []
+    phases: list[Prepared] = []
+    wanted: list[_Filling] = []
     for phase, cut in cuts:
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
@@ -100,8 +114,8 @@ def prepare_phases(
         phases.append(prepared)
         if cut.split is not None and not prepared.uncached_because:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
-            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype)
-            wanted.append(_Filling(prepared, prefix, entries))
+            wanted.append(_Filling(prepared, prefix, digest(frozen_tensors(model, phase))))
+    _choose_engines(wanted, splits, cache, training)
     _place(wanted, cache, training)
     shallower: _Filling | None = None
     for filling in reversed(wanted):
@@ -151,7 +165,8 @@ def describe(prepared: Prepared) -> str:
         assert prepared.placement is not None
         memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
         place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
-        lines = [
+        lines = [line] if (line := prepared.engine.describe()) else []
+        lines += [
             f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
             f"{rows - computed} of {rows} rows were there already."
         ]
@@ -162,11 +177,28 @@ def describe(prepared: Prepared) -> str:
 
 @dataclass
 class _Filling:
-    """A phase's cache entries, by split, on their way into its `Prepared`."""
+    """A phase's cache entries, by split, on their way into its `Prepared`.
+
+    Args:
+        prepared: the phase.
+        prefix: its frozen part.
+        weights: digest of the frozen tensors.
+        engine: what computes the prefix from pixels.
+        begins_with: the phase whose activations, computed by an engine, this one always begins with.
+        entries: by split.
+    """
 
     prepared: Prepared
     prefix: Prefix
-    entries: dict[str, ActivationCache]
+    weights: str
+    engine: Choice = field(default_factory=Choice)
+    begins_with: _Filling | None = None
+    entries: dict[str, ActivationCache] = field(default_factory=dict)
+
+    @property
+    def computes(self) -> Prefix | EnginePrefix:
+        """What computes this phase's activations from pixels."""
+        return self.prefix if self.engine.engine is None else EnginePrefix(self.engine.engine)
 
     @property
     def exact(self) -> bool:
@@ -180,9 +212,57 @@ def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArgumen
     return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
 
 
+def _choose_engines(
+    wanted: list[_Filling], splits: dict[str, ImagesAndPixels], cache: CacheArguments, training: FinetuneArguments
+) -> None:
+    """Choose what computes each prefix, and name its entries by it.
+
+    The phase with the earliest boundary begins with pixels, and deeper ones with its activations: PyTorch computes
+    what lies between. Where activations are kept in fewer bits, every phase begins with pixels.
+    """
+    directory = cache_folder(cache)
+    first: _Filling | None = None
+    for filling in reversed(wanted):
+        prefix = filling.prefix
+        if first is not None and first.exact:
+            filling.begins_with = first if first.engine.engine is not None else None
+            use = first.prepared.engine
+            label = f"{use.label} to {first.prefix.split.boundary}" if filling.begins_with else "torch"
+        else:
+            question = _question(filling, splits, cache, directory)
+            filling.engine = choose_engine(question, training.process_index, training.world_size)
+            use, first = filling.engine.use, filling
+            label = use.label
+        filling.prepared.engine = use
+        filling.entries = _entries(prefix, filling.weights, splits, cache.cache_dtype, label)
+
+
+def _question(
+    filling: _Filling, splits: dict[str, ImagesAndPixels], cache: CacheArguments, directory: Path
+) -> Question:
+    part, size = splits["train"], fill_batch(filling.prefix.device)
+
+    def batch() -> dict[str, Tensor]:
+        rows = [row % len(part.images) for row in range(size)]
+        return collate([part.pixels(part.images.image(row), row=row, view=0) for row in rows])
+
+    def missing(label: str) -> int:
+        entries = _entries(filling.prefix, filling.weights, splits, cache.cache_dtype, label).values()
+        for entry in entries:
+            entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
+        return sum(entry.count - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
+
+    return Question(filling.prefix, filling.weights, batch, missing, cache, directory)
+
+
+def cache_folder(cache: CacheArguments) -> Path:
+    """Return the folder of the disk cache."""
+    return Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+
+
 def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
     """Find room for each phase's entries beside those of the phases before it."""
-    directory = Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+    directory = cache_folder(cache)
     limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
     promised, to_write = 0, 0
     for filling in wanted:
@@ -207,18 +287,23 @@ def _fill_phase(
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
         part = splits[name]
+        begun: Prefix | EnginePrefix
         if shallower is not None and shallower.exact:
             source = activation_batches(shallower.entries[name], prefix.device)
             begun = replace(prefix, begun=shallower.prefix.split)
         else:
-            source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
+            source, begun = pixel_batches(part.images, part.pixels, prefix.device), filling.computes
+            first = filling.begins_with
+            if first is not None and isinstance(first.computes, EnginePrefix):  # there was no room for its entries
+                source = engine_batches(source, first.computes)
+                begun = replace(prefix, begun=first.prefix.split)
         prepared.reports[name] = _fill(entry, begun, source, training)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
 
 def _entries(
-    prefix: Prefix, weights: str, splits: dict[str, ImagesAndPixels], cache_dtype: str
+    prefix: Prefix, weights: str, splits: dict[str, ImagesAndPixels], cache_dtype: str, engine: str
 ) -> dict[str, ActivationCache]:
     rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
     entries = {}
@@ -233,13 +318,17 @@ def _entries(
             precision=f"{prefix.autocast}{', class token alone' if prefix.class_token else ''}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
+            engine=engine,
         )
         entries[name] = ActivationCache(key, rows, len(part.images) * part.views, Placement(None, in_memory=True))
     return entries
 
 
 def _fill(
-    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+    entry: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    training: FinetuneArguments,
 ) -> FillReport:
     """Fill one entry, all processes together.
 

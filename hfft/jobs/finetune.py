@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
+from hfft.allocator import keep_freed_memory
 from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import PixelDataset, Pixels
 from hfft.errors import ArgumentError, OutputError
@@ -54,6 +55,7 @@ def finetune(
     """
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
+    keep_freed_memory()
     began = time.perf_counter()
     training = settings.training
     check_processes(training)

@@ -12,6 +12,7 @@ from typing import Any
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, HfftError
+from hfft.files import sha256_of
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
@@ -97,7 +98,7 @@ def weights_hashes(folder: Path) -> dict[str, str]:
         HfftError: one cannot be read.
     """
     try:
-        return {file.name: _sha256(file) for file in sorted(folder.glob("model*.safetensors"))}
+        return {file.name: sha256_of(file) for file in sorted(folder.glob("model*.safetensors"))}
     except OSError as error:
         raise HfftError(f"cannot read {folder}: {error.strerror}") from error
 
@@ -122,11 +123,6 @@ def _lengths(images: ImageSet) -> Iterator[int]:
             yield len(value["bytes"])
         elif os.path.exists(value["path"]):
             yield os.path.getsize(value["path"])
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _defaults() -> dict[str, Any]:
