@@ -76,6 +76,8 @@ class EngineUse:
         """Say it in a line; empty where nothing is to be said."""
         if self.name == "torch":
             return f"Prefix engine: torch, {self.note}." if self.note else ""
+        if not self.milliseconds:
+            return ""
         speed = f"{self.milliseconds:.1f} ms an image, torch {self.torch_milliseconds:.1f}"
         gap = f"activations within {self.difference:.1e} of torch's (tolerance {self.tolerance:g})"
         return f"Prefix engine: {self.label}: {speed}; {gap}."
@@ -310,7 +312,7 @@ def _least_seconds(prefix: Prefix, inputs: Inputs) -> float:
     matrix = torch.randn(1024, 1024, device=prefix.device, dtype=prefix.autocast or torch.float32)
     seconds = _seconds(lambda: matrix @ matrix, 5)
     size = next(iter(inputs.values())).shape[0]
-    return counter.get_total_flops() / size * seconds / (2 * 1024**3)
+    return float(counter.get_total_flops() / size * seconds / (2 * 1024**3))
 
 
 def _machine(device: torch.device) -> str:

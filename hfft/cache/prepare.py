@@ -226,7 +226,7 @@ def _choose_engines(
         prefix = filling.prefix
         if first is not None and first.exact:
             filling.begins_with = first if first.engine.engine is not None else None
-            use = first.prepared.engine
+            use = replace(first.prepared.engine, note="", milliseconds=0.0)  # said once, by the first
             label = f"{use.label} to {first.prefix.split.boundary}" if filling.begins_with else "torch"
         else:
             question = _question(filling, splits, cache, directory)
