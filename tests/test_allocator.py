@@ -47,8 +47,8 @@ def test_the_users_own_thresholds_win(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())  # musl has no mallopt
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())  # musl has no mallopt
     assert not allocator.keep_freed_memory()
-    monkeypatch.setattr(allocator.sys, "platform", "win32")
-    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("ctypes.CDLL", None)
     assert not allocator.keep_freed_memory()

@@ -196,7 +196,7 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
-        return self.pixels(self.images.image(image), row=image, view=view)
+        return self.pixels(self.images.image(image, self.pixels.least), row=image, view=view)
 
 
 def _timed(batches: Any, report: FillReport) -> Any:

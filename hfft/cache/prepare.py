@@ -142,7 +142,7 @@ def choose_memory_format(wish: str) -> torch.memory_format:
 def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
     rows = range(min(PROBE_IMAGES, len(part.images)))
-    items = [part.pixels(part.images.image(row), row=row, view=0) for row in rows]
+    items = [part.pixels(part.images.image(row, part.pixels.least), row=row, view=0) for row in rows]
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
@@ -244,7 +244,7 @@ def _question(
 
     def batch() -> dict[str, Tensor]:
         rows = [row % len(part.images) for row in range(size)]
-        return collate([part.pixels(part.images.image(row), row=row, view=0) for row in rows])
+        return collate([part.pixels(part.images.image(row, part.pixels.least), row=row, view=0) for row in rows])
 
     def missing(label: str) -> int:
         entries = _entries(filling.prefix, filling.weights, splits, cache.cache_dtype, label).values()

@@ -59,8 +59,12 @@ class ImageSet:
         paths = self.dataset.flatten().select_columns([f"{IMAGE_COLUMN}.path"])[:][f"{IMAGE_COLUMN}.path"]
         return [self._display(path, row) for row, path in enumerate(paths)]
 
-    def image(self, row: int) -> Image.Image:
+    def image(self, row: int, least: int | None = None) -> Image.Image:
         """The first frame of a row's image, upright, in RGB.
+
+        Args:
+            row: its row.
+            least: as for `open_image`.
 
         Raises:
             DataError: the file is missing, damaged or no image.
@@ -68,7 +72,7 @@ class ImageSet:
         value = self.dataset[int(row)][IMAGE_COLUMN]
         name = self._display(value["path"], row)
         source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
-        return open_image(source, name)
+        return open_image(source, name, least)
 
     def fingerprint(self) -> str:
         """SHA-256 over the images in order, without the labels.
@@ -108,18 +112,22 @@ class ImageSet:
         return json.dumps([self._display(path, 0), status.st_size, status.st_mtime_ns]).encode()
 
 
-def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str, least: int | None = None) -> Image.Image:
     """The first frame of an image file, turned upright as its EXIF data says, in RGB.
 
     Args:
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        least: pixels that both sides must keep; a JPEG may then be decoded at a half, a quarter or an eighth of its
+            size, which its format gives for less work than the whole. None for the whole.
 
     Raises:
         DataError: the file is missing, damaged or no image.
     """
     try:
         with Image.open(source) as opened:
+            if least is not None:
+                opened.draft(None, (least, least))
             opened.load()
             return upright_rgb(opened)
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.

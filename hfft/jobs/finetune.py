@@ -17,7 +17,7 @@ from transformers import TrainerCallback, set_seed
 
 from hfft.allocator import keep_freed_memory
 from hfft.arguments import FinetuneArguments
-from hfft.data.preprocessing import PixelDataset, Pixels
+from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -171,7 +171,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
     if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
+        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state

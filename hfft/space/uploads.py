@@ -71,13 +71,16 @@ class Uploaded:
         return text + "."
 
 
-def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None = None) -> Image.Image:
+def open_upload(
+    path: str | os.PathLike[str], limits: Limits, name: str | None = None, least: int | None = None
+) -> Image.Image:
     """Return the first frame of an uploaded image, upright, in RGB.
 
     Args:
         path: the file.
         limits: of bytes and pixels; the header is held against them before any pixel is decoded.
         name: what errors call the image.
+        least: as for `hfft.data.images.open_image`.
 
     Raises:
         DataError: it is empty, no image, damaged or too large.
@@ -96,7 +99,7 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
                 width, height = opened.size
             if width * height > limits.pixels:
                 raise _too_large(shown, limits, f"{width} x {height}")
-            return _decoded(path, shown)
+            return _decoded(path, shown, least)
     except Image.DecompressionBombError as error:
         raise _too_large(shown, limits) from error
     except UnidentifiedImageError as error:
@@ -165,9 +168,9 @@ def class_name(text: str) -> str:
     return name
 
 
-def _decoded(path: str | os.PathLike[str], shown: str) -> Image.Image:
+def _decoded(path: str | os.PathLike[str], shown: str, least: int | None) -> Image.Image:
     try:
-        return open_image(path, shown)
+        return open_image(path, shown, least)
     except DataError as error:
         # Its advice is for whoever prepares a data set.
         reason = str(error).removeprefix(f"cannot read the image {shown}: ").partition("; repair")[0]

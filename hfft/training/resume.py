@@ -179,7 +179,9 @@ def identity_of(run: Run) -> dict[str, Any]:
         "labels": list(run.sets.labels),
         "training images": run.sets.train.fingerprint(),
         "validation images": run.sets.validation.fingerprint(),
-        "preprocessing": Pixels(run.processor, settings.data.augment, training.seed).fingerprint(),
+        "preprocessing": Pixels(
+            run.processor, settings.data.augment, training.seed, settings.cache.exact
+        ).fingerprint(),
         "views": settings.data.views,
         "head_lr_scale": settings.policy.head_lr_scale,
         "layer_decay": settings.policy.layer_decay,

@@ -15,6 +15,7 @@ from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, Mod
 from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.data.load import ImageSets
+from hfft.data.preprocessing import Pixels
 from hfft.metrics import Accuracy, MacroF1
 from hfft.models.delta import Pretrained
 from hfft.models.load import Base
@@ -190,6 +191,11 @@ class Run:
     def folder(self) -> Path:
         """Where the results go."""
         return Path(self.settings.training.output_dir or "")
+
+    @property
+    def plain_pixels(self) -> Pixels:
+        """How images that are not augmented become model inputs."""
+        return Pixels(self.processor, exact=self.settings.cache.exact)
 
     @property
     def epochs(self) -> float:
