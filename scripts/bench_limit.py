@@ -7,7 +7,7 @@ whatever else the machine does meets all of them alike:
 * matrix: a product of 1024 x 1024 matrices, which gives the rate; the *limit* is the counted operations at that rate;
 * prefix: a batch of the frozen prefix in PyTorch and in each engine (batches as a filling takes them);
 * suffix: a training step (forward, backward, AdamW) on cached activations, in float32, under bfloat16 autocast, and
-  with the retrained modules compiled.
+  with --compile_suffix also with the retrained modules compiled by inductor.
 
 The allocator's thresholds are measured in processes of their own, off and on in turns. Every time is the best of its
 turns. It prints Markdown tables and writes JSON.
@@ -93,6 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--engines", nargs="+", help="by default all that are installed but compile")
+    parser.add_argument("--compile_suffix", action="store_true")
+    parser.add_argument("--allocator", nargs="*", choices=NAMES, default=["lite0", "resnet50"])
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--pages", choices=NAMES, help=argparse.SUPPRESS)
@@ -104,9 +106,9 @@ def main() -> None:
     engines = options.engines or [name for name in usable(torch.device("cpu")) if name != "compile"]
     results = []
     for name in options.models:
-        results.append(measure(name, engines, options.turns))
+        results.append(measure(name, engines, options.turns, options.compile_suffix))
         print(asdict(results[-1]), file=sys.stderr, flush=True)
-    pages = {name: allocator(name) for name in options.models}
+    pages = {name: allocator(name) for name in options.allocator}
     print("\n\n".join([prefix_table(results), suffix_table(results), pages_table(pages)]))
     if options.json:
         machine = {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -140,7 +142,7 @@ def split(name: str, batch: int) -> tuple[PreTrainedModel, Prefix, Suffix, dict[
     return model, prefix, Suffix(anatomy, cut.split, cut.class_token, torch.channels_last), pixels
 
 
-def measure(name: str, engines: list[str], turns: int) -> Result:
+def measure(name: str, engines: list[str], turns: int, compile_suffix: bool) -> Result:
     """Measure one model."""
     result = Result(name)
     model, prefix, suffix, pixels = split(name, fill_batch(torch.device("cpu")))
@@ -153,7 +155,7 @@ def measure(name: str, engines: list[str], turns: int) -> Result:
         times = _in_turns({"matrix": _matrix(), **ways}, turns)
     result.rate = 2 * _SIDE**3 / times.pop("matrix") / 1e9
     result.prefix = {way: seconds / size * 1e3 for way, seconds in times.items()}
-    _measure_suffix(model, prefix, suffix, result, turns)
+    _measure_suffix((model, prefix, suffix), result, turns, compile_suffix)
     return result
 
 
@@ -178,7 +180,10 @@ def _add_engine(
         ways[label] = lambda engine=engine: engine.capture(pixels)  # type: ignore[misc]
 
 
-def _measure_suffix(model: PreTrainedModel, prefix: Prefix, suffix: Suffix, result: Result, turns: int) -> None:
+def _measure_suffix(
+    halves: tuple[PreTrainedModel, Prefix, Suffix], result: Result, turns: int, compile_suffix: bool
+) -> None:
+    model, prefix, suffix = halves
     pixels = {"pixel_values": torch.randn(TRAINING_BATCH, 3, 224, 224)}
     activations = {key: value.clone() for key, value in prefix.capture(pixels).items()}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -195,8 +200,31 @@ def _measure_suffix(model: PreTrainedModel, prefix: Prefix, suffix: Suffix, resu
     model.train()
     freeze_batch_norms(model)
     result.suffix_gflop = _gflop(lambda: step(False)) / TRAINING_BATCH
-    times = _in_turns({"float32": lambda: step(False), "bfloat16": lambda: step(True)}, turns)
+    ways: dict[str, Callable[[], object]] = {"float32": lambda: step(False), "bfloat16": lambda: step(True)}
+    if compile_suffix and not suffix.class_token:  # the shortcut replaces the block's forward for each batch
+        ways["compiled"] = _compiled(model, suffix, lambda: step(False))
+    times = _in_turns(ways, turns)
     result.suffix = {way: seconds / TRAINING_BATCH * 1e3 for way, seconds in times.items()}
+
+
+def _compiled(model: PreTrainedModel, suffix: Suffix, step: Callable[[], None]) -> Callable[[], object]:
+    """Return a step in which each module of the last block is compiled, and only in this step."""
+    modules = [model.get_submodule(name) for name in suffix.anatomy.blocks[-1]]
+    for module in modules:
+        module.compile()
+    kept = [module._compiled_call_impl for module in modules]
+
+    def switch(on: bool) -> None:
+        for module, call in zip(modules, kept, strict=True):
+            module._compiled_call_impl = call if on else None
+
+    def compiled() -> None:
+        switch(True)
+        step()
+        switch(False)
+
+    switch(False)
+    return compiled
 
 
 def freeze_batch_norms(model: nn.Module) -> None:
@@ -292,12 +320,8 @@ def pages_table(pages: dict[str, dict[str, dict[str, float]]]) -> str:
     rows = []
     for name, found in pages.items():
         off, on = found["off"], found["on"]
-        cells = [
-            f"{off['faults']:.0f}",
-            f"{on['faults']:.0f}",
-            f"{off['milliseconds']:.1f}",
-            f"{on['milliseconds']:.1f}",
-        ]
+        cells = [f"{each['faults']:.0f}" for each in (off, on)]
+        cells += [f"{each['milliseconds']:.1f}" for each in (off, on)]
         rows.append([TITLES[name], *cells, f"{off['milliseconds'] / on['milliseconds']:.2f}"])
     return _markdown(head, rows)
 
