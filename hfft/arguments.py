@@ -247,6 +247,10 @@ class FinetuneArguments(TrainingArguments):
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
 
 
+RUN_ARGUMENTS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
+"""The groups that make up every option of a run, in the order of `hfft.training.run.Settings`."""
+
+
 @dataclass
 class PlanArguments:
     """How to show a plan."""

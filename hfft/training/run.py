@@ -198,6 +198,12 @@ class Run:
         return Pixels(self.processor, exact=self.settings.cache.exact)
 
     @property
+    def drawn(self) -> list[str]:
+        """Names of the figures, one for each phase, that are drawn into `folder` before the results are written."""
+        phases = self.plan.phases if self.settings.training.find_lr else ()
+        return [f"lr_finder-{number}.png" for number in range(1, len(phases) + 1)]
+
+    @property
     def epochs(self) -> float:
         """Passes over the training images, in the phases that have ended."""
         return sum(phase.epochs for phase in self.phases)

@@ -114,7 +114,7 @@ def test_a_run_with_an_engine_comes_out_as_with_torch(kind: str, job: Job, capsy
 def test_a_second_run_sets_nothing_up(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     first = job("resnet", "first", *ONNX)
     monkeypatch.setattr(engines, "_export", None)
-    monkeypatch.setattr(Engine, "capture", None)
+    monkeypatch.setattr(Engine, "capture", None)  # the kept rows are held against PyTorch's
     second = job("resnet", "second", *ONNX)
     assert record(second)["cache"]["hits"] == 24
     assert equal(weights(first), weights(second))
