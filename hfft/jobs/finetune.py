@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
+from hfft.allocator import keep_freed_memory
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.data.preprocessing import PixelDataset, Pixels
+from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -70,6 +71,7 @@ def _finetune(
     """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
+    keep_freed_memory()
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
@@ -208,7 +210,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
     if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
+        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state

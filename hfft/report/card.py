@@ -257,7 +257,10 @@ def _cache(record: RunRecord) -> str:
     cache = record.cache
     if cache.mode == "off":
         return f"off ({cache.reason_off})" if cache.reason_off else "off"
-    return f"{cache.mode}, {cache.bytes / 1e6:.1f} MB, {cache.hits:,} images read from it"
+    text = f"{cache.mode}, {cache.bytes / 1e6:.1f} MB, {cache.hits:,} images read from it"
+    if cache.engine == "torch":
+        return text
+    return f"{text}; computed by {cache.engine}, within {cache.engine_difference:.1e} of PyTorch's activations"
 
 
 def _interval(metrics: SplitMetrics, name: str) -> str:
