@@ -31,6 +31,10 @@ class OutputError(HfftError):
     """The output folder, the cache folder or the disk beneath them refuses."""
 
 
+class DivergedError(HfftError):
+    """The loss is no longer a finite number."""
+
+
 class HubError(HfftError):
     """The Hub refuses, or cannot be reached."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits.
+
+    Raises:
+        OSError: from the file system.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step; see `whole_file`.
 
@@ -34,3 +45,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     with whole_file(path) as partial:
         partial.write_bytes(content)
+
+
+def default_cache_dir() -> Path:
+    """Return ``$HFFT_CACHE``, or ``~/.cache/hfft`` (under ``$XDG_CACHE_HOME`` where that is set)."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("HFFT_CACHE") or Path(home) / "hfft")

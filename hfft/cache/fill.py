@@ -18,11 +18,18 @@ from tqdm.auto import tqdm
 
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import Pixels, collate
+from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
+from hfft.errors import ModelError
+from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
-
+CHECKED_ROWS = 4
+"""Rows that are computed again when an entry is opened that has some."""
+TOLERANCE = 1e-3
+"""How far they may be off, as a share of the largest value among them; narrower number formats may be off by more.
+Kernels may add in another order in another batch, which moves the last bits; another image moves 0.4 and more
+(ViT and ResNet with random weights)."""
 
 _LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("filling", default=None)
 
@@ -58,6 +65,7 @@ class FillReport:
         computed: rows that this process computes; the rest was there already.
         passed: how many of these are done so far.
         damaged: files that failed their checksum and were computed again.
+        discarded: whether rows were there that the model does not compute now, and that were deleted.
         wait_seconds: time spent waiting for decoded images.
         prefix_seconds: time spent in the frozen prefix.
     """
@@ -66,12 +74,16 @@ class FillReport:
     computed: int = 0
     passed: int = 0
     damaged: list[str] = field(default_factory=list)
+    discarded: bool = False
     wait_seconds: float = 0.0
     prefix_seconds: float = 0.0
 
 
 def fill(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int]
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
 ) -> FillReport:
     """Compute the shards that are missing, one process its share of them.
 
@@ -103,6 +115,42 @@ def fill(
     return report
 
 
+def rows_agree(
+    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], tolerance: float = 0.0
+) -> bool:
+    """Compute a few of the rows that are on disk again, and return whether they are what is kept there.
+
+    The key of an entry names all that its rows are known to depend on; this finds what it does not know.
+    Bits are not compared: the rows were computed in other batches, for which kernels may add in another order.
+
+    Args:
+        cache: its damaged shards are deleted, as `fill` does.
+        prefix: the frozen part of the model.
+        source: as for `fill`.
+        tolerance: within which the rows were computed, where an engine computed them.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    rows = _rows_to_check(cache)
+    if not rows:
+        return True
+    batches = [prefix.capture(batch) for batch in source(rows)]
+    try:
+        kept = cache.gather(rows)
+    except (KeyError, IndexError, RuntimeError):  # other leaves or shapes than the model has
+        return False
+    return all(
+        _close(
+            torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
+            row.pack(kept[row.leaf.key]),
+            prefix,
+            tolerance,
+        )
+        for row in cache.rows
+    )
+
+
 def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
@@ -121,6 +169,36 @@ def activation_batches(entry: ActivationCache, device: torch.device) -> Callable
     return lambda rows: (entry.gather(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
+@dataclass(frozen=True)
+class EnginePrefix:
+    """A frozen prefix that an engine computes, in the place of a `Prefix`."""
+
+    engine: Engine
+
+    @property
+    def device(self) -> torch.device:
+        """The device of PyTorch's activations."""
+        return self.engine.device
+
+    def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the activations of a batch.
+
+        Raises:
+            ModelError: the engine refuses.
+        """
+        try:
+            return self.engine.capture(inputs)
+        except EngineError as error:
+            raise ModelError(
+                f"{self.engine.name} cannot compute the frozen prefix: {error}; choose --prefix_engine torch"
+            ) from error
+
+
+def engine_batches(pixels: Callable[[list[int]], Batches], prefix: EnginePrefix) -> Callable[[list[int]], Batches]:
+    """Return a source of an engine's activations, computed from pixels and kept nowhere."""
+    return lambda rows: (prefix.capture(batch) for batch in pixels(rows))
+
+
 class CachedDataset(Dataset[dict[str, Any]]):
     """A set of images as cached activations with labels.
 
@@ -131,21 +209,20 @@ class CachedDataset(Dataset[dict[str, Any]]):
     def __init__(self, cache: ActivationCache, images: ImageSet, views: int) -> None:
         self.cache = cache
         self.labels = torch.as_tensor(images.labels)
-        self.views = views
-        self.view = 0
+        self._view = ShownView(views)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the view that this epoch trains on."""
-        self.view = epoch % self.views
+    def show_view(self, epoch: int) -> None:
+        """Show the view of this epoch of the run from now on."""
+        self._view.show(epoch)
 
     def __getitem__(self, image: int) -> dict[str, Any]:
         return {key: value[0] for key, value in self.__getitems__([image]).items()}
 
     def __getitems__(self, images: list[int]) -> dict[str, Tensor]:
-        offset = self.view * len(self)
+        offset = int(self._view) * len(self)
         batch = self.cache.gather([offset + image for image in images])
         return {**batch, "labels": self.labels[images]}
 
@@ -161,7 +238,34 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
-        return self.pixels(self.images.image(image), row=image, view=view)
+        return self.pixels(self.images.image(image, self.pixels.least), row=image, view=view)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        rows = [self.rows[index] % len(self.images) for index in indices]
+        return of_one_shape([self[index] for index in indices], self.images, rows)
+
+
+def _rows_to_check(cache: ActivationCache) -> list[int]:
+    """Choose `CHECKED_ROWS` rows that are on disk, spread over as many shards."""
+    shards = [shard for shard in _spread(cache.written()) if cache.load(shard)]
+    return _spread([row for shard in shards for row in cache.shard_range(shard)])
+
+
+def _spread(items: list[int]) -> list[int]:
+    count = min(CHECKED_ROWS, len(items))
+    return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
+
+
+def _close(computed: Tensor, kept: Tensor, prefix: Prefix, allowed: float) -> bool:
+    """Whether packed rows are equal but for what the number formats on the way lose."""
+    if computed.shape != kept.shape:
+        return False
+    if not kept.dtype.is_floating_point:
+        return torch.equal(computed, kept)
+    formats = [kept.dtype, prefix.autocast or kept.dtype]
+    tolerance = max(TOLERANCE, 2 * allowed, *(4 * torch.finfo(each).eps for each in formats))
+    scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
+    return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
 def _timed(batches: Any, report: FillReport) -> Any:
@@ -175,7 +279,11 @@ def _timed(batches: Any, report: FillReport) -> Any:
 
 
 def _compute(
-    batch: dict[str, Tensor], cache: ActivationCache, prefix: Prefix, report: FillReport, progress: Any
+    batch: dict[str, Tensor],
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    report: FillReport,
+    progress: Any,
 ) -> dict[str, Tensor]:
     start = time.perf_counter()
     values = prefix.capture(batch)

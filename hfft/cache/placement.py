@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,6 @@ from hfft.errors import OutputError
 
 SHARE_OF_FREE = 0.5
 """Share of the free memory or disk that a cache may take unless --cache_max_gb says otherwise."""
-
-
-def default_cache_dir() -> Path:
-    """Return ``$HFFT_CACHE``, or ``~/.cache/hfft`` (under ``$XDG_CACHE_HOME`` where that is set)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HFFT_CACHE") or Path(home) / "hfft")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from hfft.errors import OutputError
 from hfft.files import write_whole
 from hfft.split.split import Leaf
 
-FORMAT = 1
+FORMAT = 2
 _SHARD_BYTES = 64 * 2**20
 _SHARD_STEP = 64
 
@@ -35,17 +35,20 @@ class CacheKey:
 
     Args:
         prefix: digest of the frozen weights and buffers.
+        model: what the model computes with them: its configuration and code.
         boundary: name of the first module of the suffix.
         pixels: fingerprint of preprocessing and augmentation with its seed.
         data: fingerprint of the images.
         views: augmented views of each image.
         dtype: number format that rows are kept in, or ``auto``.
-        precision: how the prefix computes: number format (autocast), and whether all tokens of the last block.
+        precision: how the prefix computes: number formats (autocast, TF32), and whether all tokens of the last block.
         memory_format: of the convolutions, since it may change the last bit.
         software: versions of the libraries that compute, since they may change it too.
+        engine: what computes the prefix, with version and precision.
     """
 
     prefix: str
+    model: str
     boundary: str
     pixels: str
     data: str
@@ -54,6 +57,7 @@ class CacheKey:
     precision: str
     memory_format: str
     software: str
+    engine: str = "torch"
     format: int = FORMAT
 
     def fingerprint(self) -> str:
@@ -160,6 +164,27 @@ class ActivationCache:
             self.damaged.append(str(file))
             file.unlink(missing_ok=True)
         return False
+
+    def written(self) -> list[int]:
+        """Return the shards that have a file on disk."""
+        return [shard for shard in range(self.shard_count()) if self._files(shard)]
+
+    def discard(self) -> None:
+        """Delete every shard.
+
+        Raises:
+            OutputError: a file cannot be deleted.
+        """
+        self.shards.clear()
+        try:
+            for shard in self.written():
+                for file in self._files(shard):
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot delete the activation cache at {self.folder}, whose rows are not what the model computes: "
+                f"{error.strerror}. Delete it, or choose another --cache_dir, and run again"
+            ) from error
 
     def touch(self) -> None:
         """Note that this entry is in use, since `prune` deletes what was used least recently."""

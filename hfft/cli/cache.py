@@ -7,8 +7,9 @@ from pathlib import Path
 
 from hfft.arguments import CacheToolArguments
 from hfft.cache.entries import Entry, list_entries, prune
-from hfft.cache.placement import default_cache_dir, gigabytes
+from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
+from hfft.files import default_cache_dir
 from hfft.parsing import parse
 
 

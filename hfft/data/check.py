@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hfft.data.duplicates import equal_groups, near_groups
-from hfft.data.images import IMAGE_COLUMN, ImageSet
+from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.load import ImageSets
 from hfft.data.probe import Look, look_at_all
@@ -161,7 +161,8 @@ _PROBLEM_WORDS = {
     "missing": "that cannot be opened",
     "empty": "of zero bytes",
     "not_an_image": "in no format that Pillow knows",
-    "bomb": "with so many pixels that decoding one takes a gigabyte or more",
+    "bomb": f"with more than {MAX_PIXELS // 10**6} megapixels; scale them down",
+    "too_long": f"longer than {MAX_ASPECT}:1, too long to be scaled to a model's input; crop them",
     "damaged": "truncated or damaged",
 }
 
@@ -177,8 +178,19 @@ def _image_findings(images: Sequence[_Image]) -> Iterator[Finding]:
     yield from _about(
         sound, "note", "mode", "not stored as RGB; they are converted", lambda look: look.mode not in ("RGB", "")
     )
+    yield from _about(sound, "warning", "one_colour", "that come out as one colour", lambda look: look.flat)
+    yield from _deep_grey(sound)
     yield from _about(sound, "note", "rotated", "turned by their EXIF data; this is applied", lambda look: look.rotated)
     yield from _about(sound, "note", "animated", "with several frames; the first counts", lambda look: look.animated)
+
+
+def _deep_grey(images: Sequence[_Image]) -> Iterator[Finding]:
+    """Say how grey images of more than 8 bits were read, most of them first."""
+    ways = Counter(image.look.grey for image in images if image.look.grey).most_common()
+    words = ", ".join(way if len(ways) == 1 else f"{count:,} {way}" for way, count in ways)
+    yield from _about(
+        images, "note", "deep_grey", f"of grey in more than 8 bits, read {words}", lambda look: bool(look.grey)
+    )
 
 
 def _about(

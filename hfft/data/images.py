@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hfft.data.content import file_digests
+from hfft.data.grey import span_of
 from hfft.errors import DataError
 
+MAX_PIXELS = 89_000_000
+"""Most pixels of an image that is decoded, anywhere; just below what Pillow warns of."""
+MAX_ASPECT = 20
+"""Most pixels of an image's longer side per pixel of its shorter side."""
+READING = 2
+"""Raised whenever `upright_rgb` gives other pixels for the same file: cached activations belong to the pixels."""
 IMAGE_COLUMN = "image"
 _BATCH = 1000
 
@@ -59,8 +68,12 @@ class ImageSet:
         paths = self.dataset.flatten().select_columns([f"{IMAGE_COLUMN}.path"])[:][f"{IMAGE_COLUMN}.path"]
         return [self._display(path, row) for row, path in enumerate(paths)]
 
-    def image(self, row: int) -> Image.Image:
+    def image(self, row: int, least: int | None = None) -> Image.Image:
         """The first frame of a row's image, upright, in RGB.
+
+        Args:
+            row: its row.
+            least: as for `open_image`.
 
         Raises:
             DataError: the file is missing, damaged or no image.
@@ -68,27 +81,36 @@ class ImageSet:
         value = self.dataset[int(row)][IMAGE_COLUMN]
         name = self._display(value["path"], row)
         source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
-        return open_image(source, name)
+        return open_image(source, name, least)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the images in order, without the labels.
-
-        An image in memory counts by its bytes, a file by its relative path, size and time of change.
+    def contents(self) -> list[str]:
+        """SHA-256 of each image's bytes, as 64 hexadecimal digits: what an image is, whatever its name.
 
         Raises:
             DataError: a file is missing.
         """
-        return self._fingerprint
+        return self._contents
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def _contents(self) -> list[str]:
         # Kept, since a file that vanishes after it was trained on must not cost the results.
-        digest = hashlib.sha256()
-        for value in self.values():
-            part = value["bytes"] if value["bytes"] is not None else self._stamp(value["path"])
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
-        return digest.hexdigest()
+        digests, files = [], {}
+        for row, value in enumerate(self.values()):
+            content = value["bytes"]
+            digests.append("" if content is None else hashlib.sha256(content).hexdigest())
+            if content is None:
+                files[row] = value["path"]
+        for row, digest in zip(files, file_digests(list(files.values())), strict=True):
+            digests[row] = digest
+        return digests
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents of the images in order, without names and labels.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        return hashlib.sha256("".join(self.contents()).encode()).hexdigest()
 
     def values(self) -> Iterator[dict[str, Any]]:
         """Yield each row as a mapping of ``path`` and ``bytes``, one of which may be None."""
@@ -100,41 +122,140 @@ class ImageSet:
             return f"{self.name}#{row}"
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
 
-    def _stamp(self, path: str) -> bytes:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}; put the file back or leave it out") from error
-        return json.dumps([self._display(path, 0), status.st_size, status.st_mtime_ns]).encode()
+
+class UnreadableImageError(DataError):
+    """An image is missing, damaged or not an image.
+
+    Attributes:
+        reason: why, without advice, which depends on who asks.
+    """
+
+    reason: str = ""
 
 
-def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+class BoundsError(DataError):
+    """An image has too many pixels to be decoded."""
+
+    problem: ClassVar[str] = "bomb"
+
+
+class TooLongError(BoundsError):
+    """An image is too long to be scaled to a model's input."""
+
+    problem: ClassVar[str] = "too_long"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How large an image may be, by the header alone.
+
+    A processor scales the shorter side to the model's input, T pixels, and cuts the middle out of the result, which
+    has aspect times T x T pixels: at most 20 times the input's area here. 16,000 x 1 pixels would take 3 GB.
+
+    Args:
+        pixels: width times height.
+        aspect: longer side over shorter side.
+    """
+
+    pixels: int = MAX_PIXELS
+    aspect: float = MAX_ASPECT
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Hold a size against the bounds.
+
+        Args:
+            size: width and height in pixels.
+
+        Raises:
+            BoundsError: it has too many pixels, or as `TooLongError` is too long.
+        """
+        shown = f"{size[0]} x {size[1]} pixels"
+        if size[0] * size[1] > self.pixels:
+            raise self.too_large(shown)
+        if max(size) > self.aspect * min(size):
+            raise TooLongError(
+                f"too long ({shown}): the longer side may be at most {self.aspect:g} times the shorter one, which is "
+                "scaled to the model's input; crop it"
+            )
+
+    def too_large(self, shown: str) -> BoundsError:
+        """Return the error of too many pixels, given how many there are in words."""
+        return BoundsError(f"too large ({shown}): at most {self.pixels / 1e6:g} megapixels are allowed; scale it down")
+
+
+BOUNDS = Bounds()
+
+
+@contextmanager
+def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS) -> Iterator[Image.Image]:
+    """Open an image file whose header has been held against the bounds; no pixel is decoded.
+
+    Raises:
+        BoundsError: it is too large or too long.
+        OSError: it is missing or no image; Pillow raises other types as well.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what is refused here.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise bounds.too_large("more than Pillow opens") from error
+    with image:
+        bounds.check(image.size)
+        yield image
+
+
+def open_image(
+    source: str | os.PathLike[str] | io.BytesIO, name: str, least: int | None = None, bounds: Bounds = BOUNDS
+) -> Image.Image:
     """The first frame of an image file, turned upright as its EXIF data says, in RGB.
 
     Args:
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        least: pixels that both sides must keep; a JPEG may then be decoded at a half, a quarter or an eighth of its
+            size, which its format gives for less work than the whole. None for the whole.
+        bounds: of its size, held against the header before anything is decoded.
 
     Raises:
-        DataError: the file is missing, damaged or no image.
+        BoundsError: the image is too large or too long.
+        UnreadableImageError: the file is missing, damaged or not an image.
     """
     try:
-        with Image.open(source) as opened:
-            opened.load()
-            return upright_rgb(opened)
+        with opened(source, bounds) as image:
+            shrink(image, least)
+            return upright_rgb(image)
+    except BoundsError as error:
+        raise type(error)(f"the image {name} is {error}, or leave it out as --on_bad_image skip does") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         advice = "repair the file, or leave it out as --on_bad_image skip does"
-        raise DataError(f"cannot read the image {name}: {reason}; {advice}") from error
+        unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; {advice}")
+        unreadable.reason = reason
+        raise unreadable from error
+
+
+def shrink(image: Image.Image, least: int | None) -> None:
+    """Let an open JPEG be decoded at a fraction at which both sides keep `least` pixels; other formats stay whole."""
+    if least is not None:
+        image.draft(None, (least, least))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A copy of an open image, turned upright as its EXIF data says, in RGB."""
+    """A copy of an open image, turned upright as its EXIF data says, in RGB.
+
+    Grey of more than 8 bits is scaled as `hfft.data.grey` says.
+
+    Raises:
+        BoundsError: it is too large or too long.
+    """
+    BOUNDS.check(image.size)
+    image.load()
+    span = span_of(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # 16-bit grey, which Pillow would clip at 255 instead of scaling.
-        pixels = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if span is not None:
+        return span.apply(image).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -14,12 +14,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from hfft.data.images import IMAGE_COLUMN, ImageSet, upright_rgb
+from hfft.data.grey import span_of
+from hfft.data.images import IMAGE_COLUMN, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
 
-PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "damaged")
+PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "too_long", "damaged")
 """Why an image cannot be used, as `Look.problem` says it."""
 EXIF_ORIENTATION = 0x0112
+FLAT_LEVELS = 4
+"""Most levels of 256 between the darkest and the brightest value of each channel of an image of one colour."""
 _BATCH = 32
 
 
@@ -38,6 +41,8 @@ class Look:
         content: digest of the upright RGB pixels, or of the file where only its header was read; empty where unknown.
         shape: perceptual hash of 8 bytes; empty where only the header was read.
         colour: mean red, green and blue, 0 to 255.
+        grey: how grey of more than 8 bits was read, see `hfft.data.grey`; empty for other images.
+        flat: it comes out as one colour.
     """
 
     row: int
@@ -50,6 +55,8 @@ class Look:
     content: bytes = b""
     shape: bytes = b""
     colour: tuple[int, int, int] = (0, 0, 0)
+    grey: str = ""
+    flat: bool = False
 
 
 def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
@@ -65,13 +72,15 @@ def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
             return Look(row, "empty", "the file has no content")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is found below, or bites nobody
-            with Image.open(source) as image:
+            with opened(source) as image:
                 return _inspect(image, row, decode)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Look(row, "missing", error.strerror or "it cannot be opened")
     except UnidentifiedImageError:
         return Look(row, "not_an_image", "no image that Pillow knows")
-    except Image.DecompressionBombError as error:
+    except BoundsError as error:
+        return Look(row, error.problem, str(error))
+    except Image.DecompressionBombError as error:  # of an image within an icon
         return Look(row, "bomb", str(error))
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         return Look(row, "damaged", one_line(error))
@@ -118,21 +127,32 @@ def _length(source: str | io.BytesIO) -> int:
 
 def _inspect(image: Image.Image, row: int, decode: bool) -> Look:
     facts: dict[str, Any] = {
-        "size": image.size,
         "mode": image.mode,
-        "rotated": image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1),
+        "rotated": _orientation(image) not in (0, 1),
         "animated": bool(getattr(image, "is_animated", False)),
     }
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        return Look(row, "bomb", f"{image.width} x {image.height} pixels are more than {limit:,}", **facts)
     if not decode:
-        return Look(row, **facts)
-    image.load()
+        return Look(row, size=image.size, **facts)
     upright = upright_rgb(image)
-    content = hashlib.blake2b(f"{upright.size} ".encode() + upright.tobytes(), digest_size=16).digest()
-    red, green, blue = (round(value) for value in np.asarray(upright).reshape(-1, 3).mean(axis=0))
-    return Look(row, **facts, content=content, shape=_perceptual_hash(upright), colour=(red, green, blue))
+    span = span_of(image)
+    facts |= {"size": image.size, "grey": span.words if span else ""}
+    return Look(row, **facts, **_content(upright))
+
+
+def _orientation(image: Image.Image) -> int:
+    # The base class's, since that of a PNG decodes all pixels to find EXIF data behind them.
+    return int(Image.Image.getexif(image).get(EXIF_ORIENTATION, 1))
+
+
+def _content(upright: Image.Image) -> dict[str, Any]:
+    """What is found from the upright RGB pixels."""
+    pixels = np.asarray(upright).reshape(-1, 3)
+    return {
+        "content": hashlib.blake2b(f"{upright.size} ".encode() + upright.tobytes(), digest_size=16).digest(),
+        "shape": _perceptual_hash(upright),
+        "colour": tuple(round(value) for value in pixels.mean(axis=0)),
+        "flat": bool((np.ptp(pixels, axis=0) <= FLAT_LEVELS).all()),
+    }
 
 
 def _perceptual_hash(image: Image.Image) -> bytes:

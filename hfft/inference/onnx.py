@@ -26,6 +26,7 @@ from hfft.files import whole_file
 from hfft.inference.classifier import Classifier, find_images, load_classifier
 from hfft.models.checkpoint import make_output_folder
 from hfft.models.forward import logits_of
+from hfft.output_folder import RECORD, claim
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -94,6 +95,8 @@ def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
     _require("onnx", "onnxruntime", "onnxscript")
     classifier = load_classifier(output, token=options.token, device="cpu")
     path = _target(output, options.output_file)
+    if path.exists() and not _is_own(path):
+        raise OutputError(f"{path} was not written by hfft; choose another --output_file")
     images, source = check_images(classifier, options)
     inputs = collate([classifier.pixels(image) for image in images])
     try:
@@ -106,6 +109,8 @@ def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
                     f"{parity.difference:.2e} on a scale of {parity.scale:.2f}, and --tolerance {options.tolerance:g} "
                     f"allows {options.tolerance * max(1.0, parity.scale):.2e}; {path} was not written"
                 )
+            if (path.parent / RECORD).exists():
+                claim(path.parent, [path.name])
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; free some room") from error
     return path, parity
@@ -131,7 +136,7 @@ def check_images(classifier: Classifier, options: ExportArguments) -> tuple[list
     """
     if options.images is not None:
         files = find_images([options.images])[: options.check_images]
-        return _twice([open_image(file, file) for file in files]), options.images
+        return _twice([open_image(file, file, classifier.pixels.least) for file in files]), options.images
     if classifier.record is not None:
         known = {item.name for item in fields(DataArguments)}
         given = {name: value for name, value in classifier.record.arguments.items() if name in known}
@@ -182,6 +187,8 @@ def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, 
         "orientation": "upright, as EXIF says",
         "inputs": {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()},
         "types": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in inputs.items()},
+        "decoding": "a JPEG may be decoded at a half, a quarter or an eighth while both sides keep `least` pixels",
+        "least": classifier.pixels.least,
         "processor": processor.to_dict(),
     }
     return {
@@ -245,6 +252,17 @@ def _target(output: str | Path, wanted: str | None) -> Path:
         raise OutputError(f"--output_file {path} is a folder; name a file in it")
     make_output_folder(path.parent)
     return path
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is an earlier export of hfft's."""
+    import onnx
+
+    try:
+        properties = onnx.load(str(path), load_external_data=False).metadata_props
+    except Exception:  # protobuf's own types; whatever cannot be read as a model is no export
+        return False
+    return any(item.key == "producer" and item.value.startswith("hfft ") for item in properties)
 
 
 def _from_sets(data: DataArguments, count: int) -> tuple[list[Image.Image], str]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
-from hfft.arguments import FinetuneArguments
-from hfft.data.preprocessing import PixelDataset, Pixels
+from hfft.allocator import keep_freed_memory
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
-from hfft.jobs.results import weights_kept
+from hfft.jobs.results import best_kept, weights_kept
 from hfft.models.delta import Pretrained
+from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
 from hfft.planning.freezing import unfreeze
 from hfft.planning.plan import make_plan
 from hfft.planning.registry import resolve_anatomy
+from hfft.report.staging import UNFINISHED
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.resume import list_checkpoints, remove_checkpoints
@@ -52,26 +56,36 @@ def finetune(
     Raises:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
     """
+    check_processes(settings.training)
+    main = settings.training.process_index == 0
+    say = say if main else _silent
+    make_output_dir(settings)
+    with locked(Path(settings.training.output_dir or "")) if main else nullcontext():
+        check_output_dir(settings.training, say)
+        return _finetune(settings, say, test, tuple(callbacks), shared or Shared(keep=False))
+
+
+def _finetune(
+    settings: Settings, say: Callable[[str], None], test: bool, callbacks: tuple[TrainerCallback, ...], shared: Shared
+) -> Run:
+    """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
-    began = time.perf_counter()
-    training = settings.training
-    check_processes(training)
+    keep_freed_memory()
+    began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
-    say = say if main else _silent
-    check_output_dir(training)
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
-    shared = shared or Shared(keep=False)
     run = set_up(settings, shared, test)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(run.folder)  # of the run that is replaced
-    run.callbacks = tuple(callbacks)
+    run.callbacks = callbacks
     say(_what_is_new(run))
     if main and (findings := shared.findings(run.sets)):
         say(findings)
     with Preemption() as preemption:
-        trainer = train_phases(run, say, preemption)
+        with best_kept(run):
+            trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
             unfreeze(run.model)
@@ -90,8 +104,15 @@ def check_processes(training: FinetuneArguments) -> None:
     """Make sure that processes share the work in a way that freezing and replaying understand.
 
     Raises:
-        ArgumentError: the model would be sharded over them.
+        ArgumentError: the launcher started fewer than it was asked for, or the model would be sharded over them.
     """
+    # accelerate names a meeting place for several processes, and then starts a single one.
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        raise ArgumentError(
+            "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
+            "torchrun --nproc_per_node N scripts/finetune.py"
+        )
     sharded = {
         "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
         "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
@@ -105,21 +126,19 @@ def check_processes(training: FinetuneArguments) -> None:
             )
 
 
-def check_output_dir(training: FinetuneArguments) -> None:
-    """Make sure that the output folder can take a run.
+def make_output_dir(settings: Settings) -> None:
+    """Make the output folder, and make sure that it is apart from what the run reads and can be written.
 
     Raises:
-        OutputError: it holds a run already, it is not a folder, or it cannot be written.
+        OutputError: it is, holds or lies in the base model's folder or one of the images', it is not a folder, or it
+            cannot be written.
     """
-    folder = Path(training.output_dir or "")
+    folder, data = Path(settings.training.output_dir or ""), settings.data
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--output_dir {folder} is a file; choose a folder")
-    taken = (folder / "hfft.json").exists() or list_checkpoints(folder)
-    if taken and not training.overwrite_output_dir and not training.resume_from_checkpoint:
-        raise OutputError(
-            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
-            "or replace it with --overwrite_output_dir"
-        )
+    names = ("dataset_name", "train_dir", "validation_dir", "test_dir")
+    places = {name: getattr(data, name) for name in names}
+    refuse_overlap(folder, {"model_name_or_path": settings.model.model_name_or_path, **places})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
@@ -127,6 +146,27 @@ def check_output_dir(training: FinetuneArguments) -> None:
             probe.flush()
     except OSError as error:
         raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
+
+
+def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) -> None:
+    """Make sure that the results replace nothing that was not meant to be replaced.
+
+    Raises:
+        OutputError: the folder holds a run already, or files of other origin whose names the results take.
+    """
+    folder, overwrite = Path(training.output_dir or ""), training.overwrite_output_dir
+    taken = (folder / RECORD).exists() or list_checkpoints(folder)
+    if taken and not overwrite and not training.resume_from_checkpoint:
+        raise OutputError(
+            f"{folder} already holds a run; choose another --output_dir, go on with --resume_from_checkpoint true, "
+            "or replace it with --overwrite_output_dir"
+        )
+    names = (*RESULTS, *(("lr_finder-*.png",) if training.find_lr else ()))
+    for place in (folder, folder / UNFINISHED):
+        if not overwrite:
+            refuse_foreign(place, names, "choose another --output_dir, or replace it with --overwrite_output_dir")
+        elif found := foreign(place, names):
+            say(f"Replacing files in {place} that hfft did not write: {', '.join(found)}.")
 
 
 def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Run:
@@ -154,7 +194,8 @@ def _what_is_new(run: Run) -> str:
     names = run.sets.skipped
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*run.sets.notes, *run.base.notes))
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{notes}{warning}{skipped}"
 
 
 def train_metrics(run: Run) -> dict[str, float]:
@@ -169,7 +210,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
     if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
+        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state
@@ -200,7 +241,7 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
     Example:
         >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
     """
-    return finetune(Settings(*parse_keywords(options)), say)
+    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
 
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
-from hfft.errors import ArgumentError, HfftError
+from hfft.errors import ArgumentError, DataError, HfftError
+from hfft.files import sha256_of
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
 FLAG = "--from_record"
-HASHED_BYTES = 4 * 2**30
-"""Most bytes of images whose content is hashed for the record; beyond, names, sizes and times must do."""
-
-_GROUPS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
 # Where a run writes, or what it did to its folder, is no part of what it computed.
 _NOT_REPEATED = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
@@ -54,13 +50,15 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
 
 def record_flags(record: RunRecord) -> list[str]:
     """Return the flags of a run, as far as they differ from the defaults."""
-    known = {item.name: item for group in _GROUPS for item in fields(group)}
+    known = {item.name: item for group in RUN_ARGUMENTS for item in fields(group)}
     standard = _defaults()
     values = {
         name: value
         for name, value in record.arguments.items()
         if name in known and name not in _NOT_REPEATED and value != standard.get(name)
     }
+    if record.cache.mode != "off":  # a race on another machine may be won by another engine
+        values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
     if epochs:
@@ -97,42 +95,27 @@ def weights_hashes(folder: Path) -> dict[str, str]:
         HfftError: one cannot be read.
     """
     try:
-        return {file.name: _sha256(file) for file in sorted(folder.glob("model*.safetensors"))}
+        return {file.name: sha256_of(file) for file in sorted(folder.glob("model*.safetensors"))}
     except OSError as error:
         raise HfftError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def content_hash(images: ImageSet) -> str | None:
-    """Return a SHA-256 over the bytes and the label of every image in order; None beyond `HASHED_BYTES`."""
-    if sum(_lengths(images)) > HASHED_BYTES:
-        return None
+    """Return a SHA-256 over the content and the label of every image in order; None where a file is gone."""
     digest = hashlib.sha256()
-    for value, label in zip(images.values(), images.labels.tolist(), strict=True):
-        try:
-            content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-        except OSError:  # gone since it was trained on
-            return None
-        digest.update(hashlib.sha256(content).digest() + label.to_bytes(8, "little"))
+    try:
+        contents = images.contents()
+    except DataError:  # a file of a set that was not trained on went away during the run
+        return None
+    for content, label in zip(contents, images.labels.tolist(), strict=True):
+        digest.update(bytes.fromhex(content) + label.to_bytes(8, "little"))
     return digest.hexdigest()
-
-
-def _lengths(images: ImageSet) -> Iterator[int]:
-    for value in images.values():
-        if value["bytes"] is not None:
-            yield len(value["bytes"])
-        elif os.path.exists(value["path"]):
-            yield os.path.getsize(value["path"])
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _defaults() -> dict[str, Any]:
     """Every option's default as a record holds it."""
     found: dict[str, Any] = {}
-    for group in _GROUPS[:-1]:
+    for group in RUN_ARGUMENTS[:-1]:
         found |= vars(group())
     plain: dict[str, Any] = FinetuneArguments().to_dict()  # type: ignore[no-untyped-call]
     return found | plain

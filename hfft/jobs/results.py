@@ -20,7 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfft._version import __version__
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
-from hfft.errors import DataError, HfftError
+from hfft.errors import DataError, DivergedError, HfftError
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.metrics import (
     SplitMetrics,
@@ -33,6 +33,7 @@ from hfft.metrics import (
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
+from hfft.output_folder import RECORD
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     BaseRecord,
@@ -43,6 +44,7 @@ from hfft.report.record import (
     PartRecord,
     PhaseRecord,
     RunRecord,
+    write_record,
 )
 from hfft.report.staging import replacing
 from hfft.report.trace import EpochRow, epoch_table, observe
@@ -62,7 +64,8 @@ def write_results(run: Run) -> str:
         OutputError: a file cannot be written; what an earlier run left in the folder is as it was.
     """
     rows = trace_rows(run)
-    with replacing(run.folder) as folder:
+    drawn = frozenset(name for name in run.drawn if (run.folder / name).exists())
+    with replacing(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
         _write_metrics(folder, run)
@@ -71,6 +74,8 @@ def write_results(run: Run) -> str:
         record = make_record(run, folder)
         evidence = _evidence(run, folder, record)
         write_report(folder, record, rows, evidence, str(run.folder))
+        record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
+        write_record(folder / RECORD, record)
     return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
 
 
@@ -163,6 +168,7 @@ def _data(run: Run) -> DataRecord:
         fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
+        notes=[*sets.notes, *run.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
     )
 
@@ -211,7 +217,11 @@ def _cache(run: Run) -> CacheRecord:
     if not cached:
         return CacheRecord("off", reason_off=reason)
     hits = sum(use.rows - use.computed for use in cached)
-    return CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    engine = max((use.engine for use in cached), key=lambda engine: engine.difference)
+    record = CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    record.engine = engine.label
+    record.engine_difference, record.engine_tolerance = engine.difference, engine.tolerance
+    return record
 
 
 def _frozen(result: PhaseResult) -> FrozenRecord | None:
@@ -290,6 +300,26 @@ def weights_kept(run: Run) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def best_kept(run: Run) -> Iterator[None]:
+    """Save the weights of the best epoch so far if the training diverges.
+
+    Raises:
+        DivergedError: the one that was raised within, with a hint at the weights.
+    """
+    try:
+        yield
+    except DivergedError as error:
+        best = run.best
+        if not best.tensors:
+            raise
+        run.model.load_state_dict(best.tensors, strict=False)
+        folder = _save_weights(run)
+        if folder is None:
+            raise
+        raise DivergedError(f"{error}. The weights of epoch {best.epoch:g}, the best, are saved in {folder}") from error
+
+
 def _save_weights(run: Run) -> Path | None:
     from hfft.models.checkpoint import save_checkpoint
     from hfft.report.staging import UNFINISHED, replacing
@@ -299,7 +329,7 @@ def _save_weights(run: Run) -> Path | None:
     folder = run.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
-        with replacing(folder) as staging:
+        with replacing(folder, overwrite=True) as staging:
             save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None

@@ -9,7 +9,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import yaml
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.jobs.inputs import Shared
+from hfft.models.checkpoint import make_output_folder
+from hfft.output_folder import RESULTS, claim, locked, refuse_foreign
 from hfft.report.record import RunRecord, read_record
 from hfft.training.run import Settings
 
+FILES = ("sweep.csv", "sweep.png")
 Options = dict[str, str]
 ParseRun = Callable[[list[str]], Settings]
 
@@ -61,10 +64,24 @@ def sweep(
     """
     planned = [(options, folder / run_name(options)) for options in runs]
     settings = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
+    make_output_folder(folder)
+    refuse_foreign(folder, FILES)
+    with locked(folder) if settings[0].training.process_index == 0 else nullcontext():
+        return _sweep(base, planned, settings, folder, say)
+
+
+def _sweep(
+    base: list[str],
+    planned: Sequence[tuple[Options, Path]],
+    settings: Sequence[Settings],
+    folder: Path,
+    say: Callable[[str], None],
+) -> int:
     with _libraries_unseen():
         rows, failures = _run_all(planned, settings, say)
     rows.sort(key=lambda row: (-row.accuracy, row.loss))
     if rows:
+        claim(folder, FILES)
         write_sweep(folder, rows)
         say(f"\n{sweep_table(rows)}\n\nTable: {folder / 'sweep.csv'}, figure: {folder / 'sweep.png'}.")
         say(f"The best one again: hfft finetune {shlex.join([*base, *_flags(rows[0].options)])}")
@@ -190,6 +207,8 @@ def _check(settings: Settings, shared: Shared) -> str:
 
 def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:
     began = time.perf_counter()
+    if not settings.training.overwrite_output_dir:
+        refuse_foreign(folder, RESULTS)
     settings.training.overwrite_output_dir = True  # a folder without hfft.json holds a run that was stopped
     settings.training.disable_tqdm = True
     settings.training.baselines = "none"

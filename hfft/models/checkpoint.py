@@ -17,6 +17,7 @@ from hfft.models.delta import load_delta
 from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.load import load_pretrained, quiet
 from hfft.models.tensors import state_to_save
+from hfft.output_folder import CONFIG, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -125,6 +126,9 @@ def merge(
         raise OutputError(f"{output} holds a checkpoint already; choose another --output_dir")
     if not (source / DELTA).exists():
         raise ModelError(f"{source} holds no {DELTA}; give the folder or the Hub id of a delta")
+    refuse_overlap(output, {"base": base})
+    if not (output.is_dir() and output.samefile(source)):
+        refuse_foreign(output, RESULTS)
     model, processor = load_delta(source, base, token, trust_remote_code)
     make_output_folder(output)
     beside = {name: (source / name).read_bytes() for name in BESIDE if (source / name).exists()}
@@ -133,6 +137,8 @@ def merge(
         for name, content in beside.items():
             # The run's own files, to the byte: saving a loaded configuration may leave out what is not the model's.
             write_whole(output / name, content)
+        weights = [file.name for pattern in WEIGHTS for file in output.glob(pattern)]
+        claim(output, [*beside, CONFIG, "preprocessor_config.json", *weights])
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write the checkpoint to {output}: {error}; free some room") from error
     return output

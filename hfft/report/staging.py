@@ -6,22 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from hfft.errors import OutputError, one_line
+from hfft.output_folder import CLAIMS, CONFIG, RECORD, WEIGHTS, foreign, listed, note, owned
 
-RECORD, CONFIG = "hfft.json", "config.json"
-RESULTS = (
-    *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
-    *("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "delta.safetensors"),
-    *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
-    "model.onnx",  # an export of the weights that go
-    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
-)
-"""What a run may leave in its folder; whatever else lies there is the user's."""
 UNFINISHED = "unfinished"
 """Folder within the output folder that takes the weights of a run whose results could not be written."""
 
@@ -29,8 +21,8 @@ _STAGING = ".saving-"
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write results into; on leaving, they replace those that `folder` holds.
+def replacing(folder: Path, overwrite: bool = False, kept: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Give a new folder to write results into; on leaving, they replace what hfft itself wrote into `folder`.
 
     An error while they are written leaves `folder` as it was. They are put in place in such an order that at
     any moment a folder with ``hfft.json`` holds all results of one run, and a folder with ``config.json`` the
@@ -38,9 +30,11 @@ def replacing(folder: Path) -> Iterator[Path]:
 
     Args:
         folder: that exists.
+        overwrite: replace files of other origin too, where the results take their names.
+        kept: names of hfft's own files in `folder` that belong to the new results.
 
     Raises:
-        OutputError: something cannot be written.
+        OutputError: something cannot be written, or a file of other origin is in the way.
     """
     try:
         for left_behind in folder.glob(f"{_STAGING}*"):  # by a run that was killed
@@ -48,7 +42,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=_STAGING))
         try:
             yield staging
-            _put_in_place(staging, folder)
+            _put_in_place(staging, folder, overwrite, kept)
         except OutputError as error:
             raise OutputError(str(error).replace(str(staging), str(folder))) from error
         finally:
@@ -60,12 +54,32 @@ def replacing(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def _put_in_place(staging: Path, folder: Path) -> None:
+def discard(folder: Path) -> None:
+    """Delete what hfft wrote into a folder, and the folder if nothing else is in it."""
+    for name in owned(folder):
+        _remove(folder / name)
+    with suppress(OSError):  # the user's own files are in it, or it is not there
+        folder.rmdir()
+
+
+def _put_in_place(staging: Path, folder: Path, overwrite: bool, kept: frozenset[str]) -> None:
     last = (CONFIG, RECORD)
-    old = {file.name for pattern in RESULTS for file in folder.glob(pattern)}
-    for name in (*reversed(last), *sorted(old.difference(last))):
-        (folder / name).unlink(missing_ok=True)
     new = {file.name for file in staging.iterdir()}
+    # Weights in pieces and weights in one file would be taken for each other.
+    in_the_way = foreign(folder, {*new, *(WEIGHTS if new.intersection(WEIGHTS) else ())})
+    if in_the_way and not overwrite:
+        raise OutputError(f"{folder} holds {listed(in_the_way)}, which appeared during the run and is not hfft's own")
+    old = (owned(folder) | set(in_the_way)) - kept - {CLAIMS}
+    note(folder, old | new)  # also after a kill, when the record is gone
+    for name in (*(name for name in reversed(last) if name in old), *sorted(old.difference(last))):
+        _remove(folder / name)
     for name in (*sorted(new.difference(last)), *(name for name in last if name in new)):
         os.replace(staging / name, folder / name)
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    if RECORD in new:
+        (folder / CLAIMS).unlink(missing_ok=True)
+    discard(folder / UNFINISHED)
+
+
+def _remove(file: Path) -> None:
+    if not file.is_dir():  # a folder of that name is the user's
+        file.unlink(missing_ok=True)

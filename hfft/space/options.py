@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from hfft.arguments import option
+from hfft.data.images import MAX_PIXELS
 from hfft.errors import ArgumentError
 from hfft.space.uploads import Limits
 
@@ -32,7 +33,7 @@ class SpaceArguments:
     max_epochs: int = option(20, "Most epochs of one training.")
     max_minutes: float = option(20.0, "Most minutes that one training may take.")
     max_waiting: int = option(8, "How many trainings may wait in the queue.")
-    max_megapixels: int = option(50, "Most megapixels of one image.")
+    max_megapixels: int = option(MAX_PIXELS // 10**6, "Most megapixels of one image.")
     max_batch: int = option(64, "Most images of one batch to classify.")
     keep_minutes: int = option(60, "Minutes after which uploads and trained models that nobody uses are removed.")
 
@@ -42,6 +43,8 @@ class SpaceArguments:
         for name in ("max_upload_mb", "max_images", "max_classes", "max_epochs", "max_megapixels", "max_batch"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_megapixels * 10**6 > MAX_PIXELS:
+            raise ArgumentError(f"--max_megapixels must be at most {MAX_PIXELS // 10**6}, as for every image")
         for name in ("max_minutes", "keep_minutes"):
             if getattr(self, name) <= 0:
                 raise ArgumentError(f"--{name} must be above 0, not {getattr(self, name)}")

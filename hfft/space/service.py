@@ -101,16 +101,21 @@ class Space:
 
     # Images --------------------------------------------------------------------------------------------
 
-    def image(self, path: str | None) -> Image.Image:
+    def image(self, path: str | None, least: int | None = None) -> Image.Image:
         """Return an uploaded image.
+
+        Args:
+            path: of the file.
+            least: as for `hfft.data.images.open_image`.
 
         Raises:
             DataError: there is none, or it cannot be used.
         """
         if not path:
             raise DataError("choose an image first: upload one, paste one, or take an example")
-        return open_upload(path, self.limits)
+        return open_upload(path, self.limits, least=least)
 
+<<<<<<< HEAD
     def classify(
         self, session: Session, name: str | None, path: str | None, about: str | None = None
     ) -> tuple[Image.Image, Prediction, ActivationMap | None, list[str]]:
@@ -126,6 +131,12 @@ class Space:
             HfftError: there is no such model, or the image cannot be used.
         """
         loaded, image = self.loaded(session, name), self.image(path)
+=======
+    def classify(self, session: Session, path: str | None, about: str | None = None) -> tuple[Prediction, list[str]]:
+        """Label an image and remember its activation map; return the prediction and all labels."""
+        loaded = self.loaded(session)
+        image = self.image(path, loaded.classifier.pixels.least)
+>>>>>>> house
         (prediction,) = loaded.classify([image])
         if prediction.error:
             raise DataError(prediction.error)
@@ -183,11 +194,18 @@ class Space:
 
     def prefix_seconds(self, session: Session, name: str | None) -> float | None:
         """Return what one image takes in the frozen part on this machine; None where that cannot be measured."""
+<<<<<<< HEAD
         loaded = self.loaded(session, name)
         if loaded.prefix_seconds is None and (example := next(iter(self.examples(session, name)), None)):
             image = self.image(example[0])
             loaded.pipeline(image)  # the first pass through a model is not like the others
             loaded.prefix_seconds = loaded.pipeline(image).stages[2].seconds
+=======
+        loaded = self.loaded(session)
+        if loaded.prefix_seconds is None and (path := next(iter(self.examples()), None)):
+            trace = loaded.pipeline(self.image(path, loaded.classifier.pixels.least))
+            loaded.prefix_seconds = trace.stages[2].seconds
+>>>>>>> house
         return loaded.prefix_seconds
 
     def quiz(self, session: Session, name: str | None) -> tuple[Question, ...]:
@@ -204,14 +222,18 @@ class Space:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
         runs, answers = [], []
+<<<<<<< HEAD
         image = self.image(path) if path else None
         shown = session.shown
+=======
+>>>>>>> house
         for name in names[:8]:
             loaded = self.models.get(self.source(session, name))
             if loaded.run is None:
                 raise DataError(f"{name} has no run record, so it cannot be compared")
             runs.append(FinishedRun(loaded.run.folder, name, loaded.run.record, loaded.run.rows))
-            found = loaded.classify([image])[0] if image else None
+            least = loaded.classifier.pixels.least
+            found = loaded.classify([self.image(path, least)])[0] if path else None
             answers.append(f"{found.label} {found.probability:.1%}" if found else "-")
         session.shown = shown
         return runs, answers
@@ -258,7 +280,7 @@ def classify_files(
     for path in paths:
         name = Path(path).name
         try:
-            image = open_upload(path, limits)
+            image = open_upload(path, limits, least=loaded.classifier.pixels.least)
         except DataError as error:
             rows.append(Prediction(name, error=str(error)))
             continue

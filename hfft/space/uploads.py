@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -20,8 +19,8 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from hfft.data.images import open_image
-from hfft.data.sources import EXTENSIONS
+from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, upright_rgb
+from hfft.data.layout import layout
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
@@ -29,7 +28,6 @@ _SPLITS = {"train": "train", "training": "train", "validation": "validation", "v
 _SPLITS |= {"val": "validation", "test": "test", "testing": "test"}
 _TITLES = {"train": "To train on", "validation": "To validate on", "test": "To test on"}
 _CHUNK = 1 << 20  # bytes
-_IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Limits:
     megabytes: int = 200
     images: int = 2000
     classes: int = 50
-    pixels: int = 50_000_000
+    pixels: int = MAX_PIXELS
     batch: int = 64
 
 
@@ -105,13 +103,16 @@ class Uploaded:
             raise DataError(f"{strange[0]} has no training images; put some into train/{strange[0]}")
 
 
-def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None = None) -> Image.Image:
+def open_upload(
+    path: str | os.PathLike[str], limits: Limits, name: str | None = None, least: int | None = None
+) -> Image.Image:
     """Return the first frame of an uploaded image, upright, in RGB.
 
     Args:
         path: the file.
         limits: of bytes and pixels; the header is held against them before any pixel is decoded.
         name: what errors call the image.
+        least: as for `hfft.data.images.open_image`.
 
     Raises:
         DataError: it is empty, not an image, damaged or too large.
@@ -123,30 +124,30 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
             raise DataError(f"{shown} is empty; choose another file")
         if size > limits.megabytes * 1_000_000:
             raise DataError(f"{shown} is larger than {limits.megabytes} MB; choose a smaller file")
-        with warnings.catch_warnings():
-            # Pillow warns of large images; here they are refused by the same figures.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                width, height = opened.size
-            if width * height > limits.pixels:
-                raise _too_large(shown, limits, f"{width} x {height}")
-            return _decoded(path, shown)
-    except Image.DecompressionBombError as error:
-        raise _too_large(shown, limits) from error
+        with opened(path, Bounds(limits.pixels)) as image:
+            shrink(image, least)
+            return upright_rgb(image)
+    except BoundsError as error:
+        raise DataError(f"{shown} is {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{shown} is not an image that can be read; choose a JPEG, PNG or WebP file") from error
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{shown} cannot be read: {error or type(error).__name__}; choose another file") from error
+    except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
+        raise DataError(f"{shown} is damaged ({error or type(error).__name__}); choose another file") from error
 
 
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:
     """Unpack a zip of class folders into ``target/<split>/<class>/<number>.<ext>``.
 
+<<<<<<< HEAD
     An image's class is the path of its folder below the folder that all images share. Where the folders at the top
     are called train, validation or test, they are the splits. What is not an image, or is an image that is there
     already, is left out.
+=======
+    An image's class is the first folder below those that lie around all images; ``train`` and ``test`` there are
+    splits, of which ``train`` counts. What is no image is left out.
+>>>>>>> house
 
     Raises:
         DataError: it is not a zip, it would write outside the target, two folders would be one class, it exceeds a
@@ -155,7 +156,14 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
     found = Uploaded()
     try:
         with zipfile.ZipFile(path) as archive:
+<<<<<<< HEAD
             for member, split, label in _members(archive, limits):
+=======
+            found = Uploaded()
+            members = _members(archive, limits, found.left_out)
+            budget = limits.megabytes * 1_000_000
+            for member, label in members:
+>>>>>>> house
                 with archive.open(member) as stream:
                     _add(found, target, (split, label), stream, (member.filename, limits))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -201,6 +209,7 @@ def class_name(text: str) -> str:
     return name
 
 
+<<<<<<< HEAD
 def _decoded(path: str | os.PathLike[str], shown: str) -> Image.Image:
     try:
         return open_image(path, shown)
@@ -237,6 +246,30 @@ def _members(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.Zip
         raise DataError(f"the zip holds no images in class folders{more}")
     classes = _classes({folder for _, folder in members})
     _count({label for _, label in classes.values()}, len(members), limits)
+=======
+def _members(
+    archive: zipfile.ZipFile, limits: Limits, left_out: list[tuple[str, str]]
+) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Return the training images in a zip with their classes, from its table of contents alone."""
+    if len(archive.filelist) > 4 * limits.images + 1000:
+        raise DataError(f"the zip has {len(archive.filelist):,} entries; at most {limits.images:,} images are allowed")
+    paths = {"/".join(_parts(member)): member for member in archive.infolist() if not member.is_dir()}
+    plan = layout(paths)
+    if outside := plan.left_out.get("in no class folder"):
+        raise DataError(f"{outside[0][-80:]} lies outside any folder; put each image into its class's folder")
+    if not plan.splits:
+        nested = any(ending in plan.left_out for ending in (".zip", ".gz", ".tar", ".7z", ".rar"))
+        more = "; it holds other archives, which are not opened" if nested else ""
+        raise DataError(f"the zip holds no images in class folders{more}")
+    if "train" not in plan.splits:
+        raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
+    for split, entries in plan.splits.items():
+        if split != "train":  # training on them would spoil them for a test
+            left_out.append((plan.folders[split], f"a split that is not trained on, {len(entries):,} images"))
+    names = _class_names(sorted({entry.label for entry in plan.splits["train"]}))
+    members = [(paths[entry.source], names[entry.label]) for entry in plan.splits["train"]]
+    _count(sorted({label for _, label in members}), len(members), limits)
+>>>>>>> house
     declared = sum(member.file_size for member, _ in members)
     if declared > limits.megabytes * 1_000_000:
         raise DataError(f"the zip unpacks to {declared / 1e6:,.0f} MB; at most {limits.megabytes} MB are allowed")
@@ -267,6 +300,17 @@ def _classes(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, 
             raise DataError(f"the folders {one} and {two} would both be the class {key[1]}; give them different names")
         classes[folder], owners[key] = key, folder
     return classes
+
+
+def _class_names(labels: Sequence[str]) -> dict[str, str]:
+    """What each folder's class is called; two folders of one name are refused."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = class_name(label)
+        if name in names.values():
+            raise DataError(f"two folders of the zip would be the class {name!r}; give them names that differ more")
+        names[label] = name
+    return names
 
 
 def _parts(member: zipfile.ZipInfo) -> list[str]:

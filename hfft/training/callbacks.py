@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from hfft.errors import PreemptedError
+from hfft.errors import DivergedError, PreemptedError
+
+_ROUNDING = 1e-6  # epochs are sums of fractions
 
 
 class PhaseCallback(TrainerCallback):
@@ -148,19 +151,22 @@ class Average(TrainerCallback):
 
 
 class Views(TrainerCallback):
-    """Tells the training set which epoch it is, so that it serves that epoch's augmented view.
+    """Tells the training set which epoch of the run it is, so that it shows that epoch's augmented view.
+
+    Nothing else may tell it. The name of the data sets' method is one that no library calls: loaders call a
+    ``set_epoch``, with the epoch of the phase, and not where the first batches of a resumed epoch are skipped.
 
     Args:
-        set_epoch: takes the number of the epoch.
-        before: epochs of earlier phases, whole ones.
+        show_view: takes the number of the epoch, counted from 0 over all phases.
+        before: epochs of earlier phases; one that was cut short counts as a whole one.
     """
 
-    def __init__(self, set_epoch: Callable[[int], None], before: float = 0.0) -> None:
-        self.set_epoch, self.before = set_epoch, int(before)
+    def __init__(self, show_view: Callable[[int], None], before: float = 0.0) -> None:
+        self.show_view, self.before = show_view, math.ceil(before - _ROUNDING)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the epoch; a resumed epoch counts as the one it belongs to."""
-        self.set_epoch(self.before + int(state.epoch + 1e-6))
+        """Show the epoch's view; a resumed epoch counts as the one it belongs to."""
+        self.show_view(self.before + int(state.epoch + _ROUNDING))
 
 
 class QuietProgress(ProgressCallback):
@@ -253,3 +259,43 @@ class StopAndSave(TrainerCallback):
             if self.preemption.asked:
                 control.should_training_stop = self.saved = True
         self.due = False
+
+
+class EndIfDiverged(TrainerCallback):
+    """Ends a training whose loss is not finite: before the step that would spoil the weights, on all processes at once.
+
+    It comes before whatever keeps the best weights or averages them.
+
+    Args:
+        phase: what the trace calls it.
+    """
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+        self._finite: Tensor | None = None
+
+    def note(self, loss: Tensor) -> None:
+        """Take the loss of a batch, of this process's share."""
+        finite = torch.isfinite(loss.detach()).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hold every process's losses since the last step to be finite."""
+        if self._finite is None:
+            return
+        finite, self._finite = self._finite.int(), None
+        if args.world_size > 1:
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+        if not finite.item():
+            raise self._error("training", f"step {state.global_step + 1}", args)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hold the validation loss, which all processes know, to be finite."""
+        if not math.isfinite(kwargs["metrics"].get("eval_loss", 0.0)):
+            raise self._error("validation", f"epoch {state.epoch or 0:g}", args)
+
+    def _error(self, which: str, moment: str, args: Any) -> DivergedError:
+        return DivergedError(
+            f"the training diverged: the {which} loss is no longer a finite number at {moment} of phase {self.phase}; "
+            f"try a lower --learning_rate than {args.learning_rate:g}"
+        )

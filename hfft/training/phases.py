@@ -25,6 +25,7 @@ from hfft.cache.prepare import (
 from hfft.data.preprocessing import Pixels, collate
 from hfft.errors import PreemptedError
 from hfft.models.tensors import digest
+from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
 from hfft.planning.plan import Phase, ready_together
 from hfft.split.cut import cut_phase
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
     from hfft.training.run import Run
 
 
+FEW_STEPS = 10
+"""A phase of fewer optimizer steps is pointed out before it is trained."""
+
+
 @dataclass(frozen=True)
 class ReadyPhase:
     """A phase that can be trained: its data and what it looks like."""
@@ -59,6 +64,21 @@ class ReadyPhase:
     phase: Phase
     prepared: Prepared
     view: PhaseView
+
+
+@dataclass(frozen=True)
+class Interruptible:
+    """What a phase must know to be stopped and gone on with.
+
+    Args:
+        identity: of the run; see `hfft.training.resume.identity_of`.
+        resumed: the checkpoint that the phase goes on from, or None.
+        preemption: ends the training in good order when SIGTERM comes.
+    """
+
+    identity: dict[str, Any]
+    resumed: Checkpoint | None
+    preemption: Preemption
 
 
 def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | None = None) -> FreezeTrainer:
@@ -77,9 +97,10 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     training, phases = run.settings.training, run.plan.phases
     memory_format = choose_memory_format(run.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
+    identity = identity_of(run)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
-        resumed.check(identity_of(run))
+        resumed.check(identity)
         restore_run(run, resumed)
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
@@ -91,7 +112,8 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
             if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
                 run.baselines = probe_baselines(run, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
-        trainer = _train_phase(run, ready.pop(0), here, preemption or Preemption(), say)
+        around = Interruptible(identity, here, preemption or Preemption())
+        trainer = _train_phase(run, ready.pop(0), around, say)
     trainer.state = run.continuous(trainer.state)
     return trainer
 
@@ -121,19 +143,19 @@ def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) ->
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
-def _train_phase(
-    run: Run, ready: ReadyPhase, resumed: Checkpoint | None, preemption: Preemption, say: Callable[[str], None]
-) -> FreezeTrainer:
+def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
-    phase, names = ready.phase, _changing(run.model, ready.phase)
+    phase, names, resumed = ready.phase, _changing(run.model, ready.phase), around.resumed
     run.changed |= names
     freeze(run.model, phase)
     before = digest(frozen_tensors(run.model, phase))
+    if (steps := _steps(run, ready)) < FEW_STEPS:
+        say(_few_steps(phase.name, steps, run.settings.training.per_device_train_batch_size))
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
-    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer), resumed)
-    metrics = _train(trainer, checkpoints, preemption)
+    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)
+    metrics = _train(trainer, checkpoints, around.preemption)
     after = digest(frozen_tensors(run.model, phase))
     if before != after:
         raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
@@ -152,6 +174,23 @@ def _train_phase(
     )
     run.add(result, trainer.state.log_history)
     return trainer
+
+
+def _steps(run: Run, ready: ReadyPhase) -> int:
+    """Return how many optimizer steps a phase makes at most."""
+    training, images = run.settings.training, len(run.sets.train)
+    if training.max_steps > 0:
+        return int(training.max_steps)
+    batches = images / (training.per_device_train_batch_size * training.world_size)
+    whole = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
+    per_epoch: int = max(1, math.ceil(whole / int(training.gradient_accumulation_steps)))
+    return math.ceil(ready.phase.epochs * per_epoch)
+
+
+def _few_steps(name: str, steps: int, batch: int) -> str:
+    count = "a single optimizer step" if steps == 1 else f"{steps} optimizer steps"
+    advice = f"a --per_device_train_batch_size below {batch} or more epochs give" if batch > 1 else "more epochs give"
+    return f"Phase {name} has only {count}, which may train little: {advice} it more."
 
 
 def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Preemption) -> dict[str, float]:
@@ -200,7 +239,8 @@ def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say:
     if run.settings.training.process_index == 0:
         from hfft.report.plots import rates_figure  # it draws; other runs do not wait for its imports
 
-        target = run.folder / f"lr_finder-{len(run.phases) + 1}.png"
+        target = run.folder / run.drawn[len(run.phases)]
+        claim(run.folder, [target.name])
         rates_figure(found.tried, found.losses, found.learning_rate, target)
         say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
     return found.learning_rate
@@ -221,10 +261,10 @@ def _splits(run: Run) -> dict[str, ImagesAndPixels]:
     data, seed = run.settings.data, run.settings.training.seed
     views = data.views if data.augment != "none" else 1
     views = min(views, math.ceil(run.settings.training.num_train_epochs))
-    augmented = Pixels(run.processor, data.augment, seed)
+    augmented = Pixels(run.processor, data.augment, seed, run.settings.cache.exact)
     return {
         "train": ImagesAndPixels(run.sets.train, augmented, views),
-        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
+        "validation": ImagesAndPixels(run.sets.validation, run.plain_pixels),
     }
 
 
@@ -236,7 +276,7 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
         run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
     trainer.objective = _objective(run)
-    trainer.add_callback(Views(datasets["train"].set_epoch, run.epochs))  # type: ignore[attr-defined]
+    trainer.add_callback(Views(datasets["train"].show_view, run.epochs))  # type: ignore[attr-defined]
     for callback in run.callbacks:
         if isinstance(callback, PhaseCallback):
             callback.on_phase_begin(ready.phase.name, run.epochs)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels
 from hfft.errors import ArgumentError, OutputError, one_line
+from hfft.planning.plan import Phase
 from hfft.training.callbacks import Average, Best
 from hfft.training.run import Baselines, PhaseResult
 from hfft.training.trainer import FreezeTrainer
@@ -25,8 +30,9 @@ if TYPE_CHECKING:
     from hfft.training.run import Run
 
 
-FORMAT = 1
+FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
+_HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
 
 @dataclass
@@ -84,10 +90,10 @@ class Checkpoint:
         before = self.record["identity"]
         names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if names:
-            differences = "; ".join(f"{name} was {before.get(name)!r} and is {identity.get(name)!r}" for name in names)
+            pairs = [f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names]
             raise ArgumentError(
-                f"{self.folder} belongs to another run: {differences}. Give the flags of that run, or start anew with "
-                "--overwrite_output_dir and without --resume_from_checkpoint"
+                f"{self.folder} belongs to another run: {'; '.join(pairs)}. Give the flags of that run, or start "
+                "anew with --overwrite_output_dir and without --resume_from_checkpoint"
             )
 
     def restore_weights(self, model: nn.Module) -> None:
@@ -135,17 +141,29 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the whole checkpoints in a folder, oldest first."""
+    """Return the whole checkpoints of hfft in a folder, oldest first; others have another record or none."""
     steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
-    whole = {path: int(match[1]) for path, match in steps.items() if match and (path / RECORD).is_file()}
+    whole = {path: int(match[1]) for path, match in steps.items() if match and _is_own(path)}
     return sorted(whole, key=lambda path: whole[path])
 
 
 def remove_checkpoints(folder: Path, keep: int = 0) -> None:
     """Delete all but the newest `keep` checkpoints, and what an interrupted one left behind."""
     found = list_checkpoints(folder)
-    for path in [*found[: len(found) - keep], *folder.glob(".checkpoint-*")]:
+    halves = [path for path in folder.glob(".checkpoint-*") if _HALF.fullmatch(path.name)]
+    for path in [*found[: len(found) - keep], *halves]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the record is hfft's; a damaged one counts, so that opening it says what is wrong."""
+    if not (folder / RECORD).is_file():
+        return False
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (folder / TENSORS).exists()
+    return isinstance(record, dict) and {"format", "identity", "phase"} <= record.keys()
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -164,37 +182,65 @@ def _open(folder: Path) -> Checkpoint:
     return Checkpoint(folder, record, groups)
 
 
-def identity_of(run: Run) -> dict[str, Any]:
-    """Return, by name, everything that two runs must share for one to go on where the other stopped."""
-    settings, training = run.settings, run.settings.training
-    names = (
-        *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
-        *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "gradient_accumulation_steps"),
-        *("per_device_train_batch_size", "seed", "data_seed", "label_smoothing_factor", "mixup", "class_weights"),
-        *("ema_decay", "early_stopping_patience", "find_lr", "keep", "eval_strategy", "bf16", "fp16"),
-    )
-    return {
-        "model": run.pretrained.sha256,
-        "policy": run.plan.policy,
-        "labels": list(run.sets.labels),
-        "training images": run.sets.train.fingerprint(),
-        "validation images": run.sets.validation.fingerprint(),
-        "preprocessing": Pixels(run.processor, settings.data.augment, training.seed).fingerprint(),
-        "views": settings.data.views,
-        "head_lr_scale": settings.policy.head_lr_scale,
-        "layer_decay": settings.policy.layer_decay,
-        "cache_dtype": settings.cache.cache_dtype,
-        "memory_format": settings.cache.memory_format,
-        "class_token_shortcut": settings.cache.class_token_shortcut,
-        "processes": training.world_size,
-        **{name: getattr(training, name) for name in names},
+_DIGITS = 12  # of a digest, to be read by people
+
+MAY_CHANGE = frozenset(
+    {
+        # Where things are. What is there counts: weights, configuration, plan, images and labels have entries below.
+        *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
+        *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
+        *("image_column_name", "label_column_name", "on_bad_image", "cache_dir", "cache_max_gb", "output_dir"),
+        # What is written, shown and published.
+        *("overwrite_output_dir", "resume_from_checkpoint", "figures", "disable_tqdm", "report_to", "run_name"),
+        *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
+        *("log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics"),
+        *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
+        *("enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"),
+        *("hub_always_push", "hub_revision"),
+        # How batches are fetched, and the processes' own numbers.
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
+        *("dataloader_multiprocessing_context", "ddp_timeout", "local_rank"),
     }
+)
+"""Options that two runs need not share; every other one, also of later versions of transformers, they must."""
+LIBRARIES = ("torch", "torchvision", "transformers", "timm", "accelerate", "pillow")
+"""Whose versions may change a run's bits."""
 
 
-def moment_of(run: Run, trainer: FreezeTrainer) -> Moment:
+def identity_of(run: Run) -> dict[str, Any]:
+    """Return, by name, everything that two runs must share for one to go on where the other stopped.
+
+    That is every option but those in `MAY_CHANGE`, and what they stand for: weights, images, labels, versions.
+    """
+    settings, sets = run.settings, run.sets
+    training: Any = settings.training
+    given = (asdict(settings.model), asdict(settings.data), asdict(settings.policy), asdict(settings.cache))
+    options: dict[str, Any] = {name: value for each in (*given, training.to_dict()) for name, value in each.items()}
+    identity = {
+        **{name: value for name, value in options.items() if name not in MAY_CHANGE},
+        "model": run.pretrained.sha256,
+        "model configuration": _digest(_configuration(run.model.config.to_dict())),
+        "plan": _digest([_plain_phase(phase) for phase in run.plan.phases]),
+        "labels": list(sets.labels),
+        "training images": _images(sets.train),
+        "validation images": _images(sets.validation),
+        "test images": _images(sets.test) if sets.test is not None else None,
+        "preprocessing": Pixels(
+            run.processor, settings.data.augment, training.seed, settings.cache.exact
+        ).fingerprint()[:_DIGITS],
+        "processes": training.world_size,
+        "device": training.device.type,
+        **{f"version of {name}": version(name) for name in LIBRARIES},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+    return plain
+
+
+def moment_of(run: Run, trainer: FreezeTrainer, identity: dict[str, Any]) -> Moment:
     """Return the moment at which a phase begins; its weights are read when a checkpoint is made."""
     return Moment(
-        identity_of(run),
+        identity,
         phase=len(run.phases),
         done={"phases": [asdict(each) for each in run.phases], "log": run.log, "baselines": _plain(run.baselines)},
         steps=run.steps,
@@ -228,3 +274,25 @@ def _plain(baselines: Baselines) -> dict[str, Any]:
         },
         "seconds": baselines.seconds,
     }
+
+
+def _images(images: ImageSet) -> str:
+    labels = hashlib.sha256(np.asarray(images.labels, np.int64).tobytes()).hexdigest()[:_DIGITS]
+    return f"{len(images)} images {images.fingerprint()[:_DIGITS]} with labels {labels}"
+
+
+def _configuration(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's configuration without names, versions, and what a forward notes in it."""
+    names = ("id2label", "label2id", "_name_or_path", "name_or_path", "transformers_version", "problem_type")
+    return {name: value for name, value in config.items() if name not in names}
+
+
+def _plain_phase(phase: Phase) -> dict[str, Any]:
+    """Return a phase with its sets in order."""
+    plain = asdict(phase).items()
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in plain}
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

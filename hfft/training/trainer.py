@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -21,7 +23,7 @@ from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase
 from hfft.split.halves import Suffix
-from hfft.training.callbacks import Average
+from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.objective import Objective
 
 
@@ -59,6 +61,7 @@ class FreezeTrainer(Trainer):
         objective: what training minimises; cross-entropy if not set otherwise.
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
+        divergence: ends the training when a loss is not finite.
         predictions: of the last evaluation.
     """
 
@@ -77,6 +80,7 @@ class FreezeTrainer(Trainer):
         self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
+        self.divergence = EndIfDiverged(phase.name)
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
         super().__init__(
@@ -89,7 +93,14 @@ class FreezeTrainer(Trainer):
             compute_metrics=_metrics,
             preprocess_logits_for_metrics=_logits_alone,
         )
+        self.add_callback(self.divergence)
         self._epoch_began = time.perf_counter()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Train on a batch as the Trainer does, and note whether its loss is finite."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.divergence.note(loss)
+        return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""
@@ -97,6 +108,27 @@ class FreezeTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class(self._groups(model or self.model), **options)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Build the schedule; a warm-up of n steps begins at 1/n of the rate, so that the first step trains too.
+
+        That of transformers begins at 0, with which a phase of a single step would train nothing.
+        """
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
+            if warmup > 0 and isinstance(scheduler, LambdaLR):
+                factors = [_warmed(factor, warmup, num_training_steps) for factor in scheduler.lr_lambdas]
+                self.lr_scheduler = LambdaLR(scheduler.optimizer, factors)
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of training batches."""
+        return self._apart(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Build the loader of evaluation batches."""
+        return self._apart(super().get_eval_dataloader(eval_dataset))
 
     def compute_loss(
         self,
@@ -154,6 +186,17 @@ class FreezeTrainer(Trainer):
         self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
         gc.collect()
 
+    def _apart(self, loader: Any) -> DataLoader[Any]:
+        """Let workers that outlive an epoch be seeded apart from training.
+
+        Their loader draws a seed once in its life in place of once per epoch: a resumed run would draw once more.
+        Nothing in a worker is random but augmentation, which has its own seed.
+        """
+        if self.args.dataloader_persistent_workers and getattr(loader, "generator", None) is None:
+            loader.base_dataloader.generator = torch.Generator()
+        prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
+        return prepared
+
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -194,6 +237,19 @@ class FreezeTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         elif checkpoint is not None:
             self.checkpoints.restore_random_state(self)
+
+
+def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable[[int], float]:
+    """Return a schedule's factor of each step, with a warm-up that is a step ahead and reaches 1 in its last step."""
+    # After the last step the schedule is asked once more; one that never fell cannot always answer.
+    lasting = steps + 1 if warmup >= steps else 0
+
+    def warmed(step: int) -> float:
+        if step + 1 < warmup:
+            return factor(step + 1)
+        return 1.0 if step < max(warmup, lasting) else factor(step)
+
+    return warmed
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import safetensors.torch
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from hfft.cache.entries import list_entries, prune
 from hfft.cache.placement import Placement, choose_placement
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.cli import main
 from hfft.errors import OutputError
 from hfft.files import write_whole
 from hfft.split.split import Leaf
 
-KEY = CacheKey("weights", "boundary", "pixels", "data", 1, "auto", "None", "contiguous", "software")
+KEY = CacheKey("weights", "model", "boundary", "pixels", "data", 1, "auto", "None", "contiguous", "software")
 LEAVES = [Leaf("map", (3, 2, 2), torch.float32), Leaf("ids", (5,), torch.int64)]
 COUNT = 200
 
@@ -152,6 +160,133 @@ def test_two_fillings_at_once_give_one_result(tmp_path: Path) -> None:
     assert cache.damaged == []
     found = cache.gather(list(range(COUNT)))
     assert all(torch.equal(found[key], expected) for key, expected in values(range(COUNT)).items())
+
+
+# What a run finds there -------------------------------------------------------------------------------
+
+Folder = Callable[..., Path]
+HEAD = ("--baselines", "none", "--policy", "head", "--num_train_epochs", "2", "--disable_tqdm", "true")
+REUSED = "24 of 24 rows were there already"
+
+
+def weights(train: Path, base: Path, output: Path, *flags: str) -> dict[str, torch.Tensor]:
+    """The weights that a run on these images leaves behind."""
+    given = ("--train_dir", str(train), "--model_name_or_path", str(base), "--output_dir", str(output))
+    assert main(["finetune", *given, *HEAD, *flags]) == 0
+    return load_file(output / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+def bitmaps(folder: Path, classes: tuple[str, ...]) -> Path:
+    """Uncompressed images: the same names, sizes and times, whatever the colours of the classes."""
+    random = np.random.default_rng(0)
+    for channel, label in enumerate(classes):
+        (folder / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(0, 120, (40, 36, 3), dtype=np.uint8)
+            pixels[..., channel] += 100
+            Image.fromarray(pixels).save(folder / label / f"{number}.bmp")
+            os.utime(folder / label / f"{number}.bmp", (0, 0))
+    return folder
+
+
+def test_other_images_of_the_same_names_sizes_and_times_are_computed(
+    pretrained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = pretrained("vit")
+    weights(bitmaps(tmp_path / "first", ("a", "b", "c")), base, tmp_path / "run1")
+    second = bitmaps(tmp_path / "second", ("c", "b", "a"))
+    cached = weights(second, base, tmp_path / "run2")
+    assert REUSED not in capsys.readouterr().out
+    assert same(cached, weights(second, base, tmp_path / "run3", "--cache", "off"))
+
+
+def test_equal_images_under_other_names_are_not_computed_again(
+    pretrained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, first = pretrained("vit"), bitmaps(tmp_path / "first", ("a", "b", "c"))
+    weights(first, base, tmp_path / "run1")
+    for file in first.rglob("*.bmp"):
+        file.rename(file.with_name(f"again-{file.name}"))
+    weights(first.rename(tmp_path / "moved"), base, tmp_path / "run2")
+    assert REUSED in capsys.readouterr().out
+
+
+def test_equal_weights_with_another_configuration_are_computed(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, train = pretrained("vit"), image_folder()
+    weights(train, base, tmp_path / "run1")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    cached = weights(train, base, tmp_path / "run2")
+    assert REUSED not in capsys.readouterr().out
+    assert same(cached, weights(train, base, tmp_path / "run3", "--cache", "off"))
+
+
+def tamper(entry: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Replace rows by others whose checksums are right, as a key that knows too little would."""
+    for file in entry.glob("*.safetensors"):
+        content = safetensors.torch.save({key: change(value) for key, value in load_file(file).items()})
+        rows = file.stem.rpartition("-")[0]
+        file.unlink()
+        (entry / f"{rows}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("cache", "change"),
+    [
+        ("auto", lambda rows: rows * 1.01),
+        ("disk", lambda rows: rows.flip(0)),
+        ("auto", lambda rows: rows[..., :-1].contiguous()),
+    ],
+)
+def test_rows_that_the_model_does_not_compute_are_computed_again(
+    pretrained: Folder,
+    image_folder: Folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cache: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    given = (image_folder(), pretrained("vit"))
+    first = weights(*given, tmp_path / "run1", "--cache", cache)
+    for entry in (tmp_path / "activations").glob("*/entry.json"):
+        tamper(entry.parent, change)
+    capsys.readouterr()
+    assert same(first, weights(*given, tmp_path / "run2", "--cache", cache))
+    out = capsys.readouterr().out
+    assert out.count("did not match what the model computes now: computed again") == 2
+    assert "0 of 24 rows were there already" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("resnet", ()),
+        ("vit", ("--bf16", "true", "--use_cpu", "true")),
+        ("swin", ("--cache_dtype", "bfloat16")),
+        ("timm", ("--policy", "gradual")),
+    ],
+)
+def test_rows_computed_in_other_batches_raise_no_alarm(
+    pretrained: Folder,
+    image_folder: Folder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    flags: tuple[str, ...],
+) -> None:
+    given = (image_folder(), pretrained(kind))
+    weights(*given, tmp_path / "run1", *flags)
+    capsys.readouterr()
+    weights(*given, tmp_path / "run2", *flags)
+    out = capsys.readouterr().out
+    assert REUSED in out
+    assert "did not match" not in out
 
 
 class TestPlacement:

@@ -79,18 +79,23 @@ def _reencode(cat: Path) -> None:
     noise(99, (200, 200)).save(cat / "bad.jpg", quality=80)
 
 
+DEEP = np.asarray(noise(97).convert("L")).astype(np.uint16) * 16
+"""A grey image of 12 bits in 16."""
 FAULTS: list[tuple[str, str, int, Callable[[Path], Any]]] = [
     ("empty", "error", 1, lambda cat: (cat / "bad.png").touch()),
     ("not_an_image", "error", 1, lambda cat: (cat / "bad.png").write_text("hello")),
     ("damaged", "error", 1, _truncate),
     ("missing", "error", 1, lambda cat: (cat / "bad.png").symlink_to("nowhere.png")),
     ("bomb", "error", 1, lambda cat: (cat / "bad.png").write_bytes(bomb())),
+    ("too_long", "error", 1, lambda cat: noise(99, (2100, 100)).save(cat / "bad.png")),
     ("leak", "error", 1, lambda cat: shutil.copy(cat.parents[1] / "validation/cat/3.png", cat / "bad.png")),
     ("conflict", "error", 1, lambda cat: shutil.copy(cat.parent / "dog/3.png", cat / "bad.png")),
     ("duplicate", "warning", 0, lambda cat: Image.open(cat / "3.png").save(cat / "bad.bmp")),
     ("near_duplicate", "note", 0, _reencode),
     ("tiny", "note", 0, lambda cat: noise(99, (16, 16)).save(cat / "bad.png")),
     ("mode", "note", 0, lambda cat: noise(99).convert("L").save(cat / "bad.png")),
+    ("one_colour", "warning", 0, lambda cat: Image.new("RGB", (48, 48), "red").save(cat / "bad.png")),
+    ("deep_grey", "note", 0, lambda cat: Image.fromarray(DEEP).save(cat / "bad.png")),
     ("rotated", "note", 0, _rotate),
     ("animated", "note", 0, _animate),
 ]

@@ -1,5 +1,7 @@
 """Images in, labels and splits out: label maps, stratification, and an error that names each culprit."""
 
+import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +234,28 @@ def test_fingerprint_follows_files_but_not_where_the_folder_lies(tmp_path: Path)
     Image.new("RGB", (9, 9)).save(moved / "a" / "00.png")
     changed = load_image_sets(DataArguments(train_dir=str(moved), validation_dir=str(moved)), seed=0)
     assert changed.train.fingerprint() != first
+
+
+def test_an_image_is_its_content_whatever_its_name_size_and_time(tmp_path: Path) -> None:
+    train = make_folder(tmp_path / "here", {"a": 2, "b": 2})
+    both = DataArguments(train_dir=str(train), validation_dir=str(train))
+    images = load_image_sets(both, seed=0).train
+    files = [train / name for name in images.files]
+    assert images.contents() == [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    # Bytes in memory count like the file that they came from.
+    values = {"image": [{"path": None, "bytes": file.read_bytes()} for file in files]}
+    table = datasets.Dataset.from_dict(values, datasets.Features({"image": datasets.Image(decode=False)}))
+    assert ImageSet(table, images.labels, "memory").fingerprint() == images.fingerprint()
+    changed = bytearray(files[0].read_bytes())
+    changed[-1] ^= 1
+    status = files[0].stat()
+    files[0].write_bytes(changed)
+    os.utime(files[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = load_image_sets(both, seed=0).train
+    assert [before == after for before, after in zip(images.contents(), again.contents(), strict=True)].count(
+        False
+    ) == 1
+    assert again.fingerprint() != images.fingerprint()
 
 
 def test_fingerprint_follows_bytes_and_order_but_not_labels() -> None:
@@ -467,7 +491,7 @@ def folder_of_nothing(path: Path) -> DataArguments:
         (fewer_images_than_classes, "--max_train_samples 2 is less"),
         (no_image_column, "no column of images.*--image_column_name.*text"),
         (two_image_columns, "several columns of images.*picture, mask.*--image_column_name"),
-        (no_label_column, "no column of labels.*--label_column_name"),
+        (no_label_column, "the column 'label' holds numbers such as 0.5, which are not classes"),
         (two_label_columns, r"several columns that may be labels \(genus, species\).*--label_column_name"),
         (wrong_image_column, "no column 'imgae'.*picture"),
         (wrong_label_column, "no column 'lable'.*label"),
@@ -476,7 +500,7 @@ def folder_of_nothing(path: Path) -> DataArguments:
         (empty_data_set, "--dataset_name .*set: "),
         (no_training_split, "left but no 'train'"),
         (missing_data_set, "no-such-set: cannot be loaded"),
-        (folder_of_nothing, "void: cannot be loaded"),
+        (folder_of_nothing, "void: it holds no folders of images"),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path: Path, make: Callable[[Path], DataArguments], culprit: str) -> None:

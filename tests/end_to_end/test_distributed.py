@@ -25,7 +25,7 @@ Folder = Callable[..., Path]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 LAUNCH = {
     1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
-    2: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+    2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
 }
 
 
@@ -72,14 +72,14 @@ def test_two_processes_give_the_losses_of_one(
     # 27 validation images: neither batches nor processes divide them evenly.
     flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
-    flags += ["--policy", policy]
+    flags += ["--policy", policy, "--augment", "flip", "--views", 2]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         store = ["--cache_dir", tmp_path / f"cache{processes}"]
         printed = launch(processes, *flags, *store, "--output_dir", folder)
         assert json.loads((folder / "hfft.json").read_text())["processes"] == processes
         if cache == "disk":
-            assert "0 of 51 rows were there already" in printed
+            assert "0 of 75 rows were there already" in printed
     if policy == "lp_ft":
         assert {entry["phase"] for entry in log_of(tmp_path / "2")} == {"head", "last_block"}
     for name in ("loss", "eval_loss", "eval_accuracy"):
@@ -201,3 +201,12 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
     for rank in range(2):
         assert len(list((tmp_path / f"cache-of-{rank}").glob("*/*.safetensors"))) > 1
+
+
+def test_the_launch_that_starts_one_process_instead_of_several_is_refused(tmp_path: Path) -> None:
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, *launch, str(SCRIPT), "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "torchrun --nproc_per_node N" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ from hfft.cli import main
 from hfft.errors import ArgumentError
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import parse_grid, read_runs, run_name
+from hfft.output_folder import note, owned
 
 Folder = Callable[..., Path]
 
@@ -72,6 +73,7 @@ def test_sweep(pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys:
     assert sorted(record["cache"]["hits"] for record in records) == [0, 0, 24, 24]
 
     stopped = tmp_path / "sweep" / "learning_rate=1e-3,policy=head"
+    note(stopped, owned(stopped))  # as a run leaves it that is killed while its results are put in place
     (stopped / "hfft.json").unlink()
     assert main(["sweep", *flags]) == 0
     assert capsys.readouterr().out.count("done before") == 3

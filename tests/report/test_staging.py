@@ -19,8 +19,9 @@ import hfft.jobs.results
 import hfft.report.write
 from hfft.errors import HfftError, ModelError, OutputError
 from hfft.hub.push import Target, collect
+from hfft.output_folder import CLAIMS, RESULTS, claim, foreign, owned
 from hfft.report.record import read_record
-from hfft.report.staging import RESULTS, replacing
+from hfft.report.staging import replacing
 from hfft.training.run import Run
 
 Folder = Callable[..., Path]
@@ -48,6 +49,7 @@ class Scene:
     def __init__(self, tmp_path: Path, images: Path, tests: Path, model: Path) -> None:
         self.folder, self.before = tmp_path / "out", tmp_path / "before"
         _run(images, model, self.before, test_dir=str(tests))
+        claim(self.before, ["model.onnx"])
         (self.before / "model.onnx").write_bytes(b"the old weights, exported")
         self.run = _run(images, model, tmp_path / "after", seed=3)
         self.old, self.new = _files(self.before), _files(tmp_path / "after")
@@ -62,6 +64,8 @@ class Scene:
         """Say what the folder holds, and fail where it is a mixture."""
         here = _files(self.folder)
         assert here.pop("notes.png") == b"the user's own"
+        here.pop(CLAIMS, None)  # says whose the files are while there is no record
+        assert not foreign(self.folder, set(here))
         if here == self.old:
             return "old"
         if "hfft.json" in here:
@@ -163,9 +167,9 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".saving-abc" / "model.safetensors").write_bytes(b"half")
     with replacing(tmp_path) as staging:
         (staging / "trace.csv").write_text("new")
-    assert [file.name for file in tmp_path.iterdir()] == ["trace.csv"]
+    assert {file.name for file in tmp_path.iterdir()} == {"trace.csv", CLAIMS}
 
 
 def test_every_result_is_known_by_name(scene: Scene) -> None:
     known = {file.name for pattern in RESULTS for file in scene.before.glob(pattern)}
-    assert known == scene.old.keys()
+    assert known | {"model.onnx"} == scene.old.keys() == owned(scene.before)

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import Job, equal, losses, record, weights
+from PIL import Image
+from runs import Folder, Job, equal, losses, record, weights
 from safetensors.torch import load_file
 from small_models import SMALL, small_model
+from transformers import Trainer, TrainerCallback
 
+import hfft.jobs.finetune
+from hfft.arguments import FinetuneArguments
+from hfft.cache.store import ActivationCache
+from hfft.cli.train import finetune_settings
+from hfft.data.preprocessing import Pixels
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase, make_plan, ready_together
 from hfft.planning.registry import find_anatomy
 from hfft.split.cut import cut_phase
-from hfft.split.halves import Prefix
+from hfft.split.halves import Prefix, Suffix
 from hfft.training.learning_rates import gradient_ratios
+from hfft.training.trainer import FreezeTrainer
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit", "swin", "timm"])
@@ -56,6 +65,46 @@ def test_one_trace_runs_through_all_phases(job: Job) -> None:
     assert data["arguments"]["num_train_epochs"] == 4
     results = json.loads((folder / "all_results.json").read_text())
     assert results["epoch"] == 4
+
+
+class ViewsSeen(TrainerCallback):
+    """Notes the views that each epoch of training reads, from the cache or from images."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+        self.epochs: list[set[int]] = []
+        gather, augmented = ActivationCache.gather, Pixels._augmented
+
+        def watched_gather(cache: ActivationCache, rows: list[int]) -> dict[str, torch.Tensor]:
+            if self.epochs and cache.count > images:  # not those of filling, nor of validation
+                self.epochs[-1] |= {row // images for row in rows}
+            return gather(cache, rows)
+
+        def watched_augmented(pixels: Pixels, image: Image.Image, row: int, view: int) -> Image.Image:
+            if self.epochs:
+                self.epochs[-1].add(view)
+            return augmented(pixels, image, row, view)
+
+        monkeypatch.setattr(ActivationCache, "gather", watched_gather)
+        monkeypatch.setattr(Pixels, "_augmented", watched_augmented)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epochs.append(set())
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+@pytest.mark.parametrize("more", [(), ("--policy", "gradual", "--num_train_epochs", 3, "--views", 2)])
+def test_every_epoch_of_the_run_trains_on_its_view(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, more: Any
+) -> None:
+    images = image_folder()
+    given: tuple[Any, ...] = ("--model_name_or_path", pretrained("resnet"), "--train_dir", images)
+    given += ("--output_dir", tmp_path / "run")
+    given += ("--train_val_split", 0.25, "--baselines", "none", "--disable_tqdm", "true", "--augment", "flip")
+    given += ("--policy", "lp_ft", "--num_train_epochs", 6, "--views", 4, "--cache", cache, *more)
+    seen = ViewsSeen(monkeypatch, 18)
+    hfft.jobs.finetune.finetune(finetune_settings([str(flag) for flag in given]), lambda line: None, callbacks=[seen])
+    views = 2 if more else 4
+    assert seen.epochs == [{epoch % views} for epoch in range(3 if more else 6)]
 
 
 def test_images_go_through_the_prefix_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +217,63 @@ def test_phases_are_made_ready_until_one_freezes_again() -> None:
 
     assert ready_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
     assert ready_together([phase("a")]) == 1
+
+
+SCHEDULES = [
+    *((name, None) for name in ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup")),
+    ("inverse_sqrt", None),
+    ("cosine_with_min_lr", {"min_lr": 1e-5}),
+    ("cosine_warmup_with_min_lr", {"min_lr": 1e-5, "warmup_lr_rate": 0.1}),
+    ("warmup_stable_decay", {"num_decay_steps": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), SCHEDULES, ids=[name for name, _ in SCHEDULES])
+@pytest.mark.parametrize(("warmup", "steps"), [(1, 1), (1, 10), (4, 20), (0, 10)])
+def test_a_warm_up_begins_above_nothing(
+    tmp_path: Path, name: str, options: dict[str, float] | None, warmup: int, steps: int
+) -> None:
+    """It rises by equal steps to the whole rate; from there, and without one, the schedule is that of transformers."""
+    model, _ = small_model("vit")
+    phase = make_plan(model, find_anatomy(model), "head", 1, head_lr_scale=1.0).phases[0]
+    common: dict[str, Any] = {"output_dir": str(tmp_path), "eval_strategy": "no", "warmup_steps": warmup}
+    args = FinetuneArguments(**common, lr_scheduler_type=name, lr_scheduler_kwargs=options)
+    rates: list[list[float]] = []
+    for create in (FreezeTrainer.create_scheduler, Trainer.create_scheduler):
+        trainer = FreezeTrainer(model, args, phase, Suffix(find_anatomy(model)))
+        optimizer = trainer.create_optimizer()
+        scheduler = create(trainer, steps, optimizer)
+        rates.append([])
+        for step in range(steps):
+            if step > 0:  # transformers' polynomial schedule divides by 0 after the last step of a warm-up
+                optimizer.step()
+                scheduler.step()
+            rates[-1].append(optimizer.param_groups[0]["lr"] / args.learning_rate)
+    ours, stock = rates
+    assert ours[0] > 0
+    assert ours[warmup:] == stock[warmup:]
+    if warmup:
+        assert ours[:warmup] == [*stock[1:warmup], 1.0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
+def test_a_phase_of_one_step_trains_and_is_pointed_out(
+    job: Job,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    schedule: str,
+) -> None:
+    flags = ("--num_train_epochs", 1, "--per_device_train_batch_size", 32, "--keep", "last", "--policy", "last_block")
+    folder = job("resnet", "run", *flags, "--lr_scheduler_type", schedule)
+    before, after = weights(tmp_path / "pretrained-resnet"), weights(folder)
+    block = [name for name in before if name.startswith("resnet.encoder.stages.1") and name.endswith("weight")]
+    assert block
+    assert not any(torch.equal(before[name], after[name]) for name in block)
+    said = capsys.readouterr().out
+    assert "Phase last_block has only a single optimizer step, which may train little" in said
+    assert "--per_device_train_batch_size below 32" in said
+
+
+def test_a_phase_of_enough_steps_is_not_pointed_out(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job("resnet", "run", "--policy", "head", "--num_train_epochs", 5, "--per_device_train_batch_size", 8)
+    assert "optimizer step" not in capsys.readouterr().out

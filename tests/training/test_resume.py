@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import PreemptedError
 from hfft.training import resume
+from hfft.training.resume import MAY_CHANGE
 from hfft.training.run import PhaseResult
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
@@ -105,6 +106,32 @@ def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: s
     assert (folder / "predictions.csv").read_text() == (tmp_path / "whole" / "predictions.csv").read_text()
     for name in ("best_epoch", "plan", "baselines"):
         assert record(folder)[name] == record(tmp_path / "whole")[name]
+
+
+AGAIN = ("--resume_from_checkpoint", "true")
+TOGETHER = ("--augment", "flip", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.4, "--num_train_epochs", 4)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--cache", "off"),
+        ("--dataloader_num_workers", 1, "--dataloader_persistent_workers", "true"),
+    ],
+    ids=["cached", "uncached", "workers that outlive epochs"],
+)
+def test_stopped_after_every_step(flags: Flags, tmp_path: Path, more: tuple[Any, ...]) -> None:
+    """Two phases with flip, averaged weights and mixup together; with workers, the steps of the second phase."""
+    given = flags("vit", *STEPS, *TOGETHER, *more)
+    start(tmp_path / "whole", given)
+    folder = tmp_path / "killed"
+    for step in (7, 4) if "--dataloader_num_workers" in more else [1] * 11:  # each goes on from the one before
+        with pytest.raises(Killed):
+            start(folder, (*given, *AGAIN), step)
+    start(folder, (*given, *AGAIN))
+    assert losses(folder) == losses(tmp_path / "whole")
+    assert equal(weights(folder), weights(tmp_path / "whole"))
 
 
 def test_a_checkpoint_is_small_and_holds_no_pickle(flags: Flags, tmp_path: Path) -> None:
@@ -188,11 +215,16 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
 @pytest.mark.parametrize(
     ("more", "difference"),
     [
-        (("--policy", "last_block"), "policy was 'lp_ft' and is 'last_block'"),
-        (("--learning_rate", 0.1), "learning_rate was 0.0005 and is 0.1"),
-        (("--seed", 7), "seed was 42 and is 7"),
-        (("--image_size", 40), "preprocessing was"),
-        (("--max_train_samples", 12), "training images was"),
+        (("--policy", "last_block"), "policy: 'lp_ft' there, 'last_block' here"),
+        (("--learning_rate", 0.1), "learning_rate: 0.0005 there, 0.1 here"),
+        (("--seed", 7), "seed: 42 there, 7 here"),
+        (("--image_size", 40), "preprocessing: "),
+        (("--max_train_samples", 12), "training images: '18 images"),
+        (("--lr_scheduler_kwargs", '{"num_cycles": 2}'), "lr_scheduler_kwargs: None there, {'num_cycles': 2} here"),
+        (("--optim_args", "x=1"), "optim_args: None there, 'x=1' here"),
+        (("--dataloader_drop_last", "true"), "dataloader_drop_last: False there, True here"),
+        (("--eval_delay", 1), "eval_delay: 0 there, 1.0 here"),
+        (("--full_determinism", "true"), "full_determinism: False there, True here"),
     ],
 )
 def test_another_run_is_refused_with_the_difference(
@@ -218,7 +250,73 @@ def test_another_model_is_refused(flags: Flags, tmp_path: Path, capsys: pytest.C
     save_file(tensors, weights_file, metadata={"format": "pt"})
     again = ("finetune", "--output_dir", tmp_path / "run", *given, "--resume_from_checkpoint", "true")
     assert main([str(flag) for flag in again]) == 2
-    assert "model was" in capsys.readouterr().err
+    assert "; model: '" in capsys.readouterr().err.replace("another run: ", "; ")
+
+
+def table(folder: Path, labels: dict[str, str]) -> Path:
+    """Write a CSV file with fixed splits, whose labels are those of the folders or others."""
+    lines = ["image,label,split"]
+    for number, path in enumerate(sorted((folder / "images").rglob("*.png"))):
+        label = labels.get(path.parent.name, path.parent.name)
+        lines.append(f"{path.relative_to(folder)},{label},{'validation' if number % 4 == 0 else 'train'}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def test_other_labels_of_the_same_images_are_refused(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_folder()
+    given: tuple[Any, ...] = ("--model_name_or_path", pretrained("resnet"), "--dataset_name", table(tmp_path, {}))
+    given += ("--per_device_train_batch_size", 6, "--baselines", "none", *STEPS)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    table(tmp_path, {"red": "blue", "blue": "green", "green": "red"})
+    again = ("finetune", "--output_dir", tmp_path / "run", *given, *AGAIN)
+    assert main([str(flag) for flag in again]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "training images: '18 images" in error
+    assert "validation images: '6 images" in error
+
+
+def test_other_test_images_and_baselines_are_refused(
+    flags: Flags, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A probe reads pretrained features, which a run that goes on no longer has."""
+    given = flags("resnet", *STEPS, "--baselines", "probe")
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    more = ("--test_dir", image_folder("test", per_class=2, seed=5))
+    for change, words in (
+        (more, "test images: None there, '6 images"),
+        (("--baselines", "none"), "baselines: 'probe'"),
+    ):
+        again = ("finetune", "--output_dir", tmp_path / "run", *given, *AGAIN, *change)
+        assert main([str(flag) for flag in again]) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_does_not_change_the_result_may_change(flags: Flags, tmp_path: Path) -> None:
+    given = flags("resnet", *STEPS)
+    start(tmp_path / "whole", given)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 3)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    more = ("--save_steps", 2, "--save_total_limit", 3, "--dataloader_num_workers", 1, "--figures", "false")
+    start(moved, (*given, *AGAIN, *more, "--run_name", "again", "--cache_dir", tmp_path / "elsewhere"))
+    assert equal(weights(moved), weights(tmp_path / "whole"))
+
+
+def test_every_option_of_the_trainer_that_may_change_exists(flags: Flags, tmp_path: Path) -> None:
+    settings = finetune_settings(["--output_dir", str(tmp_path), "--hub_token", "secret"])
+    parts = (settings.model, settings.data, settings.policy, settings.cache, settings.training)
+    assert {item.name for part in parts for item in fields(part)} >= MAY_CHANGE
+
+
+def test_a_checkpoint_holds_no_token(flags: Flags, tmp_path: Path) -> None:
+    start(tmp_path / "run", flags("resnet", *STEPS, "--token", "hf_secret", "--hub_token", "hf_secret"))
+    for path in (tmp_path / "run").glob("checkpoint-*/*.json"):
+        assert "hf_secret" not in path.read_text()
 
 
 def test_a_path_that_is_no_checkpoint_is_refused(

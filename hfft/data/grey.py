@@ -1,0 +1,82 @@
+"""Grey images of more than 8 bits, integers or floats, brought to the 0 to 255 that models are fed.
+
+Files seldom say how many of their 16 bits are used, and a 12-bit photograph read as 16 bits is black. The rule:
+
+1. The container's word, where it has one: TIFF's MaxSampleValue or an odd BitsPerSample; PPM and JPEG 2000, which
+   Pillow scales to 16 bits. (PNG's sBIT does not count: the format has the values fill all 16 bits all the same.)
+2. Otherwise the smallest of 8, 10, 12, 14, 16, 24 or 31 bits that holds the image's largest value.
+3. Floats from 0 to 1 are taken as such, larger ones as the integers of rule 2.
+4. Where neither fits (negative values, NaN or infinity, floats whose largest value lies between 1 and 2), the
+   image's own finite range.
+
+Rules 2 and 4 look at one image alone, since prediction has no more than that: two images of unlike range may
+change in brightness against each other. `hfft check` says which rule was taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from PIL.TiffTags import TAGS_V2
+
+DEPTHS = (8, 10, 12, 14, 16, 24, 31)
+"""Bits per value that cameras and scanners deliver, and those of Pillow's signed 32-bit mode."""
+_SCALED_BY_PILLOW = ("PPM", "JPEG2000")
+_TIFF = {info.name: tag for tag, info in TAGS_V2.items() if info.name in ("BitsPerSample", "MaxSampleValue")}
+
+
+@dataclass(frozen=True)
+class Span:
+    """The values of a grey image that become 0 to 255.
+
+    Args:
+        low: becomes 0.
+        high: the first value that would become 256; it and what is above become 255.
+        words: what was taken, for people.
+    """
+
+    low: float
+    high: float
+    words: str
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the image in mode L."""
+        values = np.asarray(image).astype(np.float32)
+        values = np.nan_to_num(values, copy=False, nan=self.low, posinf=self.high, neginf=self.low)
+        with np.errstate(over="ignore"):
+            values -= np.float32(self.low)
+            values *= np.float32(256 / ((self.high - self.low) or 1))
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def span_of(image: Image.Image) -> Span | None:
+    """Return the values that become 0 to 255; None for modes of 8 bits, which stay as they are.
+
+    Args:
+        image: as it was opened, since a copy has lost what its container says.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return None
+    values = np.asarray(image)
+    finite = values[np.isfinite(values)] if image.mode == "F" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low < 0 or finite.size < values.size or (image.mode == "F" and 1 < high < 2):
+        return Span(low, high, "by their own range")
+    if image.mode == "F" and high <= 1:
+        return Span(0, 1, "from 0 to 1")
+    bits = next((depth for depth in DEPTHS if high < 2**depth), 32)
+    bits = max(bits, _stated_bits(image))
+    return Span(0, 2**bits, f"as {bits} bits")
+
+
+def _stated_bits(image: Image.Image) -> int:
+    """Bits per value as the container says; 0 where it does not."""
+    if image.format in _SCALED_BY_PILLOW:
+        return 16
+    tags = getattr(image, "tag_v2", {})
+    bits, most = (np.ravel(tags.get(_TIFF[name], 0)).tolist()[0] for name in ("BitsPerSample", "MaxSampleValue"))
+    if most:
+        return int(most).bit_length()
+    return 0 if bits % 8 == 0 else int(bits)

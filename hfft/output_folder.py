@@ -1,0 +1,181 @@
+"""Output folders: which files in them are hfft's own, and one run at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hfft.errors import OutputError
+
+RECORD, CONFIG = "hfft.json", "config.json"
+CLAIMS = ".hfft-files"
+"""Names, one a line, of what hfft wrote into a folder that holds no ``hfft.json`` to list them."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+RESULTS = (
+    *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
+    *(*WEIGHTS, "delta.safetensors"),
+    *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
+    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
+)
+"""What a run may leave in its folder."""
+_BEFORE_LISTS = (*RESULTS, "model.onnx")  # records of earlier versions list nothing
+
+
+def owned(folder: Path) -> set[str]:
+    """Return the names that hfft gave to files of its own in a folder, whether or not they are still there."""
+    return _recorded(folder) | _claimed(folder)
+
+
+def claim(folder: Path, names: Iterable[str]) -> None:
+    """Note, before they are written, that files are hfft's own: in ``hfft.json``, or beside where there is none.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
+    names = set(names)
+    if names <= owned(folder):
+        return
+    record = _record(folder)
+    if record is not None:
+        text = json.dumps(record | {"written": sorted(names | _recorded(folder))}, indent=2, ensure_ascii=False)
+        _write(folder / RECORD, text)
+    else:
+        note(folder, names | _claimed(folder))
+
+
+def note(folder: Path, names: Iterable[str]) -> None:
+    """Note outside the record which files are hfft's own; it holds as long as the note is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _write(folder / CLAIMS, "\n".join(sorted(set(names) - {CLAIMS})))
+
+
+def foreign(folder: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the names in a folder that match one of the patterns and are not hfft's own."""
+    found = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(found - owned(folder))
+
+
+def refuse_foreign(folder: Path, names: Iterable[str], advice: str = "choose another --output_dir") -> None:
+    """Make sure that writing files of these names replaces nothing but hfft's own.
+
+    Raises:
+        OutputError: naming what is in the way.
+    """
+    if found := foreign(folder, names):
+        raise OutputError(f"{folder} holds {listed(found)}, not written by hfft; move what is yours, or {advice}")
+
+
+def refuse_overlap(output: Path, places: Mapping[str, str | None]) -> None:
+    """Make sure that an output folder and what a command reads do not lie within each other.
+
+    Args:
+        output: the folder; it need not exist.
+        places: what is read, by the flag that names it; what is not on this machine is passed over.
+
+    Raises:
+        OutputError: naming the flag.
+    """
+    for flag, given in places.items():
+        place = Path(given).expanduser() if given else None
+        if place is None or not place.exists():
+            continue
+        relation = "lies in" if _holds(place, output) else "holds" if _holds(output, place) else ""
+        if relation:
+            same = relation == "lies in" and _holds(output, place)
+            raise OutputError(
+                f"--output_dir {output} {'is' if same else relation} --{flag} {given}, which would be mixed with the "
+                "results or overwritten; choose a folder of its own, such as outputs/run"
+            )
+
+
+def listed(names: list[str]) -> str:
+    """Name a few of many."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _holds(folder: Path, path: Path) -> bool:
+    """Whether a path is a folder or lies within it, whatever links and capitals either is written with."""
+    if not folder.exists():
+        return False
+    real = path.expanduser().resolve()
+    return any(parent.exists() and os.path.samefile(parent, folder) for parent in (real, *real.parents))
+
+
+def _record(folder: Path) -> dict[str, object] | None:
+    try:
+        data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):  # damaged: then it lists nothing
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _recorded(folder: Path) -> set[str]:
+    record = _record(folder)
+    if record is None:
+        return set()
+    if isinstance(written := record.get("written"), list):
+        return {RECORD, *(name for name in written if _is_name(name))}
+    return {file.name for pattern in _BEFORE_LISTS for file in folder.glob(pattern)}
+
+
+def _claimed(folder: Path) -> set[str]:
+    try:
+        names = (folder / CLAIMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return set()
+    return {CLAIMS, *(name for name in names if _is_name(name))}
+
+
+def _is_name(name: object) -> bool:
+    """Whether it names a file in the folder itself, and none elsewhere."""
+    return isinstance(name, str) and name not in ("", "..") and name == Path(name).name
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+LOCK = ".hfft.lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of an existing folder within this context; the system lets go when the process dies.
+
+    Raises:
+        OutputError: another run is at work there, or the file system refuses.
+    """
+    path = folder / LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+        while not path.exists():  # the run before removed what was just locked
+            lock.release()
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"another run is writing to {folder}; wait until it has ended, or choose another --output_dir"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(f"cannot lock {path}: {error}; choose another --output_dir") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # some systems do not remove what is open
+            path.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,157 @@
+"""What a model computes besides its weights: each ingredient changes the signature, names and labels do not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import (
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
+    PreTrainedModel,
+    SwinConfig,
+    SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hfft.models.signature import model_signature
+
+VIT: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def vit(**change: Any) -> PreTrainedModel:
+    return ViTForImageClassification(ViTConfig(**{**VIT, **change}))
+
+
+def swin(**change: Any) -> PreTrainedModel:
+    sizes = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
+    return SwinForImageClassification(SwinConfig(**{**sizes, "window_size": 4, **change}))
+
+
+def clip(**change: Any) -> PreTrainedModel:
+    text = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = CLIPConfig(vision_config={**VIT, **change}, text_config={**text, "num_attention_heads": 1})
+    return CLIPForImageClassification(config)
+
+
+def timm(**change: Any) -> PreTrainedModel:
+    return TimmWrapperForImageClassification(TimmWrapperConfig(architecture="resnet18", **change))
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (vit, {"hidden_act": "relu"}),
+        (vit, {"layer_norm_eps": 1e-3}),
+        (vit, {"num_attention_heads": 4}),
+        (vit, {"attn_implementation": "eager"}),
+        (vit, {"image_size": 64}),
+        (swin, {"window_size": 2}),
+        (swin, {"hidden_act": "relu"}),
+        (clip, {"hidden_act": "relu"}),
+        (clip, {"layer_norm_eps": 1e-3}),
+        (timm, {"model_args": {"output_stride": 16}}),
+    ],
+)
+def test_whatever_changes_an_activation_changes_the_signature(
+    make: Callable[..., PreTrainedModel], change: dict[str, Any]
+) -> None:
+    assert model_signature(make(**change)) != model_signature(make())
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (vit, {}),
+        (vit, {"num_labels": 7}),
+        (vit, {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}),
+        (vit, {"problem_type": "single_label_classification"}),
+        (vit, {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2}),
+        (swin, {"drop_path_rate": 0.3}),
+        (clip, {"attention_dropout": 0.3}),
+        (timm, {"num_labels": 7}),
+        (timm, {"pretrained_cfg": {"url": "elsewhere"}}),
+    ],
+)
+def test_labels_names_and_dropout_do_not(make: Callable[..., PreTrainedModel], change: dict[str, Any]) -> None:
+    assert model_signature(make(**change)) == model_signature(make())
+
+
+def test_neither_do_folder_and_number_format_of_the_file(tmp_path: Path) -> None:
+    made = vit()
+    made.save_pretrained(tmp_path / "somewhere")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "somewhere")
+    assert model_signature(loaded) == model_signature(made)
+
+
+def test_attention_can_be_changed_after_loading() -> None:
+    model = vit()
+    before = model_signature(model)
+    model.set_attn_implementation("eager")
+    assert model_signature(model) != before
+
+
+def test_a_module_replaced_by_one_of_another_class_counts() -> None:
+    model = vit()
+    before = model_signature(model)
+    model.get_submodule("vit").layernorm = nn.Identity()
+    assert model_signature(model) != before
+
+
+REMOTE = """
+from transformers import ViTConfig, ViTForImageClassification
+from .helpers import bend
+
+class OwnConfig(ViTConfig):
+    model_type = "own"
+
+class OwnModel(ViTForImageClassification):
+    config_class = OwnConfig
+    def forward(self, pixel_values, **kwargs):
+        return super().forward(bend(pixel_values), **kwargs)
+"""
+HELPERS = "def bend(x):\n    return x * 2\n"
+
+
+def remote(folder: Path, **files: str) -> PreTrainedModel:
+    """A model whose code lies beside its weights."""
+    folder.mkdir()
+    for name, code in {"modeling": REMOTE, "helpers": HELPERS, **files}.items():
+        (folder / f"{name}.py").write_text(code)
+    vit().save_pretrained(folder)
+    config = ViTConfig(**VIT).to_dict()
+    config["auto_map"] = {
+        "AutoConfig": "modeling.OwnConfig",
+        "AutoModelForImageClassification": "modeling.OwnModel",
+    }
+    config["model_type"] = "own"
+    (folder / "config.json").write_text(json.dumps(config))
+    model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    return model
+
+
+def test_code_that_comes_with_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    first = model_signature(remote(tmp_path / "first"))
+    assert model_signature(remote(tmp_path / "same")) == first
+    other_model = REMOTE.replace("bend(pixel_values)", "-bend(pixel_values)")
+    assert model_signature(remote(tmp_path / "bent", modeling=other_model)) != first
+    assert model_signature(remote(tmp_path / "more", helpers=HELPERS.replace("2", "3"))) != first
