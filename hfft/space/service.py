@@ -115,7 +115,6 @@ class Space:
             raise DataError("choose an image first: upload one, paste one, or take an example")
         return open_upload(path, self.limits, least=least)
 
-<<<<<<< HEAD
     def classify(
         self, session: Session, name: str | None, path: str | None, about: str | None = None
     ) -> tuple[Image.Image, Prediction, ActivationMap | None, list[str]]:
@@ -130,13 +129,8 @@ class Space:
         Raises:
             HfftError: there is no such model, or the image cannot be used.
         """
-        loaded, image = self.loaded(session, name), self.image(path)
-=======
-    def classify(self, session: Session, path: str | None, about: str | None = None) -> tuple[Prediction, list[str]]:
-        """Label an image and remember its activation map; return the prediction and all labels."""
-        loaded = self.loaded(session)
+        loaded = self.loaded(session, name)
         image = self.image(path, loaded.classifier.pixels.least)
->>>>>>> house
         (prediction,) = loaded.classify([image])
         if prediction.error:
             raise DataError(prediction.error)
@@ -194,18 +188,11 @@ class Space:
 
     def prefix_seconds(self, session: Session, name: str | None) -> float | None:
         """Return what one image takes in the frozen part on this machine; None where that cannot be measured."""
-<<<<<<< HEAD
         loaded = self.loaded(session, name)
         if loaded.prefix_seconds is None and (example := next(iter(self.examples(session, name)), None)):
-            image = self.image(example[0])
+            image = self.image(example[0], loaded.classifier.pixels.least)
             loaded.pipeline(image)  # the first pass through a model is not like the others
             loaded.prefix_seconds = loaded.pipeline(image).stages[2].seconds
-=======
-        loaded = self.loaded(session)
-        if loaded.prefix_seconds is None and (path := next(iter(self.examples()), None)):
-            trace = loaded.pipeline(self.image(path, loaded.classifier.pixels.least))
-            loaded.prefix_seconds = trace.stages[2].seconds
->>>>>>> house
         return loaded.prefix_seconds
 
     def quiz(self, session: Session, name: str | None) -> tuple[Question, ...]:
@@ -222,11 +209,7 @@ class Space:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
         runs, answers = [], []
-<<<<<<< HEAD
-        image = self.image(path) if path else None
         shown = session.shown
-=======
->>>>>>> house
         for name in names[:8]:
             loaded = self.models.get(self.source(session, name))
             if loaded.run is None:

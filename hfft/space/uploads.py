@@ -24,8 +24,6 @@ from hfft.data.layout import layout
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
-_SPLITS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation"}
-_SPLITS |= {"val": "validation", "test": "test", "testing": "test"}
 _TITLES = {"train": "To train on", "validation": "To validate on", "test": "To test on"}
 _CHUNK = 1 << 20  # bytes
 
@@ -56,12 +54,14 @@ class Uploaded:
     Args:
         counts: images by split (``train``, ``validation``, ``test``) and class.
         left_out: names of what was left out, each with the reason.
+        notes: what else the reader of the folders has to say.
         bytes: that were written, left out or not.
         seen: by the SHA-256 of each image's file, what it was called.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     bytes: int = 0
     seen: dict[str, str] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ class Uploaded:
         if self.left_out:
             name, reason = self.left_out[0]
             text += f" Left out: {len(self.left_out)}, the first of them {name} ({reason})."
-        return text
+        return " ".join([text, *self.notes])
 
     def _describe(self, split: str) -> str:
         counts = self.of(split)
@@ -140,14 +140,8 @@ def open_upload(
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:
     """Unpack a zip of class folders into ``target/<split>/<class>/<number>.<ext>``.
 
-<<<<<<< HEAD
-    An image's class is the path of its folder below the folder that all images share. Where the folders at the top
-    are called train, validation or test, they are the splits. What is not an image, or is an image that is there
-    already, is left out.
-=======
-    An image's class is the first folder below those that lie around all images; ``train`` and ``test`` there are
-    splits, of which ``train`` counts. What is no image is left out.
->>>>>>> house
+    Splits and classes are told as for any data set, see `hfft.data.layout.layout`. What is not an image, or is an
+    image that is there already, is left out.
 
     Raises:
         DataError: it is not a zip, it would write outside the target, two folders would be one class, it exceeds a
@@ -156,14 +150,7 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
     found = Uploaded()
     try:
         with zipfile.ZipFile(path) as archive:
-<<<<<<< HEAD
-            for member, split, label in _members(archive, limits):
-=======
-            found = Uploaded()
-            members = _members(archive, limits, found.left_out)
-            budget = limits.megabytes * 1_000_000
-            for member, label in members:
->>>>>>> house
+            for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
                     _add(found, target, (split, label), stream, (member.filename, limits))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -209,48 +196,8 @@ def class_name(text: str) -> str:
     return name
 
 
-<<<<<<< HEAD
-def _decoded(path: str | os.PathLike[str], shown: str) -> Image.Image:
-    try:
-        return open_image(path, shown)
-    except DataError as error:
-        # Its advice is for whoever prepares a data set.
-        reason = str(error).removeprefix(f"cannot read the image {shown}: ").partition("; repair")[0]
-        raise DataError(f"{shown} is damaged ({reason}); choose another file") from error
-
-
-def _too_large(name: str, limits: Limits, size: str = "") -> DataError:
-    most = f"{limits.pixels / 1e6:g} megapixels"
-    return DataError(f"{name} is too large{f' ({size} pixels)' if size else ''}; at most {most} are allowed")
-
-
-def _members(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str, str]]:
+def _members(archive: zipfile.ZipFile, limits: Limits, found: Uploaded) -> list[tuple[zipfile.ZipInfo, str, str]]:
     """Return the images in a zip with their splits and classes, from its table of contents alone."""
-    if len(archive.filelist) > 4 * limits.images + 1000:
-        raise DataError(f"the zip has {len(archive.filelist):,} entries; at most {limits.images:,} images are allowed")
-    members: list[tuple[zipfile.ZipInfo, tuple[str, ...]]] = []
-    nested = 0
-    for member in archive.infolist():
-        parts = _parts(member)
-        if member.is_dir() or any(part.startswith(".") or part in _IGNORED for part in parts):
-            continue
-        suffix = PurePosixPath(parts[-1]).suffix.lower()
-        nested += suffix in (".zip", ".gz", ".tar", ".7z", ".rar")
-        if suffix not in EXTENSIONS:
-            continue
-        if len(parts) < 2:
-            raise DataError(f"{parts[-1][:80]} lies outside any folder; put each image into its class's folder")
-        members.append((member, tuple(parts[:-1])))
-    if not members:
-        more = "; it holds other archives, which are not opened" if nested else ""
-        raise DataError(f"the zip holds no images in class folders{more}")
-    classes = _classes({folder for _, folder in members})
-    _count({label for _, label in classes.values()}, len(members), limits)
-=======
-def _members(
-    archive: zipfile.ZipFile, limits: Limits, left_out: list[tuple[str, str]]
-) -> list[tuple[zipfile.ZipInfo, str]]:
-    """Return the training images in a zip with their classes, from its table of contents alone."""
     if len(archive.filelist) > 4 * limits.images + 1000:
         raise DataError(f"the zip has {len(archive.filelist):,} entries; at most {limits.images:,} images are allowed")
     paths = {"/".join(_parts(member)): member for member in archive.infolist() if not member.is_dir()}
@@ -263,43 +210,18 @@ def _members(
         raise DataError(f"the zip holds no images in class folders{more}")
     if "train" not in plan.splits:
         raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
-    for split, entries in plan.splits.items():
-        if split != "train":  # training on them would spoil them for a test
-            left_out.append((plan.folders[split], f"a split that is not trained on, {len(entries):,} images"))
-    names = _class_names(sorted({entry.label for entry in plan.splits["train"]}))
-    members = [(paths[entry.source], names[entry.label]) for entry in plan.splits["train"]]
-    _count(sorted({label for _, label in members}), len(members), limits)
->>>>>>> house
-    declared = sum(member.file_size for member, _ in members)
+    names = _class_names(plan.classes)
+    members = [
+        (paths[entry.source], split, names[entry.label]) for split, entries in plan.splits.items() for entry in entries
+    ]
+    _count(names, len(members), limits)
+    declared = sum(member.file_size for member, _, _ in members)
     if declared > limits.megabytes * 1_000_000:
         raise DataError(f"the zip unpacks to {declared / 1e6:,.0f} MB; at most {limits.megabytes} MB are allowed")
-    return [(member, *classes[folder]) for member, folder in members]
-
-
-def _classes(folders: set[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, str]]:
-    """Return the split and the class of each folder that holds images.
-
-    Raises:
-        DataError: images lie beside the class folders, or two folders would be one class.
-    """
-    depth, most = 0, min(map(len, folders)) - (len(folders) == 1)
-    while depth < most and len({folder[: depth + 1] for folder in folders}) == 1:
-        depth += 1
-    below = {folder: folder[depth:] for folder in folders}
-    tops = {"".join(parts[:1]).lower() for parts in below.values()}
-    split = tops <= set(_SPLITS) and any(_SPLITS[top] == "train" for top in tops) and len(tops) > 1
-    classes: dict[tuple[str, ...], tuple[str, str]] = {}
-    owners: dict[tuple[str, str], tuple[str, ...]] = {}
-    for folder, parts in sorted(below.items()):
-        label = parts[1:] if split else parts
-        if not label:
-            raise DataError(f"images lie in {'/'.join(folder)} itself; put each image into its class's folder there")
-        key = (_SPLITS[parts[0].lower()] if split else "train", class_name("/".join(label)))
-        if key in owners:
-            one, two = "/".join(owners[key])[:100], "/".join(folder)[:100]
-            raise DataError(f"the folders {one} and {two} would both be the class {key[1]}; give them different names")
-        classes[folder], owners[key] = key, folder
-    return classes
+    others = {reason: files for reason, files in plan.left_out.items() if reason != "hidden"}
+    found.left_out += [(PurePosixPath(file).name[-80:], reason) for reason, files in others.items() for file in files]
+    found.notes += plan.notes
+    return members
 
 
 def _class_names(labels: Sequence[str]) -> dict[str, str]:

@@ -48,15 +48,9 @@ class PipelineTab:
             if model:
                 raise
             return views.empty(NO_MODEL), None, None, ""
-<<<<<<< HEAD
         image, note = _image(self.space, session, path, model)
         trace = loaded.pipeline(image)
         return note + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
-=======
-        loaded = self.space.loaded(session)
-        trace = loaded.pipeline(_image(self.space, path, loaded.classifier.pixels.least))
-        return views.flow(trace), trace.image, trace.seen, views.architecture(trace, name)
->>>>>>> house
 
 
 class TraceTab:
@@ -87,13 +81,8 @@ class TraceTab:
             if model:
                 raise
             return views.empty(NO_MODEL)
-<<<<<<< HEAD
         image, note = _image(self.space, session, path, model)
         return note + steps(loaded.trace(image))
-=======
-        loaded = self.space.loaded(session)
-        return steps(loaded.trace(_image(self.space, path, loaded.classifier.pixels.least)))
->>>>>>> house
 
 
 def _picture(label: str, text: str) -> gr.Image:
@@ -102,18 +91,14 @@ def _picture(label: str, text: str) -> gr.Image:
     )
 
 
-<<<<<<< HEAD
 def _image(space: Space, session: Session, path: str | None, model: str | None) -> tuple[Image.Image, str]:
     """Return the image to follow, and a line where it is not one that the visitor chose."""
+    least = space.loaded(session, model).classifier.pixels.least
     if path:
-        return space.image(path), ""
+        return space.image(path, least), ""
     example = next(iter(space.examples(session, model)), None)
     if example is None:
         raise DataError("choose an image under Classify first")
-    return space.image(example[0]), views.note(
+    return space.image(example[0], least), views.note(
         f"No image is chosen under Classify, so this follows one that the model was evaluated on ({example[1]})."
     )
-=======
-def _image(space: Space, path: str | None, least: int | None) -> Image.Image:
-    return space.image(path or next(iter(space.examples()), None), least)
->>>>>>> house
