@@ -72,7 +72,7 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
 
 def run_space(options: SpaceArguments) -> int:
     """Serve until interrupted or told to end; return the exit code."""
-    print("hfft space: loading; the address follows", flush=True)
+    print("Loading; the address follows.", flush=True)
     with _ended_in_order(), serve(options) as served:
         print(f"hfft space: {served.url}", flush=True)
         served.blocks.block_thread()

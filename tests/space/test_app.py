@@ -456,7 +456,7 @@ def test_a_server_that_is_told_to_end_leaves_nothing(folder: Path, tmp_path: Pat
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stdout is not None
-            assert "loading" in process.stdout.readline()
+            assert process.stdout.readline() == "Loading; the address follows.\n"
             client = Client(process.stdout.readline().removeprefix("hfft space: ").strip(), verbose=False)
             client.predict(handle_file(str(folder / "images" / "red" / "0.png")), api_name="/classify")
             job = client.submit(SOURCES[2], "last_block", 20, api_name="/finetune")
