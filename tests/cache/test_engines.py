@@ -16,8 +16,8 @@ from hfft.arguments import CacheArguments
 from hfft.cache import engines
 from hfft.cache.engines import EngineUse, Question, choose_engine
 from hfft.cache.entries import list_entries, prune
-from hfft.cache.placement import default_cache_dir
 from hfft.errors import ArgumentError
+from hfft.files import default_cache_dir
 from hfft.split.engines import Engine, EngineError
 
 ONNX = ("--prefix_engine", "onnxruntime")
