@@ -123,6 +123,16 @@ class ImageSet:
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
 
 
+class UnreadableImageError(DataError):
+    """An image is missing, damaged or not an image.
+
+    Attributes:
+        reason: why, without advice, which depends on who asks.
+    """
+
+    reason: str = ""
+
+
 class BoundsError(DataError):
     """An image has too many pixels to be decoded."""
 
@@ -210,7 +220,7 @@ def open_image(
 
     Raises:
         BoundsError: the image is too large or too long.
-        DataError: the file is missing, damaged or no image.
+        UnreadableImageError: the file is missing, damaged or not an image.
     """
     try:
         with opened(source, bounds) as image:
@@ -219,9 +229,11 @@ def open_image(
     except BoundsError as error:
         raise type(error)(f"the image {name} is {error}, or leave it out as --on_bad_image skip does") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         advice = "repair the file, or leave it out as --on_bad_image skip does"
-        raise DataError(f"cannot read the image {name}: {reason}; {advice}") from error
+        unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; {advice}")
+        unreadable.reason = reason
+        raise unreadable from error
 
 
 def shrink(image: Image.Image, least: int | None) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfft.data.images import open_image, upright_rgb
+from hfft.data.images import UnreadableImageError, open_image, upright_rgb
 from hfft.data.layout import EXTENSIONS, ending_of, hidden, seen_endings
 from hfft.data.preprocessing import Pixels, collate
 from hfft.data.sources import walk
@@ -157,9 +157,10 @@ def classify(
             try:
                 inputs.append(classifier.pixels(_open(source, name, classifier.pixels.least)))
                 rows.append(name)
+            except UnreadableImageError as error:
+                rows.append(Prediction(name, error=f"cannot read the image {name}: {error.reason}"))
             except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
-                # The advice on data sets is not for whoever has a model at hand.
-                rows.append(Prediction(name, error=one_line(error).partition("; repair the file")[0]))
+                rows.append(Prediction(name, error=one_line(error)))
         scores = iter(_scores(classifier, inputs, top_k))
         for row in rows:
             yield row if isinstance(row, Prediction) else _prediction(row, next(scores))
