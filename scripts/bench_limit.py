@@ -27,7 +27,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
@@ -124,9 +123,10 @@ def build(name: str) -> PreTrainedModel:
         config = TimmWrapperConfig.from_dict({"architecture": "tf_efficientnet_lite0", "num_classes": 10})
         model: PreTrainedModel = TimmWrapperForImageClassification(config)
     else:
-        model = cast(PreTrainedModel, MODELS[name]())
+        model = MODELS[name]()
     nn.Module.to(model, memory_format=torch.channels_last)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def split(name: str, batch: int) -> tuple[PreTrainedModel, Prefix, Suffix, dict[str, Tensor]]:
