@@ -206,10 +206,10 @@ def test_card_metadata_comes_back(tmp_path: Path) -> None:
     assert data.pipeline_tag == "image-classification"
     assert {"image-classification", "hfft", "partial-fine-tuning"} <= set(data.tags or [])
     assert [(r.dataset_split, r.metric_type, r.metric_value) for r in results] == [
-        ("validation", "accuracy", 0.951235),
-        ("validation", "f1", 0.94),
         ("test", "accuracy", 0.951235),
         ("test", "f1", 0.94),
+        ("validation", "accuracy", 0.951235),
+        ("validation", "f1", 0.94),
     ]
     assert {r.dataset_type for r in results} == {"owner/beans"}
 
