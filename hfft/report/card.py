@@ -224,12 +224,13 @@ or step by step:
 
 ```python
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 processor = AutoImageProcessor.from_pretrained({name})
 model = AutoModelForImageClassification.from_pretrained({name}).eval()
-inputs = processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")  # turned as the camera was held
+inputs = processor(image, return_tensors="pt")
 with torch.no_grad():
     probabilities = model(**inputs).logits.softmax(-1)[0]
 print(model.config.id2label[probabilities.argmax().item()], probabilities.max().item())

@@ -323,6 +323,10 @@ def test_card_owns_up(tmp_path: Path) -> None:
     assert len(results_of(card)) == 3
 
 
+def test_card_example_turns_images_as_hfft_does(tmp_path: Path) -> None:
+    assert "ImageOps.exif_transpose(Image.open(" in reread(run_record(), trace(1), tmp_path).text
+
+
 def test_card_leads_with_what_nothing_was_chosen_on_and_names_its_intervals(tmp_path: Path) -> None:
     record = run_record()
     record.metrics = {name: SplitMetrics(20, {"accuracy": 0.95}, method="Wilson") for name in ("validation", "test")}
