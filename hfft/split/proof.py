@@ -93,8 +93,8 @@ def _find_split(model: nn.Module, found: tuple[str, tuple[str, ...]], batches: l
     inputs, larger = batches
     sizes = [len(next(iter(batch.values()))) for batch in batches]
     names = set(prefix)
-    outputs = _run_prefix(model, boundary, prefix, inputs, names)
-    others = _run_prefix(model, boundary, prefix, larger, names)
+    outputs = _run_prefix(model, found, inputs, names)
+    others = _run_prefix(model, found, larger, names)
     made: list[_Output] = []
     seen: dict[str, int] = defaultdict(int)
     for name, output, other in zip(prefix, outputs, others, strict=True):
