@@ -70,6 +70,7 @@ def _finetune(
     """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
+    settings = replace(settings, training=copy.copy(settings.training))
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None

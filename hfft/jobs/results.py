@@ -130,6 +130,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         baselines=run.baselines.figures(split, labels),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
+        identity=run.identity,
     )
 
 

@@ -97,7 +97,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     training, phases = run.settings.training, run.plan.phases
     memory_format = choose_memory_format(run.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
-    identity = identity_of(run)  # now: the Trainer writes into the model's configuration
+    run.identity = identity = identity_of(run)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
         resumed.check(identity)

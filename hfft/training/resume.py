@@ -88,8 +88,7 @@ class Checkpoint:
             ArgumentError: naming every difference.
         """
         before = self.record["identity"]
-        names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
-        if names:
+        if names := differences(before, identity):
             pairs = [f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names]
             raise ArgumentError(
                 f"{self.folder} belongs to another run: {'; '.join(pairs)}. Give the flags of that run, or start "
@@ -233,6 +232,11 @@ def identity_of(run: Run) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return plain
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of what two identities do not share."""
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def moment_of(run: Run, trainer: FreezeTrainer, identity: dict[str, Any]) -> Moment:

@@ -157,6 +157,7 @@ class Run:
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
+        identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
     settings: Settings
@@ -176,6 +177,7 @@ class Run:
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
