@@ -33,6 +33,7 @@ from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.resume import list_checkpoints, remove_checkpoints
 from hfft.training.run import Run, Settings
+from hfft.training.trackers import Trackers
 from hfft.training.trainer import FreezeTrainer
 
 
@@ -75,7 +76,9 @@ def _finetune(
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
+    trackers = Trackers(training) if training.report_to else None
     run = set_up(settings, shared, test)
+    run.trackers = trackers
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(run.folder)  # of the run that is replaced
     run.callbacks = callbacks
@@ -87,6 +90,8 @@ def _finetune(
             trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
+            if trackers is not None:
+                trackers.finish(run.state, trainer.control, run.model, run.metrics.get("test"))
             unfreeze(run.model)
             run.seconds = time.perf_counter() - began
             if training.baselines == "full":

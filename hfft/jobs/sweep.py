@@ -100,7 +100,10 @@ def _run_all(
         begins = f"[{number}/{len(planned)}] {target.name}"
         try:
             done, others = finished(target, options, setting, shared)
-            say(begins + (": done before" if done else f": trained anew, since its folder holds {others}" if others else ""))
+            say(
+                begins
+                + (": done before" if done else f": trained anew, since its folder holds {others}" if others else "")
+            )
             if done is None and (findings := _check(setting, shared)) != said:
                 said = findings
                 say(said)

@@ -187,6 +187,7 @@ MAY_CHANGE = frozenset(
     {
         # Where things are. What is there counts: weights, configuration, plan, images and labels have entries below.
         *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
+        *("config_name", "image_processor_name", "ignore_mismatched_sizes"),
         *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
         *("image_column_name", "label_column_name", "on_bad_image", "cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
@@ -197,6 +198,7 @@ MAY_CHANGE = frozenset(
         *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
         *("enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"),
         *("hub_always_push", "hub_revision"),
+        *("do_train", "do_eval", "do_predict"),
         # How batches are fetched, and the processes' own numbers.
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
         *("dataloader_multiprocessing_context", "ddp_timeout", "local_rank"),
