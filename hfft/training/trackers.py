@@ -1,0 +1,66 @@
+"""Trackers (TensorBoard, MLflow, Weights & Biases, ...): one run at each of them over all phases of a training."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
+
+from hfft.errors import ArgumentError, one_line
+
+
+class Trackers(TrainerCallback):
+    """The callbacks of transformers for ``--report_to``, told of one training instead of one for each phase.
+
+    Every entry has a ``phase`` beside it, counted from 1, and the epochs and steps of the whole run.
+
+    Args:
+        args: of the whole run, not of a phase.
+
+    Raises:
+        ArgumentError: there is no such tracker, or its package is missing.
+    """
+
+    def __init__(self, args: Any) -> None:
+        self.args = args
+        self.phase, self.steps, self.epochs = 0, 0, 0.0
+        self._begun = False
+        self._own_wandb = "wandb" not in sys.modules or sys.modules["wandb"].run is None
+        try:
+            self._callbacks = [kind() for kind in get_reporting_integration_callbacks(args.report_to)]
+        except (ImportError, RuntimeError, ValueError, AssertionError) as error:
+            raise ArgumentError(f"--report_to {' '.join(args.report_to)}: {one_line(error)}") from error
+
+    def place(self, phase: int, steps: int, epochs: float) -> None:
+        """Hear that a phase begins, by its number, and after how many steps and epochs of the run."""
+        self.phase, self.steps, self.epochs = phase, steps, epochs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin the one run with the first phase."""
+        if not self._begun:
+            self._begun = True
+            self._tell("on_train_begin", state, control, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Hand an entry on."""
+        if self._begun and logs:
+            self._tell("on_log", state, control, logs={**logs, "phase": self.phase}, **kwargs)
+
+    def finish(self, state: Any, control: Any, model: Any, metrics: dict[str, float] | None = None) -> None:
+        """Log the final metrics and end the run."""
+        if not self._begun:
+            return
+        if metrics:
+            self._tell("on_log", state, control, logs=metrics, model=model)
+        self._tell("on_train_end", state, control, model=model)
+        self._begun = False
+        if self._own_wandb and "wandb" in self.args.report_to:
+            sys.modules["wandb"].finish()  # the callback leaves that to the end of the process
+
+    def _tell(self, event: str, state: Any, control: Any, **kwargs: Any) -> None:
+        moved = replace(state, global_step=state.global_step + self.steps, epoch=(state.epoch or 0) + self.epochs)
+        for callback in self._callbacks:
+            getattr(callback, event)(self.args, moved, control, **kwargs)
