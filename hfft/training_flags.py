@@ -36,8 +36,9 @@ FLAGS: dict[str, Flag] = {
         "works",
         """output_dir per_device_train_batch_size per_device_eval_batch_size num_train_epochs learning_rate weight_decay
         gradient_accumulation_steps label_smoothing_factor bf16 logging_strategy logging_steps disable_tqdm
-        save_strategy save_steps save_total_limit push_to_hub hub_token hub_private_repo hub_model_id seed full_determinism
-        dataloader_num_workers dataloader_persistent_workers ddp_find_unused_parameters resume_from_checkpoint""",
+        save_strategy save_steps save_total_limit push_to_hub hub_token hub_private_repo hub_model_id seed
+        full_determinism dataloader_num_workers dataloader_persistent_workers
+        ddp_find_unused_parameters resume_from_checkpoint""",
     ),
     **_flags(
         "inherited",

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def _finetune(
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
-    trackers = Trackers(training) if training.report_to else None
+    trackers = Trackers(training)  # before images are read, since packages may be missing
     run = set_up(settings, shared, test)
     run.trackers = trackers
     if main and not training.resume_from_checkpoint:
@@ -85,13 +85,12 @@ def _finetune(
     say(_what_is_new(run))
     if main and (findings := shared.findings(run.sets)):
         say(findings)
-    with Preemption() as preemption:
+    with Preemption() as preemption, closing(trackers):
         with best_kept(run):
             trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
-            if trackers is not None:
-                trackers.finish(run.state, trainer.control, run.model, run.metrics.get("test"))
+            trackers.log_final(run.metrics.get("test", {}))
             unfreeze(run.model)
             run.seconds = time.perf_counter() - began
             if training.baselines == "full":

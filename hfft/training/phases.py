@@ -115,8 +115,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
         around = Interruptible(identity, here, preemption or Preemption())
         trainer = _train_phase(run, ready.pop(0), around, say)
     trainer.state = run.continuous(trainer.state)
-    if run.trackers is not None:
-        run.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
+    run.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
     return trainer
 
 
@@ -156,9 +155,8 @@ def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callab
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
-    if run.trackers is not None:
-        run.trackers.place(len(run.phases) + 1, run.steps, run.epochs)
-        trainer.add_callback(run.trackers)
+    run.trackers.place(len(run.phases) + 1, run.steps, run.epochs)
+    trainer.add_callback(run.trackers)
     if trainer.args.dataloader_drop_last and not run.settings.training.dataloader_drop_last:
         say(_LONE_IMAGE)
     checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)

@@ -158,7 +158,7 @@ class Run:
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
-        trackers: told of all phases as of one training; None for none.
+        trackers: told of all phases as of one training.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
@@ -179,7 +179,7 @@ class Run:
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
-    trackers: Trackers | None = None
+    trackers: Trackers = field(default_factory=Trackers)
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
