@@ -262,6 +262,8 @@ class FinetuneArguments(TrainingArguments):
         if self.metric_for_best_model is None and self.save_strategy == "best":
             self.metric_for_best_model = "accuracy"
         if self.metric_for_best_model is None:
+            if self.greater_is_better is not None:
+                raise ArgumentError("--greater_is_better needs --metric_for_best_model beside it")
             return
         self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         if self.greater_is_better is None:

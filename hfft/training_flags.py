@@ -117,7 +117,7 @@ class Limit:
 
 
 LIMITS = (
-    Limit("seed", lambda value: value < 0, "must not be below 0"),
+    Limit("seed", lambda value: not 0 <= value < 2**32, "must be at least 0 and below 2**32"),
     Limit("data_seed", lambda value: value is not None and value < 0, "must not be below 0"),
     Limit("label_smoothing_factor", lambda value: not 0 <= value < 1, "must be at least 0 and below 1"),
     Limit("weight_decay", lambda value: value < 0, "must not be below 0"),

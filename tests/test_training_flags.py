@@ -42,7 +42,12 @@ WRONG = (
     *("--weight_decay -1", "--warmup_steps -1", "--gradient_accumulation_steps 0", "--max_steps 0", "--eval_delay -1"),
     *("--save_total_limit 0", "--dataloader_num_workers -1", "--max_grad_norm -1", "--report_to nonsense"),
     *(f"--lr_scheduler_type {schedule}" for schedule in NEEDED),
-    *("--load_best_model_at_end true --keep last", "--lr_scheduler_kwargs {", "--config_name other"),
+    *(
+        "--load_best_model_at_end true --keep last",
+        "--lr_scheduler_kwargs {",
+        "--config_name other",
+        "--greater_is_better false",
+    ),
 )
 
 
