@@ -158,7 +158,7 @@ def test_only_the_same_run_counts_as_done(
     first = (folder / "hfft.json").read_bytes()
     assert "done before" in again("--logging_steps", "3")  # which does not change what comes out
     assert (folder / "hfft.json").read_bytes() == first
-    assert "trained anew, since its folder holds a run with other num_train_epochs\n" in again(
+    assert "trained anew, since its folder holds a run with other num_train_epochs, plan\n" in again(
         "--num_train_epochs", "2"
     )
     assert json.loads((folder / "hfft.json").read_text())["arguments"]["num_train_epochs"] == 2
