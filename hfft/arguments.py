@@ -155,8 +155,24 @@ class CacheArguments:
     class_token_shortcut: bool = option(
         True, "Compute only the class token in the last block where the head reads nothing else."
     )
+    prefix_engine: str = option(
+        "auto",
+        "What computes the frozen prefix: torch, compile (inductor), onnxruntime, openvino, or auto: the fastest of "
+        "those installed, where it saves more time than it takes to set up (docs/engines.md).",
+        ["auto", "torch", "compile", "onnxruntime", "openvino"],
+    )
+    engine_tolerance: float = option(
+        1e-4, "Largest difference of an engine's activations from torch's, relative to the largest activation."
+    )
+    exact: bool = option(
+        False, "Nothing within a tolerance: torch computes the frozen prefix, and every JPEG is decoded whole."
+    )
 
     def __post_init__(self) -> None:
+        if self.engine_tolerance <= 0:
+            raise ArgumentError(f"--engine_tolerance must be above 0, not {self.engine_tolerance}")
+        if self.exact and self.prefix_engine not in ("auto", "torch"):
+            raise ArgumentError(f"--exact computes with torch: leave out --prefix_engine {self.prefix_engine}")
         if self.cache_max_gb is not None and self.cache_max_gb <= 0:
             raise ArgumentError(f"--cache_max_gb must be above 0, not {self.cache_max_gb}")
 
@@ -281,6 +297,10 @@ class FinetuneArguments(TrainingArguments):
             raise ArgumentError(f"--mixup must not be below 0, but is {self.mixup}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
+
+
+RUN_ARGUMENTS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
+"""The groups that make up every option of a run, in the order of `hfft.training.run.Settings`."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The entries of a cache folder: listed, and pruned."""
+"""The entries of a cache folder, exported engines (without rows) among them: listed, and pruned."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
 
 
 def _entries(directory: Path) -> Iterator[Entry]:
-    for description in directory.glob("*/entry.json"):
+    for description in (*directory.glob("*/entry.json"), *directory.glob("engines/*/entry.json")):
         data = json.loads(description.read_text())
-        files = list(description.parent.iterdir())
+        files = [file for file in description.parent.rglob("*") if file.is_file()]
         yield Entry(
             folder=description.parent,
             boundary=data["boundary"],

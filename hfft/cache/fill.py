@@ -18,7 +18,9 @@ from tqdm.auto import tqdm
 
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import Pixels, ShownView, collate
+from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
+from hfft.errors import ModelError
+from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
@@ -78,7 +80,10 @@ class FillReport:
 
 
 def fill(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int]
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
 ) -> FillReport:
     """Compute the shards that are missing, one process its share of them.
 
@@ -110,7 +115,9 @@ def fill(
     return report
 
 
-def rows_agree(cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches]) -> bool:
+def rows_agree(
+    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], tolerance: float = 0.0
+) -> bool:
     """Compute a few of the rows that are on disk again, and return whether they are what is kept there.
 
     The key of an entry names all that its rows are known to depend on; this finds what it does not know.
@@ -120,6 +127,7 @@ def rows_agree(cache: ActivationCache, prefix: Prefix, source: Callable[[list[in
         cache: its damaged shards are deleted, as `fill` does.
         prefix: the frozen part of the model.
         source: as for `fill`.
+        tolerance: within which the rows were computed, where an engine computed them.
 
     Raises:
         DataError: an image cannot be read.
@@ -133,7 +141,12 @@ def rows_agree(cache: ActivationCache, prefix: Prefix, source: Callable[[list[in
     except (KeyError, IndexError, RuntimeError):  # other leaves or shapes than the model has
         return False
     return all(
-        _close(torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]), row.pack(kept[row.leaf.key]), prefix)
+        _close(
+            torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
+            row.pack(kept[row.leaf.key]),
+            prefix,
+            tolerance,
+        )
         for row in cache.rows
     )
 
@@ -154,6 +167,36 @@ def activation_batches(entry: ActivationCache, device: torch.device) -> Callable
     """Return a source of activations that another boundary's cache holds for the same rows."""
     size = fill_batch(device)
     return lambda rows: (entry.gather(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+@dataclass(frozen=True)
+class EnginePrefix:
+    """A frozen prefix that an engine computes, in the place of a `Prefix`."""
+
+    engine: Engine
+
+    @property
+    def device(self) -> torch.device:
+        """The device of PyTorch's activations."""
+        return self.engine.device
+
+    def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the activations of a batch.
+
+        Raises:
+            ModelError: the engine refuses.
+        """
+        try:
+            return self.engine.capture(inputs)
+        except EngineError as error:
+            raise ModelError(
+                f"{self.engine.name} cannot compute the frozen prefix: {error}; choose --prefix_engine torch"
+            ) from error
+
+
+def engine_batches(pixels: Callable[[list[int]], Batches], prefix: EnginePrefix) -> Callable[[list[int]], Batches]:
+    """Return a source of an engine's activations, computed from pixels and kept nowhere."""
+    return lambda rows: (prefix.capture(batch) for batch in pixels(rows))
 
 
 class CachedDataset(Dataset[dict[str, Any]]):
@@ -195,7 +238,11 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
-        return self.pixels(self.images.image(image), row=image, view=view)
+        return self.pixels(self.images.image(image, self.pixels.least), row=image, view=view)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        rows = [self.rows[index] % len(self.images) for index in indices]
+        return of_one_shape([self[index] for index in indices], self.images, rows)
 
 
 def _rows_to_check(cache: ActivationCache) -> list[int]:
@@ -209,14 +256,14 @@ def _spread(items: list[int]) -> list[int]:
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _close(computed: Tensor, kept: Tensor, prefix: Prefix) -> bool:
+def _close(computed: Tensor, kept: Tensor, prefix: Prefix, allowed: float) -> bool:
     """Whether packed rows are equal but for what the number formats on the way lose."""
     if computed.shape != kept.shape:
         return False
     if not kept.dtype.is_floating_point:
         return torch.equal(computed, kept)
     formats = [kept.dtype, prefix.autocast or kept.dtype]
-    tolerance = max(TOLERANCE, *(4 * torch.finfo(each).eps for each in formats))
+    tolerance = max(TOLERANCE, 2 * allowed, *(4 * torch.finfo(each).eps for each in formats))
     scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
     return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
@@ -232,7 +279,11 @@ def _timed(batches: Any, report: FillReport) -> Any:
 
 
 def _compute(
-    batch: dict[str, Tensor], cache: ActivationCache, prefix: Prefix, report: FillReport, progress: Any
+    batch: dict[str, Tensor],
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    report: FillReport,
+    progress: Any,
 ) -> dict[str, Tensor]:
     start = time.perf_counter()
     values = prefix.capture(batch)

@@ -16,12 +16,16 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
 
 from hfft.data.images import READING, ImageSet
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError
 
 CROP_AREA = (0.35, 1.0)
 """Smallest and largest share of the image's area that a random crop keeps."""
 CROP_RATIO = (3 / 4, 4 / 3)
 """Narrowest and widest crop, as width over height relative to the image's own."""
+
+
+DETAIL = 2
+"""An image that is decoded at a fraction of its size keeps this many times the edge that it is resized to."""
 
 
 class Pixels:
@@ -31,18 +35,27 @@ class Pixels:
         processor: the model's image processor, which resizes and normalises.
         augment: ``none``, ``flip`` (left and right, one time in two) or ``crop`` (a random part, and flip).
         seed: seed of the augmentation.
+        exact: have JPEGs decoded whole, however large they are.
+
+    Attributes:
+        least: pixels that both sides of an image need to have; see `hfft.data.images.open_image`.
 
     Example:
         >>> Pixels(processor)(image)["pixel_values"].shape  # doctest: +SKIP
         torch.Size([3, 224, 224])
     """
 
-    def __init__(self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0) -> None:
+    def __init__(
+        self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0, exact: bool = False
+    ) -> None:
         if augment not in ("none", "flip", "crop"):
             raise ArgumentError(f"--augment must be none, flip or crop, not {augment!r}")
         self.processor = processor
         self.augment = augment
         self.seed = seed
+        edge = None if exact else resized_edge(processor)
+        # A random crop keeps about half of a side at least.
+        self.least = None if edge is None else edge * DETAIL * (2 if augment == "crop" else 1)
 
     def __call__(self, image: Image.Image, row: int | None = None, view: int | None = None) -> dict[str, Tensor]:
         """The inputs of one image, without a batch dimension.
@@ -70,6 +83,7 @@ class Pixels:
             "processor": self.processor.to_dict(),
             "reading": READING,
             "augment": self.augment,
+            "least": self.least,
             "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
         }
         if self.augment != "none":
@@ -124,11 +138,46 @@ class PixelDataset(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**self.pixels(self.images.image(row), row, int(self._view)), "labels": int(self.images.labels[row])}
+        image = self.images.image(row, self.pixels.least)
+        return {**self.pixels(image, row, int(self._view)), "labels": int(self.images.labels[row])}
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch.
+
+        Raises:
+            DataError: they differ in shape; two images are named.
+        """
+        return of_one_shape([self[row] for row in rows], self.images, rows)
 
     def show_view(self, epoch: int) -> None:
         """Show the view of this epoch of the run from now on."""
         self._view.show(epoch)
+
+
+def of_one_shape(items: list[dict[str, Any]], images: ImageSet, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the items of a batch as they are.
+
+    Args:
+        items: model inputs.
+        images: the set that they were made of.
+        rows: the row of each item in it.
+
+    Raises:
+        DataError: they differ in shape; two images are named.
+    """
+    shapes = [{name: tuple(value.shape) for name, value in item.items() if name != "labels"} for item in items]
+    other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is None:
+        return items
+    found = [f"{images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
+    raise DataError(
+        f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; "
+        "give --image_size, or let the processor resize (do_resize in preprocessor_config.json)"
+    )
+
+
+def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(" x ".join(map(str, shape)) for shape in shapes.values())
 
 
 def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,6 +218,21 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
         raise ArgumentError(
             f"--image_size {image_size}: {type(processor).__name__} makes inputs of shape {shape}; leave the flag out"
         )
+
+
+def resized_edge(processor: BaseImageProcessor) -> int | None:
+    """Return the longest edge in pixels that a processor resizes images to; None where it keeps their size."""
+    if isinstance(processor, TimmWrapperImageProcessor):
+        sizes = [step.size for step in processor.val_transforms.transforms if hasattr(step, "size")]
+        return max((_longest(size) for size in sizes), default=None)
+    settings = processor.to_dict()
+    size = settings.get("size") or {}
+    edges = [size[name] for name in ("height", "width", "shortest_edge") if isinstance(size.get(name), int)]
+    return max(edges, default=None) if settings.get("do_resize") else None
+
+
+def _longest(size: Any) -> int:
+    return int(size if isinstance(size, int) else max(size))
 
 
 def _resize_timm(processor: TimmWrapperImageProcessor, image_size: int, config: PreTrainedConfig | None) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
-from hfft.arguments import FinetuneArguments
-from hfft.data.preprocessing import PixelDataset, Pixels
+from hfft.allocator import keep_freed_memory
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -72,6 +73,7 @@ def _finetune(
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
     settings = replace(settings, training=copy.copy(settings.training))
+    keep_freed_memory()
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
@@ -107,8 +109,15 @@ def check_processes(training: FinetuneArguments) -> None:
     """Make sure that processes share the work in a way that freezing and replaying understand.
 
     Raises:
-        ArgumentError: the model would be sharded over them.
+        ArgumentError: the launcher started fewer than it was asked for, or the model would be sharded over them.
     """
+    # accelerate names a meeting place for several processes, and then starts a single one.
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        raise ArgumentError(
+            "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
+            "torchrun --nproc_per_node N scripts/finetune.py"
+        )
     sharded = {
         "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
         "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
@@ -190,7 +199,8 @@ def _what_is_new(run: Run) -> str:
     names = run.sets.skipped
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*run.sets.notes, *run.base.notes))
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{notes}{warning}{skipped}"
 
 
 def train_metrics(run: Run) -> dict[str, float]:
@@ -205,7 +215,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
     if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, Pixels(run.processor)), metric_key_prefix="test")
+        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state
@@ -236,7 +246,7 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
     Example:
         >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
     """
-    return finetune(Settings(*parse_keywords(options)), say)
+    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
 
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:

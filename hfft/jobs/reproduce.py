@@ -8,14 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
+from hfft.files import sha256_of
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
 FLAG = "--from_record"
-_GROUPS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
 # Where a run writes, or what it did to its folder, is no part of what it computed.
 _NOT_REPEATED = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
@@ -51,13 +51,15 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
 
 def record_flags(record: RunRecord) -> list[str]:
     """Return the flags of a run, as far as they differ from the defaults."""
-    known = {item.name: item for group in _GROUPS for item in fields(group)}
+    known = {item.name: item for group in RUN_ARGUMENTS for item in fields(group)}
     standard = _defaults()
     values = {
         name: value
         for name, value in record.arguments.items()
         if name in known and name not in _NOT_REPEATED and value != standard.get(name)
     }
+    if record.cache.mode != "off":  # a race on another machine may be won by another engine
+        values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
     if epochs:
@@ -94,7 +96,7 @@ def weights_hashes(folder: Path) -> dict[str, str]:
         HfftError: one cannot be read.
     """
     try:
-        return {file.name: _sha256(file) for file in sorted(folder.glob("model*.safetensors"))}
+        return {file.name: sha256_of(file) for file in sorted(folder.glob("model*.safetensors"))}
     except OSError as error:
         raise HfftError(f"cannot read {folder}: {error.strerror}") from error
 
@@ -111,15 +113,10 @@ def content_hash(images: ImageSet) -> str | None:
     return digest.hexdigest()
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _defaults() -> dict[str, Any]:
     """Every option's default as a record holds it."""
     found: dict[str, Any] = {}
-    for group in _GROUPS[:-1]:
+    for group in RUN_ARGUMENTS[:-1]:
         found |= vars(group())
     plain: dict[str, Any] = FinetuneArguments().to_dict()  # type: ignore[no-untyped-call]
     return found | plain

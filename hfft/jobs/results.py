@@ -172,6 +172,7 @@ def _data(run: Run) -> DataRecord:
         fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
+        notes=[*sets.notes, *run.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
     )
 
@@ -220,7 +221,11 @@ def _cache(run: Run) -> CacheRecord:
     if not cached:
         return CacheRecord("off", reason_off=reason)
     hits = sum(use.rows - use.computed for use in cached)
-    return CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    engine = max((use.engine for use in cached), key=lambda engine: engine.difference)
+    record = CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    record.engine = engine.label
+    record.engine_difference, record.engine_tolerance = engine.difference, engine.tolerance
+    return record
 
 
 def _frozen(result: PhaseResult) -> FrozenRecord | None:

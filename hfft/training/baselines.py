@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.sampling import stratified
 from hfft.plugin.contract import Anatomy, covers
 from hfft.training.run import Baselines
@@ -54,7 +54,7 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
     rows = _sampled(sets.train, run.settings.training.seed)
     data: dict[str, Dataset[Any]] = {**prepared.datasets}
     if sets.test is not None:
-        data["test"] = PixelDataset(sets.test, Pixels(run.processor))
+        data["test"] = PixelDataset(sets.test, run.plain_pixels)
     reader = HeadReader(run.model, run.plan.anatomy, prepared)
     train = reader.features(Subset(data["train"], rows.tolist()))
     predict = fit_probe(train, sets.train.labels[rows], run.settings.training.seed)

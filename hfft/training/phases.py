@@ -266,10 +266,10 @@ def _splits(run: Run) -> dict[str, ImagesAndPixels]:
     data, seed = run.settings.data, run.settings.training.seed
     views = data.views if data.augment != "none" else 1
     views = min(views, math.ceil(run.settings.training.num_train_epochs))
-    augmented = Pixels(run.processor, data.augment, seed)
+    augmented = Pixels(run.processor, data.augment, seed, run.settings.cache.exact)
     return {
         "train": ImagesAndPixels(run.sets.train, augmented, views),
-        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
+        "validation": ImagesAndPixels(run.sets.validation, run.plain_pixels),
     }
 
 
