@@ -29,7 +29,7 @@ class Trackers(TrainerCallback):
         names = args.report_to if args is not None else []
         self.phase, self.steps, self.epochs = 0, 0, 0.0
         self._last: dict[str, Any] | None = None
-        self._own_wandb = "wandb" not in sys.modules or sys.modules["wandb"].run is None
+        self._own_wandb = getattr(sys.modules.get("wandb"), "run", None) is None
         try:
             self._callbacks = [kind() for kind in get_reporting_integration_callbacks(names)]
         except (ImportError, RuntimeError, ValueError, AssertionError) as error:
