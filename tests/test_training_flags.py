@@ -33,7 +33,7 @@ REFUSED = {
     "enable_jit_checkpoint": "true",
     "fsdp": "full_shard",
     "fsdp_config": '{"version": 2}',
-    "deepspeed": "{}",
+    "deepspeed": "ds.json",
 }
 NOT_ON_A_COMMAND_LINE = {"liger_kernel_config", "parallelism_config"}
 WRONG = (
@@ -120,7 +120,7 @@ TRIED = (
     "--ddp_bucket_cap_mb 1 --ddp_broadcast_buffers false --ddp_static_graph false --local_rank -1 "
     "--lr_scheduler_type greedy",
     '--dataloader_num_workers 1 --dataloader_prefetch_factor 1 --accelerator_config {"even_batches":true} '
-    "--dataloader_multiprocessing_context spawn --lr_scheduler_type polynomial",
+    "--dataloader_multiprocessing_context fork --lr_scheduler_type polynomial",
 )
 OF_OTHER_MACHINES = {
     *("tf32", "fp16", "torch_compile", "torch_compile_backend", "torch_compile_mode", "ddp_backend"),
