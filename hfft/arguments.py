@@ -284,7 +284,7 @@ class FinetuneArguments(TrainingArguments):
         self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
         if self.greater_is_better is None:
             self.greater_is_better = self.metric_for_best_model not in SMALLER_IS_BETTER
-        if self.lr_scheduler_type == "reduce_lr_on_plateau":
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
 
