@@ -49,7 +49,7 @@ FLAGS: dict[str, Flag] = {
         eval_on_start eval_use_gather_object eval_accumulation_steps save_on_each_node hub_revision ignore_data_skip
         restore_callback_states_from_checkpoint data_seed use_cpu accelerator_config dataloader_pin_memory
         dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order ddp_bucket_cap_mb
-        ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout debug skip_memory_metrics local_rank""",
+        ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout skip_memory_metrics local_rank""",
     ),
     "max_steps": Flag("works", "refused for policies of several phases"),
     "lr_scheduler_type": Flag(
@@ -60,6 +60,9 @@ FLAGS: dict[str, Flag] = {
     "optim": Flag("inherited", "those whose package is missing are refused, naming it"),
     "optim_target_modules": Flag("inherited", "read by GaLore, APOLLO and LOMO alone"),
     "fp16": Flag("inherited", "refused on a CPU"),
+    "debug": Flag(
+        "inherited", "on the command line `--debug` shows tracebacks; the Trainer's own goes into a YAML file"
+    ),
     "use_cache": Flag("inherited", "of generated text; without effect on images"),
     "length_column_name": Flag("inherited", "read by `group_by_length` alone, which is refused"),
     "train_sampling_strategy": Flag("inherited", "`random` or `sequential`"),

@@ -116,17 +116,17 @@ TRIED = (
     "--length_column_name n --label_names other --do_eval true --do_predict true --save_only_model true "
     "--save_on_each_node true --ignore_data_skip true --restore_callback_states_from_checkpoint true "
     "--optim_target_modules all-linear --hub_strategy end --hub_always_push true --hub_revision main",
-    "--optim adafactor --eval_strategy steps --eval_steps 2 --debug underflow_overflow --ddp_timeout 5 "
+    "--optim adafactor --eval_strategy steps --eval_steps 2 --ddp_timeout 5 "
     "--ddp_bucket_cap_mb 1 --ddp_broadcast_buffers false --ddp_static_graph false --local_rank -1 "
     "--lr_scheduler_type greedy",
     '--dataloader_num_workers 1 --dataloader_prefetch_factor 1 --accelerator_config {"even_batches":true} '
     "--dataloader_multiprocessing_context fork --lr_scheduler_type polynomial",
 )
 OF_OTHER_MACHINES = {
-    *("tf32", "fp16", "torch_compile", "torch_compile_backend", "torch_compile_mode", "ddp_backend"),
+    *("tf32", "fp16", "torch_compile", "torch_compile_backend", "torch_compile_mode", "ddp_backend", "debug"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
 }
-"""Of GPUs, of services on the network, and of a compiler that takes minutes."""
+"""Of GPUs, of services on the network, of a compiler that takes minutes; --debug is hfft's own on a command line."""
 
 
 def test_every_inherited_flag_is_tried() -> None:
