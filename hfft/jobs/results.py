@@ -81,7 +81,10 @@ def write_results(run: Run) -> str:
 
 
 def trace_rows(run: Run) -> list[EpochRow]:
-    """Return one row for each evaluated epoch, from the Trainer's own log."""
+    """Return one row for each evaluated epoch, from the Trainer's own log.
+
+    The evaluation at the end, of the weights that are handed back, is one of them where the last epoch had none.
+    """
     rows: list[EpochRow] = []
     train_loss, learning_rate = float("nan"), float("nan")
     for entry in run.log:
@@ -90,7 +93,7 @@ def trace_rows(run: Run) -> list[EpochRow]:
         if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
             row = EpochRow(
                 epoch=entry["epoch"],
-                phase=entry["phase"],
+                phase=entry.get("phase", run.phases[-1].view.name),  # the evaluation at the end is of no phase
                 train_loss=train_loss,
                 eval_loss=entry["eval_loss"],
                 accuracy=entry["eval_accuracy"],
@@ -132,6 +135,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         differences=run.baselines.differences(split, logits.argmax(1), labels),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
+        identity=run.identity,
     )
 
 
@@ -267,7 +271,9 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         )
     yield from _against_baselines(record)
     if record.best_epoch is not None:
-        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation."
+        metric = record.arguments.get("metric_for_best_model")
+        by = f" by {metric}" if metric else ""
+        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
     if record.frozen is not None:
         yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
     seconds = record.seconds

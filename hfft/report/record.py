@@ -163,6 +163,7 @@ class RunRecord:
         files: SHA-256 of the weights that were written, by file.
         mistakes: the most confident ones of that split, the surest first.
         written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
+        identity: by name, what another run must share to count as the same one; empty in older records.
     """
 
     hfft_version: str
@@ -192,6 +193,7 @@ class RunRecord:
     mistakes: list[MistakeRow] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     written: list[str] | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:

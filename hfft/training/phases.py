@@ -97,7 +97,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     training, phases = run.settings.training, run.plan.phases
     memory_format = choose_memory_format(run.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
-    identity = identity_of(run)  # now: the Trainer writes into the model's configuration
+    run.identity = identity = identity_of(run)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
         resumed.check(identity)
@@ -115,6 +115,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
         around = Interruptible(identity, here, preemption or Preemption())
         trainer = _train_phase(run, ready.pop(0), around, say)
     trainer.state = run.continuous(trainer.state)
+    run.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
     return trainer
 
 
@@ -154,6 +155,10 @@ def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callab
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
+    run.trackers.place(len(run.phases) + 1, run.steps, run.epochs)
+    trainer.add_callback(run.trackers)
+    if trainer.args.dataloader_drop_last and not run.settings.training.dataloader_drop_last:
+        say(_LONE_IMAGE)
     checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)
     metrics = _train(trainer, checkpoints, around.preemption)
     after = digest(frozen_tensors(run.model, phase))
@@ -295,11 +300,33 @@ def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> Finetune
     training.learning_rate = learning_rate
     training.label_names = ["labels"]
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
+    training.report_to = []  # run.trackers are told of all phases
+    before = run.steps if training.eval_strategy == "steps" else run.epochs
+    training.eval_delay = max(0, training.eval_delay - before)
+    training.dataloader_drop_last |= _ends_with_one(run, ready.phase)
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
         training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
     return training
+
+
+_LONE_IMAGE = (
+    "The last batch of each epoch would hold a single image, from which batch norms cannot learn: it is left out, "
+    "another one in each epoch."
+)
+
+
+def _ends_with_one(run: Run, phase: Phase) -> bool:
+    """Whether the last batch of an epoch holds one image, and batch norms learn from it."""
+    training, images = run.settings.training, len(run.sets.train)
+    batch = training.per_device_train_batch_size
+    if training.world_size > 1 or images <= batch or batch == 1 or images % batch != 1:
+        return False
+    return any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in phase.eval_modules
+        for name, module in run.model.named_modules()
+    )
 
 
 def _objective(run: Run) -> Objective:

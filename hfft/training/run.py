@@ -22,6 +22,7 @@ from hfft.models.load import Base
 from hfft.planning.plan import Plan
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
+from hfft.training.trackers import Trackers
 
 
 @dataclass
@@ -178,6 +179,8 @@ class Run:
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
+        trackers: told of all phases as of one training.
+        identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
     settings: Settings
@@ -197,6 +200,8 @@ class Run:
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
+    trackers: Trackers = field(default_factory=Trackers)
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
