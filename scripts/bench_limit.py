@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
@@ -123,7 +124,7 @@ def build(name: str) -> PreTrainedModel:
         config = TimmWrapperConfig.from_dict({"architecture": "tf_efficientnet_lite0", "num_classes": 10})
         model: PreTrainedModel = TimmWrapperForImageClassification(config)
     else:
-        model = MODELS[name]()
+        model = cast(PreTrainedModel, MODELS[name]())
     nn.Module.to(model, memory_format=torch.channels_last)
     return model.eval()
 

@@ -220,9 +220,11 @@ class _Filling:
 
 
 def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
-    if cache.cache == "off":
-        return "switched off"
-    return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+    reason = "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+    reason = "switched off" if cache.cache == "off" else reason
+    if reason and cache.prefix_engine not in ("auto", "torch"):
+        return f"{reason}; so --prefix_engine {cache.prefix_engine} is not used"
+    return reason
 
 
 def _choose_engines(

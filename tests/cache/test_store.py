@@ -126,10 +126,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     cache = make_cache(Placement(tmp_path, in_memory=False))
     put(cache, 0)
 
-    def no_room(self: Path, target: Path) -> Path:
+    def no_room(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", no_room)
+    monkeypatch.setattr(os, "replace", no_room)
     with pytest.raises(OutputError, match=r"No space left.*--cache_dir"):
         put(cache, 1)
     monkeypatch.undo()
@@ -349,7 +349,7 @@ def test_list_and_prune_oldest_first(tmp_path: Path) -> None:
 def test_write_whole_keeps_the_old_file_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
-    monkeypatch.setattr(os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O error")))
     with pytest.raises(OSError, match="I/O error"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
