@@ -78,7 +78,11 @@ class FillReport:
 
 
 def fill(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int]
+    cache: ActivationCache,
+    prefix: Prefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
+    title: str = "Frozen prefix",
 ) -> FillReport:
     """Compute the shards that are missing, one process its share of them.
 
@@ -87,6 +91,7 @@ def fill(
         prefix: the frozen part of the model.
         source: from rows to what the prefix takes, in batches of `fill_batch`; see `pixel_batches`.
         share: (rank, processes) among those that fill this folder.
+        title: of the progress bar.
 
     Raises:
         DataError: an image cannot be read.
@@ -100,7 +105,7 @@ def fill(
     if not rows:
         return report
     batches = iter(source(rows))
-    with tqdm(total=len(rows), desc="Frozen prefix", unit="image", disable=rank != 0) as progress:
+    with tqdm(total=len(rows), desc=title, unit="image", disable=rank != 0) as progress:
         for shard in todo:
             count = -(-len(cache.shard_range(shard)) // fill_batch(prefix.device))
             packed = [

@@ -71,7 +71,7 @@ def prepare_phases(
     model: PreTrainedModel,
     anatomy: Anatomy,
     cuts: Sequence[tuple[Phase, Cut]],
-    splits: dict[str, ImagesAndPixels],
+    splits: Sequence[dict[str, ImagesAndPixels]],
     cache: CacheArguments,
     training: FinetuneArguments,
 ) -> list[Prepared]:
@@ -84,7 +84,7 @@ def prepare_phases(
         model: on the device and in the memory format that it trains in, with the weights that it begins with.
         anatomy: the model's parts.
         cuts: the phases in order, with what `hfft.split.cut.cut_phase` found; none may train what a later one freezes.
-        splits: ``train`` and ``validation``.
+        splits: for each phase ``train``, ``validation`` and perhaps ``test``.
         cache: the user's wishes.
         training: device, precision and processes.
 
@@ -95,23 +95,23 @@ def prepare_phases(
     model.eval()
     memory_format = choose_memory_format(cache.memory_format)
     phases, wanted = [], []
-    for phase, cut in cuts:
+    for (phase, cut), sets in zip(cuts, splits, strict=True):
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
-            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
+            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in sets.items()},
             uncached_because=_uncached_because(cut, cache, training),
         )
         phases.append(prepared)
         if cut.split is not None and not prepared.uncached_because:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
-            entries = _entries(prefix, digest(frozen_tensors(model, phase)), splits, cache.cache_dtype, training)
-            wanted.append(_Filling(prepared, prefix, entries))
+            entries = _entries(prefix, digest(frozen_tensors(model, phase)), sets, cache.cache_dtype, training)
+            wanted.append(_Filling(prepared, prefix, sets, entries))
     _place(wanted, cache, training)
-    shallower: _Filling | None = None
+    shallower: dict[str, _Filling] = {}
     for filling in reversed(wanted):
         if filling.prepared.placement is not None:
-            _fill_phase(filling, shallower, splits, training)
-            shallower = filling
+            _fill_phase(filling, shallower, training)
+            shallower |= dict.fromkeys(filling.entries, filling) if filling.exact else {}
     return phases
 
 
@@ -176,6 +176,7 @@ class _Filling:
 
     prepared: Prepared
     prefix: Prefix
+    splits: dict[str, ImagesAndPixels]
     entries: dict[str, ActivationCache]
 
     @property
@@ -211,18 +212,17 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
             entry.placement = placement
 
 
-def _fill_phase(
-    filling: _Filling, shallower: _Filling | None, splits: dict[str, ImagesAndPixels], training: FinetuneArguments
-) -> None:
+def _fill_phase(filling: _Filling, shallower: dict[str, _Filling], training: FinetuneArguments) -> None:
+    """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
-        part = splits[name]
-        if shallower is not None and shallower.exact:
-            source = activation_batches(shallower.entries[name], prefix.device)
-            begun = replace(prefix, begun=shallower.prefix.split)
+        part = filling.splits[name]
+        if name in shallower:
+            source = activation_batches(shallower[name].entries[name], prefix.device)
+            begun = replace(prefix, begun=shallower[name].prefix.split)
         else:
             source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
-        prepared.reports[name] = _fill(entry, begun, source, training)
+        prepared.reports[name] = _fill(entry, name, begun, source, training)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
@@ -256,15 +256,20 @@ def _entries(
 
 
 def _fill(
-    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+    entry: ActivationCache,
+    name: str,
+    prefix: Prefix,
+    source: Callable[[list[int]], Batches],
+    training: FinetuneArguments,
 ) -> FillReport:
-    """Fill one entry, all processes together.
+    """Fill the entry of the split `name`, all processes together.
 
     Where machines do not share the folder, the shards of the others are still missing after the first
     round; then the processes of each machine fill them for themselves.
     """
     discarded = _discard_unless_agreed(entry, prefix, source, training)
-    report = fill(entry, prefix, source, (training.process_index, training.world_size))
+    share = (training.process_index, training.world_size)
+    report = fill(entry, prefix, source, share, f"Frozen prefix, {name} images")
     report.discarded = discarded
     if training.world_size > 1:
         torch.distributed.barrier()

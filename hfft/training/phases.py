@@ -127,8 +127,8 @@ def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) ->
         say: prints a line for the user.
     """
     settings, training = run.settings, run.settings.training
-    splits = _splits(run)
-    probe = probe_inputs(splits["train"], training.device, choose_memory_format(settings.cache.memory_format))
+    splits = [_splits(run, phase) for phase in phases]
+    probe = probe_inputs(splits[0]["train"], training.device, choose_memory_format(settings.cache.memory_format))
     cuts, views = [], []
     for phase in phases:
         freeze(run.model, phase)
@@ -257,15 +257,19 @@ def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> N
         set_seed(trainer.args.seed)
 
 
-def _splits(run: Run) -> dict[str, ImagesAndPixels]:
+def _splits(run: Run, phase: Phase) -> dict[str, ImagesAndPixels]:
+    """Return what a phase reads: the test images only where the probe or the last evaluation reads them."""
     data, seed = run.settings.data, run.settings.training.seed
     views = data.views if data.augment != "none" else 1
     views = min(views, math.ceil(run.settings.training.num_train_epochs))
-    augmented = Pixels(run.processor, data.augment, seed)
-    return {
-        "train": ImagesAndPixels(run.sets.train, augmented, views),
+    splits = {
+        "train": ImagesAndPixels(run.sets.train, Pixels(run.processor, data.augment, seed), views),
         "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
     }
+    probed = run.settings.training.baselines != "none" and phase is run.plan.phases[0]
+    if run.sets.test is not None and (probed or phase is run.plan.phases[-1]):
+        splits["test"] = ImagesAndPixels(run.sets.test, Pixels(run.processor))
+    return splits
 
 
 def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
@@ -275,6 +279,7 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
     trainer = FreezeTrainer(
         run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
+    trainer.test_dataset = datasets.get("test")
     trainer.objective = _objective(run)
     trainer.add_callback(Views(datasets["train"].show_view, run.epochs))  # type: ignore[attr-defined]
     for callback in run.callbacks:
