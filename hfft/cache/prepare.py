@@ -35,6 +35,7 @@ from hfft.split.cut import Cut
 from hfft.split.halves import Prefix, Suffix, to_device
 
 PROBE_IMAGES = 2
+_NAME_DIGITS = 32  # of SHA-256 in a row's name
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,22 @@ def choose_memory_format(wish: str) -> torch.memory_format:
 def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
     rows = range(min(PROBE_IMAGES, len(part.images)))
-    items = [part.pixels(part.images.image(row), row=row, view=0) for row in rows]
+    contents = part.images.contents()
+    items = [part.pixels(part.images.image(row), contents[row], view=0) for row in rows]
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
+
+
+def row_names(part: ImagesAndPixels) -> list[str]:
+    """Name the cache's row of every view of every image, by content and view.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    contents = [content[:_NAME_DIGITS] for content in part.images.contents()]
+    views = [part.pixels.view_name(view) for view in range(part.views)]
+    return [f"{content}{view}" for view in views for content in contents]
 
 
 def software(device: torch.device) -> str:
@@ -162,6 +175,8 @@ def describe(prepared: Prepared) -> str:
         ]
         damaged = [file for report in prepared.reports.values() for file in report.damaged]
         lines += [f"Damaged shard computed again: {file}" for file in damaged]
+        unreadable = [file for report in prepared.reports.values() for file in report.unreadable]
+        lines += [f"Shard of the cache left alone, since it cannot be read: {file}" for file in unreadable]
         lines += [
             f"Cached activations of the {name} images did not match what the model computes now: computed again."
             for name, report in prepared.reports.items()
@@ -243,15 +258,13 @@ def _entries(
             prefix=weights,
             model=signature,
             boundary=prefix.split.boundary,
-            pixels=part.pixels.fingerprint(),
-            data=part.images.fingerprint(),
-            views=part.views,
+            pixels=part.pixels.processing(),
             dtype=cache_dtype,
             precision=f"{prefix.autocast}, tf32 {training.tf32}{token}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
         )
-        entries[name] = ActivationCache(key, rows, len(part.images) * part.views, Placement(None, in_memory=True))
+        entries[name] = ActivationCache(key, rows, row_names(part), Placement(None, in_memory=True))
     return entries
 
 
@@ -295,7 +308,8 @@ def _discard_unless_agreed(
 
     One process of each machine looks, since machines may have folders of their own; the others wait for it.
     """
-    discard = training.local_process_index == 0 and not rows_agree(entry, prefix, source)
+    share = (training.process_index, training.world_size)
+    discard = training.local_process_index == 0 and not rows_agree(entry, prefix, source, share)
     if discard:
         entry.discard()
     return bool(_total(discard) if training.world_size > 1 else discard)
@@ -309,5 +323,4 @@ def _total(count: int) -> int:
 
 
 def _load_all(entry: ActivationCache) -> bool:
-    loaded = [entry.load(shard, verify=False) for shard in range(entry.shard_count())]
-    return all(loaded)
+    return not entry.find(range(entry.count), verify=False)
