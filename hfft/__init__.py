@@ -3,28 +3,48 @@
 Everything public is loaded when it is first used, so that ``import hfft`` itself takes no time:
 
 - ``hfft.finetune(...)`` runs the main job; its keywords are the flags of ``hfft finetune``.
+- ``hfft.plan(...)`` shows what a policy would train, ``hfft.evaluate(...)`` measures a finished model.
 - ``hfft.load(...)`` gives back the model and the image processor of a finished run, or of its delta.
-- ``hfft.Plan`` says what a policy trains when.
-- ``hfft.FreezeTrainer`` is the Trainer of one phase of a plan.
+- ``hfft.load_classifier(...)`` and ``hfft.classify(...)`` label images with it.
+- ``hfft.Plan`` says what a policy trains when, ``hfft.FreezeTrainer`` is the Trainer of one phase of a plan.
+
+Plugins and policies of other packages import ``hfft.plugin``. All else is private, and may change.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from hfft._version import __version__
 
-__all__ = ["FreezeTrainer", "Plan", "__version__", "finetune", "load"]
+__all__ = [
+    "FreezeTrainer",
+    "Plan",
+    "__version__",
+    "classify",
+    "evaluate",
+    "finetune",
+    "load",
+    "load_classifier",
+    "plan",
+]
 
 if TYPE_CHECKING:
+    from hfft.inference.classifier import classify, load_classifier
+    from hfft.inference.evaluate import evaluate_with as evaluate
     from hfft.jobs.finetune import finetune_with as finetune
+    from hfft.jobs.plan import plan_with as plan
     from hfft.models.checkpoint import load
     from hfft.planning.plan import Plan
     from hfft.training.trainer import FreezeTrainer
 
 _PLACES = {
-    "FreezeTrainer": ("hfft.training.trainer", "FreezeTrainer"),
-    "Plan": ("hfft.planning.plan", "Plan"),
-    "finetune": ("hfft.jobs.finetune", "finetune_with"),
-    "load": ("hfft.models.checkpoint", "load"),
+    "FreezeTrainer": "hfft.training.trainer:FreezeTrainer",
+    "Plan": "hfft.planning.plan:Plan",
+    "classify": "hfft.inference.classifier:classify",
+    "evaluate": "hfft.inference.evaluate:evaluate_with",
+    "finetune": "hfft.jobs.finetune:finetune_with",
+    "load": "hfft.models.checkpoint:load",
+    "load_classifier": "hfft.inference.classifier:load_classifier",
+    "plan": "hfft.jobs.plan:plan_with",
 }
 
 
@@ -34,7 +54,7 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for Any
         from importlib import import_module
 
         if name in _PLACES:
-            module, attribute = _PLACES[name]
+            module, _, attribute = _PLACES[name].partition(":")
             return getattr(import_module(module), attribute)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -231,6 +231,10 @@ class FinetuneArguments(TrainingArguments):
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
 
 
+RUN_ARGUMENTS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
+"""The groups that make up every option of a run, in the order of `hfft.training.run.Settings`."""
+
+
 @dataclass
 class PlanArguments:
     """How to show a plan."""
@@ -258,6 +262,13 @@ class CacheToolArguments:
 
     cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
     keep_gb: float = option(0.0, "For prune: keep the most recently used entries up to so many gigabytes.")
+
+
+@dataclass
+class FillArguments:
+    """Which part of a cache to fill."""
+
+    shard: str = option("1/1", "Part i of n of the activations, as i/n; parts need not know of each other.")
 
 
 @dataclass

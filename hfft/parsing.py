@@ -114,25 +114,21 @@ def closest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def parse_keywords(options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Make the five groups of a run's options from keywords; None stands for an option's default.
+def parse_keywords(classes: Sequence[type], options: Mapping[str, Any], function: str) -> tuple[Any, ...]:
+    """Make dataclasses of keywords; None stands for an option's default.
+
+    Args:
+        classes: the dataclasses; each keyword is one of their fields.
+        options: by name, values of any type that a YAML file may hold, and paths.
+        function: what an error calls the function that was given the keywords.
 
     Raises:
         ArgumentError: there is no such option, or its value is wrong.
     """
-    from hfft import arguments
-
-    groups = (
-        arguments.ModelArguments,
-        arguments.DataArguments,
-        arguments.PolicyArguments,
-        arguments.CacheArguments,
-        arguments.FinetuneArguments,
-    )
-    known = [item.name for group in groups for item in fields(group) if item.init]
+    known = [item.name for group in classes for item in fields(group) if item.init]
     for name in options:
         if name not in known:
-            raise ArgumentError(f"hfft.finetune has no option {name!r}{closest(name, known)}")
+            raise ArgumentError(f"{function} has no option {name!r}{closest(name, known)}")
     # The way of a YAML file: values are checked and converted as those of flags are.
     flags = flags_of({name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in options.items()})
-    return parse(groups, flags, "finetune", "")
+    return parse(classes, flags, function, "")

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import Pixels, ShownView, collate
+from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
@@ -209,6 +209,10 @@ class _Rows(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
         return self.pixels(self.images.image(image), self.contents[image], view)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        rows = [self.rows[index] % len(self.images) for index in indices]
+        return of_one_shape([self[index] for index in indices], self.images, rows)
 
 
 def _spread(items: list[_T]) -> list[_T]:

@@ -23,7 +23,7 @@ from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batch
 from hfft.cache.placement import Placement, choose_placement, gigabytes
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.data.preprocessing import PixelDataset, Pixels, collate, of_one_shape
 from hfft.errors import OutputError
 from hfft.files import default_cache_dir
 from hfft.models.signature import model_signature
@@ -71,10 +71,10 @@ class Prepared:
 def prepare_phases(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    cuts: Sequence[tuple[Phase, Cut]],
-    splits: Sequence[dict[str, ImagesAndPixels]],
+    cuts: Sequence[tuple[Phase, Cut, dict[str, ImagesAndPixels]]],
     cache: CacheArguments,
     training: FinetuneArguments,
+    share: tuple[int, int] | None = None,
 ) -> list[Prepared]:
     """Decide between cached and uncached training for each phase, and fill the caches.
 
@@ -84,10 +84,11 @@ def prepare_phases(
     Args:
         model: on the device and in the memory format that it trains in, with the weights that it begins with.
         anatomy: the model's parts.
-        cuts: the phases in order, with what `hfft.split.cut.cut_phase` found; none may train what a later one freezes.
-        splits: for each phase ``train``, ``validation`` and perhaps ``test``.
+        cuts: the phases in order, with what `hfft.split.cut.cut_phase` found and the images that are read (``train``,
+            ``validation`` and perhaps ``test``); none may train what a later one freezes.
         cache: the user's wishes.
         training: device, precision and processes.
+        share: (number, count): compute only this of so many parts, which are not read then; None for all.
 
     Raises:
         DataError: an image cannot be read.
@@ -96,7 +97,7 @@ def prepare_phases(
     model.eval()
     memory_format = choose_memory_format(cache.memory_format)
     phases, wanted = [], []
-    for (phase, cut), sets in zip(cuts, splits, strict=True):
+    for phase, cut, sets in cuts:
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
             {name: PixelDataset(part.images, part.pixels, part.views) for name, part in sets.items()},
@@ -111,7 +112,7 @@ def prepare_phases(
     shallower: dict[str, _Filling] = {}
     for filling in reversed(wanted):
         if filling.prepared.placement is not None:
-            _fill_phase(filling, shallower, training)
+            _fill_phase(filling, shallower, training, share)
             shallower |= dict.fromkeys(filling.entries, filling) if filling.exact else {}
     return phases
 
@@ -135,6 +136,7 @@ def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: tor
     rows = range(min(PROBE_IMAGES, len(part.images)))
     contents = part.images.contents()
     items = [part.pixels(part.images.image(row), contents[row], view=0) for row in rows]
+    items = of_one_shape(items, part.images, rows)
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
@@ -227,7 +229,12 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
             entry.placement = placement
 
 
-def _fill_phase(filling: _Filling, shallower: dict[str, _Filling], training: FinetuneArguments) -> None:
+def _fill_phase(
+    filling: _Filling,
+    shallower: dict[str, _Filling],
+    training: FinetuneArguments,
+    share: tuple[int, int] | None,
+) -> None:
     """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
@@ -237,7 +244,11 @@ def _fill_phase(filling: _Filling, shallower: dict[str, _Filling], training: Fin
             begun = replace(prefix, begun=shallower[name].prefix.split)
         else:
             source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
-        prepared.reports[name] = _fill(entry, name, begun, source, training)
+        title = f"Frozen prefix, {name} images"
+        if share is None:
+            prepared.reports[name] = _fill(entry, title, begun, source, training)
+        else:
+            prepared.reports[name] = _fill_share(entry, title, begun, source, share)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
@@ -270,19 +281,19 @@ def _entries(
 
 def _fill(
     entry: ActivationCache,
-    name: str,
+    title: str,
     prefix: Prefix,
     source: Callable[[list[int]], Batches],
     training: FinetuneArguments,
 ) -> FillReport:
-    """Fill the entry of the split `name`, all processes together.
+    """Fill one entry, all processes together.
 
     Where machines do not share the folder, the shards of the others are still missing after the first
     round; then the processes of each machine fill them for themselves.
     """
     discarded = _discard_unless_agreed(entry, prefix, source, training)
     share = (training.process_index, training.world_size)
-    report = fill(entry, prefix, source, share, f"Frozen prefix, {name} images")
+    report = fill(entry, prefix, source, share, title)
     report.discarded = discarded
     if training.world_size > 1:
         torch.distributed.barrier()
@@ -298,6 +309,22 @@ def _fill(
         raise OutputError(
             f"shards of the activation cache at {entry.folder} went missing while it was filled; run again"
         )
+    return report
+
+
+def _fill_share(
+    entry: ActivationCache,
+    title: str,
+    prefix: Prefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
+) -> FillReport:
+    """Fill one part of an entry, whoever sees to the others."""
+    discarded = not rows_agree(entry, prefix, source, share)
+    if discarded:
+        entry.discard()
+    report = fill(entry, prefix, source, share, title)
+    report.rows, report.discarded = len(entry.share(*share)), discarded
     return report
 
 

@@ -270,8 +270,9 @@ class ActivationCache:
         tensors = self._attempt(file, lambda: self._read(file, verify)) if offsets else None
         if tensors is None:
             return set()
-        shapes = {row.leaf.key: (row.dtype, row.packed_shape) for row in self.rows}
-        if {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()} != shapes:
+        count = len(self._names_in(file))
+        shapes = {row.leaf.key: (row.dtype, (count, *row.packed_shape)) for row in self.rows}
+        if {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()} != shapes:
             self.misshapen = True
             return set()
         if self.placement.in_memory:  # what others put beside them is not held

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from hfft.arguments import CheckArguments, DataArguments
 from hfft.cli.commands import summary_of
 from hfft.data.check import SHOWN_FILES, Finding, check_parts, joined_files, named_parts
-from hfft.data.load import find_splits, locate
+from hfft.data.load import Found, find_splits
 from hfft.data.probe import Look
 from hfft.errors import ArgumentError
 from hfft.parsing import parse
@@ -35,26 +35,29 @@ def run_check(data: DataArguments, options: CheckArguments, place: str | None) -
     if place is not None:
         if data.train_dir or data.dataset_name:
             raise ArgumentError("give the images once: as DATA, or by --train_dir or --dataset_name")
-        for option, value in locate(place).items():
-            setattr(data, option, value)
-    name, splits = find_splits(data)
-    findings = check_parts(named_parts(splits), _progress)
-    counts = {split: len(named.names) for split, named in splits.items()}
-    print(findings_json(name, counts, findings) if options.json else findings_table(name, counts, findings))
+        data.dataset_name = place
+    found = find_splits(data)
+    findings = check_parts(named_parts(found.splits), _progress)
+    print(findings_json(found, findings) if options.json else findings_table(found, findings))
     failing = {"error", "warning"} if options.strict else {"error"}
     return int(any(finding.severity in failing for finding in findings))
 
 
-def findings_json(name: str, counts: dict[str, int], findings: Sequence[Finding]) -> str:
+def findings_json(found: Found, findings: Sequence[Finding]) -> str:
     """Return all findings with all their files as JSON."""
-    content = {"data": name, "images": counts, "findings": [asdict(finding) for finding in findings]}
+    content = {
+        "data": found.name,
+        "images": {split: len(named.names) for split, named in found.splits.items()},
+        "notes": list(found.notes),
+        "findings": [asdict(finding) for finding in findings],
+    }
     return json.dumps(content, indent=2)
 
 
-def findings_table(name: str, counts: dict[str, int], findings: Sequence[Finding]) -> str:
+def findings_table(found: Found, findings: Sequence[Finding]) -> str:
     """Return the findings, the worst first, each with a few of its files."""
-    images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    lines = [f"{name}: {images} images"]
+    images = ", ".join(f"{len(named.names):,} {split}" for split, named in found.splits.items())
+    lines = [f"{found.name}: {images} images", *found.notes]
     if not findings:
         lines.append("nothing found: every image can be read, no two are alike")
     for finding in findings:

@@ -43,7 +43,7 @@ def print_predictions(use: UseArguments, show: PredictArguments, paths: Sequence
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
     """
-    files = find_images(paths)
+    files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     rows = classify(classifier, files, show.top_k, use.batch_size)
     failed = 0

@@ -32,17 +32,10 @@ def finetune_settings(argv: list[str]) -> Settings:
     Raises:
         ArgumentError: a flag is unknown, or a value is wrong.
     """
-    from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+    from hfft.arguments import RUN_ARGUMENTS
     from hfft.training.run import Settings
 
-    groups = (
-        ModelArguments,
-        DataArguments,
-        PolicyArguments,
-        CacheArguments,
-        FinetuneArguments,
-    )
-    return Settings(*parse(groups, argv, "finetune", summary_of("finetune")))
+    return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", summary_of("finetune")))
 
 
 def plan_command(argv: list[str]) -> int:
@@ -57,8 +50,8 @@ def plan_command(argv: list[str]) -> int:
     if plan.suggest_anatomy:
         print(show_suggestion(model))
         return 0
-    text, data = show_plan(model, policy, plan)
-    print(json.dumps(data, indent=2) if plan.json else text)
+    shown = show_plan(model, policy, plan)
+    print(json.dumps(shown.data(), indent=2) if plan.json else shown)
     return 0
 
 

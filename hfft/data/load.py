@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,16 @@ import datasets
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.archives import load_source
+from hfft.data.archives import ARCHIVES, is_archive
+from hfft.data.folders import ClassFolders, open_class_folders, read_split_folder, refuse_empty
 from hfft.data.images import ImageSet
-from hfft.data.labels import NamedImages, indexed, label_map, read_split
+from hfft.data.labels import LABEL_COLUMNS, NamedImages, find_column, indexed, label_map, read_split
+from hfft.data.layout import EXTENSIONS, SPLIT_NAMES, given_to_nothing, hidden, pick_splits
 from hfft.data.probe import look_at_all
 from hfft.data.sampling import sample, split_off
-from hfft.data.sources import SPLIT_NAMES, hidden, read_folder
+from hfft.data.shards import read_shards, read_stream, shards_of
+from hfft.data.sources import is_saved, load_dataset, walk
+from hfft.data.tables import TABLES, is_metadata, read_metadata, read_table, table_columns
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 
@@ -31,6 +35,7 @@ class ImageSets:
         labels: class names of the training images, in the order of the class indices.
         name: of the data set, for people.
         skipped: files that cannot be read and were left out.
+        notes: what the data set was taken for, and what else was left out.
     """
 
     train: ImageSet
@@ -39,6 +44,7 @@ class ImageSets:
     labels: tuple[str, ...]
     name: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
@@ -55,7 +61,8 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     Raises:
         DataError: the images or their labels cannot be used as they are; the message says what to do.
     """
-    name, splits = find_splits(data)
+    found = find_splits(data)
+    splits = found.splits
     labels = label_map(splits["train"])
     train = indexed(splits["train"], labels)
     validation = indexed(splits["validation"], labels) if "validation" in splits else None
@@ -74,46 +81,69 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         sample(validation, data.max_eval_samples, seed),
         None if test is None else sample(test, data.max_eval_samples, seed),
         labels,
-        name,
+        found.name,
+        notes=found.notes,
     )
 
 
 # Where the images come from ---------------------------------------------------------------------------
 
 
-def find_splits(data: DataArguments) -> tuple[str, dict[str, NamedImages]]:
-    """The name of the data set and its splits (train, validation, test), labels as they are written there.
+@dataclass(frozen=True)
+class Source:
+    """A data set whose splits are read when they are asked for.
+
+    Args:
+        name: of the data set, for people.
+        splits: its own names for its splits, those without images left out.
+        read: returns the images of one of them; its own name, then ours.
+        notes: what it was taken for, and what was left out.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    read: Callable[[str, str], NamedImages]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The splits of a data set (``train``, ``validation``, ``test``), labels as they are written there, and notes."""
+
+    name: str
+    splits: dict[str, NamedImages]
+    notes: tuple[str, ...] = ()
+
+
+def find_splits(data: DataArguments) -> Found:
+    """Read the images that the options name.
 
     Raises:
         DataError: there are no images, or their labels cannot be told.
     """
     if data.train_dir is not None:
-        folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
-        splits = {split: read_folder(Path(path).expanduser(), split) for split, path in folders.items() if path}
-        return _folder_name(Path(data.train_dir).expanduser().resolve()), splits
-    if data.dataset_name is None:
-        name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
-    else:
-        name, loaded = data.dataset_name, load_source(data)
-    return name, {split: read_split(loaded[source], split, name, data) for split, source in _pick_splits(loaded, name)}
+        return _split_folders(data)
+    source = open_source(data)
+    picked = pick_splits(source.splits)
+    if "train" not in picked:
+        raise DataError(
+            f"{source.name}: it has the splits {', '.join(source.splits)} but no 'train'; name the one to train on so"
+        )
+    splits = {split: source.read(own, split) for split, own in picked.items()}
+    unused = [own for own in source.splits if own not in picked.values()]
+    return Found(source.name, splits, (*source.notes, *given_to_nothing(unused)))
 
 
-def locate(place: str) -> dict[str, str]:
-    """Which options of `DataArguments` a folder, a file or a Hub id stands for.
-
-    A folder of class folders is training images; a folder of split folders is read split by split; the rest
-    is a data set.
-    """
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
-        return {"dataset_name": place}
-    inside = {entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)}
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    if any(entry.is_file() and not hidden(entry.name) for entry in os.scandir(folder)):
-        return {"dataset_name": place}
-    if inside and inside <= set(known) and any(known[name] == "train" for name in inside):
-        return {f"{known[name]}_dir": str(folder / name) for name in sorted(inside)}
-    return {"train_dir": place}
+def _split_folders(data: DataArguments) -> Found:
+    folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
+    splits: dict[str, NamedImages] = {}
+    notes: list[str] = []
+    for split, folder in folders.items():
+        if folder:
+            known = splits["train"].order if splits else ()
+            splits[split], more = read_split_folder(Path(folder).expanduser(), split, known)
+            notes += [f"{split}: {note}" if any(list(folders.values())[1:]) else note for note in more]
+    return Found(_folder_name(Path(str(data.train_dir)).expanduser().resolve()), splits, tuple(notes))
 
 
 def _folder_name(folder: Path) -> str:
@@ -121,16 +151,73 @@ def _folder_name(folder: Path) -> str:
     return folder.parent.name if folder.name in SPLIT_NAMES["train"] else folder.name
 
 
-def _pick_splits(loaded: datasets.DatasetDict, name: str) -> list[tuple[str, str]]:
-    """Pairs of our name for a split and the data set's own."""
-    found = {}
-    for split, names in SPLIT_NAMES.items():
-        source = next((each for each in names if each in loaded and (split == "train" or len(loaded[each]))), None)
-        if source is not None:
-            found[split] = source
-    if "train" not in found:
-        raise DataError(f"{name}: it has the splits {', '.join(loaded)} but no 'train'; name the one to train on so")
-    return list(found.items())
+def open_source(data: DataArguments) -> Source:
+    """Open what ``--dataset_name`` names: a file, a folder, or a Hub id; the embedded images where it names nothing.
+
+    Raises:
+        DataError: it cannot be loaded, or holds no images.
+        ArgumentError: ``--streaming`` lacks a limit.
+    """
+    if data.dataset_name is None:
+        return _loaded(EMBEDDED_DATA.partition("==")[0], embedded_images(), data)
+    name = data.dataset_name
+    path = Path(name).expanduser()
+    if data.streaming:
+        return _loaded(name, read_stream(name, data), data)
+    if shards := shards_of(path):
+        return _loaded(name, read_shards(shards), data, ("Read as WebDataset shards",))
+    if path.is_dir() and not is_saved(path):
+        return _folder(name, path, data)
+    if is_archive(path):
+        return _class_folders(name, open_class_folders(path))
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return _tabled(name, data, read_table(path, data))
+    if path.is_file():
+        known = ", ".join((*ARCHIVES, *TABLES))
+        raise DataError(
+            f"--dataset_name {path}: this kind of file is not known; give a folder, a Hub id, or one of {known}"
+        )
+    return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+
+
+def _folder(name: str, path: Path, data: DataArguments) -> Source:
+    """A folder: class folders before anything else, unless it holds tables that say more."""
+    paths, _ = walk(path)
+    shown = [each for each in paths if not any(map(hidden, each.split("/")))]
+    if any(each.lower().endswith((".parquet", ".arrow")) and not is_metadata(Path(each).name) for each in shown):
+        return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+    metadata = [path / each for each in sorted(shown) if is_metadata(each.rpartition("/")[2])]
+    labelled = [file for file in metadata if _names_labels(table_columns(file), data.label_column_name)]
+    images = [each for each in shown if each.lower().endswith(EXTENSIONS)]
+    if labelled:
+        return _tabled(name, data, read_metadata(path, labelled, data, images))
+    found = open_class_folders(path)
+    if len(found.layout.classes) < 2 and metadata:
+        return _tabled(name, data, read_metadata(path, metadata, data, images))
+    if not images and any(each.lower().endswith(tuple(TABLES)) for each in shown):
+        return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+    source = _class_folders(name, found)
+    captions = [f"Not read: {file.relative_to(path)}, which has no column 'label'" for file in metadata]
+    return replace(source, notes=(*source.notes, *captions))
+
+
+def _names_labels(columns: list[str], wanted: str | None) -> bool:
+    return any(find_column(columns, name) is not None for name in ([wanted] if wanted else LABEL_COLUMNS))
+
+
+def _class_folders(name: str, found: ClassFolders) -> Source:
+    refuse_empty(found, "train")
+    return Source(name, tuple(found.layout.splits), lambda own, split: found.read(own, name), found.notes)
+
+
+def _tabled(name: str, data: DataArguments, read: tuple[datasets.DatasetDict, list[str]]) -> Source:
+    return _loaded(name, read[0], data, read[1])
+
+
+def _loaded(name: str, loaded: datasets.DatasetDict, data: DataArguments, notes: Sequence[str] = ()) -> Source:
+    # A training split stays where it is empty: its absence would be told as something else.
+    splits = tuple(split for split in loaded if len(loaded[split]) or pick_splits([split]).get("train"))
+    return Source(name, splits, lambda own, split: read_split(loaded[own], split, name, data), tuple(notes))
 
 
 def without_bad_images(sets: ImageSets) -> ImageSets:

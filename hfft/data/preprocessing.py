@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
 
 from hfft.data.images import READING, ImageSet
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError
 
 AUGMENTATION = 2
 """Raised whenever augmentation gives other pixels for the same image, seed and view."""
@@ -142,9 +142,43 @@ class PixelDataset(Dataset[dict[str, Any]]):
         content = self._contents[row] if self._contents is not None else ""
         return {**self.pixels(self.images.image(row), content, int(self._view)), "labels": int(self.images.labels[row])}
 
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch.
+
+        Raises:
+            DataError: they differ in shape; two images are named.
+        """
+        return of_one_shape([self[row] for row in rows], self.images, rows)
+
     def show_view(self, epoch: int) -> None:
         """Show the view of this epoch of the run from now on."""
         self._view.show(epoch)
+
+
+def of_one_shape(items: list[dict[str, Any]], images: ImageSet, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the items of a batch as they are.
+
+    Args:
+        items: model inputs.
+        images: the set that they were made of.
+        rows: the row of each item in it.
+
+    Raises:
+        DataError: they differ in shape; two images are named.
+    """
+    shapes = [{name: tuple(value.shape) for name, value in item.items() if name != "labels"} for item in items]
+    other = next((place for place, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is None:
+        return items
+    found = [f"{images.files[int(rows[each])]} ({_shown(shapes[each])})" for each in (0, other)]
+    raise DataError(
+        f"the model's image processor makes inputs of several shapes: {' and '.join(found)}; "
+        "give --image_size, or let the processor resize (do_resize in preprocessor_config.json)"
+    )
+
+
+def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(" x ".join(map(str, shape)) for shape in shapes.values())
 
 
 def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,68 +1,72 @@
-"""Where images lie: folders of class folders, and what the `datasets` library loads."""
+"""Where images lie: files below a folder, and what the `datasets` library loads."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from hfft.data.images import IMAGE_COLUMN, ImageSet
-from hfft.data.labels import NamedImages
+from hfft.data.layout import LeftOut, hidden
 from hfft.errors import DataError, one_line
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
+def walk(folder: Path) -> tuple[list[str], LeftOut]:
+    """List what lies below a folder, links followed, each real folder once.
 
-def read_folder(folder: Path, split: str) -> NamedImages:
-    """One folder per class, as torchvision's ImageFolder reads it, hidden files left out.
+    Returns:
+        Paths relative to the folder, with slashes, those of folders with one at the end (hidden folders are named
+        but not entered); and what was left out, by reason.
 
     Raises:
-        DataError: there is no such folder, or it holds no images in folders.
+        DataError: a folder cannot be read, or a name is not UTF-8.
     """
-    flag = {"train": "--train_dir", "validation": "--validation_dir", "test": "--test_dir"}[split]
-    if not folder.is_dir():
-        raise DataError(f"{flag} {folder}: there is no such folder; give a folder that holds one folder per class")
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name))
-    _check_classes(folder, flag, classes)
-    index = {name: position for position, name in enumerate(classes)}
-    found = make_dataset(str(folder), index, extensions=EXTENSIONS, allow_empty=True)
-    rows = [(path, classes[label]) for path, label in found if not hidden(Path(path).name)]
-    if not rows:
-        raise DataError(f"{flag} {folder}: its folders hold no images ({', '.join(EXTENSIONS)}); put some in")
-    empty = sorted(set(classes) - {label for _, label in rows})
-    if empty and split == "train":
-        raise DataError(f"{flag} {folder}: the class {empty[0]!r} has no images; add some or remove the folder")
-    table = {IMAGE_COLUMN: [{"path": path, "bytes": None} for path, _ in rows]}
-    features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False)})
-    images = ImageSet(datasets.Dataset.from_dict(table, features), np.empty(0, np.int64), folder.name, folder)
-    return NamedImages(images, [label for _, label in rows], classes)
+    paths: list[str] = []
+    left_out: LeftOut = defaultdict(list)
+    seen = {os.path.realpath(folder)}
+    todo: list[str] = [""]
+    links: list[str] = []
+    while todo or links:
+        # Links come last, so that a folder is known by its own name and not by that of a link to it.
+        place = todo.pop() if todo else links.pop(0)
+        real = os.path.realpath(folder / place)
+        if place and real in seen:
+            left_out["folders that were read already"].append(place)
+            continue
+        seen.add(real)
+        paths += [place] if place else []
+        for entry in _entries(folder / place):
+            name = place + entry.name
+            if not entry.is_dir():
+                # A broken link stays in, so that it is named as an image that cannot be opened.
+                usual = entry.is_file() or not os.path.exists(entry)
+                (paths if usual else left_out["that are not files"]).append(name)
+            elif hidden(entry.name):
+                paths.append(f"{name}/")
+            else:
+                (links if entry.is_symlink() else todo).append(f"{name}/")
+    return paths, left_out
 
 
-def hidden(name: str) -> bool:
-    """Whether a file or folder is the system's own business."""
-    return name.startswith((".", "__MACOSX"))
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        for entry in entries:
+            entry.name.encode()
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror}); change its permissions") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: the name {os.fsencode(entry.name)!r} is not UTF-8; rename it") from error
+    return entries
 
 
-def _check_classes(folder: Path, flag: str, classes: Sequence[str]) -> None:
-    if not classes:
-        raise DataError(f"{flag} {folder}: it holds no folders; put the images of each class into a folder of its own")
-    known = {name for names in SPLIT_NAMES.values() for name in names}
-    if set(classes) <= known:
-        raise DataError(
-            f"{flag} {folder}: its folders {', '.join(classes)} look like splits, not classes; "
-            f"pass them as --train_dir {folder / classes[0]} and so on, or {folder} as --dataset_name"
-        )
+def is_saved(folder: Path) -> bool:
+    """Whether the datasets library saved a data set in a folder."""
+    return any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
 
 
 def load_dataset(
@@ -80,15 +84,15 @@ def load_dataset(
         DataError: it cannot be loaded.
     """
     folder = Path(name)
-    saved = any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
     try:
         with quiet(folder.is_dir() or files is not None):
-            if saved:
+            if is_saved(folder):
                 loaded = datasets.load_from_disk(name)
             else:
                 loaded = datasets.load_dataset(name, config, data_files=files, **options)
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = one_line(error)
+        # Its own words for a broken file hold no cause.
+        reason = one_line((type(error).__name__ == "DatasetGenerationError" and error.__cause__) or error)
         raise DataError(
             f"--dataset_name {next(iter(files.values()))[0] if files else name}: cannot be loaded ({reason}); "
             "give a Hub id, or a folder that the datasets library can load"

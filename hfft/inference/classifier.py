@@ -9,7 +9,8 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,11 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hfft.data.images import open_image, upright_rgb
+from hfft.data.layout import EXTENSIONS, ending_of, hidden, seen_endings
 from hfft.data.preprocessing import Pixels, collate
-from hfft.data.sources import EXTENSIONS
+from hfft.data.sources import walk
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
-from hfft.errors import DataError, HfftError, one_line
+from hfft.errors import ArgumentError, DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.forward import logits_of
@@ -154,33 +156,40 @@ def classify(
                 inputs.append(classifier.pixels(_open(source, name)))
                 rows.append(name)
             except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
-                rows.append(Prediction(name, error=one_line(error)))
+                # The advice on data sets is not for whoever has a model at hand.
+                rows.append(Prediction(name, error=one_line(error).partition("; repair the file")[0]))
         scores = iter(_scores(classifier, inputs, top_k))
         for row in rows:
             yield row if isinstance(row, Prediction) else _prediction(row, next(scores))
 
 
-def find_images(paths: Sequence[str | Path]) -> list[str]:
+def find_images(paths: Sequence[str | Path], say: Callable[[str], None] | None = None) -> list[str]:
     """List files as they are given, and of each folder all images in it and below, in order of name.
 
+    Args:
+        paths: files and folders.
+        say: called with a line about what was left out of a folder.
+
     Raises:
+        ArgumentError: an address is given.
         DataError: a folder holds no images.
     """
     files: list[str] = []
-    for path in map(Path, paths):
+    for given in paths:
+        if "://" in str(given):
+            raise ArgumentError(f"{given} is an address; hfft reads files: download it, and give the file")
+        path = Path(given)
         if not path.is_dir():
             files.append(str(path))
             continue
-        found = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in EXTENSIONS
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
+        shown = [name for name in walk(path)[0] if not name.endswith("/") and not any(map(hidden, name.split("/")))]
+        found = sorted(path / name for name in shown if name.lower().endswith(EXTENSIONS))
+        left = Counter(ending_of(name.rpartition("/")[2]) for name in shown if not name.lower().endswith(EXTENSIONS))
         if not found:
-            raise DataError(f"{path} holds no images ({', '.join(EXTENSIONS)}); give another folder, or files")
+            raise DataError(f"{path} holds no images{seen_endings(left)}; give another folder, or files")
         files += map(str, found)
+        if left and say is not None:
+            say(f"{path}: left out: {', '.join(f'{count:,} {ending}' for ending, count in left.most_common())}")
     return files
 
 
@@ -199,7 +208,9 @@ def _open(source: Source, name: str) -> Image.Image:
 def _scores(classifier: Classifier, inputs: list[dict[str, Tensor]], top_k: int) -> list[tuple[Score, ...]]:
     if not inputs:
         return []
-    probabilities = classifier.logits(collate(inputs)).softmax(dim=1)
+    alike = len({tuple(value.shape for value in each.values()) for each in inputs}) == 1
+    groups = [inputs] if alike else [[each] for each in inputs]  # some processors keep an image's own shape
+    probabilities = torch.cat([classifier.logits(collate(group)) for group in groups]).softmax(dim=1)
     values, indices = probabilities.topk(min(top_k, len(classifier.labels)), dim=1)
     return [
         tuple(Score(classifier.labels[index], value) for index, value in zip(row, best, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hfft.arguments import DataArguments, UseArguments, option
+from hfft.data.folders import read_split_folder
 from hfft.data.images import ImageSet
-from hfft.data.labels import NamedImages, read_split
+from hfft.data.labels import NamedImages
+from hfft.data.layout import composed, pick_splits
+from hfft.data.load import open_source
 from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.sampling import sample
-from hfft.data.sources import SPLIT_NAMES, load_dataset, read_folder
-from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
@@ -38,6 +38,7 @@ from hfft.metrics import (
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
+from hfft.parsing import parse_keywords
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -80,12 +81,14 @@ class Evaluation:
         data: the images, by name.
         metrics: accuracy with its bootstrap interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
+        notes: what the images were taken for, and what was left out.
     """
 
     model: str
     data: str
     metrics: SplitMetrics
     per_class: list[ClassRow]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
@@ -108,26 +111,45 @@ def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
     refuse_foreign(output, FILES)
     folder = make_output_folder(output)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
-    images = load_labelled(options, classifier)
+    images, notes = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
-    evaluation = judge(classifier, images, logits, options)
+    evaluation = replace(judge(classifier, images, logits, options), notes=notes)
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
 
 
-def load_labelled(options: EvaluateArguments, classifier: Classifier) -> ImageSet:
-    """The images to evaluate on, their labels numbered as the model numbers them.
+def evaluate_with(**options: Any) -> Evaluation:
+    """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
+
+    Args:
+        options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
+            ``output_dir``.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: the model, the images or the folder are not usable, and how to mend it.
+
+    Example:
+        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test")  # doctest: +SKIP
+        >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
+        0.95
+    """
+    return evaluate(*parse_keywords((UseArguments, EvaluateArguments), options, "hfft.evaluate"))
+
+
+def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:
+    """The images to evaluate on, their labels numbered as the model numbers them, and what they were taken for.
 
     Raises:
         DataError: the images cannot be loaded, or one is of a class that the model does not know.
     """
-    found = _find(options)
-    index = {label: number for number, label in enumerate(classifier.labels)}
+    found, notes = _find(options, classifier)
+    index = {composed(label): number for number, label in enumerate(classifier.labels)}
     for row, name in enumerate(found.names):
         if name not in index:
             raise _unknown(found, row, classifier)
     numbers = np.array([index[str(name)] for name in found.names], dtype=np.int64)
-    return sample(replace(found.images, labels=numbers), options.max_eval_samples, options.seed)
+    return sample(replace(found.images, labels=numbers), options.max_eval_samples, options.seed), notes
 
 
 def predict_logits(classifier: Classifier, images: ImageSet, batch_size: int) -> NDArray[np.float32]:
@@ -169,6 +191,7 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     low, high = evaluation.metrics.intervals["accuracy"]
     lines = [
         f"{evaluation.model} on {evaluation.data}, {evaluation.metrics.images} images",
+        *evaluation.notes,
         f"accuracy   {values['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f}, bootstrap)",
         f"macro-F1   {values['f1_macro']:.4f}",
         *(f"{name.removesuffix('_accuracy'):<9}  {value:.4f}" for name, value in values.items() if name[:3] == "top"),
@@ -186,24 +209,19 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _find(options: EvaluateArguments) -> NamedImages:
+def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImages, tuple[str, ...]]:
     if options.validation_dir is not None:
-        return read_folder(Path(options.validation_dir).expanduser(), "validation")
-    columns = DataArguments(image_column_name=options.image_column_name, label_column_name=options.label_column_name)
-    if options.dataset_name is None:
-        name, loaded = EMBEDDED_DATA.partition("==")[0], embedded_images()
-    else:
-        name, loaded = options.dataset_name, load_dataset(options.dataset_name, options.dataset_config_name)
-    split = next(_candidates(options.split, list(loaded)), None)
+        return read_split_folder(Path(options.validation_dir).expanduser(), "validation", classifier.labels)
+    names = ("dataset_name", "dataset_config_name", "image_column_name", "label_column_name")
+    source = open_source(DataArguments(**{name: getattr(options, name) for name in names}))
+    picked = pick_splits(source.splits)
+    named = {**picked, **{name: name for name in source.splits}}
+    wanted = [options.split] if options.split else ["test", "validation"]
+    split = next((named[name] for name in wanted if name in named), None)
     if split is None:
-        wanted = f"split {options.split!r}" if options.split else "test or validation split"
-        raise DataError(f"{name}: there is no {wanted} among {', '.join(loaded)}; choose one with --split")
-    return read_split(loaded[split], split, name, columns)
-
-
-def _candidates(wanted: str | None, splits: list[str]) -> Iterator[str]:
-    names = [wanted] if wanted else [*SPLIT_NAMES["test"], *SPLIT_NAMES["validation"]]
-    return (name for name in names if name in splits)
+        what = f"split {options.split!r}" if options.split else "test or validation split"
+        raise DataError(f"{source.name}: there is no {what} among {', '.join(source.splits)}; choose one with --split")
+    return source.read(split, split), source.notes
 
 
 def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:

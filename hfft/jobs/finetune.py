@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
-from hfft.arguments import FinetuneArguments
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -101,8 +101,15 @@ def check_processes(training: FinetuneArguments) -> None:
     """Make sure that processes share the work in a way that freezing and replaying understand.
 
     Raises:
-        ArgumentError: the model would be sharded over them.
+        ArgumentError: the launcher started fewer than it was asked for, or the model would be sharded over them.
     """
+    # accelerate names a meeting place for several processes, and then starts a single one.
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        raise ArgumentError(
+            "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
+            "torchrun --nproc_per_node N scripts/finetune.py"
+        )
     sharded = {
         "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
         "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
@@ -184,7 +191,8 @@ def _what_is_new(run: Run) -> str:
     names = run.sets.skipped
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*run.sets.notes, *run.base.notes))
+    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{notes}{warning}{skipped}"
 
 
 def train_metrics(run: Run) -> dict[str, float]:
@@ -230,7 +238,7 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
     Example:
         >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
     """
-    return finetune(Settings(*parse_keywords(options)), say)
+    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
 
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
 from hfft.data.preprocessing import blank_inputs
 from hfft.models.load import load_model
+from hfft.parsing import parse_keywords
+from hfft.planning.anatomy_file import dump_anatomy, suggest_anatomy
 from hfft.planning.freezing import freeze, unfreeze
 from hfft.planning.plan import make_plan
 from hfft.planning.registry import resolve_anatomy
 from hfft.split.cut import cut_phase
-from hfft.training.plan_view import plan_data, plan_tree, view_phase
+from hfft.training.plan_view import PhaseView, plan_data, plan_tree, view_phase
 
 
-def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanArguments) -> tuple[str, dict[str, Any]]:
-    """Plan a policy for a model, without data and without a GPU; return it as text and as data."""
+@dataclass(frozen=True)
+class ShownPlan:
+    """A plan as people and programs read it: ``print`` draws it as a tree.
+
+    Args:
+        model: the model's name.
+        phases: what each of them trains, in order.
+        learning_rate: that the factors of the parts are multiplied with.
+    """
+
+    model: str
+    phases: tuple[PhaseView, ...]
+    learning_rate: float
+
+    def __str__(self) -> str:
+        return plan_tree(self.model, self.phases, self.learning_rate)
+
+    def data(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        return plan_data(self.model, self.phases, self.learning_rate)
+
+
+def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanArguments) -> ShownPlan:
+    """Plan a policy for a model, without data and without a GPU."""
     labels = [f"class {number}" for number in range(1, 11)]
     model, processor, base = load_model(arguments, labels)
     anatomy = resolve_anatomy(model, arguments)
@@ -28,13 +53,28 @@ def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanA
         cut = cut_phase(model, anatomy, phase, inputs)
         views.append(view_phase(model, plan, phase, cut))
         unfreeze(model)
-    text = plan_tree(base.name, views, options.learning_rate)
-    return text, plan_data(base.name, views, options.learning_rate)
+    return ShownPlan(base.name, tuple(views), options.learning_rate)
+
+
+def plan_with(**options: Any) -> ShownPlan:
+    """Show what a policy would train, without any data; this is ``hfft.plan``.
+
+    Args:
+        options: the flags of ``hfft plan`` under their own names, for example ``model_name_or_path`` and ``policy``.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: the model cannot be loaded, or the policy does not fit it.
+
+    Example:
+        >>> plan = hfft.plan(policy="head")
+        >>> [phase.name for phase in plan.phases]
+        ['head']
+    """
+    return show_plan(*parse_keywords((ModelArguments, PolicyArguments, PlanArguments), options, "hfft.plan"))
 
 
 def show_suggestion(arguments: ModelArguments) -> str:
     """Return a starting point for an anatomy file; no plugin is asked."""
-    from hfft.planning.anatomy_file import dump_anatomy, suggest_anatomy
-
     model, processor, _ = load_model(arguments, ["a", "b"])
     return dump_anatomy(suggest_anatomy(model.eval(), blank_inputs(processor)))

@@ -8,14 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
 FLAG = "--from_record"
-_GROUPS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
 # Where a run writes, or what it did to its folder, is no part of what it computed.
 _NOT_REPEATED = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
@@ -50,7 +49,7 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
 
 def record_flags(record: RunRecord) -> list[str]:
     """Return the flags of a run, as far as they differ from the defaults."""
-    known = {item.name: item for group in _GROUPS for item in fields(group)}
+    known = {item.name: item for group in RUN_ARGUMENTS for item in fields(group)}
     standard = _defaults()
     values = {
         name: value
@@ -118,7 +117,7 @@ def _sha256(file: Path) -> str:
 def _defaults() -> dict[str, Any]:
     """Every option's default as a record holds it."""
     found: dict[str, Any] = {}
-    for group in _GROUPS[:-1]:
+    for group in RUN_ARGUMENTS[:-1]:
         found |= vars(group())
     plain: dict[str, Any] = FinetuneArguments().to_dict()  # type: ignore[no-untyped-call]
     return found | plain

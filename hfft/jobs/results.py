@@ -168,6 +168,7 @@ def _data(run: Run) -> DataRecord:
         fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
+        notes=[*sets.notes, *run.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
     )
 

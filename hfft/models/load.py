@@ -19,6 +19,7 @@ from hfft.arguments import ModelArguments
 from hfft.data.preprocessing import resize_processor
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
 from hfft.errors import ModelError, one_line
+from hfft.models.head import fit_head
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -33,12 +34,14 @@ class Base:
         revision: commit hash on the Hub; empty for a folder.
         license: as its model card states it; empty where unknown.
         fresh: parameters that the checkpoint lacks, or has in another shape, and that are drawn anew.
+        notes: what became of a head that has the right shape for other classes.
     """
 
     name: str
     revision: str = ""
     license: str = ""
     fresh: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -59,7 +62,8 @@ def quiet() -> Iterator[None]:
 def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
     """Load a pretrained image classifier with a head for `labels`.
 
-    The head is new, drawn from torch's global random state, unless the checkpoint's has the same shape.
+    The head is new, drawn from torch's global random state, unless the checkpoint's knows the same classes by name;
+    its rows then follow the names.
 
     Raises:
         ModelError: nothing is found there, it is no image classifier, or its files are unusable.
@@ -68,7 +72,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         model, processor = embedded_model(labels)
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
     else:
-        _check_config(arguments)
+        known = _known_classes(_check_config(arguments))
         processor = load_pretrained(AutoImageProcessor, arguments)
         model, report = load_pretrained(
             AutoModelForImageClassification,
@@ -82,7 +86,9 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
             output_loading_info=True,
         )
         fresh = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-        base = Base(arguments.model_name_or_path, _commit_of(arguments), _license_of(arguments), tuple(sorted(fresh)))
+        notes = fit_head(model, known, labels, fresh)
+        name = arguments.model_name_or_path
+        base = Base(name, _commit_of(arguments), _license_of(arguments), tuple(sorted(fresh)), notes)
     check_channels(model.config, base.name)
     if hasattr(model.config, "label_names"):
         # timm's own list of names, which stock loading believes before id2label.
@@ -141,13 +147,20 @@ def _license_of(arguments: ModelArguments) -> str:
     return stated if isinstance(stated, str) else ""
 
 
-def _check_config(arguments: ModelArguments) -> None:
+def _known_classes(config: PreTrainedConfig) -> list[str]:
+    """The classes of the checkpoint's head, in its order; timm keeps names of its own."""
+    names = getattr(config, "label_names", None)
+    return [str(name) for name in names or [name for _, name in sorted((config.id2label or {}).items())]]
+
+
+def _check_config(arguments: ModelArguments) -> PreTrainedConfig:
     config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not arguments.trust_remote_code:
         raise ModelError(
             f"{arguments.model_name_or_path!r} is a {config.model_type!r} model, which transformers has no image "
             "classifier for; choose a model that AutoModelForImageClassification can load"
         )
+    return config
 
 
 def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
@@ -167,9 +180,28 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         what = factory.__name__.removeprefix("Auto")
-        reason = one_line(error)
-        if "no file named model.safetensors" in reason or "pytorch_model.bin" in reason:
-            reason += " Weights in pytorch_model.bin are a pickle: --allow_pickle true reads the tensors in it"
+        place = f"{arguments.model_name_or_path!r} (revision {arguments.model_revision!r})"
+        # transformers speaks of a report that is not shown here.
+        reason = one_line(error).replace("For more details look at the above report!", "").strip()
         raise ModelError(
-            f"cannot load {what} of {arguments.model_name_or_path!r} (revision {arguments.model_revision!r}): {reason}"
+            _known_cause(Path(str(arguments.model_name_or_path)), what) or f"cannot load {what} of {place}: {reason}"
         ) from error
+
+
+def _known_cause(folder: Path, what: str) -> str:
+    """What is wrong with a folder that is not a whole model, in a line; empty where that is not known."""
+    if folder.is_file():
+        return f"{folder} is a file, not a model's folder; give the folder that holds config.json and model.safetensors"
+    if not folder.is_dir():
+        return ""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return f"{folder} holds an adapter alone; merge it into its base model first, and give the merged model"
+    if what == "ImageProcessor" and not any(folder.glob("*processor_config.json")):
+        return (
+            f"{folder} holds no image processor (preprocessor_config.json); copy that file from the folder above it or "
+            "from the base model"
+        )
+    pickled = (folder / "pytorch_model.bin").is_file() and not any(folder.glob("*.safetensors"))
+    if what == "ModelForImageClassification" and pickled:
+        return f"{folder} holds no safetensors but a pickle, pytorch_model.bin: --allow_pickle true reads its tensors"
+    return ""

@@ -44,6 +44,7 @@ class DataRecord:
         on_hub: whether `name` is a data set on the Hub, so that a card may link to it.
         revision: commit of the Hub's repository, where there is one.
         skipped: files that could not be read and were left out.
+        notes: what the data set was taken for, what was left out, and what became of the base's head.
         sha256: by split, a hash over the content and the label of every image; a split of too many bytes has none.
     """
 
@@ -54,6 +55,7 @@ class DataRecord:
     on_hub: bool = False
     revision: str | None = None
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
 

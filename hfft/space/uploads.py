@@ -19,12 +19,11 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, upright_rgb
-from hfft.data.sources import EXTENSIONS
+from hfft.data.layout import layout
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
 _CHUNK = 1 << 20  # bytes
-_IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -103,15 +102,16 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:
     """Unpack a zip of class folders into ``target/<class>/<number>.<ext>``.
 
-    An image's class is the folder it lies in, however deep that is. What is no image is left out.
+    An image's class is the first folder below those that lie around all images; ``train`` and ``test`` there are
+    splits, of which ``train`` counts. What is no image is left out.
 
     Raises:
         DataError: it is no zip, it would write outside the target, it exceeds a limit, or it holds too little.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive, limits)
             found = Uploaded()
+            members = _members(archive, limits, found.left_out)
             budget = limits.megabytes * 1_000_000
             for member, label in members:
                 with archive.open(member) as stream:
@@ -158,31 +158,43 @@ def class_name(text: str) -> str:
     return name
 
 
-def _members(archive: zipfile.ZipFile, limits: Limits) -> list[tuple[zipfile.ZipInfo, str]]:
-    """Return the images in a zip with their classes, from its table of contents alone."""
+def _members(
+    archive: zipfile.ZipFile, limits: Limits, left_out: list[tuple[str, str]]
+) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Return the training images in a zip with their classes, from its table of contents alone."""
     if len(archive.filelist) > 4 * limits.images + 1000:
         raise DataError(f"the zip has {len(archive.filelist):,} entries; at most {limits.images:,} images are allowed")
-    members: list[tuple[zipfile.ZipInfo, str]] = []
-    nested = 0
-    for member in archive.infolist():
-        parts = _parts(member)
-        if member.is_dir() or any(part.startswith(".") or part in _IGNORED for part in parts):
-            continue
-        suffix = PurePosixPath(parts[-1]).suffix.lower()
-        nested += suffix in (".zip", ".gz", ".tar", ".7z", ".rar")
-        if suffix not in EXTENSIONS:
-            continue
-        if len(parts) < 2:
-            raise DataError(f"{parts[-1][:80]} lies outside any folder; put each image into its class's folder")
-        members.append((member, class_name(parts[-2])))
-    if not members:
+    paths = {"/".join(_parts(member)): member for member in archive.infolist() if not member.is_dir()}
+    plan = layout(paths)
+    if outside := plan.left_out.get("in no class folder"):
+        raise DataError(f"{outside[0][-80:]} lies outside any folder; put each image into its class's folder")
+    if not plan.splits:
+        nested = any(ending in plan.left_out for ending in (".zip", ".gz", ".tar", ".7z", ".rar"))
         more = "; it holds other archives, which are not opened" if nested else ""
         raise DataError(f"the zip holds no images in class folders{more}")
+    if "train" not in plan.splits:
+        raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
+    for split, entries in plan.splits.items():
+        if split != "train":  # training on them would spoil them for a test
+            left_out.append((plan.folders[split], f"a split that is not trained on, {len(entries):,} images"))
+    names = _class_names(sorted({entry.label for entry in plan.splits["train"]}))
+    members = [(paths[entry.source], names[entry.label]) for entry in plan.splits["train"]]
     _count(sorted({label for _, label in members}), len(members), limits)
     declared = sum(member.file_size for member, _ in members)
     if declared > limits.megabytes * 1_000_000:
         raise DataError(f"the zip unpacks to {declared / 1e6:,.0f} MB; at most {limits.megabytes} MB are allowed")
     return members
+
+
+def _class_names(labels: Sequence[str]) -> dict[str, str]:
+    """What each folder's class is called; two folders of one name are refused."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = class_name(label)
+        if name in names.values():
+            raise DataError(f"two folders of the zip would be the class {name!r}; give them names that differ more")
+        names[label] = name
+    return names
 
 
 def _parts(member: zipfile.ZipInfo) -> list[str]:

@@ -31,7 +31,7 @@ def test_public_names() -> None:
     from hfft.training.trainer import FreezeTrainer
 
     assert (hfft.load, hfft.Plan, hfft.FreezeTrainer) == (load, Plan, FreezeTrainer)
-    assert callable(hfft.finetune)
+    assert all(callable(getattr(hfft, name)) for name in hfft.__all__ if name != "__version__")
     assert set(hfft.__all__) <= set(dir(hfft))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         hfft.nothing  # type: ignore[attr-defined]  # noqa: B018

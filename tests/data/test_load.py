@@ -491,7 +491,7 @@ def folder_of_nothing(path: Path) -> DataArguments:
         (fewer_images_than_classes, "--max_train_samples 2 is less"),
         (no_image_column, "no column of images.*--image_column_name.*text"),
         (two_image_columns, "several columns of images.*picture, mask.*--image_column_name"),
-        (no_label_column, "no column of labels.*--label_column_name"),
+        (no_label_column, "the column 'label' holds numbers such as 0.5, which are not classes"),
         (two_label_columns, r"several columns that may be labels \(genus, species\).*--label_column_name"),
         (wrong_image_column, "no column 'imgae'.*picture"),
         (wrong_label_column, "no column 'lable'.*label"),
@@ -500,7 +500,7 @@ def folder_of_nothing(path: Path) -> DataArguments:
         (empty_data_set, "--dataset_name .*set: "),
         (no_training_split, "left but no 'train'"),
         (missing_data_set, "no-such-set: cannot be loaded"),
-        (folder_of_nothing, "void: cannot be loaded"),
+        (folder_of_nothing, "void: it holds no folders of images"),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path: Path, make: Callable[[Path], DataArguments], culprit: str) -> None:

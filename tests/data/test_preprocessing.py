@@ -1,4 +1,4 @@
-"""Model inputs: the same pixels by every way, augmentation seeded by (seed, content, view) alone, sizes that are kept."""
+"""Model inputs: the same pixels by every way, augmentation by (seed, content, view) alone, sizes that are kept."""
 
 import hashlib
 import io
@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor
 
+from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet, open_image
+from hfft.data.load import load_image_sets
 from hfft.data.preprocessing import PixelDataset, Pixels, collate, resize_processor
 from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import ArgumentError, DataError
@@ -287,3 +289,14 @@ def test_image_size_of_timm_needs_the_config_it_is_saved_in() -> None:
 def test_processors_without_a_square_size_refuse(processor: Any) -> None:
     with pytest.raises(ArgumentError, match=r"--image_size 32.*leave the flag out"):
         resize_processor(processor(), 32)
+
+
+def test_images_of_several_shapes_are_named(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.new("RGB", (30 + number, 20)).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    images = load_image_sets(DataArguments(train_dir=str(tmp_path), validation_dir=str(tmp_path)), 0).train
+    keeps = PixelDataset(images, Pixels(transformers.ViTImageProcessor(do_resize=False)))
+    with pytest.raises(DataError, match=r"a/0\.png \(3 x 20 x 30\) and a/2\.png \(3 x 20 x 32\); give --image_size"):
+        list(DataLoader(keeps, batch_size=4, collate_fn=collate))
+    assert len(list(DataLoader(keeps, batch_size=1, collate_fn=collate))) == 4

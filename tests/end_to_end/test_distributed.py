@@ -25,7 +25,7 @@ Folder = Callable[..., Path]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 LAUNCH = {
     1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
-    2: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"],
+    2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
 }
 
 
@@ -201,3 +201,12 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
     for rank in range(2):
         assert len(list((tmp_path / f"cache-of-{rank}").glob("*/*.safetensors"))) > 1
+
+
+def test_the_launch_that_starts_one_process_instead_of_several_is_refused(tmp_path: Path) -> None:
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, *launch, str(SCRIPT), "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "torchrun --nproc_per_node N" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from finished import LABELS, make_images, make_model
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
 
 from hfft.cli import main
 from hfft.errors import DataError, ModelError
@@ -159,3 +161,25 @@ def test_errors(capsys: pytest.CaptureFixture[str], arguments: list[str], code: 
     assert (found, out) == (code, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_folder_is_listed_as_a_data_set_is(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(images, folder)
+    first = len(find_images([folder]))
+    (folder / "red" / "@eaDir").mkdir()
+    shutil.copy(next((folder / "red").glob("*.png")), folder / "red" / "@eaDir" / "x.png")
+    Image.new("RGB", (9, 9)).save(folder / "red" / "y.jfif", "JPEG")
+    (folder / "red" / "z.heic").write_bytes(b"x")
+    said: list[str] = []
+    assert len(find_images([folder], said.append)) == first + 1
+    assert "1 .heic" in said[0]
+
+
+def test_images_of_several_shapes_are_classified(pretrained: Callable[..., Path], tmp_path: Path) -> None:
+    folder = pretrained("resnet")
+    ViTImageProcessor(do_resize=False).save_pretrained(folder)
+    sources = [Image.new("RGB", (40, 40 + step), (9, 99, 199)) for step in (0, 5, 0)]
+    rows = list(classify(load_classifier(folder), sources))
+    assert [bool(row.label) for row in rows] == [True] * 3
+    assert rows[0].probability == pytest.approx(rows[2].probability, abs=1e-6)

@@ -126,3 +126,19 @@ def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
     assert not inside.exists()
     assert outside.exists()
     assert (tmp_path / "work").exists()
+
+
+def test_a_zip_is_laid_out_as_any_data_set_is(tmp_path: Path) -> None:
+    """Splits at the top are splits, and folders below a class belong to it."""
+    members = {f"x/{split}/{label}/{deep}{n}.png": png() for split in ("Train", "Test") for label in "ab"
+               for deep in ("", "day/") for n in range(2)}  # fmt: skip
+    found = unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
+    assert dict(found.counts) == {"a": 4, "b": 4}
+    assert found.left_out == [("Test", "a split that is not trained on, 8 images")]
+
+
+@pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301")])
+def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    members = {f"{name}/{n}.png": png() for name in names for n in range(3)}
+    with pytest.raises(DataError, match=r"two (of its )?folders"):
+        unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)

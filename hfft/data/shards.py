@@ -1,0 +1,79 @@
+"""WebDataset shards, and data sets that are read as a stream."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hfft.arguments import DataArguments
+from hfft.data.archives import members
+from hfft.data.layout import pick_splits, split_of
+from hfft.data.sources import load_dataset
+from hfft.errors import ArgumentError, DataError, one_line
+
+_LABEL_SUFFIXES = (".cls", ".json", ".txt")  # that only a WebDataset keeps beside its images
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The WebDataset shards that a path is, or that a folder holds; empty where there are none."""
+    found = sorted(path.glob("*.tar")) if path.is_dir() else [path] if path.is_file() else []
+    return found if found and _is_webdataset(found[0]) else []
+
+
+def _is_webdataset(path: Path) -> bool:
+    """Whether images and labels lie side by side under one key, as in ``0001.jpg`` and ``0001.cls``."""
+    if path.suffix.lower() != ".tar" or zipfile.is_zipfile(path):
+        return False
+    names = list(members(path)[0])[:20]
+    keys = {name.rpartition("/")[2].partition(".")[0] for name in names if not name.lower().endswith(_LABEL_SUFFIXES)}
+    labels = [name for name in names if name.lower().endswith(_LABEL_SUFFIXES)]
+    return any(name.rpartition("/")[2].partition(".")[0] in keys for name in labels)
+
+
+def read_shards(shards: list[Path]) -> datasets.DatasetDict:
+    """The images and labels in shards; the first word of a shard's name says its split, train where it says none."""
+    files: dict[str, list[str]] = {}
+    for shard in shards:
+        files.setdefault(split_of(shard.name.partition(".")[0]) or "train", []).append(str(shard))
+    loaded = load_dataset("webdataset", None, files)
+    return datasets.DatasetDict(
+        {
+            name: split.remove_columns([column for column in split.column_names if column.startswith("__")])
+            for name, split in loaded.items()
+        }
+    )
+
+
+def read_stream(name: str, data: DataArguments) -> datasets.DatasetDict:
+    """The first rows of each split, in the order in which they come, held in memory as they are stored.
+
+    Raises:
+        ArgumentError: a limit is missing.
+        DataError: it cannot be loaded, or breaks off.
+    """
+    if data.max_train_samples is None or data.max_eval_samples is None:
+        raise ArgumentError("--streaming needs --max_train_samples and --max_eval_samples: it reads so many and stops")
+    streams = load_dataset(name, data.dataset_config_name, streaming=True)
+    found = {}
+    for split, source in pick_splits(streams).items():
+        most = data.max_train_samples if split == "train" else data.max_eval_samples
+        found[source] = _materialised(streams[source], most, f"{name}/{source}")
+    return datasets.DatasetDict(found)
+
+
+def _materialised(stream: Any, most: int, name: str) -> datasets.Dataset:
+    stream = stream if stream.features is not None else stream._resolve_features()
+    for column, feature in stream.features.items():
+        if isinstance(feature, datasets.Image):
+            stream = stream.cast_column(column, datasets.Image(decode=False))
+    try:
+        rows: Iterable[dict[str, Any]] = list(stream.take(most))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: the stream broke off ({one_line(error)}); try again, or without --streaming"
+        ) from error
+    return datasets.Dataset.from_list(list(rows), features=stream.features)

@@ -1,0 +1,231 @@
+"""Tables with a row per image: CSV, TSV, JSON lines or Parquet, and the metadata files of image folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hfft.arguments import DataArguments
+from hfft.data.labels import LABEL_COLUMNS, PATH_COLUMNS, find_column, holds_images
+from hfft.data.layout import split_of
+from hfft.data.sources import load_dataset
+from hfft.errors import DataError
+
+TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file says which image has which label, as `datasets` names such files."""
+    return name.lower() in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+def read_table(path: Path, data: DataArguments) -> tuple[datasets.DatasetDict, list[str]]:
+    """A table's rows by split, and notes; a column ``split`` says which split a row belongs to.
+
+    Raises:
+        DataError: it cannot be read, or has no column of images or paths.
+    """
+    notes: list[str] = []
+    rows = table_rows(path, data, notes)
+    column = find_column(rows.column_names, "split")
+    if column is None or column == data.image_column_name:
+        return datasets.DatasetDict(train=rows), notes
+    words = ["" if word is None else str(word).strip().casefold() for word in rows[column]]
+    rows = rows.remove_columns(column)
+    if without := words.count(""):
+        notes.append(f"Left out: {without:,} rows of {path.name} without a split")
+    found = {word: [row for row, each in enumerate(words) if each == word] for word in dict.fromkeys(words) if word}
+    return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items()}), notes
+
+
+def read_metadata(
+    folder: Path, files: Sequence[Path], data: DataArguments, images: Sequence[str]
+) -> tuple[datasets.DatasetDict, list[str]]:
+    """The rows of all metadata files in a folder, by the folder that says the split, and notes.
+
+    Args:
+        folder: of the data set.
+        files: the metadata files in it and below.
+        data: which columns to read.
+        images: paths of all images, relative to the folder.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    notes = [f"Read as the rows of {', '.join(str(file.relative_to(folder)) for file in files)}"]
+    tables = [table_rows(file, data, notes) for file in files]
+    rows = datasets.concatenate_datasets(tables)
+    column = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
+    root = folder.resolve()
+    places = [os.path.relpath(value["path"], root).replace(os.sep, "/") for value in rows[column]]
+    if lost := sorted(set(images) - set(places)):
+        notes.append(f"Left out: {len(lost):,} images that no row names ({lost[0]}{', ...' * (len(lost) > 1)})")
+    words = [split_of(place.partition("/")[0]) if "/" in place else None for place in places]
+    if None in words:
+        return datasets.DatasetDict(train=rows), notes
+    found = {str(word): [row for row, each in enumerate(words) if each == word] for word in dict.fromkeys(words)}
+    return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items()}), notes
+
+
+def table_columns(path: Path) -> list[str]:
+    """The names of a table's columns."""
+    if TABLES[path.suffix.lower()] == "csv":
+        return _header(path, [])[0]
+    names: list[str] = _stored(path, TABLES[path.suffix.lower()]).column_names
+    return names
+
+
+def _stored(path: Path, kind: str) -> datasets.Dataset:
+    return load_dataset(kind, None, {"train": [str(path)]})["train"]
+
+
+def table_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dataset:
+    """All rows of a table, paths as images; `notes` grows by what is unusual.
+
+    Raises:
+        DataError: it cannot be read, or has no column of images or paths.
+    """
+    kind = TABLES[path.suffix.lower()]
+    rows = _csv_rows(path, data, notes) if kind == "csv" else _stored(path, kind)
+    column = _path_column(rows, path, data.image_column_name)
+    if column is None:
+        return rows
+    values = [_absolute(value, path, column) for value in rows[column]]
+    features = datasets.Features({column: datasets.Image(decode=False)})
+    images = datasets.Dataset.from_dict({column: values}, features)
+    return datasets.concatenate_datasets([images, rows.remove_columns([column])], axis=1)
+
+
+# Text -------------------------------------------------------------------------------------------------
+
+
+def _csv_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dataset:
+    """Every cell as text, so that ``None`` and ``001`` stay what they are; an empty cell is None."""
+    names, lines = _header(path, notes)
+    cells: list[list[str | None]] = [[] for _ in names]
+    try:
+        for number, line in lines:
+            if len(line) > len(names) and any(cell.strip() for cell in line[len(names) :]):
+                raise DataError(f"{path}: line {number} has {len(line)} cells, but there are {len(names)} columns")
+            line = [*line, *[""] * len(names)][: len(names)]
+            for column, cell in zip(cells, line, strict=True):
+                column.append(cell if cell.strip() else None)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    label = data.label_column_name and find_column(names, data.label_column_name)
+    table = {
+        name: column if name == label or name.casefold() in LABEL_COLUMNS else _measured(column)
+        for name, column in zip(names, cells, strict=True)
+    }
+    kinds = {
+        name: datasets.Value("float64" if any(isinstance(cell, float) for cell in column) else "string")
+        for name, column in table.items()
+    }
+    return datasets.Dataset.from_dict(table, datasets.Features(kinds))
+
+
+def _measured(column: list[str | None]) -> list[Any]:
+    """Numbers where a column holds measurements, which are not classes; else the text."""
+    try:
+        numbers = [None if cell is None else float(cell) for cell in column]
+    except ValueError:
+        return column
+    return column if all(number is None or number.is_integer() for number in numbers) else numbers
+
+
+def _header(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The names of the columns, and the lines below them with their numbers; lines of nothing are left out."""
+    text = _decoded(path, notes)
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    # The sign that parts the most columns; the usual one where several part as many.
+    counts = {sign: len(next(csv.reader([first], delimiter=sign), [])) for sign in (usual, *_SEPARATORS)}
+    sign = max(counts, key=lambda each: counts[each])
+    if sign != usual:
+        notes.append(f"{path.name} is read as separated by {_SEPARATORS[sign]}")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=False)
+    lines = ((reader.line_num, line) for line in reader if any(cell.strip() for cell in line))
+    names = [name.strip() for name in next(lines, (0, []))[1]]
+    while names and not names[-1]:
+        names.pop()
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: two of its columns are called {twice[0]!r}; rename one")
+    if not names:
+        raise DataError(f"{path}: it is empty; write a row for each image below a row of names, as image,label")
+    return names, lines
+
+
+def _decoded(path: Path, notes: list[str]) -> str:
+    """The text of a file, whatever it is written in; other than UTF-8 is noted."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    for encoding in _encodings(data):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if not encoding.startswith("utf-8"):
+            notes.append(f"{path.name} is read as {encoding} text, since it is not UTF-8")
+        return text
+    raise DataError(f"{path}: its encoding is not known; save it as UTF-8")
+
+
+def _encodings(data: bytes) -> tuple[str, ...]:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return ("utf-16",)
+    if b"\0" in data[:400]:  # no text of single bytes holds it
+        return ("utf-16-le",) if data[1:400:2].count(0) > data[:400:2].count(0) else ("utf-16-be",)
+    return "utf-8-sig", "cp1252", "latin-1"
+
+
+# Paths ------------------------------------------------------------------------------------------------
+
+
+def _path_column(rows: datasets.Dataset, path: Path, wanted: str | None) -> str | None:
+    """The column that holds paths; None where a column holds the images themselves."""
+    texts = [
+        name for name, feature in rows.features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
+    ]
+    if wanted is not None:
+        return find_column(texts, wanted)
+    if any(isinstance(feature, datasets.Image) for feature in rows.features.values()):
+        return None
+    if any(holds_images(feature) and name.casefold() in PATH_COLUMNS for name, feature in rows.features.items()):
+        return None
+    column = next((found for name in PATH_COLUMNS if (found := find_column(texts, name)) is not None), None)
+    if column is None:
+        raise DataError(
+            f"{path}: no column of paths ({', '.join(PATH_COLUMNS)}); name it with --image_column_name. "
+            f"Its columns: {', '.join(rows.column_names)}"
+        )
+    return column
+
+
+def _absolute(value: str | None, table: Path, column: str) -> dict[str, str | None]:
+    if not value or not value.strip():
+        raise DataError(f"{table}: a row has nothing in the column {column!r}; fill it in or leave the row out")
+    if re.match(r"[a-z][a-z0-9+.-]+://", value.strip(), re.IGNORECASE):
+        raise DataError(f"{table}: {value.strip()} is an address; download the images and give paths of files")
+    return {"path": str(_existing(value, table.parent.resolve())), "bytes": None}
+
+
+def _existing(value: str, folder: Path) -> Path:
+    """The file that a cell names: as written, or else without spaces around it, with slashes, in NFC or NFD."""
+    plain = value.strip().replace("\\", "/")
+    if value == plain and value.isascii():
+        return folder / value
+    ways = (value, plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD")))
+    return next((folder / way for way in ways if (folder / way).exists()), folder / plain)

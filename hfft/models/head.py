@@ -1,0 +1,74 @@
+"""A pretrained head whose shape fits: its rows follow the classes' names, or it is drawn anew."""
+
+from __future__ import annotations
+
+import copy
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str], fresh: set[str]) -> tuple[str, ...]:
+    """Make a head of the right shape one for `labels`.
+
+    Args:
+        model: loaded for `labels`; changed in place.
+        known: the classes of the checkpoint's head, in its order.
+        labels: the classes it is to have.
+        fresh: parameters that were drawn anew already; grows by those that are drawn here.
+
+    Returns:
+        What was done, for people; nothing where the head fits as it is, or was drawn anew for its shape.
+    """
+    names = [unicodedata.normalize("NFC", name) for name in known]
+    if len(names) != len(labels) or names == list(labels):
+        return ()
+    kept = {name: axis for name, axis in _class_axes(model, len(labels)).items() if name not in fresh}
+    if not kept:
+        return ()
+    if sorted(names) == sorted(labels):
+        order = torch.tensor([names.index(label) for label in labels])
+        with torch.no_grad():
+            for name, axis in kept.items():
+                parameter = model.get_parameter(name)
+                parameter.copy_(parameter.index_select(axis, order))
+        return ("The base's head knows the same classes in another order; its rows follow the names.",)
+    for owner in dict.fromkeys(name.rpartition(".")[0] for name in kept):
+        _draw_anew(model, owner)
+    fresh.update(kept)
+    few = ", ".join(known[:3]) + ", ..." * (len(known) > 3)
+    return (f"The head is drawn anew: that of the base is for other classes ({few}).",)
+
+
+def _class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
+    """Parameters with one row for each class, and which of their axes that is.
+
+    A model of one more class than `count`, this one's, is made on the meta device, which takes no memory, and the
+    shapes are compared.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels = count + 1
+    with torch.device("meta"):
+        wider = dict(type(model)(config).named_parameters())
+    found = {}
+    for name, parameter in model.named_parameters():
+        pairs = zip(parameter.shape, wider[name].shape, strict=True)
+        axis = next((axis for axis, (here, there) in enumerate(pairs) if here != there), None)
+        if axis is not None:
+            found[name] = axis
+    return found
+
+
+def _draw_anew(model: PreTrainedModel, name: str) -> None:
+    """Initialise a module as its model does where a checkpoint lacks it."""
+    module = model.get_submodule(name)
+    for parameter in module.parameters(recurse=False):
+        vars(parameter)["_is_hf_initialized"] = False
+    if callable(reset := getattr(module, "reset_parameters", None)):
+        reset()  # what a model does not initialise itself keeps torch's own
+    model._init_weights(module)

@@ -1,0 +1,128 @@
+"""Write ``docs/benchmarks.md`` from what the benchmarks measured, ``docs/measured/*.json``; ``--check`` compares."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench_policies import table as policies_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+Row = dict[str, Any]
+
+
+def measured(name: str) -> list[Row]:
+    """Return the runs of one benchmark."""
+    rows: list[Row] = json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+    return rows
+
+
+def table(header: str, rows: list[list[str]]) -> str:
+    """Return a Markdown table; `header` is its first two lines."""
+    return "\n".join([header, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def cache_table() -> str:
+    """Return seconds with and without the activation cache."""
+    rows = [
+        [
+            run["model"],
+            run["policy"],
+            f"{run['images']}, {run['epochs']}",
+            *(f"{run[f'{what}_seconds']:.1f}" for what in ("plain", "empty", "filled", "floor")),
+            *(f"{run['plain_seconds'] / run[f'{what}_seconds']:.1f}x" for what in ("empty", "filled")),
+            f"{run['cache_mb']:.1f}",
+            f"{run['peak_memory_gb']:.2f}",
+        ]
+        for run in measured("cache")
+    ]
+    header = (
+        "| Model | Policy | Images, epochs | Plain, s | hfft empty, s | hfft filled, s | Floor, s | Empty | Filled | "
+        "Cache, MB | Peak memory, GB |\n"
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    return table(header, rows)
+
+
+def peers_table() -> str:
+    """Return accuracy and seconds beside what one could take instead."""
+    rows = [
+        [
+            run["name"],
+            f"{run['mean']:.3f} ({run['low']:.3f} to {run['high']:.3f})",
+            f"{run['seconds']:.1f}",
+            f"{run['seconds'] / run['hfft_seconds']:.1f}x",
+        ]
+        for run in measured("peers")
+    ]
+    return table("| | Accuracy, mean (range) | Seconds, median | Against hfft |\n| --- | --- | ---: | ---: |", rows)
+
+
+def delta_table() -> str:
+    """Return the size of each policy's delta beside that of the checkpoint."""
+    rows = [
+        [
+            f"`{run['policy']}`",
+            f"{run['delta_mb']:.2f} MB",
+            f"{run['checkpoint_mb']:.2f} MB",
+            f"{run['delta_mb'] / run['checkpoint_mb']:.1%}",
+        ]
+        for run in measured("delta")
+    ]
+    return table("| Policy | Delta | Checkpoint | Share |\n| --- | ---: | ---: | ---: |", rows)
+
+
+def page() -> str:
+    """Return the whole page."""
+    return f"""# Benchmarks
+
+`python scripts/benchmarks.py` writes this page from `docs/measured/`; CI checks that it is current. Unless a table says
+otherwise: two cores of an AMD EPYC, float32, no GPU. Other jobs shared the cores at times, so ratios within a table say
+more than seconds.
+
+## Policies
+
+The embedded default at 96 pixels, 5 epochs, three seeds, with an empty cache (`scripts/bench_policies.py`; the default
+learning rate, ten times as much for `norm` and `bias`; `attention` needs a transformer). Seconds are those of whole
+runs. Retraining a block or two is as good here as retraining everything, in a fraction of the time.
+
+{policies_table(measured("policies"))}
+
+## Never computing the frozen part twice
+
+Seconds with an evaluation after each epoch, on generated JPEGs of 500x375 (half as many for validation as for
+training), batches of 32 (`scripts/bench_cache.py`). Plain is `transformers.Trainer` with the same frozen set; the floor
+is a bare PyTorch loop over the same suffix with its activations in memory.
+
+{cache_table()}
+
+## Beside what one could take instead
+
+The embedded default at 96 pixels, 5 epochs, three seeds, validation images (`scripts/bench_peers.py`). The last line is
+of another run, in which hfft took 7.6 s.
+
+{peers_table()}
+
+## The delta
+
+`delta.safetensors` on the embedded EfficientNet-Lite0 (`scripts/table_delta.py`).
+
+{delta_table()}
+"""
+
+
+def main() -> int:
+    """Write the page, or with ``--check`` return 1 where it is not current."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
+        print(f"{PAGE.name} is {'current' if current else 'not current: run python scripts/benchmarks.py'}")
+        return int(not current)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""What people really have on their disks: the right images and classes, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import unicodedata
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfft.arguments import DataArguments
+from hfft.cli import main
+from hfft.data.load import Found, find_splits, load_image_sets
+from hfft.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def _own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+def picture(number: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(number).integers(0, 255, (12, 10, 3), dtype=np.uint8))
+
+
+def folders(root: Path, classes: Sequence[str] = ("cat", "dog"), count: int = 4, ending: str = ".png") -> Path:
+    for kind, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            picture(100 * kind + number).save(root / name / f"p{number}{ending}")
+    return root
+
+
+def counts(found: Found) -> dict[str, dict[str | None, int]]:
+    return {split: dict(Counter(named.names)) for split, named in found.splits.items()}
+
+
+def every_way(root: Path) -> list[dict[str, dict[str | None, int]]]:
+    """The images per split and class: of the folder, of a zip of it, and of a tar of it."""
+    shutil.make_archive(str(root.parent / "packed"), "zip", root)
+    shutil.make_archive(str(root.parent / "packed"), "gztar", root)
+    places = (root, root.parent / "packed.zip", root.parent / "packed.tar.gz")
+    return [counts(find_splits(DataArguments(dataset_name=str(place)))) for place in places]
+
+
+def test_splits_under_other_names(tmp_path: Path) -> None:
+    folders(tmp_path / "x" / "Training")
+    folders(tmp_path / "x" / "Testing", count=2)
+    right = {"train": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}
+    assert every_way(tmp_path / "x") == [right] * 3
+    with pytest.raises(DataError, match=r"Training, Testing look like splits.*--dataset_name"):
+        load_image_sets(DataArguments(train_dir=str(tmp_path / "x")), 0)
+
+
+def test_names_of_files_decide_nothing(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    for name in ("cat", "dog"):
+        picture(7).save(root / name / "train_7.png")
+        picture(8).save(root / name / "test_8.png")
+    assert every_way(root) == [{"train": {"cat": 6, "dog": 6}}] * 3
+
+
+def test_stray_and_hidden_files_change_nothing(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    picture(99).save(root / "stray.png")
+    for name in (".ipynb_checkpoints", "@eaDir"):
+        (root / "cat" / name).mkdir()
+        picture(98).save(root / "cat" / name / "p0.png")
+    assert every_way(root) == [{"train": {"cat": 4, "dog": 4}}] * 3
+    note = find_splits(DataArguments(train_dir=str(root))).notes[0]
+    assert "1 in no class folder (stray.png)" in note
+    assert "2 hidden" in note
+
+
+def test_one_folder_around_the_class_folders(tmp_path: Path) -> None:
+    folders(tmp_path / "x" / "photos" / "photos")
+    assert every_way(tmp_path / "x") == [{"train": {"cat": 4, "dog": 4}}] * 3
+    sets = [
+        load_image_sets(DataArguments(train_dir=str(tmp_path / name)), 0) for name in ("x", "packed.zip", "x/photos")
+    ]
+    assert {(each.labels, len(each.train)) for each in sets} == {(("cat", "dog"), 6)}
+
+
+def test_other_endings_count(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    picture(5).save(root / "cat" / "a.jfif", "JPEG")
+    (root / "dog" / "b.heic").write_bytes(b"heic")
+    assert every_way(root) == [{"train": {"cat": 5, "dog": 4}}] * 3
+    assert "1 .heic (dog/b.heic)" in find_splits(DataArguments(train_dir=str(root))).notes[0]
+    (root / "fox").mkdir()
+    (root / "fox" / "c.heic").write_bytes(b"heic")
+    with pytest.raises(DataError, match=r"class 'fox' has no images \(its files: 1 \.heic"):
+        find_splits(DataArguments(train_dir=str(root)))
+
+
+def test_a_folder_is_walked_once(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    os.symlink(root / "cat", root / "cat" / "loop")
+    os.symlink(root, root / "dog" / "up")
+    os.symlink(folders(tmp_path / "y", ("fox",)) / "fox", root / "fox")
+    os.mkfifo(root / "cat" / "pipe.png")
+    found = find_splits(DataArguments(train_dir=str(root)))
+    assert counts(found) == {"train": {"cat": 4, "dog": 4, "fox": 4}}
+    assert "2 folders that were read already" in found.notes[0]
+    assert "1 that are not files (cat/pipe.png)" in found.notes[0]
+
+
+def test_links_and_climbing_names_in_archives_are_left_out(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as opened:
+        opened.add(root, ".")
+        for name, kind in (("cat/soft.png", tarfile.SYMTYPE), ("cat/hard.png", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/hostname"
+            opened.addfile(info)
+        data = (root / "cat" / "p0.png").read_bytes()
+        info = tarfile.TarInfo("../evil/1.png")
+        info.size = len(data)
+        opened.addfile(info, io.BytesIO(data))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for file in root.rglob("*.png"):
+            packed.write(file, file.relative_to(root))
+        link = zipfile.ZipInfo("cat/soft.png")
+        link.external_attr = 0o120777 << 16
+        packed.writestr(link, "/etc/hostname")
+        packed.writestr("..\\evil\\1.png", data)
+    for place, links in (("x.tar.gz", 2), ("x.zip", 1)):
+        found = find_splits(DataArguments(dataset_name=str(tmp_path / place)))
+        assert counts(found) == {"train": {"cat": 4, "dog": 4}}
+        assert f"{links} links" in found.notes[0]
+        assert "1 that lead outside" in found.notes[0]
+
+
+def test_composed_and_decomposed_names_are_one_class(tmp_path: Path) -> None:
+    one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    train, validation = folders(tmp_path / "a", (one, "tea")), folders(tmp_path / "b", (other, "tea"), 2)
+    sets = load_image_sets(DataArguments(train_dir=str(train), validation_dir=str(validation)), 0)
+    assert sets.labels == (one, "tea")
+    assert np.bincount(sets.validation.labels).tolist() == [2, 2]
+    folders(tmp_path / "c", ("Tea", one), 2)
+    with pytest.raises(DataError, match=r"'Tea'.*is it 'tea'"):
+        load_image_sets(DataArguments(train_dir=str(train), validation_dir=str(tmp_path / "c")), 0)
+
+
+# Tables -----------------------------------------------------------------------------------------------
+
+
+def rows(classes: Sequence[str] = ("cat", "dog"), text: str = "{0}/p{1}.png,{0}") -> list[str]:
+    return [text.format(name, number) for name in classes for number in range(4)]
+
+
+RIGHT: dict[str | None, int] = {"cat": 4, "dog": 4}
+TABLES: list[tuple[str, str, str, str]] = [
+    ("comma.csv", "image,label", "\n".join(rows()), "utf-8"),
+    ("semicolon.csv", "image;label", "\n".join(rows()).replace(",", ";"), "utf-8"),
+    ("tabs.TSV", "image\tlabel", "\n".join(rows()).replace(",", "\t"), "utf-8"),
+    ("commas.tsv", "image,label", "\n".join(rows()), "utf-8"),
+    ("bom.csv", "image,label", "\n".join(rows()), "utf-8-sig"),
+    ("utf16.csv", "image,label", "\n".join(rows()), "utf-16"),
+    ("utf16le.csv", "image,label", "\n".join(rows()), "utf-16-le"),
+    ("utf16be.csv", "image,label", "\n".join(rows()), "utf-16-be"),
+    ("latin.csv", "image,label,note", "\n".join(row + ",caf\u00e9" for row in rows()), "latin-1"),
+    ("case.csv", "Image,Label", "\n".join(rows()), "utf-8"),
+    ("windows.csv", "image,label", "\n".join(rows()).replace("/", "\\"), "utf-8"),
+    ("spaces.csv", "image , label", "\n".join(rows(text=" {0}/p{1}.png , {0} ")), "utf-8"),
+    ("crlf.csv", "image,label", "\r\n".join(rows()), "utf-8"),
+    ("trailing.csv", "image,label,", "\n".join(row + "," for row in rows()), "utf-8"),
+    ("measured.csv", "image,species,size", "\n".join(row + ",1.5" for row in rows()), "utf-8"),
+]
+
+
+@pytest.mark.parametrize(("name", "header", "body", "encoding"), TABLES, ids=[case[0] for case in TABLES])
+def test_tables_as_programs_write_them(tmp_path: Path, name: str, header: str, body: str, encoding: str) -> None:
+    root = folders(tmp_path / "x")
+    (root / name).write_bytes(f"{header}\n{body}\n".encode(encoding))
+    data = DataArguments(dataset_name=str(root / name))
+    assert counts(find_splits(data)) == {"train": RIGHT}
+    sets = load_image_sets(data, 0)
+    assert {sets.train.image(row).size for row in range(len(sets.train))} == {(10, 12)}
+    assert bool(find_splits(data).notes) == (name[:5] in ("semic", "comma", "utf16", "latin") and name != "comma.csv")
+
+
+@pytest.mark.parametrize("file", ["data.csv", "metadata.csv"])
+def test_text_stays_text(tmp_path: Path, file: str) -> None:
+    names = ("001", "002", "None", "nan")
+    root = folders(tmp_path / "x", names)
+    column = "file_name" if file == "metadata.csv" else "image"
+    (root / file).write_text(f"{column},label\n" + "\n".join(rows(names)))
+    for place in (root / file, root):
+        sets = load_image_sets(DataArguments(dataset_name=str(place)), 0)
+        assert sets.labels == names
+        assert len(sets.train) + len(sets.validation) == 16
+
+
+def test_an_empty_cell_has_no_label(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x", ("0", "1"))
+    (root / "x.csv").write_text("image,label\n0/p0.png,\n" + "\n".join(rows(("0", "1"))[1:]))
+    found = find_splits(DataArguments(dataset_name=str(root / "x.csv")))
+    assert counts(found) == {"train": {None: 1, "0": 3, "1": 4}}
+    with pytest.raises(DataError, match=r"0/p0\.png has no label"):
+        load_image_sets(DataArguments(dataset_name=str(root / "x.csv")), 0)
+
+
+def test_a_column_of_splits(tmp_path: Path) -> None:
+    root = folders(tmp_path / "x")
+    splits = ["Train", "train ", "test", "", "train", "Train", "test ", "holdout"]
+    lines = [f"{row},{split}" for row, split in zip(rows(), splits, strict=True)]
+    (root / "x.csv").write_text("image,label,Split\n" + "\n".join(lines))
+    found = find_splits(DataArguments(dataset_name=str(root / "x.csv")))
+    assert counts(found) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}
+    assert "1 rows of x.csv without a split" in found.notes[0]
+    assert "the split holdout" in found.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,label,label\na,b,c", "two of its columns are called 'label'"),
+        ("image,label\ncat/p0.png,cat,dog", "line 2 has 3 cells"),
+        ("image,label\nhttps://example.org/a.png,cat", "is an address"),
+        ("picture,label\na.png,cat", "no column of paths"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=words):
+        find_splits(DataArguments(dataset_name=str(tmp_path / "x.csv")))
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [(["a", "b"], "holds lists"), ({"a": 1}, "holds records"), (0.5, "numbers such as 0.5")],
+)
+def test_labels_that_are_none(tmp_path: Path, label: Any, words: str) -> None:
+    root = folders(tmp_path / "x")
+    (root / "x.jsonl").write_text("\n".join(json.dumps({"image": f"cat/p{n}.png", "label": label}) for n in range(4)))
+    for wanted in (None, "label"):
+        with pytest.raises(DataError, match=f"the column 'label' {words if label != 0.5 else 'holds ' + words}"):
+            find_splits(DataArguments(dataset_name=str(root / "x.jsonl"), label_column_name=wanted))
+
+
+@pytest.mark.parametrize("kind", ["struct", "binary"])
+def test_stored_bytes_and_numbers_with_gaps(tmp_path: Path, kind: str) -> None:
+    def stored(number: int) -> Any:
+        stream = io.BytesIO()
+        picture(number).save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None} if kind == "struct" else stream.getvalue()
+
+    labels = [float("nan"), *[0.0, 1.0] * 4]
+    table = datasets.Dataset.from_dict({"image": [stored(number) for number in range(9)], "label": labels})
+    table.to_parquet(str(tmp_path / "x.parquet"))
+    found = find_splits(DataArguments(dataset_name=str(tmp_path / "x.parquet")))
+    assert counts(found) == {"train": {None: 1, "0": 4, "1": 4}}
+    assert found.splits["train"].images.image(3).size == (10, 12)
+
+
+def test_metadata_without_folders_and_captions_beside_them(tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for split, count in (("train", 3), ("test", 1)):
+        (flat / split).mkdir(parents=True)
+        lines = ["file_name,label"]
+        for number in range(2 * count):
+            picture(number).save(flat / split / f"{number}.png")
+            lines.append(f"{number}.png,{'ab'[number % 2]}")
+        (flat / split / "metadata.csv").write_text("\n".join(lines))
+    assert counts(find_splits(DataArguments(dataset_name=str(flat)))) == {
+        "train": {"a": 3, "b": 3},
+        "test": {"a": 1, "b": 1},
+    }
+    root = folders(tmp_path / "x")
+    (root / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows()))
+    found = find_splits(DataArguments(dataset_name=str(root)))
+    assert counts(found) == {"train": RIGHT}
+    assert any("Not read: metadata.csv" in note for note in found.notes)
+
+
+def test_check_prints_and_records_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folders(tmp_path / "x", count=12)
+    picture(99).save(root / "stray.png")
+    assert main(["check", str(root), "--json", "true"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["images"] == {"train": 24}
+    assert "2 classes (cat, dog)" in printed["notes"][0]
+    assert main(["check", str(root)]) == 0
+    assert printed["notes"][0] in capsys.readouterr().out
