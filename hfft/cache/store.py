@@ -140,7 +140,7 @@ class ActivationCache:
         self.damaged: list[str] = []
         self.unreadable: list[str] = []
         self.misshapen = False
-        self._headers: dict[Path, list[str]] = {}
+        self._unused: set[Path] = set()  # files that were found to be of no use
         self._shards: list[dict[str, Tensor]] = []
         self._places: dict[str, tuple[int, int]] = {}
 
@@ -216,7 +216,7 @@ class ActivationCache:
             for file in self._files():
                 if not wanted.isdisjoint(self._names_in(file)):
                     delete_own(file)
-                    self._headers[file] = []
+                    self._unused.add(file)
         except OSError as error:
             raise OutputError(
                 f"cannot delete the activation cache at {self.folder}, whose rows are not what the model computes: "
@@ -243,7 +243,9 @@ class ActivationCache:
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of the rows that are on disk, by the headers of their shards."""
-        there = {name for file in self._files() for name in self._names_in(file)}
+        wanted, there = set(self.names), set[str]()
+        for file in self._files():
+            there |= wanted.intersection(self._names_in(file))
         return self.bytes_per_image * sum(name in there for name in self.names)
 
     def gather(self, indices: list[int]) -> dict[str, Tensor]:
@@ -259,19 +261,17 @@ class ActivationCache:
         return [] if self.folder is None else trusted_files(self.folder)
 
     def _names_in(self, file: Path) -> list[str]:
-        """Return the names of a file's rows; none of one that cannot be used."""
-        if file not in self._headers:
-            self._headers[file] = self._attempt(file, lambda: read_names(file)) or []
-        return self._headers[file]
+        """Return the names of a file's rows; none of one that cannot be used. They are not kept: stores are large."""
+        return [] if file in self._unused else self._attempt(file, lambda: read_names(file)) or []
 
     def _take(self, file: Path, wanted: set[str], verify: bool) -> set[str]:
         """Open a file if it holds rows that are wanted; return the names of those that it gave."""
-        offsets = {name: offset for offset, name in enumerate(self._names_in(file)) if name in wanted}
+        names = self._names_in(file)
+        offsets = {name: offset for offset, name in enumerate(names) if name in wanted}
         tensors = self._attempt(file, lambda: self._read(file, verify)) if offsets else None
         if tensors is None:
             return set()
-        count = len(self._names_in(file))
-        shapes = {row.leaf.key: (row.dtype, (count, *row.packed_shape)) for row in self.rows}
+        shapes = {row.leaf.key: (row.dtype, (len(names), *row.packed_shape)) for row in self.rows}
         if {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()} != shapes:
             self.misshapen = True
             return set()
@@ -294,7 +294,7 @@ class ActivationCache:
             self.damaged.append(str(file))
             with suppress(OSError):
                 delete_own(file)
-        self._headers[file] = []
+        self._unused.add(file)
         return None
 
     def _read(self, file: Path, verify: bool) -> dict[str, Tensor]:

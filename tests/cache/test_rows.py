@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def start(flags: list[str], capsys: pytest.CaptureFixture[str]) -> Start:
         capsys.readouterr()
         assert main(["finetune", *flags, *(str(flag) for flag in more)]) == 0
         said = capsys.readouterr().out
-        return said.partition("; ")[2].partition(" rows were there")[0].splitlines()[-1]
+        found = re.search(r"(\d+ of \d+) rows were there", said)
+        assert found, said
+        return found[1]
 
     return go
 
