@@ -44,18 +44,21 @@ def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
 def _delete(folder: Path) -> bool:
     """Delete this user's files of a store; return whether nothing is left."""
     description = folder / "entry.json"
-    others = [file for file in folder.iterdir() if file != description and not delete_own(file)]
+    files = [path for path in folder.rglob("*") if not path.is_dir() and path != description]
+    others = [file for file in files if not delete_own(file)]
     if others or not delete_own(description):
         return False
-    folder.rmdir()
-    return True
+    with suppress(OSError):  # another process wrote a file just now
+        for place in (*sorted(folder.rglob("*"), reverse=True), folder):
+            place.rmdir()
+    return not folder.exists()
 
 
 def _entries(directory: Path) -> Iterator[Entry]:
     for description in directory.glob("*/entry.json"):
         try:
             data = json.loads(description.read_text())
-            status = [file.stat() for file in description.parent.iterdir()]
+            status = [path.stat() for path in description.parent.rglob("*") if path.is_file()]
         except (OSError, ValueError):  # another user's who keeps it to himself, or pruned just now
             continue
         yield Entry(

@@ -127,9 +127,8 @@ class ActivationCache:
         placement: where.
 
     Attributes:
-        damaged: files that were not what their names say.
+        damaged: files that were not what their names say, or held other leaves or shapes than the model has.
         unreadable: files that could not be read, and why; they are left alone.
-        misshapen: whether a file held rows of other leaves or shapes than the model has.
     """
 
     def __init__(self, key: CacheKey, rows: list[Row], names: Sequence[str], placement: Placement) -> None:
@@ -139,7 +138,6 @@ class ActivationCache:
         self.placement = placement
         self.damaged: list[str] = []
         self.unreadable: list[str] = []
-        self.misshapen = False
         self._unused: set[Path] = set()  # files that were found to be of no use
         self._shards: list[dict[str, Tensor]] = []
         self._places: dict[str, tuple[int, int]] = {}
@@ -211,7 +209,7 @@ class ActivationCache:
             OutputError: a file cannot be deleted.
         """
         wanted = set(self.names)
-        self._shards, self._places, self.misshapen = [], {}, False
+        self._shards, self._places = [], {}
         try:
             for file in self._files():
                 if not wanted.isdisjoint(self._names_in(file)):
@@ -268,12 +266,8 @@ class ActivationCache:
         """Open a file if it holds rows that are wanted; return the names of those that it gave."""
         names = self._names_in(file)
         offsets = {name: offset for offset, name in enumerate(names) if name in wanted}
-        tensors = self._attempt(file, lambda: self._read(file, verify)) if offsets else None
+        tensors = self._attempt(file, lambda: self._read(file, verify, len(names))) if offsets else None
         if tensors is None:
-            return set()
-        shapes = {row.leaf.key: (row.dtype, (len(names), *row.packed_shape)) for row in self.rows}
-        if {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()} != shapes:
-            self.misshapen = True
             return set()
         if self.placement.in_memory:  # what others put beside them is not held
             chosen = torch.tensor(list(offsets.values()))
@@ -297,7 +291,14 @@ class ActivationCache:
         self._unused.add(file)
         return None
 
-    def _read(self, file: Path, verify: bool) -> dict[str, Tensor]:
+    def _read(self, file: Path, verify: bool, count: int) -> dict[str, Tensor]:
+        tensors = self._load(file, verify)
+        shapes = {row.leaf.key: (row.dtype, (count, *row.packed_shape)) for row in self.rows}
+        if {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()} != shapes:
+            raise DamagedError
+        return tensors
+
+    def _load(self, file: Path, verify: bool) -> dict[str, Tensor]:
         if self.placement.in_memory:
             content = file.read_bytes()
             if checksum_of(content) != file.stem:

@@ -241,7 +241,6 @@ def tamper(entry: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     [
         ("auto", lambda rows: rows * 1.01),
         ("disk", lambda rows: rows.flip(0)),
-        ("auto", lambda rows: rows[..., :-1].contiguous()),
     ],
 )
 def test_rows_that_the_model_does_not_compute_are_computed_again(
