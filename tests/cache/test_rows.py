@@ -81,7 +81,7 @@ def test_two_processes_fill_one_store_without_training(flags: list[str], start: 
     assert not (tmp_path / "run" / "hfft.json").exists()
     assert start() == "24 of 24"
     filled = weights(tmp_path / "run")
-    start("--cache", "off")
+    assert main(["finetune", *flags, "--cache", "off"]) == 0
     assert equal(filled, weights(tmp_path / "run"))
 
 
