@@ -137,8 +137,24 @@ class CacheArguments:
     class_token_shortcut: bool = option(
         True, "Compute only the class token in the last block where the head reads nothing else."
     )
+    prefix_engine: str = option(
+        "auto",
+        "What computes the frozen prefix: torch, compile (inductor), onnxruntime, openvino, or auto: the fastest of "
+        "those installed, where it saves more time than it takes to set up (docs/engines.md).",
+        ["auto", "torch", "compile", "onnxruntime", "openvino"],
+    )
+    engine_tolerance: float = option(
+        1e-4, "Largest difference of an engine's activations from torch's, relative to the largest activation."
+    )
+    exact: bool = option(
+        False, "Nothing within a tolerance: torch computes the frozen prefix, and every JPEG is decoded whole."
+    )
 
     def __post_init__(self) -> None:
+        if self.engine_tolerance <= 0:
+            raise ArgumentError(f"--engine_tolerance must be above 0, not {self.engine_tolerance}")
+        if self.exact and self.prefix_engine not in ("auto", "torch"):
+            raise ArgumentError(f"--exact computes with torch: leave out --prefix_engine {self.prefix_engine}")
         if self.cache_max_gb is not None and self.cache_max_gb <= 0:
             raise ArgumentError(f"--cache_max_gb must be above 0, not {self.cache_max_gb}")
 

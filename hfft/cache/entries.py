@@ -1,4 +1,4 @@
-"""The stores of a cache folder: listed, and pruned."""
+"""The stores of a cache folder, and exported engines (without rows) among them: listed, and pruned."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _delete(folder: Path) -> bool:
 
 
 def _entries(directory: Path) -> Iterator[Entry]:
-    for description in directory.glob("*/entry.json"):
+    for description in (*directory.glob("*/entry.json"), *directory.glob("engines/*/entry.json")):
         try:
             data = json.loads(description.read_text())
             status = [path.stat() for path in description.parent.rglob("*") if path.is_file()]

@@ -19,6 +19,8 @@ from tqdm.auto import tqdm
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
+from hfft.errors import ModelError
+from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
@@ -82,7 +84,7 @@ class FillReport:
 
 def fill(
     cache: ActivationCache,
-    prefix: Prefix,
+    prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     share: tuple[int, int],
     title: str = "Frozen prefix",
@@ -120,7 +122,11 @@ def fill(
 
 
 def rows_agree(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], share: tuple[int, int] = (0, 1)
+    cache: ActivationCache,
+    prefix: Prefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int] = (0, 1),
+    tolerance: float = 0.0,
 ) -> bool:
     """Compute a few of the rows that are on disk again, and return whether they are what is kept there.
 
@@ -132,6 +138,7 @@ def rows_agree(
         prefix: the frozen part of the model.
         source: as for `fill`.
         share: as for `fill`; rows are chosen from it.
+        tolerance: within which the rows were computed, where an engine computed them.
 
     Raises:
         DataError: an image cannot be read.
@@ -143,7 +150,12 @@ def rows_agree(
     batches = [prefix.capture(batch) for batch in source(rows)]
     kept = cache.gather(rows)
     return all(
-        _close(torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]), row.pack(kept[row.leaf.key]), prefix)
+        _close(
+            torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
+            row.pack(kept[row.leaf.key]),
+            prefix,
+            tolerance,
+        )
         for row in cache.rows
     )
 
@@ -164,6 +176,36 @@ def activation_batches(entry: ActivationCache, device: torch.device) -> Callable
     """Return a source of activations that another boundary's cache holds for the same rows."""
     size = fill_batch(device)
     return lambda rows: (entry.gather(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+@dataclass(frozen=True)
+class EnginePrefix:
+    """A frozen prefix that an engine computes, in the place of a `Prefix`."""
+
+    engine: Engine
+
+    @property
+    def device(self) -> torch.device:
+        """The device of PyTorch's activations."""
+        return self.engine.device
+
+    def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the activations of a batch.
+
+        Raises:
+            ModelError: the engine refuses.
+        """
+        try:
+            return self.engine.capture(inputs)
+        except EngineError as error:
+            raise ModelError(
+                f"{self.engine.name} cannot compute the frozen prefix: {error}; choose --prefix_engine torch"
+            ) from error
+
+
+def engine_batches(pixels: Callable[[list[int]], Batches], prefix: EnginePrefix) -> Callable[[list[int]], Batches]:
+    """Return a source of an engine's activations, computed from pixels and kept nowhere."""
+    return lambda rows: (prefix.capture(batch) for batch in pixels(rows))
 
 
 class CachedDataset(Dataset[dict[str, Any]]):
@@ -206,7 +248,7 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
-        return self.pixels(self.images.image(image), self.contents[image], view)
+        return self.pixels(self.images.image(image, self.pixels.least), self.contents[image], view)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         rows = [self.rows[index] % len(self.images) for index in indices]
@@ -218,14 +260,14 @@ def _spread(items: list[_T]) -> list[_T]:
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _close(computed: Tensor, kept: Tensor, prefix: Prefix) -> bool:
+def _close(computed: Tensor, kept: Tensor, prefix: Prefix, allowed: float) -> bool:
     """Whether packed rows are equal but for what the number formats on the way lose."""
     if computed.shape != kept.shape:
         return False
     if not kept.dtype.is_floating_point:
         return torch.equal(computed, kept)
     formats = [kept.dtype, prefix.autocast or kept.dtype]
-    tolerance = max(TOLERANCE, *(4 * torch.finfo(each).eps for each in formats))
+    tolerance = max(TOLERANCE, 2 * allowed, *(4 * torch.finfo(each).eps for each in formats))
     scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
     return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
@@ -241,7 +283,11 @@ def _timed(batches: Any, report: FillReport) -> Any:
 
 
 def _compute(
-    batch: dict[str, Tensor], cache: ActivationCache, prefix: Prefix, report: FillReport, progress: Any
+    batch: dict[str, Tensor],
+    cache: ActivationCache,
+    prefix: Prefix | EnginePrefix,
+    report: FillReport,
+    progress: Any,
 ) -> dict[str, Tensor]:
     start = time.perf_counter()
     values = prefix.capture(batch)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import timm
 import torch
@@ -19,7 +18,19 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from hfft.arguments import CacheArguments, FinetuneArguments
-from hfft.cache.fill import Batches, CachedDataset, FillReport, activation_batches, fill, pixel_batches, rows_agree
+from hfft.cache.engines import Choice, EngineUse, Question, choose_engine
+from hfft.cache.fill import (
+    Batches,
+    CachedDataset,
+    EnginePrefix,
+    FillReport,
+    activation_batches,
+    engine_batches,
+    fill,
+    fill_batch,
+    pixel_batches,
+    rows_agree,
+)
 from hfft.cache.placement import Placement, choose_placement, gigabytes
 from hfft.cache.store import ActivationCache, CacheKey, make_rows
 from hfft.data.images import ImageSet
@@ -58,6 +69,7 @@ class Prepared:
         bytes: of activations, over all cached splits.
         reports: by split, what filling did.
         uncached_because: why activations are not cached; empty where they are.
+        engine: what computes the frozen prefix.
     """
 
     suffix: Suffix
@@ -66,6 +78,7 @@ class Prepared:
     bytes: int = 0
     reports: dict[str, FillReport] = field(default_factory=dict)
     uncached_because: str = ""
+    engine: EngineUse = field(default_factory=EngineUse)
 
 
 def prepare_phases(
@@ -96,7 +109,8 @@ def prepare_phases(
     """
     model.eval()
     memory_format = choose_memory_format(cache.memory_format)
-    phases, wanted = [], []
+    phases: list[Prepared] = []
+    wanted: list[_Filling] = []
     for phase, cut, sets in cuts:
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
@@ -106,8 +120,9 @@ def prepare_phases(
         phases.append(prepared)
         if cut.split is not None and not prepared.uncached_because:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
-            entries = _entries(prefix, digest(frozen_tensors(model, phase)), sets, cache.cache_dtype, training)
-            wanted.append(_Filling(prepared, prefix, sets, entries))
+            weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
+            wanted.append(_Filling(prepared, prefix, weights, signature, sets))
+    _choose_engines(wanted, cache, training)
     _place(wanted, cache, training)
     shallower: dict[str, _Filling] = {}
     for filling in reversed(wanted):
@@ -134,8 +149,8 @@ def choose_memory_format(wish: str) -> torch.memory_format:
 def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
     rows = range(min(PROBE_IMAGES, len(part.images)))
-    contents = part.images.contents()
-    items = [part.pixels(part.images.image(row), contents[row], view=0) for row in rows]
+    contents, least = part.images.contents(), part.pixels.least
+    items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
     items = of_one_shape(items, part.images, rows)
     if len(items) == 1:
         items *= 2
@@ -171,7 +186,8 @@ def describe(prepared: Prepared) -> str:
         assert prepared.placement is not None
         memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
         place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
-        lines = [
+        lines = [line] if (line := prepared.engine.describe()) else []
+        lines += [
             f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
             f"{rows - computed} of {rows} rows were there already."
         ]
@@ -189,12 +205,32 @@ def describe(prepared: Prepared) -> str:
 
 @dataclass
 class _Filling:
-    """A phase's cache entries, by split, on their way into its `Prepared`."""
+    """A phase's cache entries, by split, on their way into its `Prepared`.
+
+    Args:
+        prepared: the phase.
+        prefix: its frozen part.
+        weights: digest of the frozen tensors.
+        signature: of the model's configuration and code.
+        splits: the images that it reads.
+        engine: what computes the prefix from pixels.
+        begins_with: the phase whose activations, computed by an engine, this one always begins with.
+        entries: by split.
+    """
 
     prepared: Prepared
     prefix: Prefix
+    weights: str
+    signature: str
     splits: dict[str, ImagesAndPixels]
-    entries: dict[str, ActivationCache]
+    engine: Choice = field(default_factory=Choice)
+    begins_with: _Filling | None = None
+    entries: dict[str, ActivationCache] = field(default_factory=dict)
+
+    @property
+    def computes(self) -> Prefix | EnginePrefix:
+        """What computes this phase's activations from pixels."""
+        return self.prefix if self.engine.engine is None else EnginePrefix(self.engine.engine)
 
     @property
     def exact(self) -> bool:
@@ -208,9 +244,54 @@ def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArgumen
     return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
 
 
+def _choose_engines(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
+    """Choose what computes each prefix, and name its entries by it.
+
+    The phase with the earliest boundary begins with pixels, and deeper ones with its activations: PyTorch computes
+    what lies between. Where activations are kept in fewer bits, every phase begins with pixels.
+    """
+    first: _Filling | None = None
+    for filling in reversed(wanted):
+        if first is not None and first.exact:
+            filling.begins_with = first if first.engine.engine is not None else None
+            use = replace(first.prepared.engine, note="", milliseconds=0.0)  # said once, by the first
+            label = f"{use.label} to {first.prefix.split.boundary}" if filling.begins_with else "torch"
+        else:
+            question = _question(filling, cache, training)
+            filling.engine = choose_engine(question, training.process_index, training.world_size)
+            use, first = filling.engine.use, filling
+            label = use.label
+        filling.prepared.engine = use
+        filling.entries = _entries(filling, cache.cache_dtype, training, label)
+
+
+def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArguments) -> Question:
+    directory = cache_folder(cache)
+    part, size = filling.splits["train"], fill_batch(filling.prefix.device)
+
+    def batch() -> dict[str, Tensor]:
+        contents, least = part.images.contents(), part.pixels.least
+        rows = [row % len(part.images) for row in range(size)]
+        return collate([part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows])
+
+    def missing(label: str) -> int:
+        entries = _entries(filling, cache.cache_dtype, training, label).values()
+        for entry in entries:
+            entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
+        return sum(entry.count - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
+
+    identity = f"{filling.weights} {filling.signature} {software(filling.prefix.device)} tf32 {training.tf32}"
+    return Question(filling.prefix, identity, batch, missing, cache, directory)
+
+
+def cache_folder(cache: CacheArguments) -> Path:
+    """Return the folder of the disk cache."""
+    return Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+
+
 def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
     """Find room for each phase's entries beside those of the phases before it."""
-    directory = Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+    directory = cache_folder(cache)
     limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
     promised, to_write = 0, 0
     for filling in wanted:
@@ -239,41 +320,44 @@ def _fill_phase(
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
         part = filling.splits[name]
+        begun: Prefix | EnginePrefix
         if name in shallower:
             source = activation_batches(shallower[name].entries[name], prefix.device)
             begun = replace(prefix, begun=shallower[name].prefix.split)
         else:
-            source, begun = pixel_batches(part.images, part.pixels, prefix.device), prefix
+            source, begun = pixel_batches(part.images, part.pixels, prefix.device), filling.computes
+            first = filling.begins_with
+            if first is not None and isinstance(first.computes, EnginePrefix):  # there is no such entry
+                source = engine_batches(source, first.computes)
+                begun = replace(prefix, begun=first.prefix.split)
         title = f"Frozen prefix, {name} images"
+        check = (begun if isinstance(begun, Prefix) else prefix, prepared.engine.tolerance)
         if share is None:
-            prepared.reports[name] = _fill(entry, title, begun, source, training)
+            prepared.reports[name] = _fill(entry, title, begun, source, training, check)
         else:
-            prepared.reports[name] = _fill_share(entry, title, begun, source, share)
+            prepared.reports[name] = _fill_share(entry, title, begun, source, share, check)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
 
 def _entries(
-    prefix: Prefix,
-    weights: str,
-    splits: dict[str, ImagesAndPixels],
-    cache_dtype: str,
-    training: FinetuneArguments,
+    filling: _Filling, cache_dtype: str, training: FinetuneArguments, engine: str
 ) -> dict[str, ActivationCache]:
+    prefix = filling.prefix
     rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
     token = ", class token alone" if prefix.class_token else ""
-    signature = model_signature(cast(PreTrainedModel, prefix.split.model))
     entries = {}
-    for name, part in splits.items():
+    for name, part in filling.splits.items():
         key = CacheKey(
-            prefix=weights,
-            model=signature,
+            prefix=filling.weights,
+            model=filling.signature,
             boundary=prefix.split.boundary,
             pixels=part.pixels.processing(),
             dtype=cache_dtype,
             precision=f"{prefix.autocast}, tf32 {training.tf32}{token}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
+            engine=engine,
         )
         entries[name] = ActivationCache(key, rows, row_names(part), Placement(None, in_memory=True))
     return entries
@@ -282,16 +366,18 @@ def _entries(
 def _fill(
     entry: ActivationCache,
     title: str,
-    prefix: Prefix,
+    prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     training: FinetuneArguments,
+    check: tuple[Prefix, float],
 ) -> FillReport:
     """Fill one entry, all processes together.
 
     Where machines do not share the folder, the shards of the others are still missing after the first
-    round; then the processes of each machine fill them for themselves.
+    round; then the processes of each machine fill them for themselves. Rows that are there are held against what
+    PyTorch computes, `check`, within a tolerance.
     """
-    discarded = _discard_unless_agreed(entry, prefix, source, training)
+    discarded = _discard_unless_agreed(entry, source, training, check)
     share = (training.process_index, training.world_size)
     report = fill(entry, prefix, source, share, title)
     report.discarded = discarded
@@ -315,12 +401,13 @@ def _fill(
 def _fill_share(
     entry: ActivationCache,
     title: str,
-    prefix: Prefix,
+    prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     share: tuple[int, int],
+    check: tuple[Prefix, float],
 ) -> FillReport:
     """Fill one part of an entry, whoever sees to the others."""
-    discarded = not rows_agree(entry, prefix, source, share)
+    discarded = not rows_agree(entry, check[0], source, share, check[1])
     if discarded:
         entry.discard()
     report = fill(entry, prefix, source, share, title)
@@ -329,14 +416,17 @@ def _fill_share(
 
 
 def _discard_unless_agreed(
-    entry: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], training: FinetuneArguments
+    entry: ActivationCache,
+    source: Callable[[list[int]], Batches],
+    training: FinetuneArguments,
+    check: tuple[Prefix, float],
 ) -> bool:
     """Delete rows that the model does not compute now; return whether any process did.
 
     One process of each machine looks, since machines may have folders of their own; the others wait for it.
     """
     share = (training.process_index, training.world_size)
-    discard = training.local_process_index == 0 and not rows_agree(entry, prefix, source, share)
+    discard = training.local_process_index == 0 and not rows_agree(entry, check[0], source, share, check[1])
     if discard:
         entry.discard()
     return bool(_total(discard) if training.world_size > 1 else discard)

@@ -57,6 +57,7 @@ class CacheKey:
         precision: how the prefix computes: number formats (autocast, TF32), and whether all tokens of the last block.
         memory_format: of the convolutions, since it may change the last bit.
         software: versions of the libraries that compute, since they may change it too.
+        engine: what computes the prefix, with version and precision.
     """
 
     prefix: str
@@ -67,6 +68,7 @@ class CacheKey:
     precision: str
     memory_format: str
     software: str
+    engine: str = "torch"
     format: int = FORMAT
 
     def fingerprint(self) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from hfft._version import __version__
+from hfft.allocator import keep_freed_memory
 from hfft.cli.commands import COMMANDS
 from hfft.cli.errors import describe_unexpected, error_line
 from hfft.errors import ArgumentError, HfftError, PreemptedError
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"hfft {__version__}")
         return 0
+    keep_freed_memory()
     try:
         return _run(*arguments)
     except (Exception, KeyboardInterrupt) as error:

@@ -68,8 +68,12 @@ class ImageSet:
         paths = self.dataset.flatten().select_columns([f"{IMAGE_COLUMN}.path"])[:][f"{IMAGE_COLUMN}.path"]
         return [self._display(path, row) for row, path in enumerate(paths)]
 
-    def image(self, row: int) -> Image.Image:
+    def image(self, row: int, least: int | None = None) -> Image.Image:
         """The first frame of a row's image, upright, in RGB.
+
+        Args:
+            row: its row.
+            least: as for `open_image`.
 
         Raises:
             DataError: the file is missing, damaged or no image.
@@ -77,7 +81,7 @@ class ImageSet:
         value = self.dataset[int(row)][IMAGE_COLUMN]
         name = self._display(value["path"], row)
         source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
-        return open_image(source, name)
+        return open_image(source, name, least)
 
     def contents(self) -> list[str]:
         """SHA-256 of each image's bytes, as 64 hexadecimal digits: what an image is, whatever its name.
@@ -117,6 +121,16 @@ class ImageSet:
         if not path:
             return f"{self.name}#{row}"
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
+
+
+class UnreadableImageError(DataError):
+    """An image is missing, damaged or not an image.
+
+    Attributes:
+        reason: why, without advice, which depends on who asks.
+    """
+
+    reason: str = ""
 
 
 class BoundsError(DataError):
@@ -192,27 +206,40 @@ def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS)
         yield image
 
 
-def open_image(source: str | os.PathLike[str] | io.BytesIO, name: str, bounds: Bounds = BOUNDS) -> Image.Image:
+def open_image(
+    source: str | os.PathLike[str] | io.BytesIO, name: str, least: int | None = None, bounds: Bounds = BOUNDS
+) -> Image.Image:
     """The first frame of an image file, turned upright as its EXIF data says, in RGB.
 
     Args:
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        least: pixels that both sides must keep; a JPEG may then be decoded at a half, a quarter or an eighth of its
+            size, which its format gives for less work than the whole. None for the whole.
         bounds: of its size, held against the header before anything is decoded.
 
     Raises:
         BoundsError: the image is too large or too long.
-        DataError: the file is missing, damaged or no image.
+        UnreadableImageError: the file is missing, damaged or not an image.
     """
     try:
         with opened(source, bounds) as image:
+            shrink(image, least)
             return upright_rgb(image)
     except BoundsError as error:
         raise type(error)(f"the image {name} is {error}, or leave it out as --on_bad_image skip does") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         advice = "repair the file, or leave it out as --on_bad_image skip does"
-        raise DataError(f"cannot read the image {name}: {reason}; {advice}") from error
+        unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; {advice}")
+        unreadable.reason = reason
+        raise unreadable from error
+
+
+def shrink(image: Image.Image, least: int | None) -> None:
+    """Let an open JPEG be decoded at a fraction at which both sides keep `least` pixels; other formats stay whole."""
+    if least is not None:
+        image.draft(None, (least, least))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

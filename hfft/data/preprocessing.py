@@ -26,6 +26,10 @@ CROP_RATIO = (3 / 4, 4 / 3)
 """Narrowest and widest crop, as width over height relative to the image's own."""
 
 
+DETAIL = 2
+"""An image that is decoded at a fraction of its size keeps this many times the edge that it is resized to."""
+
+
 class Pixels:
     """Turns an image into the model's inputs, in the same way in training, evaluation and prediction.
 
@@ -33,18 +37,27 @@ class Pixels:
         processor: the model's image processor, which resizes and normalises.
         augment: ``none``, ``flip`` (left and right, one time in two) or ``crop`` (a random part, and flip).
         seed: seed of the augmentation.
+        exact: have JPEGs decoded whole, however large they are.
+
+    Attributes:
+        least: pixels that both sides of an image need to have; see `hfft.data.images.open_image`.
 
     Example:
         >>> Pixels(processor)(image)["pixel_values"].shape  # doctest: +SKIP
         torch.Size([3, 224, 224])
     """
 
-    def __init__(self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0) -> None:
+    def __init__(
+        self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0, exact: bool = False
+    ) -> None:
         if augment not in ("none", "flip", "crop"):
             raise ArgumentError(f"--augment must be none, flip or crop, not {augment!r}")
         self.processor = processor
         self.augment = augment
         self.seed = seed
+        edge = None if exact else resized_edge(processor)
+        # A random crop keeps about half of a side at least.
+        self.least = None if edge is None else edge * DETAIL * (2 if augment == "crop" else 1)
 
     def __call__(self, image: Image.Image, content: str = "", view: int | None = None) -> dict[str, Tensor]:
         """The inputs of one image, without a batch dimension.
@@ -75,6 +88,7 @@ class Pixels:
             "class": type(self.processor).__name__,
             "processor": self.processor.to_dict(),
             "reading": READING,
+            "least": self.least,
             "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -139,8 +153,9 @@ class PixelDataset(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        image = self.images.image(row, self.pixels.least)
         content = self._contents[row] if self._contents is not None else ""
-        return {**self.pixels(self.images.image(row), content, int(self._view)), "labels": int(self.images.labels[row])}
+        return {**self.pixels(image, content, int(self._view)), "labels": int(self.images.labels[row])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The items of a batch.
@@ -219,6 +234,21 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
         raise ArgumentError(
             f"--image_size {image_size}: {type(processor).__name__} makes inputs of shape {shape}; leave the flag out"
         )
+
+
+def resized_edge(processor: BaseImageProcessor) -> int | None:
+    """Return the longest edge in pixels that a processor resizes images to; None where it keeps their size."""
+    if isinstance(processor, TimmWrapperImageProcessor):
+        sizes = [step.size for step in processor.val_transforms.transforms if hasattr(step, "size")]
+        return max((_longest(size) for size in sizes), default=None)
+    settings = processor.to_dict()
+    size = settings.get("size") or {}
+    edges = [size[name] for name in ("height", "width", "shortest_edge") if isinstance(size.get(name), int)]
+    return max(edges, default=None) if settings.get("do_resize") else None
+
+
+def _longest(size: Any) -> int:
+    return int(size if isinstance(size, int) else max(size))
 
 
 def _resize_timm(processor: TimmWrapperImageProcessor, image_size: int, config: PreTrainedConfig | None) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
 from hfft.errors import ModelError
 from hfft.report.markdown import escape
-
-_LENGTH = 8  # bytes at the front of a safetensors file: the header's length, little-endian
 
 
 class LocalPaths:
@@ -58,21 +59,17 @@ class LocalPaths:
         """Return a delta whose metadata names no local path; its tensors are as they were.
 
         Raises:
-            ModelError: the file is no safetensors file.
+            ModelError: the file is not a safetensors file.
         """
-        content = path.read_bytes()
-        end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
         try:
-            header = json.loads(content[_LENGTH:end])
-            metadata = header.get("__metadata__", {})
-            cleared = {key: json.dumps(self.without_in(json.loads(text))) for key, text in metadata.items()}
-        except (ValueError, AttributeError) as error:
-            raise ModelError(f"cannot read {path}: it is no delta that hfft wrote; train again") from error
-        if cleared == metadata:
-            return content
-        text = json.dumps(header | {"__metadata__": cleared}, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _LENGTH)  # tensors begin at a multiple of eight
-        return len(text).to_bytes(_LENGTH, "little") + text + content[end:]
+            with safe_open(path, "pt") as opened:
+                metadata = opened.metadata() or {}
+                cleared = {key: json.dumps(self.without_in(json.loads(text))) for key, text in metadata.items()}
+                if cleared == metadata:
+                    return path.read_bytes()
+                return save({name: opened.get_tensor(name) for name in opened.keys()}, cleared)  # noqa: SIM118
+        except (ValueError, SafetensorError) as error:
+            raise ModelError(f"cannot read {path}: it is not a delta that hfft wrote; train again") from error
 
 
 def _texts(value: Any) -> Iterator[str]:

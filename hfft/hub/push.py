@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,9 @@ from hfft._version import __version__
 from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.download import DELTA, WEIGHTS, has_weights
+from hfft.report.card import model_card
 from hfft.report.record import read_record
+from hfft.report.trace import read_trace
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, SpaceInfo
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
-BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv")
+PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv")
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
@@ -103,7 +104,7 @@ def push(output: str | Path, target: Target) -> str:
         The repository's address.
 
     Raises:
-        OutputError: the folder holds no finished run.
+        OutputError: the folder does not hold a finished run.
         HubError: the upload fails; it names the command that repeats it.
     """
     folder = Path(output)
@@ -125,19 +126,19 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
     """List what is pushed: by name in the repository, a file or its content, without local paths.
 
     Raises:
-        OutputError: the folder holds no finished run.
+        OutputError: the folder does not hold a finished run.
     """
     if not (folder / "hfft.json").exists() or not (folder / "config.json").exists():
-        raise OutputError(f"{folder} holds no finished run; give the --output_dir of hfft finetune")
+        raise OutputError(f"{folder} does not hold a finished run; give the --output_dir of hfft finetune")
     weights = [] if target.delta_only else sorted(file.name for name in WEIGHTS for file in folder.glob(name))
     if not target.delta_only and not has_weights(folder):
         raise OutputError(
-            f"{folder} holds no model.safetensors; push its delta with --delta_only, or hfft merge it first"
+            f"{folder} does not hold model.safetensors; push its delta with --delta_only, or hfft merge it first"
         )
     if target.delta_only and not (folder / DELTA).exists():
-        raise OutputError(f"{folder} holds no {DELTA}; push the whole checkpoint, without --delta_only")
+        raise OutputError(f"{folder} does not hold {DELTA}; push the whole checkpoint, without --delta_only")
     card = card_for(folder, target) if (folder / CARD).exists() else ""
-    names = [*weights, DELTA, *BESIDE, *_FIGURE.findall(card)]
+    names = [*weights, DELTA, *PUBLISHED_FILES, *_FIGURE.findall(card)]
     paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
     found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
     return found | ({CARD: paths.without(card).encode()} if card else {})
@@ -151,19 +152,13 @@ def _published(file: Path, paths: LocalPaths) -> Path | bytes:
 
 
 def card_for(folder: Path, target: Target) -> str:
-    """The run's card, with its examples loading the repository instead of the folder."""
-    trained_in = str(Path(read_record(folder / "hfft.json").arguments.get("output_dir") or folder))
-    old, new = json.dumps(trained_in), json.dumps(target.repo_id)
-    text = (folder / CARD).read_text(encoding="utf-8")
-    if not target.delta_only:
-        return text.replace(old, new)
-    stock, marker, rest = text.partition("With `hfft`:")
-    note = (
-        "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
-        f"write the whole checkpoint: `hfft merge {target.repo_id} --output_dir merged`.\n\n"
-    )
-    stock = stock.replace("With `transformers` alone:", f"{note}Then, with `transformers` alone:")
-    return stock.replace(old, json.dumps("merged")) + marker + rest.replace(old, new)
+    """The run's card, with its examples loading the repository; one that was edited stays as it is."""
+    record, text = read_record(folder / "hfft.json"), (folder / CARD).read_text(encoding="utf-8")
+    rows, figures = read_trace(folder / "trace.csv"), _FIGURE.findall(text)
+    trained_in = str(Path(record.arguments.get("output_dir") or folder))
+    if text != str(model_card(record, rows, trained_in, figures)):
+        return text
+    return str(model_card(record, rows, target.repo_id, figures, target.delta_only))
 
 
 def repeat_command(folder: Path, target: Target) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from hfft.data.images import open_image, upright_rgb
+from hfft.data.images import UnreadableImageError, open_image, upright_rgb
 from hfft.data.layout import EXTENSIONS, ending_of, hidden, seen_endings
 from hfft.data.preprocessing import Pixels, collate
 from hfft.data.sources import walk
@@ -129,7 +129,9 @@ def load_classifier(
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
-    return Classifier(str(path_or_repo or EMBEDDED_MODEL), model, Pixels(processor), labels, record)
+    return Classifier(
+        str(path_or_repo or EMBEDDED_MODEL), model, Pixels(processor, exact=_decodes_whole(record)), labels, record
+    )
 
 
 def classify(
@@ -153,11 +155,12 @@ def classify(
             number += 1
             name = f"image {number}" if isinstance(source, Image.Image) else os.fspath(source)
             try:
-                inputs.append(classifier.pixels(_open(source, name)))
+                inputs.append(classifier.pixels(_open(source, name, classifier.pixels.least)))
                 rows.append(name)
+            except UnreadableImageError as error:
+                rows.append(Prediction(name, error=f"cannot read the image {name}: {error.reason}"))
             except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
-                # The advice on data sets is not for whoever has a model at hand.
-                rows.append(Prediction(name, error=one_line(error).partition("; repair the file")[0]))
+                rows.append(Prediction(name, error=one_line(error)))
         scores = iter(_scores(classifier, inputs, top_k))
         for row in rows:
             yield row if isinstance(row, Prediction) else _prediction(row, next(scores))
@@ -199,10 +202,15 @@ def _batches(sources: Iterable[Source], size: int) -> Iterator[tuple[Source, ...
         yield batch
 
 
-def _open(source: Source, name: str) -> Image.Image:
+def _decodes_whole(record: RunRecord | None) -> bool:
+    """Whether a model was trained on JPEGs that were decoded whole."""
+    return record is not None and bool(record.arguments.get("exact", True))
+
+
+def _open(source: Source, name: str, least: int | None) -> Image.Image:
     if isinstance(source, Image.Image):
         return upright_rgb(source)
-    return open_image(source, name)
+    return open_image(source, name, least)
 
 
 def _scores(classifier: Classifier, inputs: list[dict[str, Tensor]], top_k: int) -> list[tuple[Score, ...]]:

@@ -136,7 +136,7 @@ def check_images(classifier: Classifier, options: ExportArguments) -> tuple[list
     """
     if options.images is not None:
         files = find_images([options.images])[: options.check_images]
-        return _twice([open_image(file, file) for file in files]), options.images
+        return _twice([open_image(file, file, classifier.pixels.least) for file in files]), options.images
     if classifier.record is not None:
         known = {item.name for item in fields(DataArguments)}
         given = {name: value for name, value in classifier.record.arguments.items() if name in known}
@@ -187,6 +187,8 @@ def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, 
         "orientation": "upright, as EXIF says",
         "inputs": {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()},
         "types": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in inputs.items()},
+        "decoding": "a JPEG may be decoded at a half, a quarter or an eighth while both sides keep `least` pixels",
+        "least": classifier.pixels.least,
         "processor": processor.to_dict(),
     }
     return {

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
+from hfft.allocator import keep_freed_memory
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
@@ -69,6 +70,7 @@ def _finetune(
     """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
+    keep_freed_memory()
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None

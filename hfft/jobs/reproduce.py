@@ -11,6 +11,7 @@ from typing import Any
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
+from hfft.files import sha256_of
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
@@ -56,6 +57,8 @@ def record_flags(record: RunRecord) -> list[str]:
         for name, value in record.arguments.items()
         if name in known and name not in _NOT_REPEATED and value != standard.get(name)
     }
+    if record.cache.mode != "off":  # a race on another machine may be won by another engine
+        values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
     if epochs:
@@ -92,7 +95,7 @@ def weights_hashes(folder: Path) -> dict[str, str]:
         HfftError: one cannot be read.
     """
     try:
-        return {file.name: _sha256(file) for file in sorted(folder.glob("model*.safetensors"))}
+        return {file.name: sha256_of(file) for file in sorted(folder.glob("model*.safetensors"))}
     except OSError as error:
         raise HfftError(f"cannot read {folder}: {error.strerror}") from error
 
@@ -107,11 +110,6 @@ def content_hash(images: ImageSet) -> str | None:
     for content, label in zip(contents, images.labels.tolist(), strict=True):
         digest.update(bytes.fromhex(content) + label.to_bytes(8, "little"))
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _defaults() -> dict[str, Any]:

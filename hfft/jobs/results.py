@@ -217,7 +217,11 @@ def _cache(run: Run) -> CacheRecord:
     if not cached:
         return CacheRecord("off", reason_off=reason)
     hits = sum(use.rows - use.computed for use in cached)
-    return CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    engine = max((use.engine for use in cached), key=lambda engine: engine.difference)
+    record = CacheRecord(cached[-1].mode, sum(use.bytes for use in cached), hits, reason)
+    record.engine = engine.label
+    record.engine_difference, record.engine_tolerance = engine.difference, engine.tolerance
+    return record
 
 
 def _frozen(result: PhaseResult) -> FrozenRecord | None:

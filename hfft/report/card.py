@@ -32,6 +32,7 @@ def model_card(
     rows: Sequence[EpochRow],
     repo_id: str = "path/to/this/folder",
     figures: Iterable[str] = ("curves.png", "confusion_matrix.png"),
+    delta_only: bool = False,
 ) -> ModelCard:
     """Write the card of a run.
 
@@ -40,6 +41,7 @@ def model_card(
         rows: its trace.
         repo_id: the Hub repository or folder that the examples load.
         figures: names of the figures that lie beside the card.
+        delta_only: the repository holds no whole checkpoint.
 
     Returns:
         A card with metadata for the Hub (task, base model, data set, licence, results) and a body.
@@ -53,7 +55,7 @@ def model_card(
         _plan(record),
         _trace(record, rows),
         _classes(record),
-        _usage(repo_id),
+        _usage(repo_id, delta_only),
         limits(record),
         _provenance(record),
     )
@@ -191,11 +193,15 @@ def _classes(record: RunRecord) -> str:
     return f"## By class ({escape(record.per_class_split)} images)\n\n{text}{cut}"
 
 
-def _usage(repo_id: str) -> str:
-    name = json.dumps(repo_id)
+def _usage(repo_id: str, delta_only: bool) -> str:
+    name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
+    note = (
+        "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
+        f"write the whole checkpoint: `hfft merge {repo_id} --output_dir merged`.\n\nThen, with"
+    )
     return f"""## How to use it
 
-With `transformers` alone:
+{note if delta_only else "With"} `transformers` alone:
 
 ```python
 from transformers import pipeline
@@ -224,7 +230,7 @@ With `hfft`:
 ```python
 import hfft
 
-model, processor = hfft.load({name})
+model, processor = hfft.load({given})
 ```"""
 
 
@@ -251,7 +257,10 @@ def _cache(record: RunRecord) -> str:
     cache = record.cache
     if cache.mode == "off":
         return f"off ({cache.reason_off})" if cache.reason_off else "off"
-    return f"{cache.mode}, {cache.bytes / 1e6:.1f} MB, {cache.hits:,} images read from it"
+    text = f"{cache.mode}, {cache.bytes / 1e6:.1f} MB, {cache.hits:,} images read from it"
+    if cache.engine == "torch":
+        return text
+    return f"{text}; computed by {cache.engine}, within {cache.engine_difference:.1e} of PyTorch's activations"
 
 
 def _interval(metrics: SplitMetrics, name: str) -> str:

@@ -93,12 +93,18 @@ class PhaseRecord:
 
 @dataclass
 class CacheRecord:
-    """The activation cache: where it lay, its size in bytes, what it spared, and why it was off."""
+    """The activation cache: where it lay, its size in bytes, what it spared, and why it was off.
+
+    Beside them what computed the frozen prefix, and how far its activations were from PyTorch's on real images.
+    """
 
     mode: str = "off"
     bytes: int = 0
     hits: int = 0
     reason_off: str | None = None
+    engine: str = "torch"
+    engine_difference: float = 0.0
+    engine_tolerance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -113,19 +113,24 @@ class Space:
 
     # Images --------------------------------------------------------------------------------------------
 
-    def image(self, path: str | None) -> Image.Image:
+    def image(self, path: str | None, least: int | None = None) -> Image.Image:
         """Return an uploaded image.
+
+        Args:
+            path: of the file.
+            least: as for `hfft.data.images.open_image`.
 
         Raises:
             DataError: there is none, or it cannot be used.
         """
         if not path:
             raise DataError("choose an image first: upload one, paste one, or take an example")
-        return open_upload(path, self.limits)
+        return open_upload(path, self.limits, least=least)
 
     def classify(self, session: Session, path: str | None, about: str | None = None) -> tuple[Prediction, list[str]]:
         """Label an image and remember its activation map; return the prediction and all labels."""
-        image, loaded = self.image(path), self.loaded(session)
+        loaded = self.loaded(session)
+        image = self.image(path, loaded.classifier.pixels.least)
         (prediction,) = loaded.classify([image])
         if prediction.error:
             raise DataError(prediction.error)
@@ -201,7 +206,7 @@ class Space:
         """Return what one image takes in the frozen part on this machine; None where that cannot be measured."""
         loaded = self.loaded(session)
         if loaded.prefix_seconds is None and (path := next(iter(self.examples()), None)):
-            trace = loaded.pipeline(self.image(path))
+            trace = loaded.pipeline(self.image(path, loaded.classifier.pixels.least))
             loaded.prefix_seconds = trace.stages[2].seconds
         return loaded.prefix_seconds
 
@@ -219,13 +224,13 @@ class Space:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
         runs, answers = [], []
-        image = self.image(path) if path else None
         for name in names[:8]:
             loaded = self.models.get(self._source(session, name))
             if loaded.run is None:
                 raise DataError(f"{name} has no run record, so it cannot be compared")
             runs.append(FinishedRun(loaded.run.folder, name, loaded.run.record, loaded.run.rows))
-            found = loaded.classify([image])[0] if image else None
+            least = loaded.classifier.pixels.least
+            found = loaded.classify([self.image(path, least)])[0] if path else None
             answers.append(f"{found.label} {found.probability:.1%}" if found else "-")
         return runs, answers
 
@@ -251,7 +256,7 @@ def classify_files(
     for path in paths:
         name = Path(path).name
         try:
-            image = open_upload(path, limits)
+            image = open_upload(path, limits, least=loaded.classifier.pixels.least)
         except DataError as error:
             rows.append(Prediction(name, error=str(error)))
             continue

@@ -18,7 +18,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, upright_rgb
+from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, upright_rgb
 from hfft.data.layout import layout
 from hfft.errors import DataError
 
@@ -69,13 +69,16 @@ class Uploaded:
         return text + "."
 
 
-def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None = None) -> Image.Image:
+def open_upload(
+    path: str | os.PathLike[str], limits: Limits, name: str | None = None, least: int | None = None
+) -> Image.Image:
     """Return the first frame of an uploaded image, upright, in RGB.
 
     Args:
         path: the file.
         limits: of bytes and pixels; the header is held against them before any pixel is decoded.
         name: what errors call the image.
+        least: as for `hfft.data.images.open_image`.
 
     Raises:
         DataError: it is empty, no image, damaged or too large.
@@ -88,6 +91,7 @@ def open_upload(path: str | os.PathLike[str], limits: Limits, name: str | None =
         if size > limits.megabytes * 1_000_000:
             raise DataError(f"{shown} is larger than {limits.megabytes} MB; choose a smaller file")
         with opened(path, Bounds(limits.pixels)) as image:
+            shrink(image, least)
             return upright_rgb(image)
     except BoundsError as error:
         raise DataError(f"{shown} is {error}") from error

@@ -51,8 +51,8 @@ def _find_split(model: nn.Module, found: tuple[str, tuple[str, ...]], inputs: In
     larger = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in inputs.items()}
     size = next(iter(inputs.values())).shape[0]
     names = set(prefix)
-    outputs = _run_prefix(model, boundary, prefix, inputs, names)
-    others = _run_prefix(model, boundary, prefix, larger, names)
+    outputs = _run_prefix(model, found, inputs, names)
+    others = _run_prefix(model, found, larger, names)
     made: list[_Output] = []
     seen: dict[str, int] = defaultdict(int)
     for name, output, other in zip(prefix, outputs, others, strict=True):

@@ -111,17 +111,18 @@ class Split:
         """The tensors that a cache must hold for each image."""
         return [slot.leaf for slot in self.slots() if slot.cached]
 
-    def capture(self, inputs: Inputs) -> dict[str, Tensor]:
+    def capture(self, inputs: Inputs, stop: bool = True) -> dict[str, Tensor]:
         """Run the model up to the boundary and stop.
 
         Args:
             inputs: the model's inputs, tensors whose first dimension is the batch.
+            stop: leave out what is behind the boundary; a tracer of calls does not bear calls that never end.
 
         Returns:
             For each of `leaves`, its key and a tensor of shape (batch, *leaf.shape).
         """
         wanted = {made.name for made in self._outputs if any(slot.cached for slot in made.slots())}
-        outputs = _run_prefix(self.model, self.boundary, self.prefix, inputs, wanted)
+        outputs = _run_prefix(self.model, (self.boundary, self.prefix), inputs, wanted, stop)
         values = {slot.leaf.key: inputs[name] for name, slot in self._inputs.items() if slot.cached}
         for made, output in zip(self._outputs, outputs, strict=True):
             if made.name in wanted:
@@ -212,15 +213,16 @@ def _returning(recorded: list[Any], forward: Callable[..., Any]) -> Callable[...
 
 
 def _run_prefix(
-    model: nn.Module, boundary: str, prefix: tuple[str, ...], inputs: Inputs, wanted: set[str]
+    model: nn.Module, found: tuple[str, tuple[str, ...]], inputs: Inputs, wanted: set[str], stop: bool = True
 ) -> list[Any]:
     """Run up to the boundary and return the output of each prefix call (None for names not wanted).
 
     Outputs are cloned when they appear: code between modules may change them in place, and would change
     them a second time on replay.
     """
+    boundary, prefix = found
     outputs: list[Any] = []
-    depth = 0
+    depth, reached = 0, False
     names = set(prefix)
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -231,18 +233,20 @@ def _run_prefix(
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal depth
             depth -= 1
-            if depth == 0:
+            if depth == 0 and not reached:
                 clone = pytree.tree_map_only(Tensor, torch.clone, output) if name in wanted else None
                 outputs.append(clone)
 
         return hook
 
-    def stop(module: nn.Module, args: Any) -> None:
-        if depth == 0:
+    def end(module: nn.Module, args: Any) -> None:
+        nonlocal reached
+        reached = reached or depth == 0
+        if stop and reached:
             raise _BoundaryReached
 
     with ExitStack() as hooks:
-        hooks.callback(model.get_submodule(boundary).register_forward_pre_hook(stop).remove)
+        hooks.callback(model.get_submodule(boundary).register_forward_pre_hook(end).remove)
         for name in names:
             module = model.get_submodule(name)
             hooks.callback(module.register_forward_pre_hook(enter).remove)

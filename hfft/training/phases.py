@@ -294,13 +294,14 @@ def _splits(run: Run, phase: Phase) -> dict[str, ImagesAndPixels]:
     data, seed = run.settings.data, run.settings.training.seed
     views = data.views if data.augment != "none" else 1
     views = min(views, math.ceil(run.settings.training.num_train_epochs))
+    augmented = Pixels(run.processor, data.augment, seed, run.settings.cache.exact)
     splits = {
-        "train": ImagesAndPixels(run.sets.train, Pixels(run.processor, data.augment, seed), views),
-        "validation": ImagesAndPixels(run.sets.validation, Pixels(run.processor)),
+        "train": ImagesAndPixels(run.sets.train, augmented, views),
+        "validation": ImagesAndPixels(run.sets.validation, run.plain_pixels),
     }
     probed = run.settings.training.baselines != "none" and phase is run.plan.phases[0]
     if run.sets.test is not None and (probed or phase is run.plan.phases[-1]):
-        splits["test"] = ImagesAndPixels(run.sets.test, Pixels(run.processor))
+        splits["test"] = ImagesAndPixels(run.sets.test, run.plain_pixels)
     return splits
 
 

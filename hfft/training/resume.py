@@ -226,7 +226,9 @@ def identity_of(run: Run) -> dict[str, Any]:
         "training images": _images(sets.train),
         "validation images": _images(sets.validation),
         "test images": _images(sets.test) if sets.test is not None else None,
-        "preprocessing": Pixels(run.processor, settings.data.augment, training.seed).fingerprint()[:_DIGITS],
+        "preprocessing": Pixels(
+            run.processor, settings.data.augment, training.seed, settings.cache.exact
+        ).fingerprint()[:_DIGITS],
         "processes": training.world_size,
         "device": training.device.type,
         **{f"version of {name}": version(name) for name in LIBRARIES},

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.data.load import ImageSets
+from hfft.data.preprocessing import Pixels
 from hfft.metrics import Accuracy, MacroF1
 from hfft.models.delta import Pretrained
 from hfft.models.load import Base
@@ -45,6 +47,7 @@ class CacheUse:
         wait_seconds: time spent waiting for decoded images.
         prefix_seconds: time spent in the frozen prefix.
         reason_off: why activations are not cached.
+        engine: what computed the prefix.
     """
 
     mode: str
@@ -54,6 +57,7 @@ class CacheUse:
     wait_seconds: float
     prefix_seconds: float
     reason_off: str
+    engine: EngineUse = field(default_factory=EngineUse)
 
     @classmethod
     def of(cls, prepared: Prepared) -> CacheUse:
@@ -67,7 +71,13 @@ class CacheUse:
             wait_seconds=sum(report.wait_seconds for report in reports),
             prefix_seconds=sum(report.prefix_seconds for report in reports),
             reason_off=prepared.uncached_because,
+            engine=prepared.engine,
         )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> CacheUse:
+        """Read back what `dataclasses.asdict` made of one."""
+        return cls(**data | {"engine": EngineUse(**data["engine"])})
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ class PhaseResult:
             PartView(**part | {"modules": tuple(part["modules"]), "shape": part["shape"] and tuple(part["shape"])})
             for part in view["parts"]
         )
-        return cls(**data | {"view": PhaseView(**view | {"parts": parts}), "cache": CacheUse(**data["cache"])})
+        return cls(**data | {"view": PhaseView(**view | {"parts": parts}), "cache": CacheUse.from_dict(data["cache"])})
 
 
 @dataclass
@@ -181,6 +191,11 @@ class Run:
     def folder(self) -> Path:
         """Where the results go."""
         return Path(self.settings.training.output_dir or "")
+
+    @property
+    def plain_pixels(self) -> Pixels:
+        """How images that are not augmented become model inputs."""
+        return Pixels(self.processor, exact=self.settings.cache.exact)
 
     @property
     def drawn(self) -> list[str]:

@@ -42,7 +42,8 @@ class PipelineTab:
         name = self.space.current(session)
         if not name:
             return views.empty(NO_MODEL), None, None, ""
-        trace = self.space.loaded(session).pipeline(_image(self.space, path))
+        loaded = self.space.loaded(session)
+        trace = loaded.pipeline(_image(self.space, path, loaded.classifier.pixels.least))
         return views.flow(trace), trace.image, trace.seen, views.architecture(trace, name)
 
 
@@ -68,7 +69,8 @@ class TraceTab:
         session = self.space.session(request.session_hash)
         if not self.space.current(session):
             return views.empty(NO_MODEL)
-        return steps(self.space.loaded(session).trace(_image(self.space, path)))
+        loaded = self.space.loaded(session)
+        return steps(loaded.trace(_image(self.space, path, loaded.classifier.pixels.least)))
 
 
 def _picture(label: str, text: str) -> gr.Image:
@@ -77,5 +79,5 @@ def _picture(label: str, text: str) -> gr.Image:
     )
 
 
-def _image(space: Space, path: str | None) -> Image.Image:
-    return space.image(path or next(iter(space.examples()), None))
+def _image(space: Space, path: str | None, least: int | None) -> Image.Image:
+    return space.image(path or next(iter(space.examples()), None), least)

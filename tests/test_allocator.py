@@ -1,0 +1,54 @@
+"""glibc's thresholds: fewer page faults, and what leaves them alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from hfft import allocator
+
+# Blocks of 8 MB, two at once and freed in turns, as the activations of two layers are.
+CODE = """
+import resource
+from hfft.allocator import keep_freed_memory
+print(keep_freed_memory())
+def layers():
+    for _ in range(50):
+        first, second = bytearray(8_000_000), bytearray(9_000_000)
+layers()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+layers()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(**variables: str) -> tuple[str, int]:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", CODE]
+    out = subprocess.run(command, env=given | variables, check=True, capture_output=True, text=True).stdout.split()
+    return out[0], int(out[1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these thresholds")
+def test_freed_memory_is_used_again() -> None:
+    off, on = faults(**{allocator.SWITCH: "0"}), faults()
+    assert (off[0], on[0]) == ("False", "True")
+    assert on[1] < off[1] / 10
+
+
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
+def test_the_users_own_thresholds_win(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "100000")
+    assert not allocator.keep_freed_memory()
+
+
+def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())  # musl has no mallopt
+    assert not allocator.keep_freed_memory()
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("ctypes.CDLL", None)
+    assert not allocator.keep_freed_memory()
