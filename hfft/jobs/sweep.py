@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.jobs.inputs import Shared
+from hfft.metrics import counted
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RESULTS, claim, locked, refuse_foreign
 from hfft.report.record import RunRecord, read_record
@@ -31,7 +32,7 @@ ParseRun = Callable[[list[str]], Settings]
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One run of a sweep: its options, where it lies and what it gave (accuracy and loss on validation)."""
+    """One run of a sweep: its options, where it lies, and what it gave on so many validation images."""
 
     options: Options
     folder: Path
@@ -39,6 +40,7 @@ class SweepRow:
     loss: float
     seconds: float
     trained_share: float
+    images: int
 
 
 def sweep(
@@ -198,6 +200,11 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     for row in rows:
         figures = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
         lines.append(f"{run_name(row.options):<{width}}  {figures}")
+    best = rows[0]
+    lines.append(
+        f"\nThe best, {counted(best.accuracy, best.images)} on validation, is optimistic: run and epoch were chosen on "
+        f"these {best.images} images."
+    )
     return "\n".join(lines)
 
 
@@ -215,14 +222,15 @@ def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> 
     settings.training.figures = False
     finetune(settings, _silent, test=False, shared=shared)
     row = _row(read_record(folder / "hfft.json"), options, folder)
-    return SweepRow(row.options, row.folder, row.accuracy, row.loss, time.perf_counter() - began, row.trained_share)
+    return replace(row, seconds=time.perf_counter() - began)
 
 
 def _row(record: RunRecord, options: Options, folder: Path) -> SweepRow:
-    values = record.metrics["validation"].values
+    metrics = record.metrics["validation"]
+    values = metrics.values
     phase = record.plan[-1]
     share = phase.trainable_parameters / phase.total_parameters
-    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share)
+    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share, metrics.images)
 
 
 def _combinations(grid: dict[str, list[str]]) -> list[Options]:

@@ -16,7 +16,7 @@ from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.data.load import ImageSets
 from hfft.data.preprocessing import Pixels
-from hfft.metrics import Accuracy, MacroF1
+from hfft.metrics import Accuracy, MacroF1, PairedDifference, paired_difference
 from hfft.models.delta import Pretrained
 from hfft.models.load import Base
 from hfft.planning.plan import Plan
@@ -140,6 +140,17 @@ class Baselines:
                 **Accuracy().compute(predictions=by_split[split], references=truth),
                 **MacroF1().compute(predictions=by_split[split], references=truth),
             }
+            for name, by_split in self.predictions.items()
+            if split in by_split
+        }
+
+    def differences(
+        self, split: str, predicted: NDArray[np.int64], truth: NDArray[np.int64]
+    ) -> dict[str, PairedDifference]:
+        """Compare a model that predicted these label numbers, shape (images,), with each baseline on one split."""
+        correct = predicted == truth
+        return {
+            name: paired_difference(correct, by_split[split] == truth)
             for name, by_split in self.predictions.items()
             if split in by_split
         }

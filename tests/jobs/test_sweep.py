@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def test_sweep(pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys:
     flags = [*common, "--sweep", "learning_rate=1e-3,1e-2", "policy=head,last_block"]
     assert main(["sweep", *flags]) == 0
     printed = capsys.readouterr().out
+    assert re.search(r"The best, .* \(\d+ of \d+\) on validation, is optimistic", printed)
     assert "The best one again: hfft finetune" in printed
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -8,6 +8,7 @@ from html import escape
 
 from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun
+from hfft.metrics import counted
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text
 
@@ -66,7 +67,7 @@ def summary(run: FinishedRun | None, name: str) -> str:
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
         f"{len(record.data.labels)} classes of {record.data.name}",
-        f"{record.per_class_split} accuracy {_figure(run.accuracy)}",
+        f"{record.per_class_split} accuracy {_accuracy(run)}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
 
@@ -209,7 +210,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
             run.name,
             run.record.base.id,
             run.record.policy,
-            f"{_figure(run.accuracy)} ({run.record.per_class_split})",
+            f"{_accuracy(run)} ({run.record.per_class_split})",
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
             run.record.cache.mode,
@@ -227,6 +228,11 @@ def milliseconds(seconds: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _accuracy(run: FinishedRun) -> str:
+    metrics = run.record.metrics.get(run.record.per_class_split)
+    return counted(run.accuracy, metrics.images) if metrics and math.isfinite(run.accuracy) else _figure(run.accuracy)
 
 
 def _figure(value: float, digits: int = 3) -> str:
