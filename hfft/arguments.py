@@ -333,6 +333,13 @@ class CacheToolArguments:
 
 
 @dataclass
+class FillArguments:
+    """Which part of a cache to fill."""
+
+    shard: str = option("1/1", "Part i of n of the activations, as i/n; parts need not know of each other.")
+
+
+@dataclass
 class PluginCheckArguments:
     """Which model to check a plugin on."""
 

@@ -18,7 +18,6 @@ from transformers import TrainerCallback, set_seed
 
 from hfft.allocator import keep_freed_memory
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -214,8 +213,8 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     """Evaluate the weights that are handed back; the test images are seen here for the first time."""
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
-    if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
+    if trainer.test_dataset is not None:
+        outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state

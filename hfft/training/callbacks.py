@@ -186,7 +186,19 @@ class Views(TrainerCallback):
 
 
 class QuietProgress(ProgressCallback):
-    """The Trainer's progress bars without its log lines; the epoch table says the same at the end."""
+    """The Trainer's progress bars, named, without its log lines; the epoch table says the same at the end."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin the bar of training."""
+        super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]  # of transformers
+        if self.training_bar is not None:
+            self.training_bar.set_description("Training")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kw: Any) -> None:
+        """Move the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, eval_dataloader, **kw)  # type: ignore[no-untyped-call]
+        if self.prediction_bar is not None:
+            self.prediction_bar.set_description("Evaluation", refresh=False)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print nothing."""

@@ -63,6 +63,7 @@ class FreezeTrainer(Trainer):
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
         divergence: ends the training when a loss is not finite.
+        test_dataset: the same as `eval_dataset` for the test images, or None.
         predictions: of the last evaluation.
     """
 
@@ -82,6 +83,7 @@ class FreezeTrainer(Trainer):
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
         self.divergence = EndIfDiverged(phase.name)
+        self.test_dataset: Dataset[Any] | None = None
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
         super().__init__(

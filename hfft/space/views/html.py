@@ -323,11 +323,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _accuracy(run: FinishedRun) -> str:
-    metrics = run.record.metrics.get(run.record.per_class_split)
-    return counted(run.accuracy, metrics.images) if metrics and math.isfinite(run.accuracy) else _figure(run.accuracy)
-
-
 def _figure(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
