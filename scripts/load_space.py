@@ -98,7 +98,7 @@ def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]],
         seconds: after which no new question is asked.
     """
     load, every = Load(), [Client(url, verbose=False) for _ in range(clients)]
-    every[0].predict(handle_file(str(known[0][0])), 0.5, api_name="/classify")  # loads the model
+    every[0].predict(handle_file(str(known[0][0])), api_name="/classify")  # loads the model
     began = time.monotonic()
     end = began + seconds
 
@@ -108,7 +108,7 @@ def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]],
                 return
             asked = time.perf_counter()
             try:
-                label = client.predict(handle_file(str(path)), 0.5, api_name="/classify")[0]
+                label = client.predict(handle_file(str(path)), api_name="/classify")[0]
             except Exception as error:  # whatever the client raises is what this script counts
                 load.errors.append(f"{path.name}: {error}")
                 continue

@@ -29,12 +29,12 @@ def bomb(side: int = 100_000) -> bytes:
 
 
 BAD_IMAGES = {
-    "text.jpg": (b"this is no image", "no image"),
+    "text.jpg": (b"this is no image", "not an image"),
     "empty.png": (b"", "empty"),
     "cut.png": (png(size=(200, 200))[:120], "is damaged"),
     "bomb.png": (bomb(), "too large"),
     "large.png": (png(size=(1200, 1200)), "1200 x 1200"),
-    "page.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
+    "page.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
 }
 
 
@@ -45,8 +45,16 @@ def make_zip(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+SHADES = {"a": 200, "b": 100}
+"""Red of the images of each class; no two images are the same file."""
+
+
 def two_classes(prefix: str = "") -> dict[str, bytes]:
-    return {f"{prefix}{label}/{number}.png": png() for label in ("a", "b") for number in range(3)}
+    return {
+        f"{prefix}{label}/{number}.png": png((shade, number, 0))
+        for label, shade in SHADES.items()
+        for number in range(3)
+    }
 
 
 BAD_ZIPS = {
@@ -54,14 +62,18 @@ BAD_ZIPS = {
     "up by backslashes": ({"..\\..\\evil\\1.png": png()}, "outside itself"),
     "absolute": ({"/etc/evil/1.png": png()}, "outside itself"),
     "drive": ({"C:/evil/1.png": png()}, "outside itself"),
-    "many classes": ({f"class{number}/1.png": png() for number in range(6)}, "6 classes"),
+    "many classes": ({f"class{number}/1.png": png((number, 0, 0)) for number in range(6)}, "6 classes"),
     "thousands of classes": ({f"class{number}/1.png": b"x" for number in range(1100)}, "1,100 classes|entries"),
     "many images": ({f"{number % 2}/{number}.png": png() for number in range(41)}, "41 images"),
     "entries": ({f"a/{number}.txt": b"" for number in range(1200)}, "entries"),
     "nested": ({"a/inner.zip": b"PK", "b/inner.zip": b"PK"}, "other archives"),
     "bomb": ({"a/1.png": bytes(9_000_000), "b/1.png": png()}, "unpacks to 9 MB"),
     "no folders": ({"1.png": png(), "2.png": png()}, "outside any folder"),
-    "one class": ({f"a/{number}.png": png() for number in range(5)}, "two classes"),
-    "two images": ({"a/1.png": png(), "a/2.png": png(), "b/1.png": png()}, "at least three"),
+    "one class": ({f"a/{number}.png": png((number, 0, 0)) for number in range(5)}, "two classes"),
+    "two images": (two_classes() | {"c/1.png": png((1, 1, 1))}, "at least three"),
+    "twins": ({f"{label}/{number}.png": png() for label in "ab" for number in range(3)}, "same file as a/0.png"),
+    "cut names": (two_classes("q" * 60 + "_"), "two folders of the zip would be the class"),
+    "beside the classes": (two_classes() | {"x.png": png((1, 1, 1))}, "outside any folder"),
+    "a class to test alone": (two_classes("train/") | {"test/c/1.png": png((1, 1, 1))}, "c has no training images"),
     "nothing": ({}, "holds no images"),
 }

@@ -20,6 +20,7 @@ FLAG = "--from_record"
 _NOT_REPEATED = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
     *("local_rank", "label_names", "disable_tqdm", "report_to"),
+    *("do_train", "do_eval", "do_predict"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,8 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
     else:
         known = _known_classes(_check_config(arguments))
-        processor = load_pretrained(AutoImageProcessor, arguments)
+        source = replace(arguments, model_name_or_path=arguments.image_processor_name or arguments.model_name_or_path)
+        processor = load_pretrained(AutoImageProcessor, source)
         model, report = load_pretrained(
             AutoModelForImageClassification,
             arguments,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hfft.errors import HfftError, OutputError
@@ -52,10 +54,11 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
     space = None
     try:
         space, blocks, url = _launch(options, work, device)
+        space.open()
         yield Served(url, space, blocks)
     finally:
         if space is not None:
-            space.trainings.queue.stop()
+            space.close()
             blocks.close(verbose=False)
         if before is None:
             del os.environ["GRADIO_TEMP_DIR"]
@@ -68,11 +71,35 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
 
 
 def run_space(options: SpaceArguments) -> int:
-    """Serve until interrupted; return the exit code."""
-    with serve(options) as served:
+    """Serve until interrupted or told to end; return the exit code."""
+    print("Loading; the address follows.", flush=True)
+    with _ended_in_order(), serve(options) as served:
         print(f"hfft space: {served.url}", flush=True)
         served.blocks.block_thread()
     return 0
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Within this context SIGTERM and SIGHUP end the program as an interrupt does: with all that is to be removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)  # a second one must not cut the cleaning short
+        raise SystemExit(128 + number)
+
+    before = {
+        name: handler
+        for name in (signal.SIGTERM, signal.SIGHUP)
+        if (handler := signal.getsignal(name)) is not signal.SIG_IGN  # as nohup leaves it
+    }
+    for name in before:
+        signal.signal(name, end)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Space, Any, str]:

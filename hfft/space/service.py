@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import threading
-import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from hfft.errors import DataError, HfftError, ModelError
-from hfft.explain.gradcam import overlay
+from hfft.explain.gradcam import ActivationMap
 from hfft.inference.classifier import Prediction
 from hfft.inference.runs import FinishedRun, embedded_examples
 from hfft.space.models import Loaded, Models
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Question, make_quiz
-from hfft.space.trainings.sessions import Session, new_folder
+from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload, remove
 
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: the embedded ten animals take a few minutes."
-YOURS = "your new model"
+GONE = "your model {!r} is not here any more; train it again, or choose another under Model"
+_EXAMPLES = 5
+_SWEEP = 60.0  # seconds between looks for visits that are over
 
 
 class Space:
     """Everything behind the page.
+
+    Every request names the model that its page shows. A model that is not here any more is an error, and never
+    replaced by another: an answer of the wrong model looks like any other answer.
 
     Args:
         options: what is served, and the limits.
@@ -42,74 +45,59 @@ class Space:
         self.work = work
         self.models = Models(options.model, Path(options.outputs), device)
         self.trainings = VisitorTrainings(options, work, self.models, device)
-        self._sessions: dict[str, Session] = {}
+        self.visits = Visits(options.keep_minutes, self.trainings.end)
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
-    # Visitors ------------------------------------------------------------------------------------------
+    def open(self) -> None:
+        """Make a worker ready for the first training, and end visits whose time is over from now on."""
+        self.trainings.queue.prepare()
+        threading.Thread(target=self._sweep, name="hfft-visits", daemon=True).start()
 
-    def session(self, key: str | None) -> Session:
-        """Return a visitor's session; sessions that nobody used for long are ended here."""
-        with self._lock:
-            now, longest = time.monotonic(), self.options.keep_minutes * 60
-            old = [name for name, session in self._sessions.items() if now - session.seen > longest]
-            session = self._sessions.setdefault(key or "", Session())
-            session.seen = now
-        for name in old:
-            if name != (key or ""):
-                self.leave(name)
-        return session
+    def close(self) -> None:
+        """End all trainings."""
+        self._closed.set()
+        self.trainings.queue.stop()
 
-    def leave(self, key: str | None) -> None:
-        """End a visitor's session: cancel the training, remove uploads and the trained model."""
-        with self._lock:
-            session = self._sessions.pop(key or "", None)
-        if session is None:
-            return
-        if session.training is not None:
-            self.trainings.queue.cancel(session.training)
-        self.trainings.clear_files(session)
-        if session.own is not None:
-            self.models.forget(str(session.own))
-            remove([session.own.parent], self.work)
+    def _sweep(self) -> None:
+        while not self._closed.wait(_SWEEP):
+            self.visits.sweep()
+
+    # Models --------------------------------------------------------------------------------------------
 
     def choices(self, session: Session) -> list[str]:
-        """Return the names of the models that a visitor may choose."""
-        return ([YOURS] if session.own else []) + list(self.models.runs())
+        """Return the names of the models that a visitor may choose, the newest of the visitor's own first."""
+        return [*reversed(session.own), *self.models.runs()]
 
     def current(self, session: Session) -> str:
-        """Return the name of the model that a visitor uses; empty where there is none."""
-        if session.own is not None and session.source == str(session.own):
-            return YOURS
-        source = session.source or self.models.default()
-        return next((name for name, place in self.models.runs().items() if place == source), "")
+        """Return the model that a page shows when it is opened: the one used last, else the served one; else none."""
+        names = self.choices(session)
+        return session.shown if session.shown in names else next(iter(self.models.runs()), "")
 
-    def choose(self, session: Session, name: str) -> None:
-        """Use another model from now on.
+    def source(self, session: Session, name: str | None) -> str:
+        """Return the folder or Hub id of the model that a page shows.
 
         Raises:
-            DataError: there is no model of that name.
+            ModelError: there is none of that name (any more).
         """
-        session.source = self._source(session, name)
-        session.map = None
-
-    def _source(self, session: Session, name: str) -> str:
-        if name == YOURS and session.own is not None:
-            return str(session.own)
+        if name in session.own:
+            session.shown = name
+            return str(session.own[name].run)
         runs = self.models.runs()
-        if name not in runs:
-            raise DataError(f"there is no model called {name[:80]!r}; choose one from the list")
-        return runs[name]
+        if name in runs:
+            session.shown = name
+            return runs[name]
+        if name:
+            raise ModelError(GONE.format(name[:80]))
+        raise ModelError("choose a model first" if self.choices(session) else NO_MODEL)
 
-    def loaded(self, session: Session) -> Loaded:
-        """Return the model that a visitor uses.
+    def loaded(self, session: Session, name: str | None) -> Loaded:
+        """Return the model that a page shows.
 
         Raises:
-            HfftError: there is none, or it cannot be loaded.
+            HfftError: there is none of that name (any more), or it cannot be loaded.
         """
-        source = session.source or self.models.default()
-        if source is None:
-            raise ModelError(NO_MODEL)
-        return self.models.get(source)
+        return self.models.get(self.source(session, name))
 
     # Images --------------------------------------------------------------------------------------------
 
@@ -127,93 +115,90 @@ class Space:
             raise DataError("choose an image first: upload one, paste one, or take an example")
         return open_upload(path, self.limits, least=least)
 
-    def classify(self, session: Session, path: str | None, about: str | None = None) -> tuple[Prediction, list[str]]:
-        """Label an image and remember its activation map; return the prediction and all labels."""
-        loaded = self.loaded(session)
+    def classify(
+        self, session: Session, name: str | None, path: str | None, about: str | None = None
+    ) -> tuple[Image.Image, Prediction, ActivationMap | None, list[str]]:
+        """Label an image; return it, the prediction, where the evidence for a label lies, and all labels.
+
+        Args:
+            session: of the visitor.
+            name: of the model that the page shows.
+            path: of the uploaded image.
+            about: the label to explain; by default the most probable one.
+
+        Raises:
+            HfftError: there is no such model, or the image cannot be used.
+        """
+        loaded = self.loaded(session, name)
         image = self.image(path, loaded.classifier.pixels.least)
         (prediction,) = loaded.classify([image])
         if prediction.error:
             raise DataError(prediction.error)
-        session.map = (image, loaded.map(image, about))
-        return prediction, list(loaded.classifier.labels)
+        return image, prediction, loaded.map(image, about), list(loaded.classifier.labels)
 
-    def overlay(self, session: Session, opacity: float) -> Image.Image | None:
-        """Return the image classified last under its activation map."""
-        if session.map is None:
-            return None
-        image, found = session.map
-        side = max(image.size)
-        if side < 320:  # so small a picture would hide the map's shape
-            image = image.resize((image.width * 320 // side, image.height * 320 // side), Image.Resampling.NEAREST)
-        picture = image.copy() if found is None else overlay(image, found.values, opacity)
-        # Gradio names its files after their content and writes them in place: two visitors with the same
-        # picture would read each other's half-written file.
-        picture.info = {"visit": uuid.uuid4().hex}
-        return picture
-
-    def classify_batch(self, session: Session, paths: Sequence[str]) -> tuple[list[Prediction], list[Any], Path]:
+    def classify_batch(
+        self, session: Session, name: str | None, paths: Sequence[str]
+    ) -> tuple[list[Prediction], list[tuple[Image.Image, str]], Path]:
         """Label many files; return the predictions, a gallery of the readable ones, and a CSV. The files are removed.
 
         Raises:
             DataError: there are none, or too many.
         """
-        loaded = self.loaded(session)
         if not paths:
             raise DataError("choose some images first")
         try:
+            loaded = self.loaded(session, name)
             rows, gallery = classify_files(loaded, paths, self.limits)
         finally:
             remove(paths, self.work)
         return rows, gallery, write_sheet(new_folder(self.work, "uploads") / "predictions.csv", rows)
 
-    def examples(self) -> list[str]:
-        """Return files of example images: of the served run's evaluation, else the embedded animals."""
-        folder = self.work / "examples"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            for place_, (label, image) in enumerate(self._example_images()):
-                image.save(folder / f"{place_}-{''.join(c for c in label if c.isalnum())[:20] or 'image'}.png")
-        return [str(path) for path in sorted(folder.iterdir())]
+    def examples(self, session: Session, name: str | None) -> list[tuple[str, str]]:
+        """Return files and labels of a few images that a model was evaluated on; none where they are not known.
 
-    def _example_images(self) -> list[tuple[str, Image.Image]]:
+        Raises:
+            HfftError: there is no such model (any more).
+        """
+        source = self.source(session, name)
+        folder = self.work / "examples" / hashlib.sha256(source.encode()).hexdigest()[:16]
+        with self._lock:
+            if not folder.exists():
+                _write_examples(_evaluated_images(self.models.get(source)), folder)
+        return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
+
+    def offered(self, session: Session, name: str | None) -> list[tuple[str, str]]:
+        """Return files and labels of images to try: `examples`, else some of the embedded animals."""
         try:
-            loaded = self.loaded(Session())
-            found: dict[str, Image.Image] = {}
-            if loaded.run is not None and loaded.images is not None:
-                for answer in loaded.answers():
-                    if answer.label not in found and (image := loaded.images.get(answer.file)):
-                        found[answer.label] = image
-                    if len(found) == 5:
-                        break
-            if found:
-                return list(found.items())
-        except HfftError:
-            pass
-        try:
-            return embedded_examples()
+            if name and (found := self.examples(session, name)):
+                return found
+            folder = self.work / "examples" / "embedded"
+            with self._lock:
+                if not folder.exists():
+                    _write_examples(embedded_examples(_EXAMPLES), folder)
+            return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
         except HfftError:
             return []
 
     # Learning and comparing ----------------------------------------------------------------------------
 
-    def run(self, session: Session) -> FinishedRun | None:
-        """Return the run of the model that a visitor uses; None where there is no model or no record."""
-        if not session.source and self.models.default() is None:
-            return None
-        return self.loaded(session).run
+    def run(self, session: Session, name: str | None) -> FinishedRun | None:
+        """Return the run of a model, under the name that the page shows; None where it has no record."""
+        run = self.loaded(session, name).run
+        return run and FinishedRun(run.folder, name or run.name, run.record, run.rows)
 
-    def prefix_seconds(self, session: Session) -> float | None:
+    def prefix_seconds(self, session: Session, name: str | None) -> float | None:
         """Return what one image takes in the frozen part on this machine; None where that cannot be measured."""
-        loaded = self.loaded(session)
-        if loaded.prefix_seconds is None and (path := next(iter(self.examples()), None)):
-            trace = loaded.pipeline(self.image(path, loaded.classifier.pixels.least))
-            loaded.prefix_seconds = trace.stages[2].seconds
+        loaded = self.loaded(session, name)
+        if loaded.prefix_seconds is None and (example := next(iter(self.examples(session, name)), None)):
+            image = self.image(example[0], loaded.classifier.pixels.least)
+            loaded.pipeline(image)  # the first pass through a model is not like the others
+            loaded.prefix_seconds = loaded.pipeline(image).stages[2].seconds
         return loaded.prefix_seconds
 
-    def quiz(self, session: Session) -> tuple[Question, ...]:
+    def quiz(self, session: Session, name: str | None) -> tuple[Question, ...]:
         """Return the questions about the method and the visitor's model."""
         try:
-            return make_quiz(self.run(session))
+            return make_quiz(self.run(session, name))
         except HfftError:
             return make_quiz(None)
 
@@ -224,17 +209,39 @@ class Space:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
         runs, answers = [], []
+        shown = session.shown
         for name in names[:8]:
-            loaded = self.models.get(self._source(session, name))
+            loaded = self.models.get(self.source(session, name))
             if loaded.run is None:
                 raise DataError(f"{name} has no run record, so it cannot be compared")
             runs.append(FinishedRun(loaded.run.folder, name, loaded.run.record, loaded.run.rows))
             least = loaded.classifier.pixels.least
             found = loaded.classify([self.image(path, least)])[0] if path else None
             answers.append(f"{found.label} {found.probability:.1%}" if found else "-")
+        session.shown = shown
         return runs, answers
 
 
+def _evaluated_images(loaded: Loaded) -> list[tuple[str, Image.Image]]:
+    """Return an image of each of a few classes among those that a model was evaluated on."""
+    found: dict[str, Image.Image] = {}
+    for answer in loaded.answers() if loaded.images is not None else []:
+        if answer.label not in found and loaded.images and (image := loaded.images.get(answer.file)):
+            found[answer.label] = image
+        if len(found) == _EXAMPLES:
+            break
+    return list(found.items())
+
+
+def _write_examples(images: Sequence[tuple[str, Image.Image]], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for place, (label, image) in enumerate(images):
+        image.thumbnail((_SIDE, _SIDE))
+        name = "".join(char for char in label if char.isalnum() or char in " _")[:40].strip() or "image"
+        image.save(folder / f"{place}-{name}.png")
+
+
+_SIDE = 1024  # pixels of an example's longer side
 _THUMBNAIL = 400  # pixels of a picture's longer side in the gallery
 
 

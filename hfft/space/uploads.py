@@ -6,12 +6,13 @@ header has been held against the limits, and a zip is unpacked by counted bytes,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -23,6 +24,7 @@ from hfft.data.layout import layout
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
+_TITLES = {"train": "To train on", "validation": "To validate on", "test": "To test on"}
 _CHUNK = 1 << 20  # bytes
 
 
@@ -47,26 +49,58 @@ class Limits:
 
 @dataclass
 class Uploaded:
-    """Images that lie in class folders, ready to train on.
+    """Images in ``<split>/<class>/``, ready to train on.
 
     Args:
-        counts: images by class.
+        counts: images by split (``train``, ``validation``, ``test``) and class.
         left_out: names of what was left out, each with the reason.
+        notes: what else the reader of the folders has to say.
+        bytes: that were written, left out or not.
+        seen: by the SHA-256 of each image's file, what it was called.
     """
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bytes: int = 0
+    seen: dict[str, str] = field(default_factory=dict)
+
+    def of(self, split: str) -> dict[str, int]:
+        """Return the images by class of a split."""
+        return {label: count for (part, label), count in self.counts.items() if part == split}
 
     def describe(self) -> str:
-        """Return one plain sentence about what is there and one about what is not."""
-        text = f"{self.counts.total()} images in {len(self.counts)} classes: " + ", ".join(
-            f"{label} ({count})" for label, count in list(self.counts.items())[:12]
-        )
-        text += ", ..." if len(self.counts) > 12 else ""
+        """Return one plain sentence about what is there for each split, and one about what is not."""
+        text = " ".join(map(self._describe, filter(self.of, _TITLES)))
+        if "validation" not in {split for split, _ in self.counts}:
+            text += " Some of the training images are held back to validate on."
         if self.left_out:
             name, reason = self.left_out[0]
-            text += f". Left out: {len(self.left_out)}, the first of them {name} ({reason})"
-        return text + "."
+            text += f" Left out: {len(self.left_out)}, the first of them {name} ({reason})."
+        return " ".join([text, *self.notes])
+
+    def _describe(self, split: str) -> str:
+        counts = self.of(split)
+        shown = ", ".join(f"{label} ({count})" for label, count in list(counts.items())[:12])
+        more = ", ..." if len(counts) > 12 else ""
+        return f"{_TITLES[split]}: {sum(counts.values())} images in {len(counts)} classes: {shown}{more}."
+
+    def check(self) -> None:
+        """Make sure that a model can be trained on this.
+
+        Raises:
+            DataError: there are fewer than two classes, fewer than three images of one, or a class to test alone.
+        """
+        train = self.of("train")
+        if len(train) < 2:
+            reason = f"; {self.left_out[0][0]}: {self.left_out[0][1]}" if self.left_out else ""
+            raise DataError(f"training needs at least two classes with readable images, found {len(train)}{reason}")
+        for label, count in train.items():
+            if count < 3:
+                more = f"; {len(self.left_out)} were left out: {self.left_out[0][1]}" if self.left_out else ""
+                raise DataError(f"each class needs at least three readable images; {label} has {count}{more}")
+        if strange := sorted({label for _, label in self.counts} - set(train)):
+            raise DataError(f"{strange[0]} has no training images; put some into train/{strange[0]}")
 
 
 def open_upload(
@@ -81,7 +115,7 @@ def open_upload(
         least: as for `hfft.data.images.open_image`.
 
     Raises:
-        DataError: it is empty, no image, damaged or too large.
+        DataError: it is empty, not an image, damaged or too large.
     """
     shown = name or os.path.basename(path)
     try:
@@ -96,7 +130,7 @@ def open_upload(
     except BoundsError as error:
         raise DataError(f"{shown} is {error}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{shown} is no image that can be read; choose a JPEG, PNG or WebP file") from error
+        raise DataError(f"{shown} is not an image that can be read; choose a JPEG, PNG or WebP file") from error
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
@@ -104,47 +138,47 @@ def open_upload(
 
 
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:
-    """Unpack a zip of class folders into ``target/<class>/<number>.<ext>``.
+    """Unpack a zip of class folders into ``target/<split>/<class>/<number>.<ext>``.
 
-    An image's class is the first folder below those that lie around all images; ``train`` and ``test`` there are
-    splits, of which ``train`` counts. What is no image is left out.
+    Splits and classes are told as for any data set, see `hfft.data.layout.layout`. What is not an image, or is an
+    image that is there already, is left out.
 
     Raises:
-        DataError: it is no zip, it would write outside the target, it exceeds a limit, or it holds too little.
+        DataError: it is not a zip, it would write outside the target, two folders would be one class, it exceeds a
+            limit, or it holds too little.
     """
+    found = Uploaded()
     try:
         with zipfile.ZipFile(path) as archive:
-            found = Uploaded()
-            members = _members(archive, limits, found.left_out)
-            budget = limits.megabytes * 1_000_000
-            for member, label in members:
+            for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
-                    budget = _add(found, target, label, stream, (member.filename, limits, budget))
+                    _add(found, target, (split, label), stream, (member.filename, limits))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"this is no zip that can be read ({error}); make it again") from error
+        raise DataError(f"this is not a zip that can be read ({error}); make it again") from error
     except RuntimeError as error:  # zipfile's word for an encrypted member
         raise DataError("the zip is locked with a password; make one without") from error
-    return _enough(found)
+    found.check()
+    return found
 
 
-def place(files: Mapping[str, Sequence[str | os.PathLike[str]]], target: Path, limits: Limits) -> Uploaded:
-    """Copy uploaded files into ``target/<class>/<number>.<ext>``.
+def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], target: Path, limits: Limits) -> None:
+    """Copy uploaded files into ``target/train/<class>/<number>.<ext>``, beside those that are there.
 
     Args:
-        files: paths by class.
+        found: what is there; it is brought up to date.
+        label: of the class.
+        paths: of the files.
         target: a folder.
         limits: as for `unpack`.
 
     Raises:
-        DataError: a limit is exceeded, or there is too little.
+        DataError: the class has no name, or a limit is exceeded.
     """
-    _count(list(files), sum(map(len, files.values())), limits)
-    found, budget = Uploaded(), limits.megabytes * 1_000_000
-    for label, paths in files.items():
-        for path in paths:
-            with open(path, "rb") as stream:
-                budget = _add(found, target, class_name(label), stream, (os.path.basename(path), limits, budget))
-    return _enough(found)
+    name = class_name(label)
+    _count({*found.of("train"), name}, found.counts.total() + len(paths), limits)
+    for path in paths:
+        with open(path, "rb") as stream:
+            _add(found, target, ("train", name), stream, (os.path.basename(path), limits))
 
 
 def class_name(text: str) -> str:
@@ -162,10 +196,8 @@ def class_name(text: str) -> str:
     return name
 
 
-def _members(
-    archive: zipfile.ZipFile, limits: Limits, left_out: list[tuple[str, str]]
-) -> list[tuple[zipfile.ZipInfo, str]]:
-    """Return the training images in a zip with their classes, from its table of contents alone."""
+def _members(archive: zipfile.ZipFile, limits: Limits, found: Uploaded) -> list[tuple[zipfile.ZipInfo, str, str]]:
+    """Return the images in a zip with their splits and classes, from its table of contents alone."""
     if len(archive.filelist) > 4 * limits.images + 1000:
         raise DataError(f"the zip has {len(archive.filelist):,} entries; at most {limits.images:,} images are allowed")
     paths = {"/".join(_parts(member)): member for member in archive.infolist() if not member.is_dir()}
@@ -178,15 +210,17 @@ def _members(
         raise DataError(f"the zip holds no images in class folders{more}")
     if "train" not in plan.splits:
         raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
-    for split, entries in plan.splits.items():
-        if split != "train":  # training on them would spoil them for a test
-            left_out.append((plan.folders[split], f"a split that is not trained on, {len(entries):,} images"))
-    names = _class_names(sorted({entry.label for entry in plan.splits["train"]}))
-    members = [(paths[entry.source], names[entry.label]) for entry in plan.splits["train"]]
-    _count(sorted({label for _, label in members}), len(members), limits)
-    declared = sum(member.file_size for member, _ in members)
+    names = _class_names(plan.classes)
+    members = [
+        (paths[entry.source], split, names[entry.label]) for split, entries in plan.splits.items() for entry in entries
+    ]
+    _count(names, len(members), limits)
+    declared = sum(member.file_size for member, _, _ in members)
     if declared > limits.megabytes * 1_000_000:
         raise DataError(f"the zip unpacks to {declared / 1e6:,.0f} MB; at most {limits.megabytes} MB are allowed")
+    others = {reason: files for reason, files in plan.left_out.items() if reason != "hidden"}
+    found.left_out += [(PurePosixPath(file).name[-80:], reason) for reason, files in others.items() for file in files]
+    found.notes += plan.notes
     return members
 
 
@@ -209,44 +243,39 @@ def _parts(member: zipfile.ZipInfo) -> list[str]:
     return parts
 
 
-def _count(labels: list[str], images: int, limits: Limits) -> None:
+def _count(labels: Collection[str], images: int, limits: Limits) -> None:
     if len(labels) > limits.classes:
         raise DataError(f"there are {len(labels):,} classes; at most {limits.classes} are allowed here")
     if images > limits.images:
         raise DataError(f"there are {images:,} images; at most {limits.images:,} are allowed here")
 
 
-def _add(found: Uploaded, target: Path, label: str, stream: IO[bytes], rest: tuple[str, Limits, int]) -> int:
-    """Write one image and look at it; return how many bytes may still be written."""
-    name, limits, budget = rest
+def _add(found: Uploaded, target: Path, place_: tuple[str, str], stream: IO[bytes], rest: tuple[str, Limits]) -> None:
+    """Write one image, look at it, and leave it out where it is damaged or there already."""
+    name, limits = rest
     shown = PurePosixPath(name.replace("\\", "/")).name[-80:]
-    folder = target / label
+    folder = target.joinpath(*place_)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found.counts.total() + len(found.left_out):05d}{PurePosixPath(shown).suffix.lower() or '.jpg'}"
+    number = found.counts.total() + len(found.left_out)
+    path = folder / f"{number:05d}{PurePosixPath(shown).suffix.lower() or '.jpg'}"
+    content = hashlib.sha256()
     with path.open("wb") as output:
         while chunk := stream.read(_CHUNK):
-            budget -= len(chunk)
-            if budget < 0:
+            found.bytes += len(chunk)
+            if found.bytes > limits.megabytes * 1_000_000:
                 raise DataError(f"there is more than {limits.megabytes} MB of images; at most that is allowed")
             output.write(chunk)
+            content.update(chunk)
     try:
+        if other := found.seen.get(content.hexdigest()):
+            raise DataError(f"it is the same file as {other}, and a model must not be judged on what it learned from")
         open_upload(path, limits, shown)
     except DataError as error:
         path.unlink()
         found.left_out.append((shown, str(error)))
     else:
-        found.counts[label] += 1
-    return budget
-
-
-def _enough(found: Uploaded) -> Uploaded:
-    if len(found.counts) < 2:
-        reason = f"; {found.left_out[0][1]}" if found.left_out else ""
-        raise DataError(f"training needs at least two classes with readable images, found {len(found.counts)}{reason}")
-    small = [label for label, count in found.counts.items() if count < 3]
-    if small:
-        raise DataError(f"each class needs at least three readable images; {small[0]} has {found.counts[small[0]]}")
-    return found
+        found.counts[place_] += 1
+        found.seen[content.hexdigest()] = f"{'/'.join(place_[place_[0] == 'train' :])}/{shown}"
 
 
 def remove(paths: Sequence[str | os.PathLike[str] | None], root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any, Literal
 
@@ -47,6 +47,44 @@ class Name(gr.Dropdown):
         return None if payload is None else str(payload)
 
 
+class Tabs:
+    """Keeps each tab filled with what belongs to the model that the page shows.
+
+    A tab is filled when it is opened, and when another model is chosen while it is open. The others are emptied then,
+    so that no figure of one model stands under the name of another.
+
+    Args:
+        model: the chooser of models.
+    """
+
+    def __init__(self, model: gr.Dropdown) -> None:
+        self.model = model
+        self.opened = gr.State("classify")
+
+    def fill(
+        self, tab: gr.Tab, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], empty: Sequence[Any]
+    ) -> None:
+        """Fill a tab.
+
+        Args:
+            tab: with an id.
+            function: takes the inputs and the request, and answers with the outputs.
+            inputs: what it is told.
+            outputs: widgets of this tab.
+            empty: what they hold while another tab is open.
+        """
+        name = tab.id
+
+        def changed(opened: str, request: gr.Request, *given: Any) -> Any:
+            if opened == name:
+                return function(*given, request)
+            return tuple(empty) if len(empty) > 1 else empty[0]
+
+        tab.select(plainly(function), inputs, outputs, api_visibility="private")
+        tab.select(lambda: name, None, self.opened, api_visibility="private", queue=False, show_progress="hidden")
+        self.model.change(plainly(changed), [self.opened, *inputs], outputs, api_visibility="private")
+
+
 def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn an HfftError into a message on the page; its text is shown as text, whatever names are in it."""
     if inspect.isgeneratorfunction(function):
@@ -72,4 +110,6 @@ def plainly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _sentence(error: HfftError) -> str:
     text = str(error)
-    return escape(text[:1].upper() + text[1:], quote=False)
+    word = text.partition(" ")[0]
+    # A file's name, or anything else that is not a plain word, stays as it is.
+    return escape(text[:1].upper() + text[1:] if word.isalpha() else text, quote=False)

@@ -60,6 +60,8 @@ def test_agrees_with_scikit_learn(model: Path, images: Path, tmp_path: Path) -> 
     text = describe_evaluation(evaluation)
     assert f"{values['accuracy']:.4f}" in text
     assert "top2" in text
+    assert f"({round(15 * values['accuracy'])} of 15)" in text
+    assert "Wilson" in text
 
 
 def test_a_missing_class_shifts_no_label(model: Path, images: Path, tmp_path: Path) -> None:

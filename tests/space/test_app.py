@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png
 from finished import make_images, make_model, run_finetune
@@ -18,6 +24,7 @@ pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from PIL import Image
 
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import find_runs, read_run
@@ -25,7 +32,8 @@ from hfft.planning.policies import installed_policies
 from hfft.space.app import Served, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import make_quiz
-from hfft.space.trainings.visitors import SOURCES, policy_choices
+from hfft.space.trainings.sessions import KEPT
+from hfft.space.trainings.visitors import NO_IMAGES, SOURCES, policy_choices
 
 ENDPOINTS = {
     "/classify",
@@ -35,14 +43,15 @@ ENDPOINTS = {
     "/training",
     "/trace",
     "/compare",
+    "/read_zip",
     "/add_files",
-    "/clear_files",
+    "/clear_images",
     "/finetune",
     "/cancel",
     "/download",
     "/quiz",
     "/answer",
-    "/choose_model",
+    "/describe_model",
     "/models",
 }
 
@@ -94,17 +103,30 @@ def test_classify_says_what_the_model_says(client: Client, folder: Path) -> None
     classifier = load_classifier(folder / "outputs" / "second", device="cpu")
     files = sorted((folder / "images").glob("*/*.png"))[::5]
     for file, expected in zip(files, classify(classifier, files), strict=True):
-        label, picture, _ = client.predict(handle_file(str(file)), 0.5, api_name="/classify")
+        label, picture, _ = client.predict(handle_file(str(file)), api_name="/classify")
         assert label["label"] == expected.label
         assert label["confidences"][0]["confidence"] == pytest.approx(expected.probability, abs=1e-6)
-        assert Path(picture).stat().st_size > 0
+        assert picture.count("<img") == 2
 
 
 def test_another_class_can_be_explained(client: Client, image: Any) -> None:
-    label, first, _ = client.predict(image, 0.5, api_name="/classify")
+    label, first, _ = client.predict(image, api_name="/classify")
     other = label["confidences"][-1]["label"]
-    second = client.predict(image, other, 0.5, api_name="/explain")
-    assert Path(first).read_bytes() != Path(second).read_bytes()
+    second = client.predict(image, other, api_name="/explain")
+    assert f"evidence for <b>{other}</b>" in second
+    assert pictures(first)[0] == pictures(second)[0]
+    assert pictures(first)[1] != pictures(second)[1]
+
+
+def pictures(html: str) -> list[bytes]:
+    return [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", html)]
+
+
+def test_a_photograph_is_sent_small(client: Client, served: Served, tmp_path: Path) -> None:
+    Image.effect_noise((1100, 800), 90).convert("RGB").save(tmp_path / "photo.jpg")
+    _, html, _ = client.predict(handle_file(str(tmp_path / "photo.jpg")), api_name="/classify")
+    sides = [max(Image.open(io.BytesIO(data)).size) for data in pictures(html)]
+    assert sides == [1024, 224]
 
 
 def test_the_pipeline_shows_this_models_figures(client: Client, image: Any, folder: Path) -> None:
@@ -120,7 +142,7 @@ def test_the_pipeline_shows_this_models_figures(client: Client, image: Any, fold
 
 def test_the_trace_shows_five_steps_beside_the_base(client: Client, image: Any) -> None:
     steps = client.predict(image, api_name="/trace")
-    assert [number for number in "12345" if f"<h3>{number}." in steps] == list("12345")
+    assert [number for number in "12345" if f"<h2>{number}." in steps] == list("12345")
     assert "Base model" in steps
     assert all('alt="' in picture for picture in re.findall(r"<img[^>]*>", steps))
 
@@ -130,10 +152,10 @@ def test_the_training_shows_the_runs_own_epochs(client: Client, folder: Path) ->
     row = read_run(folder / "outputs" / "second").rows[0]
     assert f"{row.accuracy:.3f}" in table
     assert row.observation.split(":")[0] in table
-    assert loss
-    assert accuracy
-    assert Path(matrix).stat().st_size > 0
-    assert isinstance(mistakes, list)
+    assert not loss["visible"]  # one epoch is not a line
+    assert not accuracy["visible"]
+    assert Path(matrix["value"]["path"] if isinstance(matrix["value"], dict) else matrix["value"]).stat().st_size > 0
+    assert "visible" in mistakes
 
 
 def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> None:
@@ -153,37 +175,54 @@ def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> Non
 
 def test_runs_are_compared(client: Client, image: Any) -> None:
     assert client.predict(api_name="/models") == ["second", "first"]
-    table, accuracy, loss = client.predict(["first", "second"], image, api_name="/compare")
+    table, *_ = client.predict(["first", "second"], image, api_name="/compare")
     assert "head" in table
     assert "last_block" in table
     assert table.count("<tr>") == 3
-    assert accuracy
-    assert loss
+    assert "of 18 right (95 % interval" in table
+    assert "different images" not in table
+    with pytest.raises(AppError, match=r"(?i)choose two"):
+        client.predict(["first"], image, api_name="/compare")
 
 
-def test_another_model_can_be_chosen_by_one_visitor_alone(served: Served, image: Any) -> None:
-    one, two = Client(served.url, verbose=False), Client(served.url, verbose=False)
-    before = two.predict(image, 0.5, api_name="/classify")[0]
-    summary, *_ = one.predict("first", api_name="/choose_model")
-    assert "policy head" in summary
-    assert one.predict(image, 0.5, api_name="/classify")[0] != before
-    assert two.predict(image, 0.5, api_name="/classify")[0] == before
-    with pytest.raises(AppError):
-        one.predict("../../etc", api_name="/choose_model")
+def test_each_request_names_its_model(served: Served, image: Any) -> None:
+    client = Client(served.url, verbose=False)
+    newest = client.predict(image, api_name="/classify")[0]
+    assert "policy head" in client.predict("first", api_name="/describe_model")
+    assert client.predict(image, "first", api_name="/classify")[0] != newest
+    assert client.predict(image, "second", api_name="/classify")[0] == newest
+
+
+@pytest.mark.parametrize("name", ["../../etc", "your model 1: head, 3 epochs"])
+def test_a_model_that_is_not_here_is_never_replaced(name: str, client: Client, folder: Path, image: Any) -> None:
+    requests: dict[str, tuple[Any, ...]] = {
+        "/classify": (image, name),
+        "/explain": (image, "red", name),
+        "/classify_batch": ([image], name),
+        "/pipeline": (image, name),
+        "/trace": (image, name),
+        "/training": (name,),
+        "/compare": (["first", name], image),
+        "/describe_model": (name,),
+        "/finetune": (SOURCES[2], "head", 1, name),
+    }
+    for endpoint, arguments in requests.items():
+        with pytest.raises(AppError, match="not here any more"):
+            client.predict(*arguments, api_name=endpoint)
 
 
 def test_the_quiz_explains_every_answer(client: Client, folder: Path) -> None:
-    questions = client.predict(api_name="/quiz")
+    questions = client.predict("second", api_name="/quiz")
     known = make_quiz(read_run(folder / "outputs" / "second"))
     assert len(questions) >= 7
     assert sum(question["own"] for question in questions) == 2
     for question, item in zip(questions, known, strict=True):
-        right = client.predict(question["number"], item.choices[item.answer], api_name="/answer")
-        wrong = client.predict(question["number"], item.choices[item.answer - 1], api_name="/answer")
+        right = client.predict(question["number"], item.choices[item.answer], "second", api_name="/answer")
+        wrong = client.predict(question["number"], item.choices[item.answer - 1], "second", api_name="/answer")
         assert right.startswith("Right.")
         assert wrong.startswith("Not quite")
         assert item.explanation in right
-    assert "no question" in client.predict(99, "x", api_name="/answer")
+    assert "no question" in client.predict(99, "x", "second", api_name="/answer")
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
@@ -192,10 +231,10 @@ def test_a_hostile_image_gets_a_message_and_the_server_stays(
 ) -> None:
     (tmp_path / name).write_bytes(BAD_IMAGES[name][0])
     for endpoint in ("/classify", "/pipeline", "/trace"):
-        arguments = (handle_file(str(tmp_path / name)), *([0.5] if endpoint == "/classify" else []))
-        with pytest.raises(AppError, match=BAD_IMAGES[name][1]):
-            client.predict(*arguments, api_name=endpoint)
-    assert client.predict(image, 0.5, api_name="/classify")[0]["label"]
+        with pytest.raises(AppError, match=BAD_IMAGES[name][1]) as caught:
+            client.predict(handle_file(str(tmp_path / name)), api_name=endpoint)
+        assert name in str(caught.value)  # as the visitor spells it
+    assert client.predict(image, api_name="/classify")[0]["label"]
 
 
 def test_a_batch_keeps_going_and_its_files_are_removed(client: Client, served: Served, tmp_path: Path) -> None:
@@ -225,65 +264,139 @@ def test_a_hostile_zip_gets_a_message(kind: str, client: Client, served: Served,
     members, reason = BAD_ZIPS[kind]
     path = make_zip(tmp_path / "hostile.zip", members)
     with pytest.raises(AppError, match=re.compile(reason, re.IGNORECASE)):
-        client.predict(SOURCES[0], handle_file(str(path)), "head", 1, api_name="/finetune")
+        client.predict(handle_file(str(path)), api_name="/read_zip")
     assert not [path for path in uploads(served) if path.suffix == ".zip"]
-    assert not list((served.space.work / "trainings").glob("*/images"))
+    assert not [path for path in (served.space.work / "trainings").rglob("*") if path.is_file()]
+    with pytest.raises(AppError, match=r"(?i)choose images first"):
+        client.predict(SOURCES[0], "head", 1, api_name="/finetune")
 
 
 def test_an_upload_above_the_limit_is_refused(client: Client, tmp_path: Path) -> None:
     (tmp_path / "big.zip").write_bytes(bytes(2_100_000))
     with pytest.raises(Exception, match="maximum file size"):
-        client.predict(SOURCES[0], handle_file(str(tmp_path / "big.zip")), "head", 1, api_name="/finetune")
+        client.predict(handle_file(str(tmp_path / "big.zip")), api_name="/read_zip")
 
 
-def test_files_are_put_under_class_names(client: Client, image: Any) -> None:
+def test_files_are_put_under_class_names(client: Client, image: Any, folder: Path) -> None:
+    other = handle_file(str(folder / "images" / "red" / "1.png"))
     text, name, _ = client.predict("<i>odd</i>", [image], api_name="/add_files")
     assert "(1)" in text
     assert name == ""
-    assert client.predict(api_name="/clear_files") == "No files yet."
+    assert "(2)" in client.predict("<i>odd</i>", [other, image], api_name="/add_files")[0]  # one of them is there
+    with pytest.raises(AppError, match="two classes"):
+        client.predict(SOURCES[1], "head", 1, api_name="/finetune")
+    assert client.predict(api_name="/clear_images") == NO_IMAGES
     with pytest.raises(AppError, match="name"):
         client.predict("..", [image], api_name="/add_files")
 
 
-def test_a_training_in_the_browser_makes_a_model_to_use_and_to_download(
+def test_what_was_left_out_is_said_before_training(client: Client, folder: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(folder / "images", tmp_path / "images")
+    for path in sorted((images / "red").iterdir())[:3]:
+        path.write_bytes(path.read_bytes()[:60])
+    text, _ = client.predict(handle_file(shutil.make_archive(str(tmp_path / "z"), "zip", images)), api_name="/read_zip")
+    assert f"red ({len(list((images / 'red').iterdir())) - 3})" in text
+    assert "Left out: 3, the first of them 0.png" in text
+
+
+def read(client: Client, folder: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
+    client.predict(handle_file(archive), api_name="/read_zip")
+
+
+def test_trainings_in_the_browser_make_models_to_use_to_compare_and_to_download(
     client: Client, served: Served, folder: Path, image: Any, tmp_path: Path
 ) -> None:
-    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
-    job = client.submit(SOURCES[0], handle_file(archive), "lp_ft", 2, api_name="/finetune")
+    read(client, folder, tmp_path)
+    assert not [path for path in uploads(served) if path.name == "images.zip"]
+    job = client.submit(SOURCES[0], "lp_ft", 2, api_name="/finetune")
     job.result(timeout=180)
     shown = [update[0] for update in job.outputs()]
     states = [state for update in shown for state in re.findall(r'data-state="(\w+)"', update)]
     assert states[-1] == "done"
     assert "running" in states
-    assert any("Loading" in update for update in shown)
+    stations = [name for update in shown for name in re.findall(r'data-station="(\w+)" aria-current', update)]
+    assert stations[0] == "load"
+    assert "train" in stations
+    assert "evaluate" not in stations[: max(place for place, name in enumerate(stations) if name == "train")]
     curve = job.outputs()[-1][2]["value"]["data"]
     assert [row[0] for row in curve if "accuracy" in row] == [1.0, 2.0]
-    assert client.predict(api_name="/models")[0] == "your new model"
-    label, *_ = client.predict(image, 0.5, api_name="/classify")
-    (own,) = (served.space.work / "trainings").glob("*/run")
+    name = client.predict(api_name="/models")[0]
+    assert re.fullmatch(r"your model \d+: lp_ft, 2 epochs", name)
+    label, *_ = client.predict(image, name, api_name="/classify")
+    (own,) = (served.space.work / "trainings").glob("*/*/run")
     (expected,) = classify(load_classifier(own, device="cpu"), [folder / "images" / "red" / "0.png"])
     assert label["confidences"][0]["confidence"] == pytest.approx(expected.probability, abs=1e-6)
-    model = Path(client.predict(api_name="/download")["value"])
-    assert model.suffix == ".zip"
-    assert model.stat().st_size > 1000
-    assert not (own.parent / "images").exists()
-    assert not [path for path in uploads(served) if path.name == "images.zip"]
+    assert_tells_nothing_of_the_server(Path(client.predict(name, api_name="/download")), served, tmp_path)
+    # The same images and their activations are there still.
+    client.predict(SOURCES[0], "last_block", 1, name, api_name="/finetune")
+    newest = max(own.parents[1].glob("*/run"), key=lambda run: read_run(run).record.created)
+    assert read_run(newest).record.cache.hits == sum(read_run(newest).record.data.counts.values())
+    second = client.predict(api_name="/models")[0]
+    assert second.endswith("last_block, 1 epoch")
+    table, *_ = client.predict([second, name], image, api_name="/compare")
+    assert "different images" not in table
+    for _ in range(KEPT - 1):
+        client.predict(SOURCES[0], "head", 1, second, api_name="/finetune")
+    names = client.predict(api_name="/models")
+    assert name not in names
+    assert second in names
+    with pytest.raises(AppError, match="not here any more"):
+        client.predict(image, name, api_name="/classify")
+
+
+def assert_tells_nothing_of_the_server(path: Path, served: Served, tmp_path: Path) -> None:
+    assert path.name == "hfft-model-lp_ft-2-epochs.zip"
+    shutil.unpack_archive(path, tmp_path / "taken")
+    taken = tmp_path / "taken" / "hfft-model"
+    assert 'model="hfft-model"' in (taken / "README.md").read_text()
+    for file in taken.rglob("*"):
+        assert not file.is_file() or str(served.space.work).encode() not in file.read_bytes(), file
+    assert load_classifier(taken, device="cpu").labels
+
+
+def test_a_page_that_is_loaded_again_finds_its_model(served: Served, folder: Path, tmp_path: Path) -> None:
+    visits = served.space.visits
+    client = Client(served.url, verbose=False)
+    read(client, folder, tmp_path)
+    client.predict(SOURCES[0], "head", 1, api_name="/finetune")
+    session = visits.of(client.session_hash)
+    assert visits.join("another page", session.id) is session
+    assert served.space.current(session) in session.own
+    assert visits.join("a stranger", "no such id") is not session
+
+
+def test_a_visit_that_is_over_leaves_nothing(served: Served, folder: Path, tmp_path: Path) -> None:
+    client = Client(served.url, verbose=False)
+    read(client, folder, tmp_path)
+    session = served.space.visits.of(client.session_hash)
+    assert session.folder is not None
+    assert session.folder.exists()
+    session.seen -= served.space.options.keep_minutes * 60 + 1
+    served.space.visits.sweep()
+    assert not session.folder.exists()
+    assert served.space.visits.of(client.session_hash) is not session
 
 
 def test_a_second_training_waits_and_both_can_be_cancelled(served: Served, folder: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
     one, two = Client(served.url, verbose=False), Client(served.url, verbose=False)
-    first = one.submit(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
-    wait_for(lambda: "running" in str(first.outputs()[-1:]))
-    second = two.submit(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
+    for client in (one, two):
+        read(client, folder, tmp_path)
+    first = one.submit(SOURCES[0], "last_block", 20, api_name="/finetune")
+    wait_for(lambda: 'data-state="running"' in str(first.outputs()[-1:]))
+    second = two.submit(SOURCES[0], "last_block", 20, api_name="/finetune")
     wait_for(lambda: "Place 1 in the queue" in str(second.outputs()[-1:]))
     with pytest.raises(AppError, match="already"):
-        two.predict(SOURCES[0], handle_file(archive), "last_block", 20, api_name="/finetune")
+        two.predict(SOURCES[0], "last_block", 20, api_name="/finetune")
     assert 'data-state="cancelled"' in two.predict(api_name="/cancel")
     assert 'data-state="cancelled"' in one.predict(api_name="/cancel")
     assert 'data-state="cancelled"' in first.result(timeout=30)[0]
     assert 'data-state="cancelled"' in second.result(timeout=30)[0]
-    wait_for(lambda: not list((served.space.work / "trainings").glob("*/images")))
+    for client in (one, two):  # the images stay for another try
+        given = served.space.visits.of(client.session_hash).given
+        assert given is not None
+        assert list(given.folder.glob("train/*/*"))
+        wait_for(lambda folder=given.folder.parent: not list(folder.glob("run-*")))
 
 
 def test_the_policies_offered_are_the_cores_own() -> None:
@@ -295,14 +408,14 @@ def test_the_policies_offered_are_the_cores_own() -> None:
 
 
 def test_a_training_that_fails_says_why(client: Client, served: Served, folder: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "images"), "zip", folder / "images")
-    status, *_ = client.predict(SOURCES[0], handle_file(archive), "last_n:99", 1, api_name="/finetune")
+    read(client, folder, tmp_path)
+    status, *_ = client.predict(SOURCES[0], "last_n:99", 1, api_name="/finetune")
     assert 'data-state="failed"' in status
     assert "from 1 to 3 for this model" in status
     with pytest.raises(AppError, match="unknown; choose one of"):
-        client.predict(SOURCES[0], handle_file(archive), "last", 1, api_name="/finetune")
+        client.predict(SOURCES[0], "last", 1, api_name="/finetune")
     with pytest.raises(AppError, match=r"(?i)epochs|maximum"):
-        client.predict(SOURCES[0], handle_file(archive), "head", 500, api_name="/finetune")
+        client.predict(SOURCES[0], "head", 500, api_name="/finetune")
 
 
 def test_nothing_is_canned_where_there_is_no_model(tmp_path: Path) -> None:
@@ -311,24 +424,14 @@ def test_nothing_is_canned_where_there_is_no_model(tmp_path: Path) -> None:
         client = Client(served.url, verbose=False)
         image = handle_file(str(tmp_path / "red.png"))
         assert client.predict(api_name="/models") == []
-        for endpoint in ("/pipeline", "/training"):
-            arguments = (image,) if endpoint == "/pipeline" else ()
-            assert "no finished run" in client.predict(*arguments, api_name=endpoint)[0]
-        assert "no finished run" in client.predict(image, api_name="/trace")
+        assert "no finished run" in client.predict(image, None, api_name="/pipeline")[0]
+        assert "no finished run" in client.predict(None, api_name="/training")[0]
+        assert "no finished run" in client.predict(image, None, api_name="/trace")
         with pytest.raises(AppError, match="no finished run"):
-            client.predict(image, 0.5, api_name="/classify")
-        assert sum(question["own"] for question in client.predict(api_name="/quiz")) == 0
+            client.predict(image, None, api_name="/classify")
+        assert sum(question["own"] for question in client.predict("", api_name="/quiz")) == 0
         work = served.space.work
     assert not work.exists()
-
-
-def test_a_visitor_who_leaves_takes_everything_along(served: Served, folder: Path) -> None:
-    session = served.space.session("somebody")
-    copy = served.space.work / "uploads" / "somebody.png"
-    shutil.copy(folder / "images" / "red" / "0.png", copy)
-    served.space.trainings.add_files(session, "red", [str(copy)])
-    served.space.leave("somebody")
-    assert not copy.exists()
 
 
 def test_the_newest_run_comes_first(folder: Path) -> None:
@@ -346,3 +449,23 @@ def wait_for(what: Any, seconds: float = 90) -> None:
     while not what():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.2)
+
+
+def test_a_server_that_is_told_to_end_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hfft", "space", "--outputs", str(folder / "outputs"), "--work_dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "Loading; the address follows.\n"
+            client = Client(process.stdout.readline().removeprefix("hfft space: ").strip(), verbose=False)
+            client.predict(handle_file(str(folder / "images" / "red" / "0.png")), api_name="/classify")
+            job = client.submit(SOURCES[2], "last_block", 20, api_name="/finetune")
+            wait_for(lambda: 'data-state="running"' in str(job.outputs()[-1:]))
+            workers = psutil.Process(process.pid).children(recursive=True)
+            assert workers
+            process.terminate()
+            assert process.wait() == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not psutil.wait_procs(workers, timeout=120)[1]
+    assert not list(tmp_path.iterdir())

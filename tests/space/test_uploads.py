@@ -11,7 +11,7 @@ from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png, two_classes
 from PIL import Image
 
 from hfft.errors import DataError
-from hfft.space.uploads import Limits, class_name, open_upload, place, remove, unpack
+from hfft.space.uploads import Limits, Uploaded, class_name, open_upload, place, remove, unpack
 
 LIMITS = Limits(megabytes=2, images=40, classes=5, pixels=1_000_000)
 
@@ -46,16 +46,51 @@ def test_unusual_images_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "pets/", "pets\\train\\"])
 def test_a_zip_of_class_folders_is_unpacked(prefix: str, tmp_path: Path) -> None:
     found = unpack(make_zip(tmp_path / "z.zip", two_classes(prefix)), tmp_path / "out", LIMITS)
-    assert dict(found.counts) == {"a": 3, "b": 3}
-    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/*")) == ["a"] * 3 + ["b"] * 3
+    assert found.of("train") == {"a": 3, "b": 3}
+    assert sorted(path.parent.name for path in (tmp_path / "out" / "train").glob("*/*")) == ["a"] * 3 + ["b"] * 3
+
+
+@pytest.mark.parametrize(
+    ("members", "counts"),
+    [
+        (two_classes("train/") | {f"test/{k}/9.png": png((9, 9, ord(k))) for k in "ab"}, {"train": 3, "test": 1}),
+        (two_classes("x/Training/") | {f"x/Val/{k}/9.png": png((9, 9, ord(k))) for k in "ab"}, {"validation": 1}),
+        (two_classes("train/"), {"train": 3, "test": 0}),
+    ],
+)
+def test_splits_at_the_top_are_splits(members: dict[str, bytes], counts: dict[str, int], tmp_path: Path) -> None:
+    found = unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
+    for split, count in counts.items():
+        assert found.of(split) == ({"a": count, "b": count} if count else {})
+        assert len(list((tmp_path / "out" / split).glob("*/*"))) == 2 * count
+
+
+def test_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
+    members = {
+        f"mine/{folder}/{number}.png": png((place, number, 0))
+        for place, folder in enumerate(("cats/indoor", "dogs/indoor", "dogs/outdoor"))
+        for number in range(3)
+    }
+    found = unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
+    assert found.of("train") == {"cats": 3, "dogs": 6}
+
+
+def test_a_test_image_that_is_trained_on_is_left_out_and_said(tmp_path: Path) -> None:
+    twins = {f"test/{name}": data for name, data in two_classes().items()}
+    members = two_classes("train/") | twins | {"test/a/9.png": png((9, 9, 9))}
+    found = unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
+    assert found.of("test") == {"a": 1}
+    assert len(found.left_out) == 6
+    assert "Left out: 6" in found.describe()
+    assert "the same file as a/0.png" in found.describe()
 
 
 def test_what_is_no_image_is_left_out_and_named(tmp_path: Path) -> None:
     more = {"a/notes.txt": b"x", "a/broken.jpg": b"no", "__MACOSX/a/._0.png": b"x", "b/.hidden.png": b"x"}
     found = unpack(make_zip(tmp_path / "z.zip", two_classes() | more), tmp_path / "out", LIMITS)
     assert found.counts.total() == 6
-    assert [name for name, _ in found.left_out] == ["broken.jpg"]
-    assert "broken.jpg" in found.describe()
+    assert [name for name, _ in found.left_out] == ["notes.txt", "broken.jpg"]
+    assert "Left out: 2, the first of them notes.txt (.txt)" in found.describe()
 
 
 @pytest.mark.parametrize("kind", BAD_ZIPS)
@@ -89,18 +124,20 @@ def test_what_is_no_zip_is_refused(data: object, tmp_path: Path) -> None:
     else:
         make_zip(path, two_classes())
         path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match="no zip"):
+    with pytest.raises(DataError, match="not a zip"):
         unpack(path, tmp_path / "out", LIMITS)
 
 
-def test_files_under_class_names_are_copied(tmp_path: Path) -> None:
-    files = []
-    for number in range(6):
-        files.append(tmp_path / f"{number}.png")
-        files[-1].write_bytes(png())
-    found = place({"a": files[:3], "<b>&../b": files[3:]}, tmp_path / "out", LIMITS)
-    assert found.counts.total() == 6
-    assert {path.parent.parent for path in (tmp_path / "out").rglob("*.png")} == {tmp_path / "out"}
+def test_files_under_class_names_are_copied_beside_each_other(tmp_path: Path) -> None:
+    found = Uploaded()
+    for label, names in {"a": "012", "<b>&../b": "345"}.items():
+        files = [tmp_path / f"{name}.png" for name in names]
+        for file in files:
+            file.write_bytes(png((int(file.stem), 0, 0)))
+        place(found, label, files, tmp_path / "out", LIMITS)
+    found.check()
+    assert found.of("train") == {"a": 3, "<b>&.. b": 3}
+    assert {path.parent.parent for path in (tmp_path / "out").rglob("*.png")} == {tmp_path / "out" / "train"}
 
 
 @pytest.mark.parametrize(
@@ -126,15 +163,6 @@ def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
     assert not inside.exists()
     assert outside.exists()
     assert (tmp_path / "work").exists()
-
-
-def test_a_zip_is_laid_out_as_any_data_set_is(tmp_path: Path) -> None:
-    """Splits at the top are splits, and folders below a class belong to it."""
-    members = {f"x/{split}/{label}/{deep}{n}.png": png() for split in ("Train", "Test") for label in "ab"
-               for deep in ("", "day/") for n in range(2)}  # fmt: skip
-    found = unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
-    assert dict(found.counts) == {"a": 4, "b": 4}
-    assert found.left_out == [("Test", "a split that is not trained on, 8 images")]
 
 
 @pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301")])

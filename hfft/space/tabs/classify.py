@@ -7,8 +7,12 @@ from typing import Any
 import gradio as gr
 
 from hfft.space.service import Space
+from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
+from hfft.space.views.evidence import laid_over
 from hfft.space.widgets import BUTTONS, ImageFile, Name, plainly
+
+_OPACITY = "(value) => {document.documentElement.style.setProperty('--hf-map', value)}"
 
 
 class ClassifyTab:
@@ -16,15 +20,17 @@ class ClassifyTab:
 
     Args:
         space: what answers.
+        model: the chooser of models.
 
     Attributes:
         image: the image that the other tabs look at as well.
         offer: a button for visitors who find no model.
-        results: widgets that another model makes out of date.
+        examples: images to try, which fit the model.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, model: gr.Dropdown) -> None:
         self.space = space
+        self.model = model
         with gr.Tab("Classify", id="classify"):
             self.offer = gr.Button("Make a first model", variant="primary", visible=False)
             with gr.Row():
@@ -34,7 +40,6 @@ class ClassifyTab:
                     self._output()
             with gr.Accordion("Many images at once", open=False):
                 self._many()
-        self.results = [self.label, self.overlay, self.about]
         self._wire()
 
     def _input(self) -> None:
@@ -48,24 +53,31 @@ class ClassifyTab:
             elem_id="image",
             elem_classes="hf-fit",
         )
-        examples = self.space.examples()
-        if examples:
-            gr.Examples([[path] for path in examples], [self.image], label="Examples", api_visibility="private")
+        found = self.space.offered(Session(), self.space.current(Session()))
+        self.examples = gr.Gallery(
+            found,
+            label="Images to try",
+            columns=5,
+            rows=1,
+            height="auto",
+            allow_preview=False,
+            interactive=False,
+            object_fit="contain",
+            visible=bool(found),
+            elem_id="examples",
+            buttons=[],
+        )
         self.button = gr.Button("Classify", variant="primary", elem_id="classify-button")
+        gr.Markdown(
+            f"Your images stay on this server for at most {self.space.options.keep_minutes} minutes after you leave.",
+            elem_classes="hf-note",
+        )
 
     def _output(self) -> None:
         self.label = gr.Label(num_top_classes=5, label="Probabilities", elem_id="label")
-        self.overlay = gr.Image(
-            label="Where the evidence lies",
-            interactive=False,
-            format="png",
-            height=320,
-            alt_text="The image under its class activation map; bright spots speak for the class",
-            elem_id="overlay",
-            buttons=list(BUTTONS),
-        )
+        self.overlay = gr.HTML(label="Where the evidence lies", elem_id="overlay")
         self.opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the map", elem_id="opacity")
-        self.about = Name([], label="Class to explain", info="By default the likeliest")
+        self.about = Name([], label="Class to explain", info="By default the most probable one", elem_id="about")
 
     def _many(self) -> None:
         files = gr.File(file_count="multiple", label="Images", elem_id="batch")
@@ -73,48 +85,58 @@ class ClassifyTab:
         gallery = gr.Gallery(
             label="Labelled images", buttons=list(BUTTONS), columns=4, object_fit="contain", height="auto"
         )
-        rows = gr.HTML()
+        rows = gr.HTML(label="Table")
         sheet = gr.File(label="Table (CSV)", interactive=False)
         button.click(
             plainly(self.classify_batch),
-            files,
+            [files, self.model],
             [gallery, rows, sheet, files],
             api_name="classify_batch",
             concurrency_limit=2,
         )
 
     def _wire(self) -> None:
-        inputs, explained = [self.image, self.opacity], [self.image, self.about, self.opacity]
-        self.button.click(plainly(self.classify), inputs, self.results, api_name="classify", concurrency_limit=2)
-        self.image.change(
-            plainly(self.changed), inputs, self.results, api_visibility="private", show_progress="minimal"
-        )
-        self.about.input(plainly(self.explain), explained, self.overlay, api_name="explain")
-        self.opacity.release(self.blend, self.opacity, self.overlay, api_visibility="private", show_progress="hidden")
+        inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
+        self.button.click(plainly(self.classify), inputs, results, api_name="classify", concurrency_limit=2)
+        gr.on([self.image.change, self.model.change], plainly(self.changed), inputs, results, api_visibility="private")
+        self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
+        # The map lies over the picture in the page, so that its opacity needs no server.
+        self.opacity.change(None, self.opacity, None, js=_OPACITY)
+        self.model.change(self.fitting, self.model, self.examples, api_visibility="private", show_progress="hidden")
+        self.examples.select(self.choose, self.model, self.image, api_visibility="private", show_progress="hidden")
 
-    def classify(self, path: str | None, opacity: float, request: gr.Request) -> Any:
-        """Answer with probabilities, the overlay, and the classes that can be explained."""
-        session = self.space.session(request.session_hash)
-        found, labels = self.space.classify(session, path)
+    def classify(self, path: str | None, model: str | None, request: gr.Request) -> Any:
+        """Answer with probabilities, the image under its map, and the classes that can be explained."""
+        image, found, values, labels = self.space.classify(self.space.visits.of(request.session_hash), model, path)
         scores = {score.label: score.probability for score in found.top}
-        return scores, self.space.overlay(session, opacity), gr.update(choices=labels, value=found.label)
+        return scores, laid_over(image, values, found.label), gr.update(choices=labels, value=found.label)
 
-    def changed(self, path: str | None, opacity: float, request: gr.Request) -> Any:
-        """Classify as soon as an image is there; an image taken away clears the results."""
-        return self.classify(path, opacity, request) if path else (None, None, gr.update(choices=[], value=None))
+    def changed(self, path: str | None, model: str | None, request: gr.Request) -> Any:
+        """Classify as soon as an image or another model is there; an image taken away clears the results."""
+        return self.classify(path, model, request) if path else (None, "", gr.update(choices=[], value=None))
 
-    def explain(self, path: str | None, name: str | None, opacity: float, request: gr.Request) -> Any:
-        """Answer with the overlay for a class of the visitor's choice."""
-        session = self.space.session(request.session_hash)
-        self.space.classify(session, path, name)
-        return self.space.overlay(session, opacity)
+    def explain(self, path: str | None, about: str | None, model: str | None, request: gr.Request) -> Any:
+        """Answer with the image under the map for a class of the visitor's choice."""
+        if not path or not about:
+            return gr.skip()
+        session = self.space.visits.of(request.session_hash)
+        image, found, values, labels = self.space.classify(session, model, path, about)
+        return laid_over(image, values, about if about in labels else found.label)
 
-    def blend(self, opacity: float, request: gr.Request) -> Any:
-        """Answer with the same overlay, more or less of it."""
-        return self.space.overlay(self.space.session(request.session_hash), opacity)
+    def fitting(self, model: str | None, request: gr.Request) -> Any:
+        """Answer with images to try that fit a model."""
+        found = self.space.offered(self.space.visits.of(request.session_hash), model)
+        return gr.update(value=found, visible=bool(found))
 
-    def classify_batch(self, paths: list[str] | None, request: gr.Request) -> Any:
+    def choose(self, model: str | None, chosen: gr.SelectData, request: gr.Request) -> str | None:
+        """Answer with the example that was pressed."""
+        found = self.space.offered(self.space.visits.of(request.session_hash), model)
+        return found[chosen.index][0] if chosen.index < len(found) else None
+
+    def classify_batch(self, paths: list[str] | None, model: str | None, request: gr.Request) -> Any:
         """Answer with a gallery, a table, the same as CSV, and an emptied upload."""
-        found, pictures, path = self.space.classify_batch(self.space.session(request.session_hash), paths or [])
+        session = self.space.visits.of(request.session_hash)
+        found, pictures, path = self.space.classify_batch(session, model, paths or [])
         cells = [(row.file, row.label, f"{row.probability:.1%}" if row.label else "", row.error) for row in found]
-        return pictures, views.table(("file", "label", "probability", "problem"), cells, (2,)), str(path), None
+        heads = ("file", "label", "probability", "problem")
+        return pictures, views.table("Labels of the images", heads, cells, (2,)), str(path), None

@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from hfft.space.quiz import GENERAL
 from hfft.space.service import Space
+from hfft.space.widgets import Tabs, plainly
 
 QUESTIONS = len(GENERAL) + 2
-LESSON = """### Fine-tuning with most of the model frozen
+LESSON = """## Fine-tuning with most of the model frozen
 A pretrained model already knows edges, textures and shapes. **Frozen**, its early blocks stay as they are, to the
 last bit: parameters and running statistics alike. Only the **last block** and a new **head** learn your classes.
 
 What is frozen gives the same activations for the same image every time. So each image passes the frozen part **once**;
 its activations are kept at the boundary, and every epoch trains on those.
 
-### Quiz
+## Quiz
 The last two questions are about the model that is loaded."""
 
 
@@ -26,15 +28,20 @@ class LearnTab:
 
     Args:
         space: what answers.
+        tabs: fills it.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, tabs: Tabs) -> None:
         self.space = space
+        self.model = tabs.model
         with gr.Tab("Learn", id="learn") as tab:
             gr.Markdown(LESSON)
+            about = gr.State("")  # the model that the last two questions are about
             asked = [widget for number in range(QUESTIONS) for widget in self._question(number)]
-            self._for_programs()
-        tab.select(self.questions, None, asked, api_visibility="private", show_progress="hidden")
+        api(self.quiz, api_name="quiz")
+        api(self.answer, api_name="answer")
+        outputs = [about, *asked]
+        tabs.fill(tab, self.questions, [tabs.model, about], outputs, [gr.skip()] * len(outputs))
 
     def _question(self, number: int) -> tuple[Any, ...]:
         with gr.Group():
@@ -44,22 +51,20 @@ class LearnTab:
             check = gr.Button("Check", size="sm", elem_id=f"check-{number + 1}")
         verdict = gr.Markdown(elem_id=f"verdict-{number + 1}")
 
-        def judge(choice: str | None, request: gr.Request) -> str:
-            return self.answer(number + 1, choice, request)
+        def judge(choice: str | None, model: str | None, request: gr.Request) -> str:
+            return self.answer(number + 1, choice or "", model or "", request)
 
-        check.click(judge, choices, verdict, api_visibility="private", show_progress="hidden")
+        check.click(plainly(judge), [choices, self.model], verdict, api_visibility="private", show_progress="hidden")
+        choices.input(None, None, verdict, js="() => ''")  # a verdict is about the choice that it judged
         return choices, check, verdict
 
-    def _for_programs(self) -> None:
-        number, choice, text = gr.Number(visible=False), gr.Textbox(visible=False), gr.Textbox(visible=False)
-        button, listing = gr.Button(visible=False), gr.JSON(visible=False)
-        button.click(self.answer, [number, choice], text, api_name="answer")
-        button.click(self.quiz, None, listing, api_name="quiz")
-
-    def questions(self, request: gr.Request) -> Any:
-        """Answer with the questions about the method and the model in use, none of them answered."""
-        quiz = self.space.quiz(self.space.session(request.session_hash))
-        updates: list[Any] = []
+    def questions(self, model: str | None, about: str, request: gr.Request) -> Any:
+        """Answer with the questions, none of them answered; those that stand there already stay as they are."""
+        name = model or "no model"
+        if name == about:
+            return [gr.skip()] * (1 + 3 * QUESTIONS)
+        quiz = self.space.quiz(self.space.visits.of(request.session_hash), model)
+        updates: list[Any] = [name]
         for place in range(QUESTIONS):
             there = place < len(quiz)
             label = f"{place + 1}. {quiz[place].text}" if there else ""
@@ -68,16 +73,17 @@ class LearnTab:
             updates += [gr.update(visible=there), ""]
         return updates
 
-    def answer(self, number: float, choice: str | None, request: gr.Request) -> str:
+    def answer(self, number: int, choice: str, model: str, request: gr.Request) -> str:
         """Say whether a choice is right, and why; questions count from 1."""
-        questions = self.space.quiz(self.space.session(request.session_hash))
+        questions = self.space.quiz(self.space.visits.of(request.session_hash), model)
         if not 1 <= number <= len(questions):
             return f"There is no question {number:g}; there are {len(questions)}."
         return questions[int(number) - 1].judge(choice)
 
-    def quiz(self, request: gr.Request) -> Any:
-        """Answer with all questions and their choices."""
+    def quiz(self, model: str, request: gr.Request) -> list[dict[str, Any]]:
+        """Answer with all questions and their choices; the last two are about a model."""
+        questions = self.space.quiz(self.space.visits.of(request.session_hash), model)
         return [
             {"number": place, "question": item.text, "choices": item.choices, "own": item.own}
-            for place, item in enumerate(self.space.quiz(self.space.session(request.session_hash)), start=1)
+            for place, item in enumerate(questions, start=1)
         ]

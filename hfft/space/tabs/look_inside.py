@@ -7,44 +7,50 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from hfft.errors import DataError, ModelError
 from hfft.space.service import NO_MODEL, Space
+from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.views.evidence import steps
-from hfft.space.widgets import BUTTONS, plainly
+from hfft.space.widgets import BUTTONS, Tabs, plainly
 
 
 class PipelineTab:
-    """The five stages of the method with this model's figures.
+    """The five stages of the method with this model's numbers.
 
     Args:
         space: what answers.
-        image: the image to follow; without one, an example is taken.
+        image: the image to follow; without one, an example of the model's own is taken.
+        tabs: fills it.
     """
 
-    def __init__(self, space: Space, image: gr.Image) -> None:
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Pipeline", id="pipeline") as tab:
-            gr.Markdown("The five stages of the method, with the figures of this model and the image under Classify.")
-            flow = gr.HTML(elem_id="flow")
+            gr.Markdown("The five stages of the method, measured with this model and the image under Classify.")
+            flow = gr.HTML(label="Stages", elem_id="flow")
             with gr.Row():
                 before = _picture("Before preprocessing", "The image as given")
                 after = _picture("After preprocessing", "The image as the model sees it")
-            gr.Markdown("### Architecture")
-            drawing = gr.HTML(elem_id="architecture")
+            gr.Markdown("## Architecture")
+            drawing = gr.HTML(label="Architecture", elem_id="architecture")
             again = gr.Button("Measure again")
-        outputs = [flow, before, after, drawing]
-        again.click(plainly(self.pipeline), image, outputs, api_name="pipeline")
-        tab.select(plainly(self.pipeline), image, outputs, api_visibility="private")
+        inputs, outputs = [image, tabs.model], [flow, before, after, drawing]
+        again.click(plainly(self.pipeline), inputs, outputs, api_name="pipeline")
+        tabs.fill(tab, self.pipeline, inputs, outputs, ("", None, None, ""))
 
-    def pipeline(self, path: str | None, request: gr.Request) -> Any:
+    def pipeline(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the stages, the image before and after preprocessing, and the drawing."""
-        session = self.space.session(request.session_hash)
-        name = self.space.current(session)
-        if not name:
+        session = self.space.visits.of(request.session_hash)
+        try:
+            loaded = self.space.loaded(session, model)
+        except ModelError:
+            if model:
+                raise
             return views.empty(NO_MODEL), None, None, ""
-        loaded = self.space.loaded(session)
-        trace = loaded.pipeline(_image(self.space, path, loaded.classifier.pixels.least))
-        return views.flow(trace), trace.image, trace.seen, views.architecture(trace, name)
+        image, note = _image(self.space, session, path, model)
+        trace = loaded.pipeline(image)
+        return note + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
 
 
 class TraceTab:
@@ -52,25 +58,31 @@ class TraceTab:
 
     Args:
         space: what answers.
-        image: the image to follow; without one, an example is taken.
+        image: the image to follow; without one, an example of the model's own is taken.
+        tabs: fills it.
     """
 
-    def __init__(self, space: Space, image: gr.Image) -> None:
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Prediction trace", id="trace") as tab:
             gr.Markdown("The image under Classify, followed through the model in five steps.")
-            shown = gr.HTML(elem_id="steps")
+            shown = gr.HTML(label="Steps", elem_id="steps")
             again = gr.Button("Follow again")
-        again.click(plainly(self.trace), image, shown, api_name="trace")
-        tab.select(plainly(self.trace), image, shown, api_visibility="private")
+        inputs = [image, tabs.model]
+        again.click(plainly(self.trace), inputs, shown, api_name="trace")
+        tabs.fill(tab, self.trace, inputs, [shown], ("",))
 
-    def trace(self, path: str | None, request: gr.Request) -> Any:
-        """Answer with the five steps."""
-        session = self.space.session(request.session_hash)
-        if not self.space.current(session):
+    def trace(self, path: str | None, model: str | None, request: gr.Request) -> Any:
+        """Follow the image in five steps: what is seen, kept, changed, weighed and answered."""
+        session = self.space.visits.of(request.session_hash)
+        try:
+            loaded = self.space.loaded(session, model)
+        except ModelError:
+            if model:
+                raise
             return views.empty(NO_MODEL)
-        loaded = self.space.loaded(session)
-        return steps(loaded.trace(_image(self.space, path, loaded.classifier.pixels.least)))
+        image, note = _image(self.space, session, path, model)
+        return note + steps(loaded.trace(image))
 
 
 def _picture(label: str, text: str) -> gr.Image:
@@ -79,5 +91,14 @@ def _picture(label: str, text: str) -> gr.Image:
     )
 
 
-def _image(space: Space, path: str | None, least: int | None) -> Image.Image:
-    return space.image(path or next(iter(space.examples()), None), least)
+def _image(space: Space, session: Session, path: str | None, model: str | None) -> tuple[Image.Image, str]:
+    """Return the image to follow, and a line where it is not one that the visitor chose."""
+    least = space.loaded(session, model).classifier.pixels.least
+    if path:
+        return space.image(path, least), ""
+    example = next(iter(space.examples(session, model)), None)
+    if example is None:
+        raise DataError("choose an image under Classify first")
+    return space.image(example[0], least), views.note(
+        f"No image is chosen under Classify, so this follows one that the model was evaluated on ({example[1]})."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
@@ -16,7 +17,7 @@ from hfft.space.tabs.training import CompareTab, TrainingTab
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import SOURCES
 from hfft.space.views import html as views
-from hfft.space.widgets import Name, plainly
+from hfft.space.widgets import Name, Tabs, plainly
 
 
 def build(space: Space) -> gr.Blocks:
@@ -26,26 +27,40 @@ def build(space: Space) -> gr.Blocks:
     with gr.Blocks(title="hfft", analytics_enabled=False, delete_cache=(min(keep, 600), keep)) as blocks:
         gr.Markdown("# hfft\nFine-tune an image classifier with most of it frozen, and see what that did.")
         header = _Header(space)
+        filled = Tabs(header.model)
         with gr.Tabs() as tabs:
-            classify = ClassifyTab(space)
-            PipelineTab(space, classify.image)
-            TrainingTab(space)
-            TraceTab(space, classify.image)
-            CompareTab(space, classify.image)
+            classify = ClassifyTab(space, header.model)
+            PipelineTab(space, classify.image, filled)
+            TrainingTab(space, filled)
+            TraceTab(space, classify.image, filled)
+            CompareTab(space, classify.image, filled)
             training = FinetuneTab(space, header.model)
-            LearnTab(space)
-        header.wire(blocks, classify)
-        offered = [tabs, training.source, training.archive, training.by_class]
+            LearnTab(space, filled)
+        arrived = header.wire(blocks, classify)
+        training.resume(arrived)
+        offered = [tabs, training.source, *training.uploads]
         classify.offer.click(_embedded_training, None, offered, api_visibility="private")
-        training.training.then(header.facts, None, header.summary, api_visibility="private")
     blocks.queue(max_size=128, default_concurrency_limit=4)
     return blocks
 
 
 def theme() -> gr.Theme:
-    """Return the page's theme; it needs no font from elsewhere."""
+    """Return the page's theme: it needs no font from elsewhere, and its text stands out from what lies under it."""
     return gr.themes.Soft(
         primary_hue="blue", secondary_hue="orange", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*primary_800",
+        block_title_text_color="*primary_800",
+        block_label_text_color_dark="*primary_100",
+        block_title_text_color_dark="*primary_100",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        input_placeholder_color="*neutral_500",
     )
 
 
@@ -59,53 +74,63 @@ class _Header:
 
     def __init__(self, space: Space) -> None:
         self.space = space
+        self.visit = gr.BrowserState("", storage_key="hfft-visit")
+        nobody = Session()
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 self.model = Name(
-                    choices=space.choices(Session()),
-                    value=space.current(Session()) or None,
+                    choices=space.choices(nobody),
+                    value=space.current(nobody) or None,
                     label="Model",
                     info="Finished runs, newest first",
                     elem_id="model",
                 )
             with gr.Column(scale=2, min_width=300):
-                self.summary = gr.HTML(elem_id="summary")
+                self.summary = gr.HTML(
+                    self._facts(nobody, space.current(nobody)), label="Facts", elem_id="summary", min_height=72
+                )
 
-    def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> None:
-        """Fill the page when it is opened, follow the choice of a model, and end a visit."""
-        blocks.load(self.begin, None, [self.model, self.summary, classify.offer], api_visibility="private")
-        self.model.input(plainly(self.choose), self.model, [self.summary, *classify.results], api_name="choose_model")
-        listing = gr.JSON(visible=False)
-        gr.Button(visible=False).click(self.models, None, listing, api_name="models")
+    def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> Any:
+        """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
+        self.model.change(
+            plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
+        )
+        api(self.models, api_name="models")
         blocks.unload(self.leave)
+        return blocks.load(
+            self.begin,
+            self.visit,
+            [self.visit, self.model, self.summary, classify.offer],
+            api_visibility="private",
+            show_progress="hidden",
+        )
 
-    def facts(self, request: gr.Request) -> str:
-        """Answer with a line about the model in use."""
-        session = self.space.session(request.session_hash)
-        name = self.space.current(session)
+    def facts(self, model: str | None, request: gr.Request) -> str:
+        """Answer with a line about a model."""
+        session = self.space.visits.of(request.session_hash)
+        if model:
+            self.space.source(session, model)  # whether it is here
+        return self._facts(session, model)
+
+    def _facts(self, session: Session, name: str | None) -> str:
         if not name:
             return views.empty(NO_MODEL)
         try:
-            return views.summary(self.space.run(session), name)
+            return views.summary(self.space.run(session, name), name)
         except HfftError as error:
             return views.empty(f"{name} cannot be used: {error}")
 
-    def begin(self, request: gr.Request) -> Any:
-        """Answer with the models, the facts, and the offer to make a model where there is none."""
-        session = self.space.session(request.session_hash)
-        names = self.space.choices(session)
-        chooser = gr.update(choices=names, value=self.space.current(session) or None)
-        return chooser, self.facts(request), gr.update(visible=not names)
-
-    def choose(self, name: str, request: gr.Request) -> Any:
-        """Use another model; what the last one said is cleared."""
-        self.space.choose(self.space.session(request.session_hash), name)
-        return self.facts(request), None, None, gr.update(choices=[], value=None)
+    def begin(self, visit: str | None, request: gr.Request) -> Any:
+        """Answer with the visitor's id, the models, the facts, and the offer to make a model where there is none."""
+        session = self.space.visits.join(request.session_hash, visit)
+        names, name = self.space.choices(session), self.space.current(session)
+        chooser = gr.update(choices=names, value=name or None)
+        return session.id, chooser, self._facts(session, name), gr.update(visible=not names)
 
     def models(self, request: gr.Request) -> list[str]:
         """Answer with the models that can be chosen."""
-        return self.space.choices(self.space.session(request.session_hash))
+        return self.space.choices(self.space.visits.of(request.session_hash))
 
     def leave(self, request: gr.Request) -> None:
-        """End a visit."""
-        self.space.leave(request.session_hash)
+        """Start the clock that ends the visit: a page that is closed may be one that is loaded again."""
+        self.space.visits.of(request.session_hash)

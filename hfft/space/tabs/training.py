@@ -6,13 +6,14 @@ from typing import Any
 
 import gradio as gr
 
+from hfft.errors import DataError, ModelError
 from hfft.inference.runs import confusion_counts, most_confident_mistakes
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.views import html as views
-from hfft.space.views.curves import curve_plot, curve_table, figure_image, split_curves
-from hfft.space.widgets import BUTTONS, NameList, plainly
+from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_update, split_curves
+from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
 
 _NO_RECORD = "This model has no run record, so nothing is known of its training."
 
@@ -22,14 +23,16 @@ class TrainingTab:
 
     Args:
         space: what answers.
+        tabs: fills it.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Training", id="training") as tab:
-            table = gr.HTML(elem_id="epochs")
+            table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
-                loss, accuracy = curve_plot("Loss (cross-entropy, nats)", "series"), curve_plot("Accuracy", "series")
+                loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
+                accuracy = curve_plot("Accuracy", "series", visible=False)
             with gr.Row():
                 matrix = gr.Image(
                     label="Confusion matrix",
@@ -37,6 +40,7 @@ class TrainingTab:
                     buttons=list(BUTTONS),
                     interactive=False,
                     format="png",
+                    visible=False,
                     alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
                 )
                 mistakes = gr.Gallery(
@@ -45,29 +49,37 @@ class TrainingTab:
                     columns=3,
                     object_fit="contain",
                     height="auto",
+                    visible=False,
+                    elem_id="mistakes",
                 )
-            note = gr.HTML()
+            note = gr.HTML(label="Mistakes")
             again = gr.Button("Read again")
-        outputs = [table, loss, accuracy, matrix, mistakes, note]
-        again.click(plainly(self.training), None, outputs, api_name="training")
-        tab.select(plainly(self.training), None, outputs, api_visibility="private")
+        outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
+        again.click(plainly(self.training), tabs.model, outputs, api_name="training")
+        tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))
 
-    def training(self, request: gr.Request) -> Any:
+    def training(self, model: str | None, request: gr.Request) -> Any:
         """Answer with the table of epochs, two curves, the confusion matrix, the mistakes and a note on them."""
-        session = self.space.session(request.session_hash)
-        run = self.space.run(session)
+        session, hidden = self.space.visits.of(request.session_hash), gr.update(visible=False)
+        try:
+            run = self.space.run(session, model)
+        except ModelError:
+            if model:
+                raise
+            return views.empty(NO_MODEL), hidden, hidden, hidden, hidden, ""
         if run is None:
-            text = _NO_RECORD if self.space.current(session) else NO_MODEL
-            return views.empty(text), None, None, None, [], ""
-        loaded = self.space.loaded(session)
+            return views.empty(_NO_RECORD), hidden, hidden, hidden, hidden, ""
+        loaded = self.space.loaded(session, model)
         answers, labels = loaded.answers(), run.record.data.labels
         matrix = figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None
         head = views.epochs(run) if run.rows else views.empty("This model came without its trace of epochs.")
+        pictures, note = _mistakes(loaded)
         return (
-            head + views.saved(run, self.space.prefix_seconds(session)),
+            head + views.saved(run, self.space.prefix_seconds(session, model)),
             *split_curves(run.rows),
-            matrix,
-            *_mistakes(loaded),
+            gr.update(value=matrix, visible=matrix is not None),
+            gr.update(value=pictures, visible=bool(pictures)),
+            views.evaluated(run) + note,
         )
 
 
@@ -77,37 +89,39 @@ class CompareTab:
     Args:
         space: what answers.
         image: the image that every run is asked about.
+        tabs: fills it.
     """
 
-    def __init__(self, space: Space, image: gr.Image) -> None:
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Compare", id="compare") as tab:
             chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
             button = gr.Button("Compare", variant="primary")
-            table = gr.HTML(elem_id="comparison")
+            table = gr.HTML(label="Runs side by side", elem_id="comparison")
             with gr.Row():
-                accuracy, loss = curve_plot("Accuracy", "run"), curve_plot("Validation loss (nats)", "run")
+                accuracy = curve_plot("Validation accuracy", "run", visible=False)
+                loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
         button.click(plainly(self.compare), [chosen, image], [table, accuracy, loss], api_name="compare")
-        tab.select(self.offer, None, [chosen, table], api_visibility="private")
+        tabs.fill(tab, self.offer, [], [chosen, table], (gr.update(choices=[], value=[]), ""))
 
     def offer(self, request: gr.Request) -> Any:
         """Answer with the runs that there are, the newest two chosen."""
-        names = self.space.choices(self.space.session(request.session_hash))
+        names = self.space.choices(self.space.visits.of(request.session_hash))
         return gr.update(choices=names, value=names[:2]), "" if names else views.empty(NO_MODEL)
 
     def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
         """Answer with a table and two curves."""
-        runs, answers = self.space.compare(self.space.session(request.session_hash), names or [], path)
-        if not runs:
-            return views.empty("Choose the runs to compare."), None, None
+        if len(names or []) < 2:
+            raise DataError("choose two runs or more")
+        runs, answers = self.space.compare(self.space.visits.of(request.session_hash), names, path)
         rows = curve_table([(run.name, run.rows) for run in runs])
-        hint = "" if path else "<p><small>Choose an image under Classify first.</small></p>"
-        accuracy, loss = rows[rows["series"] == "accuracy"], rows[rows["series"] == "validation loss"]
-        return views.comparison(runs, answers) + hint, accuracy, loss
+        hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
+        plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
+        return views.comparison(runs, answers) + hint, *map(plot_update, plots)
 
 
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
-    """Return the surest mistakes with their images, and a note where there are none to show."""
+    """Return the most confident mistakes with their images, and a note where there are none to show."""
     answers = loaded.answers()
     wrong = most_confident_mistakes(answers)
     if not wrong:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from hfft.errors import HfftError
 from hfft.report.trace import EpochRow
 
 State = Literal["waiting", "running", "done", "cancelled", "failed"]
+Station = Literal["load", "fill", "train", "evaluate"]
 _POLL = 0.25  # seconds between looks at a training
 _ABANDONED = 60.0  # seconds after which a training that nobody follows is ended
 
@@ -30,28 +32,32 @@ class Job:
     """What to train.
 
     Args:
-        folder: of this training alone; it holds ``images/<class>/`` and takes ``run/`` and ``activations/``.
+        folder: of this training alone; it takes ``run/`` and ``log.txt``.
+        cache: folder of the activations; trainings on the same images share it.
+        images: folder of ``<split>/<class>/``; None for the embedded images.
         policy: as ``--policy`` takes it.
         epochs: passes over the training images.
         base: Hub id or folder of the pretrained model; None for the embedded one.
-        embedded: train on the embedded images instead of ``images/``.
         device: ``cpu`` to keep off a GPU.
     """
 
     folder: Path
+    cache: Path
+    images: Path | None = None
     policy: str = "last_block"
     epochs: float = 3
     base: str | None = None
-    embedded: bool = False
     device: str = ""
 
     def arguments(self) -> dict[str, dict[str, Any]]:
-        """Return the options of the run, grouped as `hfft.finetune.Settings` groups them."""
+        """Return the options of the run, grouped as `hfft.training.run.Settings` groups them."""
+        images = self.images
+        splits = ("train", "validation", "test") if images else ()
         return {
             "model": {"model_name_or_path": self.base},
-            "data": {} if self.embedded else {"train_dir": str(self.folder / "images")},
+            "data": {f"{split}_dir": str(images / split) for split in splits if images and (images / split).is_dir()},
             "policy": {"policy": self.policy},
-            "cache": {"cache": "auto", "cache_dir": str(self.folder / "activations")},
+            "cache": {"cache": "auto", "cache_dir": str(self.cache)},
             "training": {
                 "output_dir": str(self.folder / "run"),
                 "num_train_epochs": float(self.epochs),
@@ -71,19 +77,22 @@ class Training:
         job: what to train.
         state: where it stands.
         message: the same in words.
-        filling: whether it computes activations just now, before it trains.
-        share: of the filling or of the training, 0 to 1.
+        station: of the four that a training passes, the one where it is now.
+        share: of this station, 0 to 1; None where that is not known.
         rows: the epochs so far.
-        seconds: since it began to run.
+        began: when it began to run, on the monotonic clock.
+        ended_at: when it ended.
+        seen: when somebody last followed it.
     """
 
     job: Job
     state: State = "waiting"
     message: str = "Waiting."
-    filling: bool = False
-    share: float = 0.0
+    station: Station = "load"
+    share: float | None = None
     rows: list[EpochRow] = field(default_factory=list)
-    seconds: float = 0.0
+    began: float | None = None
+    ended_at: float | None = None
     seen: float = field(default_factory=time.monotonic)
     process: subprocess.Popen[str] | None = None
 
@@ -92,9 +101,21 @@ class Training:
         """Whether nothing more will happen."""
         return self.state in ("done", "cancelled", "failed")
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began to run, up to its end."""
+        return 0.0 if self.began is None else (self.ended_at or time.monotonic()) - self.began
+
+    def end(self, state: State, message: str) -> None:
+        """Say how it ended."""
+        self.state, self.message, self.ended_at = state, message, time.monotonic()
+
 
 class Trainings:
-    """Runs trainings one after the other.
+    """Runs trainings one after the other, each in a worker that was made ready before.
+
+    Gradio's queue ends what it runs when the page that asked is closed. A training has to outlive that: pages are
+    reloaded, and phones drop their connection.
 
     Args:
         minutes: that one training may take.
@@ -106,6 +127,8 @@ class Trainings:
         self.waiting = waiting
         self._queue: list[Training] = []
         self._changed = threading.Condition()
+        self._spare: Worker | None = None
+        self._stopped = False
         self._server: threading.Thread | None = None
 
     def submit(self, job: Job) -> Training:
@@ -119,6 +142,8 @@ class Trainings:
                 raise HfftError(f"{len(self._queue)} trainings are waiting already; please try again in a while")
             training = Training(job)
             self._queue.append(training)
+            if len(self._queue) > 1:
+                self._prepare()
             if self._server is None:
                 self._server = threading.Thread(target=self._serve, name="hfft-trainings", daemon=True)
                 self._server.start()
@@ -146,14 +171,28 @@ class Trainings:
         with self._changed:
             if training.ended:
                 return
-            training.state, training.message = "cancelled", "Cancelled. Nothing of it is kept."
-            _end(training.process)
+            training.end("cancelled", "Nothing of it is kept; your images are.")
+            _kill(training.process)
             self._changed.notify_all()
+
+    def prepare(self) -> None:
+        """Start a worker ahead of the next training, so that it need not wait for imports."""
+        with self._changed:
+            self._prepare()
 
     def stop(self) -> None:
         """End everything."""
         for training in list(self._queue):
             self.cancel(training)
+        with self._changed:
+            self._stopped = True
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+
+    def _prepare(self) -> None:
+        if not self._stopped and (self._spare is None or self._spare.process.poll() is not None):
+            self._spare = Worker()
 
     def _serve(self) -> None:
         while True:
@@ -166,108 +205,114 @@ class Trainings:
                 outcome = "failed", f"The training failed: {type(error).__name__}: {error}"
             with self._changed:
                 final: State = training.state if training.ended or outcome is None else outcome[0]
-            # Whoever reads that a training has ended may rely on its uploads being gone.
-            _tidy(training, keep=final == "done")
+            if final != "done":
+                shutil.rmtree(training.job.folder, ignore_errors=True)
             with self._changed:
                 self._queue.remove(training)
                 if not training.ended and outcome is not None:
-                    training.state, training.message = outcome
+                    training.end(*outcome)
+                self._prepare()
 
     def _run(self, training: Training) -> tuple[State, str] | None:
         """Run a training to its end and return how it ended; None where someone ended it."""
-        began = time.monotonic()
-        log = (training.job.folder / "log.txt").open("w+", encoding="utf-8", errors="replace")
-        with log, _process(training, log) as process:
-            with self._changed:
-                if training.ended:
-                    return None
-                training.process, training.state = process, "running"
-                training.message = f"Loading {training.job.base or 'the embedded model'} and the images."
-            threading.Thread(target=self._watch, args=(training, began), daemon=True).start()
-            assert process.stdout is not None
-            for line in process.stdout:
-                training.seconds = time.monotonic() - began
-                outcome = _take(training, json.loads(line))
+        with self._changed:
+            if training.ended or self._stopped:
+                return None
+            self._prepare()
+            worker, self._spare = self._spare, None
+            assert worker is not None
+            training.process, training.state, training.began = worker.process, "running", time.monotonic()
+            training.message = "The model and the images are read."
+        threading.Thread(target=self._watch, args=(training,), daemon=True).start()
+        try:
+            for event in worker.events(training.job.arguments()):
+                outcome = _take(training, event)
                 if outcome is not None:
                     return outcome
-            code = process.wait()
-            log.seek(0)
-            why = next((line for line in reversed(log.read().splitlines()) if line.strip()), "")
-            return None if training.ended else ("failed", f"The training stopped with code {code}: {why[:300]}")
+            code = worker.process.wait()
+            return None if training.ended else ("failed", f"The training stopped with code {code}: {worker.said()}")
+        finally:
+            worker.close()
 
-    def _watch(self, training: Training, began: float) -> None:
+    def _watch(self, training: Training) -> None:
         while not training.ended and training.process is not None and training.process.poll() is None:
-            now = time.monotonic()
-            if now - began > self.minutes * 60:
-                training.state = "failed"
-                training.message = f"Stopped after {self.minutes:g} minutes, the most a training may take here."
-            elif now - training.seen > _ABANDONED:
-                training.state, training.message = "cancelled", "Cancelled: nobody was following it any more."
+            if training.seconds > self.minutes * 60:
+                training.end("failed", f"Stopped after {self.minutes:g} minutes, the most a training may take here.")
+            elif time.monotonic() - training.seen > _ABANDONED:
+                training.end("cancelled", "Nobody was following it any more.")
             if training.ended:
-                _end(training.process)
+                _kill(training.process)
             time.sleep(_POLL)
 
 
-@contextlib.contextmanager
-def _process(training: Training, log: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start the worker, hand it its job, and see to it that it is gone in the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hfft.space.trainings.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        encoding="utf-8",
-        start_new_session=True,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
-    )
-    try:
-        assert process.stdin is not None
+class Worker:
+    """A process that has imported what a training needs, and waits for its job.
+
+    It ends when its standard input is closed, and so with this process, however that ends.
+    """
+
+    def __init__(self) -> None:
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed in `close`)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hfft.space.trainings.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            encoding="utf-8",
+            start_new_session=True,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        )
+
+    def events(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Hand over a job and yield what the worker says of it, until it is done."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            json.dump(training.job.arguments(), process.stdin)
-            process.stdin.close()
-        yield process
-    finally:
-        _end(process)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:
+            yield json.loads(line)
+
+    def said(self) -> str:
+        """Return the last line of its standard error."""
+        self.log.seek(0)
+        return next((line for line in reversed(self.log.read().splitlines()) if line.strip()), "")[:300]
+
+    def close(self) -> None:
+        """End it."""
+        _kill(self.process)
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.log):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
-def _end(process: subprocess.Popen[str] | None) -> None:
+def _kill(process: subprocess.Popen[str] | None) -> None:
     if process is not None and process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
-    """Bring a training up to date with one line of its worker; return how it ended, where the line says so."""
+    """Bring a training up to date with one event of its worker; return how it ended, where the event says so."""
     kind = event["event"]
     if kind == "error":
         return "failed", event["text"]
     if kind == "done":
-        training.share = 1.0
-        return "done", "Done. Classify now uses the new model."
+        return "done", "Classify now uses the new model."
     if training.ended:
         return None
-    training.filling = kind == "fill"
     if kind == "fill":
-        training.share = event["done"] / event["total"]
+        training.station, training.share = "fill", event["done"] / event["total"]
         training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
     elif kind == "step":
         epoch, epochs = event["epochs"], training.job.epochs
-        training.share = min(epoch / epochs, 1.0)
-        training.message = f"Training {event['phase']}: epoch {math.ceil(epoch)} of {epochs:g}."
+        training.station, training.share = "train", min(epoch / epochs, 1.0)
+        training.message = f"Epoch {math.ceil(epoch)} of {epochs:g} (phase {event['phase']})."
     elif kind == "epoch":
         training.rows.append(EpochRow(**event["row"]))
-    elif kind == "judge":
-        training.message = "Judging the result."
+    elif kind == "evaluate":
+        training.station, training.share = "evaluate", event["done"] / event["total"] if event["total"] else None
+        training.message = "The result is evaluated, and compared with a linear probe."
     return None
-
-
-def _tidy(training: Training, keep: bool) -> None:
-    """Remove the uploaded images and the activations; of a training that came to nothing, everything."""
-    folder = training.job.folder
-    for name in ("images", "activations"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    if not keep:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,16 +1,46 @@
-"""What the Space keeps of one visitor."""
+"""What the Space keeps of one visitor, and for how long."""
 
 from __future__ import annotations
 
+import shutil
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
-from hfft.explain.gradcam import ActivationMap
 from hfft.space.trainings.queue import Training
+from hfft.space.uploads import Uploaded
+
+KEPT = 3
+"""How many models of a visitor's own are kept at a time."""
+
+
+@dataclass
+class Given:
+    """Images that a visitor gave to train on.
+
+    Args:
+        folder: with ``<split>/<class>/``.
+        uploaded: what is in it.
+    """
+
+    folder: Path
+    uploaded: Uploaded = field(default_factory=Uploaded)
+
+
+@dataclass
+class OwnModel:
+    """A model that a visitor trained.
+
+    Args:
+        run: folder of its run.
+        images: folder of the images that it was trained on; None for the embedded ones.
+    """
+
+    run: Path
+    images: Path | None
 
 
 @dataclass
@@ -18,20 +48,83 @@ class Session:
     """One visitor.
 
     Args:
-        source: the model that this visitor uses; None for the served one.
-        own: folder of the model that this visitor trained.
-        files: uploaded for training, by class.
+        id: random; the browser keeps it, so that a reload finds the same session again.
+        own: models that this visitor trained, by name, the oldest first.
+        given: the images to train on.
         training: that this visitor started last.
-        map: of the image classified last, with the image.
+        trained: how many trainings were started, which keeps names from being used twice.
+        shown: the model that this visitor used last.
+        folder: with all that this visitor gave and trained, made when it is needed.
         seen: when something was last asked for, on the monotonic clock.
     """
 
-    source: str | None = None
-    own: Path | None = None
-    files: dict[str, list[str]] = field(default_factory=dict)
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    own: dict[str, OwnModel] = field(default_factory=dict)
+    given: Given | None = None
     training: Training | None = None
-    map: tuple[Image.Image, ActivationMap | None] | None = None
+    trained: int = 0
+    shown: str = ""
+    folder: Path | None = None
     seen: float = field(default_factory=time.monotonic)
+
+    def drop_unused(self) -> None:
+        """Remove the images that no model and no training of this visitor refers to."""
+        busy = self.training is not None and not self.training.ended
+        if self.folder is None or busy:
+            return
+        used = {own.images for own in self.own.values()} | ({self.given.folder} if self.given else set())
+        for folder in self.folder.glob("images-*"):
+            if folder not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class Visits:
+    """The sessions of all visitors.
+
+    A page is known by its connection, which a reload ends, and a visitor by the id that the browser keeps. Gradio's
+    own state ends with the connection, and with it would go the model that took minutes to train.
+
+    Args:
+        minutes: after which a session that nobody used is ended.
+        end: removes what a session left.
+    """
+
+    def __init__(self, minutes: float, end: Callable[[Session], None]) -> None:
+        self.minutes = minutes
+        self._end = end
+        self._by_id: dict[str, Session] = {}
+        self._by_connection: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def of(self, connection: str | None) -> Session:
+        """Return the session of a page, a new one for a page that is not known (any more)."""
+        with self._lock:
+            session = self._by_id.get(self._by_connection.get(connection or "", ""))
+            return self._seen(connection, session or Session())
+
+    def join(self, connection: str | None, visit: str | None) -> Session:
+        """Return the session of an id that a browser kept, and let a page belong to it from now on."""
+        with self._lock:
+            known = self._by_id.get(visit or "")
+            own = self._by_id.get(self._by_connection.get(connection or "", ""))
+            return self._seen(connection, known or own or Session())
+
+    def _seen(self, connection: str | None, session: Session) -> Session:
+        session.seen = time.monotonic()
+        self._by_id[session.id] = session
+        self._by_connection[connection or ""] = session.id
+        return session
+
+    def sweep(self) -> None:
+        """End the sessions that nobody used for long."""
+        latest = time.monotonic() - self.minutes * 60
+        with self._lock:
+            old = [session for session in self._by_id.values() if session.seen < latest]
+            for session in old:
+                del self._by_id[session.id]
+            self._by_connection = {key: name for key, name in self._by_connection.items() if name in self._by_id}
+        for session in old:
+            self._end(session)
 
 
 def new_folder(work: Path, kind: str) -> Path:

@@ -15,12 +15,14 @@ from hfft.planning.policies import find_policy, installed_policies, specify
 from hfft.plugin.contract import Anatomy
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
+from hfft.space.trainings.pack import pack
 from hfft.space.trainings.queue import Job, Training, Trainings
-from hfft.space.trainings.sessions import Session, new_folder
+from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, new_folder
 from hfft.space.uploads import class_name, place, remove, unpack
 
 SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals")
 DEFAULT_POLICY = "last_block"
+NO_IMAGES = "No images yet."
 
 _SOME_MODEL = Anatomy(("stem",), (("1",), ("2",), ("3",)), (), ("head",))
 _ARGUMENTS = ("1", "2", "first", "middle", "last")
@@ -79,56 +81,100 @@ class VisitorTrainings:
         self.models = models
         self.device = device
 
-    def add_files(self, session: Session, label: str, paths: Sequence[str]) -> str:
-        """Put uploaded files under a class; return what is there now.
+    def read_zip(self, session: Session, archive: str | None) -> str:
+        """Unpack a zip of class folders, to be trained on; return what is in it. The zip is removed.
 
         Raises:
-            DataError: name or files are missing.
+            HfftError: there is none, it cannot be used, or a training is under way.
         """
-        name = class_name(label or "")
+        self._refuse_while_training(session)
+        if not archive:
+            raise DataError("choose a zip file first: one folder of images for each class")
+        given = Given(self._folder(session, "images"))
+        try:
+            given.uploaded = unpack(archive, given.folder, self.limits)
+        except BaseException:
+            shutil.rmtree(given.folder, ignore_errors=True)
+            raise
+        finally:
+            remove([archive], self.work)
+        session.given = given
+        session.drop_unused()
+        return self.describe(session)
+
+    def add_files(self, session: Session, label: str, paths: Sequence[str]) -> str:
+        """Put uploaded files under a class, beside those that are there; return what is there now.
+
+        Raises:
+            HfftError: name or files are missing, a limit is exceeded, or a training is under way.
+        """
+        self._refuse_while_training(session)
         if not paths:
             raise DataError("choose the images of this class first")
-        session.files.setdefault(name, []).extend(paths)
-        return self.describe_files(session)
+        class_name(label or "")
+        session.given = session.given or Given(self._folder(session, "images"))
+        try:
+            place(session.given.uploaded, label, paths, session.given.folder, self.limits)
+        finally:
+            remove(paths, self.work)
+        return self.describe(session)
 
-    def describe_files(self, session: Session) -> str:
-        """Return the classes and how many files each has."""
-        counts = [f"{name} ({len(paths)})" for name, paths in session.files.items()]
-        return ("Ready to train on: " + ", ".join(counts) + ".") if counts else "No files yet."
+    def describe(self, session: Session) -> str:
+        """Say what there is to train on, and what was left out of it."""
+        return session.given.uploaded.describe() if session.given else NO_IMAGES
 
-    def clear_files(self, session: Session) -> str:
-        """Remove the files that were uploaded under class names."""
-        remove([path for paths in session.files.values() for path in paths], self.work)
-        session.files = {}
-        return self.describe_files(session)
+    def clear_images(self, session: Session) -> str:
+        """Let go of the images; those that a model was trained on stay with it."""
+        self._refuse_while_training(session)
+        session.given = None
+        session.drop_unused()
+        return self.describe(session)
 
-    def start(self, session: Session, source: str, archive: str | None, policy: str, epochs: float) -> Training:
-        """Unpack what was uploaded and put a training into the queue; the uploads are removed.
+    def start(self, session: Session, source: str, policy: str, epochs: float, model: str | None) -> Training:
+        """Put a training into the queue.
+
+        Args:
+            session: of the visitor.
+            source: one of `SOURCES`; all but the last stand for the images that were given.
+            policy: as ``--policy`` takes it.
+            epochs: passes over the training images.
+            model: folder or Hub id of the model that the page shows; training begins from its base. None where
+                there is no model yet.
 
         Raises:
             HfftError: an option or the images cannot be used, or too many trainings are waiting.
         """
-        if session.training is not None and not session.training.ended:
-            raise HfftError("you have a training already; wait for it, or cancel it")
+        self._refuse_while_training(session)
         self._check(source, policy, epochs)
-        folder = new_folder(self.work, "trainings")
+        images = None if source == SOURCES[2] else self._ready(session).folder
+        base = self.base(model)
+        folder = self._folder(session, "run")
+        cache = folder.with_name("activations")
+        job = Job(folder, cache, images, policy, round(epochs), base, self.device or "")
         try:
-            if source == SOURCES[0]:
-                if not archive:
-                    raise DataError("choose a zip file first: one folder of images for each class")
-                unpack(archive, folder / "images", self.limits)
-            elif source == SOURCES[1]:
-                place(session.files, folder / "images", self.limits)
-            job = Job(folder, policy, round(epochs), self.base(session), source == SOURCES[2], self.device or "")
             session.training = self.queue.submit(job)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        finally:
-            remove([archive], self.work)
-        if source == SOURCES[1]:
-            self.clear_files(session)
         return session.training
+
+    def _ready(self, session: Session) -> Given:
+        if session.given is None:
+            raise DataError("choose images first: a zip of class folders, files under class names, or the ten animals")
+        session.given.uploaded.check()
+        return session.given
+
+    def _folder(self, session: Session, kind: str) -> Path:
+        """Make a folder of the visitor's own that was never there before."""
+        session.folder = session.folder or new_folder(self.work, "trainings")
+        session.trained += 1
+        folder = session.folder / f"{kind}-{session.trained}"
+        folder.mkdir()
+        return folder
+
+    def _refuse_while_training(self, session: Session) -> None:
+        if session.training is not None and not session.training.ended:
+            raise HfftError("you have a training already; wait for it, or cancel it")
 
     def _check(self, source: str, policy: str, epochs: float) -> None:
         find_policy(policy)
@@ -138,24 +184,46 @@ class VisitorTrainings:
             raise DataError(f"the epochs must be from 1 to {self.options.max_epochs}")
 
     def follow(self, session: Session, training: Training) -> Iterator[Training]:
-        """Yield a training whenever something about it has changed; at its end the visitor uses the new model."""
+        """Yield a training whenever something about it has changed; at its end the visitor has one model more."""
         before: tuple[Any, ...] = ()
         for now in self.queue.follow(training):
             session.seen = time.monotonic()
-            state = (now.state, now.message, len(now.rows), now.share, round(now.seconds))
+            state = (now.state, now.message, len(now.rows), now.station, now.share, round(now.seconds))
             if state != before and not now.ended:
                 yield now
             before = state
         if training.state == "done":
-            old, session.own = session.own, training.job.folder / "run"
-            session.source, session.map = str(session.own), None
-            if old is not None:
-                self.models.forget(str(old))
-                remove([old.parent], self.work)
+            self._keep(session, training.job)
         yield training
 
-    def base(self, session: Session) -> str | None:
-        """Return the pretrained model that a visitor's training begins from: the base of the model in use.
+    def _keep(self, session: Session, job: Job) -> None:
+        """Give a new model a name, and let go of the oldest where there are too many; once for each training."""
+        run = job.folder / "run"
+        if any(own.run == run for own in session.own.values()):
+            return
+        number = job.folder.name.rpartition("-")[2]
+        name = f"your model {number}: {job.policy}, {job.epochs:g} epoch{'s' if job.epochs != 1 else ''}"
+        session.own[name] = OwnModel(run, job.images)
+        session.shown = name
+        for oldest in list(session.own)[:-KEPT]:
+            old = session.own.pop(oldest)
+            self.models.forget(str(old.run))
+            remove([old.run.parent], self.work)
+        session.drop_unused()
+
+    def end(self, session: Session) -> None:
+        """Cancel a visitor's training and remove all that was given and trained."""
+        if session.training is not None:
+            self.queue.cancel(session.training)
+        for own in session.own.values():
+            self.models.forget(str(own.run))
+        remove([session.folder], self.work)
+
+    def base(self, source: str | None) -> str | None:
+        """Return the pretrained model that a training begins from: the base of a model.
+
+        Args:
+            source: folder or Hub id of that model; None for no model.
 
         Returns:
             A Hub id or a folder; None for the embedded model, which is the base where there is no model yet.
@@ -163,7 +231,6 @@ class VisitorTrainings:
         Raises:
             HfftError: it is not known, or not here any more.
         """
-        source = session.source or self.models.default()
         if source is None:
             return None
         base = self.models.read(source).record.base
@@ -174,12 +241,13 @@ class VisitorTrainings:
             raise ModelError(f"the base of this model, {base.id}, is not here any more; choose another model above")
         return base.id
 
-    def download(self, session: Session) -> Path:
-        """Return a zip of the visitor's own model.
+    def download(self, session: Session, name: str | None) -> Path:
+        """Return a zip of one of the visitor's own models, without the server's own paths.
 
         Raises:
-            DataError: there is none.
+            DataError: there is no such model.
         """
-        if session.own is None:
-            raise DataError("train a model first; then it can be downloaded")
-        return Path(shutil.make_archive(str(new_folder(self.work, "uploads") / "hfft-model"), "zip", session.own))
+        own = session.own.get(name or "")
+        if own is None:
+            raise DataError("train a model first, or choose one of your own above; then it can be downloaded")
+        return pack(own.run)

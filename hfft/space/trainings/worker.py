@@ -1,16 +1,20 @@
 """One fine-tuning in a process of its own, told what to do on standard input and telling how it goes.
 
-The process can be ended at any moment, and what it takes of memory and threads ends with it. Each line on
-its standard output is a JSON object with the key ``event``: ``fill``, ``step``, ``epoch``, ``judge``, ``done`` or
-``error``.
+The process imports what it needs, waits for a line of JSON with its job, runs it and ends. It can be ended at any
+moment, ends by itself when its standard input is closed, and what it takes of memory and threads ends with it. Each
+line on its standard output is a JSON object with the key ``event``: ``fill``, ``step``, ``epoch``, ``evaluate``,
+``done`` or ``error``.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -18,6 +22,7 @@ from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, Mod
 from hfft.cache.fill import told_of_filling
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
+from hfft.planning.registry import installed_plugins
 from hfft.report.trace import EpochRow, observe
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.run import Settings
@@ -28,13 +33,15 @@ class Reporter(PhaseCallback):
 
     Args:
         stream: where to.
+        epochs: of all phases together.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, epochs: float) -> None:
+        self.stream, self.epochs, self.over = stream, epochs, False
         self.phase, self.before, self.training = "", 0.0, False
         self.rows: list[EpochRow] = []
         self.logs: dict[str, float] = {}
+        self.evaluated = 0
 
     def tell(self, event: str, **values: Any) -> None:
         """Write one line."""
@@ -55,7 +62,16 @@ class Reporter(PhaseCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass over what is evaluated after training, which repeats an epoch."""
         self.training = False
-        self.tell("judge")
+        if self.before + state.epoch > self.epochs - 0.5:  # another phase may follow otherwise
+            self.over = True
+            self.tell("evaluate", done=0, total=0)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell how many batches of an evaluation after the training are done."""
+        if self.over:
+            total = len(kwargs["eval_dataloader"])
+            self.evaluated = self.evaluated % total + 1
+            self.tell("evaluate", done=self.evaluated, total=total)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell how many epochs of the run are done, in parts of one."""
@@ -84,13 +100,43 @@ class Reporter(PhaseCallback):
         self.tell("epoch", row=asdict(row))
 
 
+def warm_up() -> None:
+    """Import what a job imports on its way, while nobody waits."""
+    from PIL import Image
+
+    for name in ("hfft.jobs.results", "hfft.report.plots", "matplotlib.pyplot", "sklearn.linear_model"):
+        importlib.import_module(name)
+    installed_plugins()
+    Image.init()
+
+
+def end_with_parent() -> None:
+    """End this process and all that it started when its standard input is closed, as it is when the parent dies."""
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """Read a job from standard input, run it, and return the exit code."""
-    job = json.load(sys.stdin)
     # Whatever else prints goes to standard error, so that every line on standard output is one of ours.
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    reporter = Reporter(stream)
+    warm_up()
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    end_with_parent()
+    job = json.loads(line)
+    return run(job, Reporter(stream, job["training"]["num_train_epochs"]))
+
+
+def run(job: dict[str, Any], reporter: Reporter) -> int:
+    """Run a job and return the exit code."""
     try:
         settings = Settings(
             ModelArguments(**job["model"]),

@@ -79,5 +79,5 @@ def _legend() -> str:
         f'<rect x="4" y="4" width="14" height="14" rx="3" fill="{FROZEN}"/>'
         '<text x="24" y="16" font-size="13">frozen</text>'
         '<rect x="90" y="4" width="14" height="14" rx="3" fill="url(#trained)"/>'
-        '<text x="110" y="16" font-size="13">trained on your images</text>'
+        '<text x="110" y="16" font-size="13">trained</text>'
     )

@@ -34,10 +34,18 @@ def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
         title=title,
         x_title="epoch",
         y_title=" ",
+        y_lim=[0, 1] if "ccuracy" in title else [None, None],
         height=260,
         tooltip="axis",
         visible=visible,
+        label=title,
+        show_label=False,
     )
+
+
+def plot_update(table: pd.DataFrame) -> Any:
+    """Return a plot filled with a table; it is hidden where there is no line to draw, which one epoch does not make."""
+    return gr.update(value=table, visible=table["epoch"].nunique() > 1)
 
 
 def figure_image(figure: Figure) -> Image.Image:
@@ -76,7 +84,7 @@ def split_curves(rows: Sequence[EpochRow]) -> tuple[Any, Any]:
 def _filled(table: pd.DataFrame, rows: Sequence[EpochRow]) -> Any:
     marked = _with_phases(table, rows)
     phases = set(marked["series"]) - set(_COLOURS)
-    return gr.update(value=marked, color_map=_COLOURS | dict.fromkeys(phases, _PHASE), visible=bool(rows))
+    return gr.update(value=marked, color_map=_COLOURS | dict.fromkeys(phases, _PHASE), visible=len(rows) > 1)
 
 
 def _with_phases(table: pd.DataFrame, rows: Sequence[EpochRow]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from html import escape
 from PIL import Image
 
 from hfft.explain.evidence import Channel, Evidence, PredictionTrace
-from hfft.explain.gradcam import heat_image
+from hfft.explain.gradcam import ActivationMap, heat_image
 from hfft.space.views import html as views
 
 
@@ -43,11 +43,11 @@ def bars(pairs: Sequence[tuple[str, float]]) -> str:
         f'<tr><td>{escape(label)}{views.bar(value, "")}</td><td class="n">{value:.1%}</td></tr>'
         for label, value in pairs
     )
-    return f'<table class="hf-table"><tbody>{rows}</tbody></table>'
+    return f'<table class="hf-table hf-rows"><caption>Probability of each class</caption><tbody>{rows}</tbody></table>'
 
 
 def _step(title: str, text: str, body: str) -> str:
-    return f'<section class="hf-step"><h3>{escape(title)}</h3><p>{escape(text)}</p>{body}</section>'
+    return f'<section class="hf-step"><h2>{escape(title)}</h2><p>{escape(text)}</p>{body}</section>'
 
 
 def _frozen(trace: PredictionTrace) -> tuple[str, str]:
@@ -93,15 +93,42 @@ def _evidence(evidence: Evidence) -> str:
     pairs = [*evidence.supporting, *reversed(evidence.opposing)]
     most = max((abs(value) for _, value in pairs), default=1.0) or 1.0
     rows = "".join(
-        f"<tr><td>feature {number}{views.bar(abs(value) / most, 'loss' if value < 0 else '')}</td>"
-        f'<td class="n">{value:+.3f}</td></tr>'
+        f'<tr><td>feature {number}{views.signed_bar(value / most)}</td><td class="n">{value:+.3f}</td></tr>'
         for number, value in pairs
     )
     title = f"{escape(evidence.label)} <small>{evidence.probability:.1%}</small>"
-    return f'<div><b>{title}</b><table class="hf-table"><tbody>{rows}</tbody></table></div>'
+    caption = f"What speaks for and against {escape(evidence.label)}"
+    return (
+        f'<div><b>{title}</b><table class="hf-table hf-rows"><caption>{caption}</caption>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
 
 
-def _data(image: Image.Image) -> str:
+_SIDE = 1024  # pixels of the longer side of a picture under its map
+
+
+def laid_over(image: Image.Image, found: ActivationMap | None, label: str) -> str:
+    """Return an image with its activation map over it; the page's style says how much of the map is seen.
+
+    Args:
+        image: in RGB.
+        found: the map; without one, the image stands alone.
+        label: that the map speaks for.
+    """
+    image = image.copy()
+    image.thumbnail((_SIDE, _SIDE))
+    picture = f'<img src="{_data(image, "JPEG")}" alt="The image that was classified">'
+    if found is None:
+        return f'<figure class="hf-laid">{picture}</figure>{views.note("This model has no map of its evidence.")}'
+    alt = f"Class activation map: bright spots speak for {escape(label)}"
+    heat = heat_image(found.values).resize((224, 224), Image.Resampling.BICUBIC)
+    return (
+        f"<p>Where the evidence for <b>{escape(label)}</b> lies</p>"
+        f'<figure class="hf-laid">{picture}<img src="{_data(heat)}" alt="{alt}"></figure>'
+    )
+
+
+def _data(image: Image.Image, kind: str = "PNG") -> str:
     stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    image.save(stream, format=kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()

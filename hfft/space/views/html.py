@@ -8,6 +8,7 @@ from html import escape
 
 from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun
+from hfft.metrics import wilson_interval
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text
 
@@ -15,7 +16,7 @@ CSS = f"""
 .hf-flow {{display:flex; flex-wrap:wrap; gap:12px; align-items:stretch; margin:0; padding:0; list-style:none}}
 .hf-card {{flex:1 1 170px; min-width:150px; border:1px solid var(--border-color-primary); border-radius:10px;
   padding:12px; background:var(--background-fill-secondary)}}
-.hf-card h3 {{margin:0 0 6px; font-size:15px}} .hf-card dl {{margin:0; font-size:13px}}
+.hf-card h2 {{margin:0 0 6px; font-size:15px}} .hf-card dl {{margin:0; font-size:13px}}
 .hf-card dt {{color:var(--body-text-color-subdued)}} .hf-card dd {{margin:0 0 4px; font-weight:600;
   overflow-wrap:anywhere}}
 .hf-card p {{font-size:13px; margin:6px 0 0}}
@@ -34,12 +35,32 @@ CSS = f"""
   white-space:normal !important}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
 .hf-fit img {{width:100%; height:100%; object-fit:contain}}
-.hf-bar {{display:block; height:6px; border-radius:3px; background:{FROZEN}; min-width:1px; margin-top:4px}}
-.hf-bar.loss {{background:{TRAINED}}}
+.hf-bar {{display:block; position:relative; height:8px; border-radius:4px; overflow:hidden; margin-top:4px;
+  min-width:120px; background:var(--border-color-primary)}}
+.hf-bar i {{position:absolute; top:0; height:100%; background:{FROZEN}; min-width:1px}}
+.hf-bar.loss i {{background:{TRAINED}}}
+.hf-bar.zero::after {{content:""; position:absolute; left:50%; top:0; width:1px; height:100%;
+  background:var(--body-text-color)}}
+.hf-rows td:first-child {{width:100%}}
+.hf-laid {{position:relative; display:inline-block; margin:0; max-width:100%}}
+.hf-laid img {{display:block; max-width:100%; max-height:320px; min-height:200px; border-radius:8px}}
+.hf-laid img + img {{position:absolute; inset:0; width:100%; height:100%; opacity:var(--hf-map, .5)}}
+.hf-note, .hf-note p {{font-size:13px; color:var(--body-text-color-subdued)}}
+.hf-stations {{display:grid; grid-template-columns:repeat(auto-fit,minmax(130px,1fr)); gap:10px; margin:8px 0;
+  padding:0; list-style:none; font-size:14px}}
+.hf-stations li[aria-current] {{font-weight:600}}
+.hf-progress.busy div {{width:30%; animation:hf-busy 1.6s ease-in-out infinite alternate}}
+@keyframes hf-busy {{from {{margin-left:0}} to {{margin-left:70%}}}}
+@media (prefers-reduced-motion: reduce) {{.hf-progress.busy div {{animation:none; width:100%; opacity:.4}}}}
+.hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
+.hf-table tr.hf-best td {{font-weight:600}}
+input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
+#mistakes .grid-wrap, #examples .grid-wrap {{max-height:none; overflow:visible}}
+@media (max-width: 600px) {{.hf-table td.w {{min-width:200px}}}}
 .hf-maps {{display:flex; flex-wrap:wrap; gap:10px; margin:8px 0}}
 .hf-maps figure {{margin:0; font-size:12px; text-align:center; max-width:112px}}
 .hf-maps img {{width:104px; height:auto; border-radius:6px; image-rendering:pixelated}}
-.hf-step {{margin:0 0 22px}} .hf-step h3 {{margin:0 0 4px; font-size:16px}} .hf-step p {{margin:4px 0; font-size:14px}}
+.hf-step {{margin:0 0 22px}} .hf-step h2 {{margin:0 0 4px; font-size:16px}} .hf-step p {{margin:4px 0; font-size:14px}}
 .hf-empty {{padding:24px; text-align:center; border:1px dashed var(--border-color-primary); border-radius:10px;
   color:var(--body-text-color-subdued)}}
 .hf-progress {{height:12px; border-radius:6px; background:var(--border-color-primary); overflow:hidden; margin:8px 0}}
@@ -49,6 +70,40 @@ CSS = f"""
 .hf-chips span {{border:1px solid var(--border-color-primary); border-radius:12px; padding:2px 9px; font-size:13px}}
 .hf-two {{display:grid; grid-template-columns:repeat(auto-fit,minmax(240px,1fr)); gap:16px}}
 """
+
+
+def right_of(accuracy: float, images: int) -> str:
+    """Return an accuracy as a count, with the 95 % interval that so many images leave."""
+    if not math.isfinite(accuracy) or not images:
+        return "no accuracy"
+    correct = round(accuracy * images)
+    low, high = wilson_interval(correct, images)
+    return f"{correct:,} of {images:,} right (95 % interval {low:.0%} to {high:.0%})"
+
+
+def right(run: FinishedRun) -> str:
+    """Return how many images a run had right, of the split that it was evaluated on last."""
+    found = run.record.metrics.get(run.record.per_class_split)
+    return right_of(run.accuracy, found.images if found else 0)
+
+
+def evaluated(run: FinishedRun) -> str:
+    """Say what the confusion matrix and the mistakes were counted on, and what simpler ways reach there."""
+    record = run.record
+    which = "the weights of the best epoch" if record.best_epoch is not None else "the last weights"
+    text = f"On the {record.per_class_split} images, with {which}: {right(run)}."
+    found = record.metrics.get(record.per_class_split)
+    others = [
+        f"{name.replace('_', ' ')} {right_of(values['accuracy'], found.images)}"
+        for name, values in record.baselines.items()
+        if found and "accuracy" in values
+    ]
+    return note(text + (f" For comparison: {'; '.join(others)}." if others else ""))
+
+
+def note(text: str) -> str:
+    """Return a line beside what is shown."""
+    return f'<p class="hf-note">{escape(text)}</p>'
 
 
 def empty(text: str) -> str:
@@ -66,7 +121,7 @@ def summary(run: FinishedRun | None, name: str) -> str:
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
         f"{len(record.data.labels)} classes of {record.data.name}",
-        f"{record.per_class_split} accuracy {_figure(run.accuracy)}",
+        f"{record.per_class_split} images: {right(run)}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
 
@@ -92,7 +147,7 @@ def _card(number: int, stage: Stage) -> str:
     if stage.seconds:
         facts.append(("Time", milliseconds(stage.seconds)))
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    return f'<li class="hf-card {kind}"><h3>{number}. {stage.name}</h3><dl>{rows}</dl><p>{escape(stage.note)}</p></li>'
+    return f'<li class="hf-card {kind}"><h2>{number}. {stage.name}</h2><dl>{rows}</dl><p>{escape(stage.note)}</p></li>'
 
 
 def architecture(trace: PipelineTrace, name: str) -> str:
@@ -112,27 +167,27 @@ def architecture(trace: PipelineTrace, name: str) -> str:
     return (
         architecture_svg(trace.parts, name)
         + "<details><summary>The same as a table</summary>"
-        + table(heads, rows, numbers=(2, 4, 5))
+        + table("Parts of the model in order of depth", heads, rows, numbers=(2, 4, 5))
         + "</details>"
     )
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
     """Return a table; cells are text, those of the columns `numbers` aligned to the right."""
     kinds = [' class="n"' if place in numbers else "" for place in range(len(heads))]
-    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(kinds, heads, strict=True))
+    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, heads, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True)) + "</tr>"
         for row in rows
     )
-    return _scrolling(head, body)
+    return _scrolling(caption, head, body)
 
 
-def _scrolling(head: str, body: str) -> str:
+def _scrolling(caption: str, head: str, body: str) -> str:
     """Return a table in a box that scrolls by itself where the page is narrower, with the keyboard as well."""
     return (
-        f'<div class="hf-scroll" tabindex="0"><table class="hf-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="hf-scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="hf-table">'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -140,20 +195,28 @@ def epochs(run: FinishedRun) -> str:
     """Return the epochs as a table with bars, phase by phase, with what each shows in words."""
     rows = run.rows
     most = max((row.eval_loss for row in rows if math.isfinite(row.eval_loss)), default=1.0) or 1.0
+    images = run.record.data.counts.get("validation", 0)
     lines, number = [], 0
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1].phase != row.phase:
             number += 1
-            lines.append(f'<tr class="hf-phase"><th colspan="6">{escape(_phase(run, number, row.phase))}</th></tr>')
+            title = escape(_phase(run, number, row.phase))
+            lines.append(f'<tr class="hf-phase"><th scope="rowgroup" colspan="6">{title}</th></tr>')
+        kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
+        count = f"<br><small>{round(row.accuracy * images)} of {images}</small>" if math.isfinite(row.accuracy) else ""
         lines.append(
-            f'<tr><td class="n">{row.epoch:g}</td><td class="n">{_figure(row.train_loss)}</td>'
+            f'<tr{" class=hf-best" if kept else ""}><td class="n">{row.epoch:g}{" (kept)" if kept else ""}</td>'
+            f'<td class="n">{_figure(row.train_loss)}</td>'
             f'<td class="n">{_figure(row.eval_loss)}{bar(row.eval_loss / most, "loss")}</td>'
-            f'<td class="n">{_figure(row.accuracy)}{bar(row.accuracy, "")}</td>'
+            f'<td class="n">{_figure(row.accuracy)}{count}{bar(row.accuracy, "")}</td>'
             f'<td class="n">{_figure(row.seconds, 1)}</td><td class="w">{escape(row.observation)}</td></tr>'
         )
-    heads = ("epoch", "training loss", "validation loss", "accuracy", "seconds")
-    head = "".join(f'<th class="n">{text}</th>' for text in heads) + "<th>what it shows</th>"
-    return _scrolling(head, "".join(lines))
+    heads = ("epoch", "training loss", "validation loss", "validation accuracy", "seconds")
+    head = "".join(f'<th scope="col" class="n">{text}</th>' for text in heads) + '<th scope="col">what it shows</th>'
+    caption = "Epochs, each evaluated on the validation images"
+    if run.record.best_epoch is not None:
+        caption += "; the weights of the epoch with the best of these are kept, so its accuracy is optimistic"
+    return _scrolling(caption, head, "".join(lines))
 
 
 def _phase(run: FinishedRun, number: int, name: str) -> str:
@@ -177,39 +240,68 @@ def saved(run: FinishedRun, seconds_per_image: float | None) -> str:
     needed = math.ceil(sum(phase.epochs for phase in run.record.plan)) * images
     computed = max(images - cache.hits, 0)
     spared = max(needed - computed, 0)
-    own = run.record.seconds.get("prefix", 0.0) / computed if computed else 0.0
-    seconds, where = (own, "in this run") if own else (seconds_per_image, "on this machine")
     text = (
         f"{cache.bytes / 1e6:,.1f} MB of activations were kept ({cache.mode}). Of {needed:,} passes through the "
         f"frozen part, {spared:,} were read from the cache instead of computed."
     )
-    if seconds:
-        text += f" At {milliseconds(seconds)} each, as measured {where}, that is about {_duration(spared * seconds)}."
+    if seconds_per_image and spared:
+        saved_seconds = _duration(spared * seconds_per_image)
+        text += (
+            f" At {milliseconds(seconds_per_image)} each, as measured on this machine, that is about {saved_seconds}."
+        )
     return f"<p>{escape(text)}</p>"
 
 
+_STATIONS = {
+    "load": "Read model and images",
+    "fill": "Through the frozen part, once",
+    "train": "Train on what came out",
+    "evaluate": "Evaluate",
+}
+
+
 def progress(training: Training) -> str:
-    """Return how far a training is."""
-    percent = round(100 * training.share)
+    """Return how far a training is: four stations, and what it says of itself."""
     row = training.rows[-1].observation if training.rows else ""
-    what, kind = ("Computing activations", "frozen") if training.filling else ("Training", "trained")
+    took = f", {training.seconds:.0f} s" if training.began is not None else ""
+    names = list(_STATIONS)
+    here = names.index(training.station) if training.began is not None else -1
+    stations = "".join(_station(training, place, here) for place in range(len(names)))
     return (
-        f'<div role="progressbar" aria-label="{what}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}" class="hf-progress {kind}"><div style="width:{percent}%"></div></div>'
-        f'<p data-state="{training.state}"><b>{training.state.capitalize()}</b>, {percent} %, '
-        f"{training.seconds:.0f} s. {escape(training.message)}</p><p>{escape(row)}</p>"
+        f'<ol class="hf-stations" aria-label="Stations of the training">{stations}</ol>'
+        f'<p role="status" data-state="{training.state}"><b>{training.state.capitalize()}</b>{took}. '
+        f"{escape(training.message)}</p><p>{escape(row)}</p>"
+    )
+
+
+def _station(training: Training, place: int, here: int) -> str:
+    """Return one station: behind, here with its share where that is known, or ahead."""
+    name, title = list(_STATIONS.items())[place]
+    now = place == here and training.state == "running"
+    passed = place < here or training.state == "done"
+    share = 1.0 if passed else training.share if now else 0.0
+    busy = " busy" if share is None else ""
+    kind = "frozen" if name == "fill" else "trained"
+    value = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'
+    width = "" if share is None else f' style="width:{100 * share:.0f}%"'
+    mark = "✓ " if passed else ""
+    return (
+        f'<li data-station="{name}"{" aria-current=step" if now else ""}>{mark}{title}'
+        f'<div role="progressbar" aria-label="{title}" aria-valuemin="0" aria-valuemax="100"{value} '
+        f'class="hf-progress {kind}{busy}"><div{width}></div></div></li>'
     )
 
 
 def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
-    """Return runs side by side."""
-    heads = ("run", "base", "policy", "accuracy", "trained", "seconds", "cache", "answer")
+    """Return runs side by side, with a word where their figures were not counted on the same images."""
+    heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
     rows = [
         (
             run.name,
             run.record.base.id,
             run.record.policy,
-            f"{_figure(run.accuracy)} ({run.record.per_class_split})",
+            f"{run.record.per_class_split} of {run.record.data.name}",
+            right(run),
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
             run.record.cache.mode,
@@ -217,7 +309,9 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
         )
         for run, answer in zip(runs, answers, strict=True)
     ]
-    return table(heads, rows, numbers=(3, 4, 5))
+    same = len({run.record.data.fingerprints.get(run.record.per_class_split, run.name) for run in runs}) == 1
+    warning = "" if same else note("These runs were evaluated on different images: their accuracies do not compare.")
+    return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
 
 
 def milliseconds(seconds: float) -> str:
@@ -234,6 +328,14 @@ def _figure(value: float, digits: int = 3) -> str:
 
 
 def bar(share: float, kind: str) -> str:
-    """Return a bar for a share of 0 to 1; of the kind ``loss`` in the colour of losses."""
+    """Return a bar for a share of 0 to 1 of its track; of the kind ``loss`` in the colour of losses."""
     width = min(max(share, 0.0), 1.0) * 100 if math.isfinite(share) else 0.0
-    return f'<span class="hf-bar {kind}" style="width:{width:.1f}%"></span>'
+    return f'<span class="hf-bar {kind}"><i style="left:0;width:{width:.1f}%"></i></span>'
+
+
+def signed_bar(share: float) -> str:
+    """Return a bar for a share of -1 to 1, to the right of the middle of its track, or to the left of it."""
+    width = min(abs(share), 1.0) * 50
+    left = 50 - width if share < 0 else 50
+    kind = "loss" if share < 0 else ""
+    return f'<span class="hf-bar zero {kind}"><i style="left:{left:.1f}%;width:{width:.1f}%"></i></span>'

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from finished import make_images, make_model
 
@@ -21,8 +24,9 @@ def trainings() -> Iterator[Trainings]:
 
 def make_job(folder: Path, policy: str, epochs: float, images: int = 6) -> Job:
     base = make_model(folder / "base")
-    make_images(folder / "training" / "images", count=images)
-    return Job(folder / "training", policy, epochs, str(base), device="cpu")
+    make_images(folder / "images" / "train", count=images)
+    (folder / "training").mkdir()
+    return Job(folder / "training", folder / "activations", folder / "images", policy, epochs, str(base), "cpu")
 
 
 def heard(trainings: Trainings, job: Job) -> tuple[Training, list[str]]:
@@ -38,8 +42,9 @@ def heard(trainings: Trainings, job: Job) -> tuple[Training, list[str]]:
 def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Trainings, tmp_path: Path) -> None:
     training, said = heard(trainings, make_job(tmp_path, "lp_ft", 4))
     assert training.state == "done", training.message
-    assert training.share == 1
-    assert any(message.startswith("Loading ") for message in said)
+    assert any("are read" in message for message in said)
+    assert "Epoch 4 of 4 (phase last_block)." in said
+    assert any("evaluated" in message for message in said)
     written = read_trace(tmp_path / "training" / "run" / "trace.csv")
     assert [(row.epoch, row.phase) for row in training.rows] == [
         (1, "head"),
@@ -55,7 +60,7 @@ def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: P
     training = trainings.submit(make_job(tmp_path, "last_block", 20, images=600))
     shares = []
     for now in trainings.follow(training):
-        if now.filling and not now.ended:
+        if now.station == "fill" and now.share and not now.ended:
             shares.append(now.share)
             assert "frozen part" in now.message
             trainings.cancel(training)
@@ -64,3 +69,26 @@ def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: P
     assert training.state == "cancelled"
     assert not training.rows
     assert not list((tmp_path / "training").glob("run/model*"))
+    assert (tmp_path / "images").exists()
+
+
+def test_a_worker_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    code = (
+        "import os; from hfft.space.trainings.queue import Worker; "
+        "one, two = Worker(), Worker(); two.process.stdin.write('{'); "
+        "print(one.process.pid, two.process.pid, flush=True); os._exit(1)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    for pid in map(int, told.stdout.split()):
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=120)
+        assert not psutil.pid_exists(pid)
+
+
+def test_a_worker_is_ready_before_it_is_asked(trainings: Trainings, tmp_path: Path) -> None:
+    trainings.prepare()
+    spare = trainings._spare
+    assert spare is not None
+    training, _ = heard(trainings, make_job(tmp_path, "head", 1))
+    assert training.process is spare.process
+    assert trainings._spare is not spare
+    assert training.seconds == pytest.approx(training.seconds, abs=0)  # the clock stands still at the end
