@@ -32,10 +32,10 @@ class FinetuneTab:
         self.space = space
         self.model = model
         with gr.Tab("Fine-tune", id="finetune"):
+            self._progress()
             with gr.Column() as self.form:
                 self._images()
                 self._options()
-            self._progress()
         self.uploads = [self.archive, self.by_class]
         self.outputs = [self.status, self.loss, self.accuracy, self.model, self.get, self.form, self.stop]
         self._wire()
@@ -80,11 +80,11 @@ class FinetuneTab:
 
     def _progress(self) -> None:
         self.stop = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False)
-        self.status = gr.HTML(views.empty("Nothing is training yet."), label="Progress", elem_id="status")
+        self.status = gr.HTML(label="Progress", elem_id="status")
+        self.get = gr.DownloadButton("Download this model", visible=False, elem_id="get")
         with gr.Row():
             self.loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
             self.accuracy = curve_plot("Accuracy", "series", visible=False)
-        self.get = gr.DownloadButton("Download this model", visible=False, elem_id="get")
 
     def _wire(self) -> None:
         shown = [self.archive, self.by_class]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from hfft.space.quiz import GENERAL
 from hfft.space.service import Space
@@ -38,8 +37,6 @@ class LearnTab:
             gr.Markdown(LESSON)
             about = gr.State("")  # the model that the last two questions are about
             asked = [widget for number in range(QUESTIONS) for widget in self._question(number)]
-        api(self.quiz, api_name="quiz")
-        api(self.answer, api_name="answer")
         outputs = [about, *asked]
         tabs.fill(tab, self.questions, [tabs.model, about], outputs, [gr.skip()] * len(outputs))
 

@@ -35,7 +35,9 @@ def build(space: Space) -> gr.Blocks:
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
             training = FinetuneTab(space, header.model)
-            LearnTab(space, filled)
+            learn = LearnTab(space, filled)
+        api(learn.quiz, api_name="quiz")
+        api(learn.answer, api_name="answer")
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
         offered = [tabs, training.source, *training.uploads]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 
 _COLOURS = {"training loss": VERMILION, "validation loss": BLUE, "accuracy": GREEN}
-
-_PHASE = "#888888"
 
 
 def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
@@ -44,8 +41,12 @@ def curve_plot(title: str, colour_by: str, visible: bool = True) -> gr.LinePlot:
 
 
 def plot_update(table: pd.DataFrame) -> Any:
-    """Return a plot filled with a table; it is hidden where there is no line to draw, which one epoch does not make."""
-    return gr.update(value=table, visible=table["epoch"].nunique() > 1)
+    """Return a plot filled with a table; it is hidden where there is no line to draw, which one epoch does not make.
+
+    Epochs are categories on their axis, since a scale of numbers has ticks between them.
+    """
+    order = sorted(table["epoch"].unique(), key=lambda text: float(text.partition(":")[0]))
+    return gr.update(value=table, sort=order, visible=len(order) > 1)
 
 
 def figure_image(figure: Figure) -> Image.Image:
@@ -57,7 +58,7 @@ def figure_image(figure: Figure) -> Image.Image:
 
 
 def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
-    """Return the epochs of runs in long form: epoch, value, series (loss or accuracy), run."""
+    """Return the epochs of runs in long form: epoch (as text), value, series (loss or accuracy), run."""
     rows = []
     for name, epochs in runs:
         for row in epochs:
@@ -67,35 +68,25 @@ def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
                 ("accuracy", row.accuracy),
             ):
                 if math.isfinite(value):
-                    rows.append((row.epoch, value, series, name))
+                    rows.append((f"{row.epoch:g}", value, series, name))
     return pd.DataFrame(rows, columns=["epoch", "value", "series", "run"])
 
 
 def split_curves(rows: Sequence[EpochRow]) -> tuple[Any, Any]:
     """Return what a plot of a run's losses and one of its accuracy are filled with.
 
-    The values are as in `curve_table`, with an upright line where a phase begins.
+    The values are as in `curve_table`; the first epoch of each of several phases is marked with the phase's name.
     """
     table = curve_table([("", rows)])
+    table["epoch"] = table["epoch"].replace(_phase_marks(rows))
     accuracy = table["series"] == "accuracy"
-    return tuple(_filled(table[chosen], rows) for chosen in (~accuracy, accuracy))
+    return plot_update(table[~accuracy]), plot_update(table[accuracy])
 
 
-def _filled(table: pd.DataFrame, rows: Sequence[EpochRow]) -> Any:
-    marked = _with_phases(table, rows)
-    phases = set(marked["series"]) - set(_COLOURS)
-    return gr.update(value=marked, color_map=_COLOURS | dict.fromkeys(phases, _PHASE), visible=len(rows) > 1)
-
-
-def _with_phases(table: pd.DataFrame, rows: Sequence[EpochRow]) -> pd.DataFrame:
-    """Add two points, one above the other, for each change of phase; a line plot joins them."""
-    if table.empty:
-        return table
-    low, high = table["value"].min(), table["value"].max()
-    changes = [
-        (before.epoch, value, f"{now.phase} begins", "")
-        for before, now in pairwise(rows)
-        if before.phase != now.phase
-        for value in (low, high)
-    ]
-    return pd.concat([table, pd.DataFrame(changes, columns=table.columns)]) if changes else table
+def _phase_marks(rows: Sequence[EpochRow]) -> dict[str, str]:
+    """Return by epoch, as text, what it is called where a phase begins; nothing where there is but one phase."""
+    marks: dict[str, str] = {}
+    for before, row in zip((None, *rows), rows, strict=False):
+        if before is None or before.phase != row.phase:
+            marks[f"{row.epoch:g}"] = f"{row.epoch:g}: {row.phase}"
+    return marks if len(marks) > 1 else {}

@@ -55,8 +55,11 @@ CSS = f"""
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
 input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
-#mistakes .grid-wrap, #examples .grid-wrap {{max-height:none; overflow:visible}}
-@media (max-width: 600px) {{.hf-table td.w {{min-width:200px}}}}
+#mistakes .grid-wrap, #examples .grid-wrap {{max-height:none; overflow:visible; padding-top:36px}}
+footer .divider {{display:none}}
+@media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
+  #summary {{min-height:0}}
+  .hf-table td.w {{min-width:200px}}}}
 .hf-maps {{display:flex; flex-wrap:wrap; gap:10px; margin:8px 0}}
 .hf-maps figure {{margin:0; font-size:12px; text-align:center; max-width:112px}}
 .hf-maps img {{width:104px; height:auto; border-radius:6px; image-rendering:pixelated}}
