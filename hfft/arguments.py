@@ -286,7 +286,8 @@ class FinetuneArguments(TrainingArguments):
             self.greater_is_better = self.metric_for_best_model not in SMALLER_IS_BETTER
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             mode = "max" if self.greater_is_better else "min"
-            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+            given = self.lr_scheduler_kwargs
+            self.lr_scheduler_kwargs = {"mode": mode, **(json.loads(given) if isinstance(given, str) else given or {})}
 
     def _check_own(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from hfft.errors import ArgumentError, one_line
 

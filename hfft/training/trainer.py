@@ -119,7 +119,9 @@ class FreezeTrainer(Trainer):
             try:
                 optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             except (ImportError, ValueError) as error:
-                raise ArgumentError(f"--optim {self.args.optim.value}: {one_line(error)}") from error
+                raise ArgumentError(
+                    f"--optim {getattr(self.args.optim, 'value', self.args.optim)}: {one_line(error)}"
+                ) from error
             self.optimizer = optimizer_class(self._groups(model or self.model), **options)
         return self.optimizer
 

@@ -71,8 +71,8 @@ def test_no_whole_batch_is_one_line(
 def levit(tmp_path: Path) -> Path:
     """A model whose batch norms see one value per channel and image."""
     torch.manual_seed(0)
-    shape = {"hidden_sizes": [16, 24, 32], "num_attention_heads": [1, 2, 2], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
-    LevitForImageClassification(LevitConfig(**shape)).save_pretrained(tmp_path / "levit")
+    config = LevitConfig(hidden_sizes=[16, 24, 32], num_attention_heads=[1, 2, 2], depths=[1, 1, 1], key_dim=[8, 8, 8])
+    LevitForImageClassification(config).save_pretrained(tmp_path / "levit")
     LevitImageProcessor().save_pretrained(tmp_path / "levit")
     return tmp_path / "levit"
 

@@ -79,10 +79,10 @@ class ViewsSeen(TrainerCallback):
                 self.epochs[-1] |= {row // images for row in rows}
             return gather(cache, rows)
 
-        def watched_augmented(pixels: Pixels, image: Image.Image, row: int, view: int) -> Image.Image:
+        def watched_augmented(pixels: Pixels, image: Image.Image, content: str, view: int) -> Image.Image:
             if self.epochs:
                 self.epochs[-1].add(view)
-            return augmented(pixels, image, row, view)
+            return augmented(pixels, image, content, view)
 
         monkeypatch.setattr(ActivationCache, "gather", watched_gather)
         monkeypatch.setattr(Pixels, "_augmented", watched_augmented)
