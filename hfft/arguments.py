@@ -78,9 +78,9 @@ class DataArguments:
     train_val_split: float = option(
         0.15, "Share of the training images to validate on where no validation set is given."
     )
-    max_train_samples: int | None = option(None, "Use at most so many training images, keeping the class shares.")
+    max_train_samples: int | None = option(None, "Maximum number of training images, keeping the class shares.")
     max_eval_samples: int | None = option(
-        None, "Use at most so many validation and test images, keeping the class shares."
+        None, "Maximum number of validation and test images, keeping the class shares."
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
@@ -230,8 +230,10 @@ class FinetuneArguments(TrainingArguments):
         False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."
     )
     do_train: bool = option(True, "Taken for granted; --do_eval and --do_predict as well.")
-    remove_unused_columns: bool = option(False, "Left alone: hfft's batches hold what the model reads.")
-    ddp_find_unused_parameters: bool | None = option(False, "Pure cost under a static freeze.")
+    remove_unused_columns: bool = option(False, "Ignored; hfft batches contain only model inputs.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Off: the frozen set is fixed, so the search only costs time."
+    )
 
     def __post_init__(self) -> None:
         import torch
@@ -239,7 +241,7 @@ class FinetuneArguments(TrainingArguments):
         if str(self.resume_from_checkpoint).lower() in ("false", ""):
             self.resume_from_checkpoint = None  # a text, so "false" would count as true wherever it is asked
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
-            self.use_cpu = True  # else each process would take itself for the only one
+            self.use_cpu = True  # else each process would assume it is the only one
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()
@@ -348,7 +350,7 @@ class PluginCheckArguments:
 
 
 @dataclass
-class UseArguments:
+class CheckpointArguments:
     """Which finished model, and how fast it works."""
 
     model: str | None = option(

@@ -95,7 +95,7 @@ class TopK(_InMemoryMetric):
         super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
-        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} likeliest labels, best first,", 1)
+        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} most likely labels, best first,", 1)
         features = Features({"predictions": Sequence(Value("int64"), length=self.k), "references": Value("int64")})
         return _info(f"Share of images whose true label is among the {self.k} most likely.", inputs, "", features)
 
@@ -359,19 +359,19 @@ def _check(logits: NDArray[Any], labels: NDArray[Any]) -> None:
 def _reduce(
     logits: NDArray[Any], labels: NDArray[Any], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return each image's k likeliest labels (images, k), best confidence (images,) and loss in nats (images,)."""
+    """Return each image's k most likely labels (images, k), best confidence (images,) and loss in nats (images,)."""
     ranked, confidences, losses = [], [], []
     for start in range(0, len(logits), _CHUNK):
         rows = np.asarray(logits[start : start + _CHUNK], dtype=np.float64)
         rows = rows - rows.max(axis=1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        ranked.append(_likeliest(rows, k))
+        ranked.append(_ranked(rows, k))
         confidences.append(np.exp(rows.max(axis=1)))
         losses.append(-rows[np.arange(len(rows)), labels[start : start + _CHUNK]])
     return np.concatenate(ranked), np.concatenate(confidences), np.concatenate(losses)
 
 
-def _likeliest(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+def _ranked(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     """Return the k greatest columns of each row, greatest first; of equals the first, as argmax does."""
     ranked = np.empty((len(rows), k), dtype=np.int64)
     left = rows.copy()

@@ -68,7 +68,7 @@ class Prepared:
         placement: where activations live; None where they are not cached.
         bytes: of activations, over all cached splits.
         reports: by split, what filling did.
-        uncached_because: why activations are not cached; empty where they are.
+        uncached_reason: why activations are not cached; empty where they are.
         engine: what computes the frozen prefix.
     """
 
@@ -77,7 +77,7 @@ class Prepared:
     placement: Placement | None = None
     bytes: int = 0
     reports: dict[str, FillReport] = field(default_factory=dict)
-    uncached_because: str = ""
+    uncached_reason: str = ""
     engine: EngineUse = field(default_factory=EngineUse)
 
 
@@ -115,10 +115,10 @@ def prepare_phases(
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
             {name: PixelDataset(part.images, part.pixels, part.views) for name, part in sets.items()},
-            uncached_because=_uncached_because(cut, cache, training),
+            uncached_reason=_uncached_reason(cut, cache, training),
         )
         phases.append(prepared)
-        if cut.split is not None and not prepared.uncached_because:
+        if cut.split is not None and not prepared.uncached_reason:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
             weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
             wanted.append(_Filling(prepared, prefix, weights, signature, sets))
@@ -178,8 +178,8 @@ def software(device: torch.device) -> str:
 
 def describe(prepared: Prepared) -> str:
     """Say in a few lines what is cached and why not."""
-    if prepared.uncached_because:
-        lines = [f"Activation cache: off, {prepared.uncached_because}."]
+    if prepared.uncached_reason:
+        lines = [f"Activation cache: off, {prepared.uncached_reason}."]
     else:
         computed = sum(report.computed for report in prepared.reports.values())
         rows = sum(report.rows for report in prepared.reports.values())
@@ -238,8 +238,8 @@ class _Filling:
         return all(row.dtype == row.leaf.dtype for entry in self.entries.values() for row in entry.rows)
 
 
-def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
-    reason = "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+def _uncached_reason(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
+    reason = "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_reason
     reason = "switched off" if cache.cache == "off" else reason
     if reason and cache.prefix_engine not in ("auto", "torch"):
         return f"{reason}; so --prefix_engine {cache.prefix_engine} is not used"
@@ -304,7 +304,7 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
         room = (promised + total, to_write + missing)
         placement = choose_placement(cache.cache, room, directory, limit, training.world_size)
         if isinstance(placement, str):
-            filling.prepared.uncached_because = placement
+            filling.prepared.uncached_reason = placement
             continue
         promised, to_write = room
         filling.prepared.placement, filling.prepared.bytes = placement, total

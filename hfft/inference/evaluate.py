@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hfft.arguments import DataArguments, UseArguments, option
+from hfft.arguments import CheckpointArguments, DataArguments, option
 from hfft.data.folders import read_split_folder
 from hfft.data.images import ImageSet
 from hfft.data.labels import NamedImages
@@ -51,7 +51,7 @@ class EvaluateArguments:
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
     split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
     validation_dir: str | None = option(None, "Folder with one folder of images per class.")
-    max_eval_samples: int | None = option(None, "Use at most so many images, keeping the class shares.")
+    max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
@@ -91,7 +91,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
+def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation:
     """Evaluate a finished model on labelled images and write the figures.
 
     Args:
@@ -134,7 +134,7 @@ def evaluate_with(**options: Any) -> Evaluation:
         >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
         0.95
     """
-    return evaluate(*parse_keywords((UseArguments, EvaluateArguments), options, "hfft.evaluate"))
+    return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
 
 
 def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:

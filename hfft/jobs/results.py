@@ -47,7 +47,7 @@ from hfft.report.record import (
     RunRecord,
     write_record,
 )
-from hfft.report.staging import replacing
+from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.training.run import PhaseResult, Run
@@ -66,7 +66,7 @@ def write_results(run: Run) -> str:
     """
     rows = trace_rows(run)
     drawn = frozenset(name for name in run.drawn if (run.folder / name).exists())
-    with replacing(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
+    with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
         _write_metrics(folder, run)
@@ -332,14 +332,14 @@ def best_kept(run: Run) -> Iterator[None]:
 
 def _save_weights(run: Run) -> Path | None:
     from hfft.models.checkpoint import save_checkpoint
-    from hfft.report.staging import UNFINISHED, replacing
+    from hfft.report.staging import UNFINISHED, staged_results
 
     if run.settings.training.process_index:  # every process holds the same weights
         return None
     folder = run.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
-        with replacing(folder, overwrite=True) as staging:
+        with staged_results(folder, overwrite=True) as staging:
             save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None

@@ -66,7 +66,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     its rows then follow the names.
 
     Raises:
-        ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+        ModelError: nothing is found there, it is not an image classifier, or its files are unusable.
     """
     if arguments.model_name_or_path is None:
         model, processor = embedded_model(labels)
@@ -142,7 +142,7 @@ def _license_of(arguments: ModelArguments) -> str:
             token=arguments.token,
             ignore_metadata_errors=True,
         )
-    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is no error here
+    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is not an error here
         return ""
     stated = card.data.to_dict().get("license")
     return stated if isinstance(stated, str) else ""

@@ -161,7 +161,7 @@ class RunRecord:
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
         differences: by baseline, how much more accurate the result is than it on the same images.
         files: SHA-256 of the weights that were written, by file.
-        mistakes: the most confident ones of that split, the surest first.
+        mistakes: the most confident ones of that split, the most confident first.
         written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
         identity: by name, what another run must share to count as the same one; empty in older records.
     """
@@ -206,7 +206,7 @@ class RunRecord:
 
 
 def write_record(path: str | Path, record: RunRecord) -> None:
-    """Write a record as JSON, replacing the file in one step; what is not finite becomes null.
+    """Write a record as JSON, staged_results the file in one step; what is not finite becomes null.
 
     Raises:
         OutputError: the file cannot be written.

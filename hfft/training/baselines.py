@@ -55,14 +55,14 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
     majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
     rows = _sampled(sets.train, run.settings.training.seed)
     data = prepared.datasets
-    reader = HeadReader(run.model, run.plan.anatomy, prepared)
+    reader = HeadInputs(run.model, run.plan.anatomy, prepared)
     train = reader.features(Subset(data["train"], rows.tolist()), "train")
     predict = fit_probe(train, sets.train.labels[rows], run.settings.training.seed)
     probe = {split: predict(reader.features(data[split], split)) for split in judged}
     return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
 
 
-class HeadReader:
+class HeadInputs:
     """Collects what the head of a model reads, one row of features per image.
 
     Args:

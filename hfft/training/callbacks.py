@@ -209,7 +209,7 @@ def _copies(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().clone() for name in names}
 
 
-GO_ON = "run the same command with --resume_from_checkpoint true to go on"
+RESUME_HINT = "run the same command with --resume_from_checkpoint true to go on"
 
 
 class Preemption:
@@ -242,7 +242,7 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.training:
-            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {GO_ON}")
+            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {RESUME_HINT}")
 
     def agreed(self, args: Any) -> bool:
         """Return whether the signal has reached any process; all of them must ask at the same step."""

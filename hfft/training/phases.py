@@ -27,12 +27,12 @@ from hfft.errors import ArgumentError, PreemptedError
 from hfft.models.tensors import digest
 from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
-from hfft.planning.plan import Phase, ready_together
+from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.cut import cut_phase
 from hfft.split.halves import idle_parameters
 from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
-    GO_ON,
+    RESUME_HINT,
     Average,
     KeepBest,
     PhaseCallback,
@@ -107,7 +107,7 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     ready: list[ReadyPhase] = []
     for index in range(resumed.phase if resumed is not None else 0, len(phases)):
         if not ready:
-            ready = make_ready(run, phases[index : index + ready_together(phases[index:])], say)
+            ready = make_ready(run, phases[index : index + count_fillable_together(phases[index:])], say)
             if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
                 run.baselines = probe_baselines(run, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
@@ -133,10 +133,10 @@ def fill_caches(run: Run, share: tuple[int, int], say: Callable[[str], None]) ->
         HfftError: images or cache are not usable.
     """
     phases = run.plan.phases
-    together = ready_together(phases)
+    together = count_fillable_together(phases)
     _to_device(run)
     ready = make_ready(run, phases[:together], say, share)
-    if reasons := [each.prepared.uncached_because for each in ready if each.prepared.uncached_because]:
+    if reasons := [each.prepared.uncached_reason for each in ready if each.prepared.uncached_reason]:
         raise ArgumentError(f"nothing to fill: {reasons[0]}")
     if left := [phase.name for phase in phases[together:]]:
         say(f"Left to the training, whose weights they begin with: {', '.join(left)}.")
@@ -244,7 +244,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
     finally:
         preemption.training = False
     if stop.saved:
-        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {GO_ON}")
+        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {RESUME_HINT}")
     trainer.release()
     return outcome.metrics
 

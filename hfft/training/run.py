@@ -71,7 +71,7 @@ class CacheUse:
             computed=sum(report.computed for report in reports),
             wait_seconds=sum(report.wait_seconds for report in reports),
             prefix_seconds=sum(report.prefix_seconds for report in reports),
-            reason_off=prepared.uncached_because,
+            reason_off=prepared.uncached_reason,
             engine=prepared.engine,
         )
 

@@ -21,7 +21,7 @@ from hfft.cache.store import ActivationCache
 from hfft.cli.train import finetune_settings
 from hfft.data.preprocessing import Pixels
 from hfft.planning.freezing import freeze
-from hfft.planning.plan import Phase, make_plan, ready_together
+from hfft.planning.plan import Phase, count_fillable_together, make_plan
 from hfft.planning.registry import find_anatomy
 from hfft.split.cut import cut_phase
 from hfft.split.halves import Prefix, Suffix
@@ -135,7 +135,7 @@ def test_derived_activations_have_the_bits_of_direct_ones(kind: str) -> None:
     for phase in make_plan(model, anatomy, "lp_ft", 2).phases:
         freeze(model, phase)
         cut = cut_phase(model, anatomy, phase, inputs)
-        assert cut.split is not None, cut.uncached_because
+        assert cut.split is not None, cut.uncached_reason
         prefixes.append(Prefix(cut.split, anatomy, cut.class_token, torch.device("cpu"), None, torch.contiguous_format))
     deep, shallow = prefixes
     direct = deep.capture(inputs)
@@ -215,8 +215,8 @@ def test_phases_are_made_ready_until_one_freezes_again() -> None:
     def phase(*names: str) -> Phase:
         return Phase("", frozenset(names), frozenset(), {}, 1)
 
-    assert ready_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
-    assert ready_together([phase("a")]) == 1
+    assert count_fillable_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
+    assert count_fillable_together([phase("a")]) == 1
 
 
 SCHEDULES = [
