@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hfft.errors import ArgumentError
+from hfft.training_flags import SMALLER_IS_BETTER, check_flags
 
 
 def option(default: Any, text: str, choices: list[str] | None = None) -> Any:
@@ -37,6 +39,22 @@ class ModelArguments:
     )
     plugin: str | None = option(None, "Name of the plugin to use where several know the model.")
     anatomy: str | None = option(None, "YAML file that describes the model's parts, in place of a plugin.")
+    image_processor_name: str | None = option(
+        None, "A Hub id or a folder to take the image processor from, where not the model's own."
+    )
+    config_name: str | None = option(None, "Must be the model, if given: a checkpoint's configuration is its own.")
+    ignore_mismatched_sizes: bool = option(
+        True, "Taken for granted: a head for other classes than the checkpoint's is drawn anew."
+    )
+
+    def __post_init__(self) -> None:
+        if self.config_name not in (None, self.model_name_or_path):
+            raise ArgumentError(
+                f"--config_name {self.config_name} is not --model_name_or_path: the configuration of a checkpoint is "
+                "its own; leave it out"
+            )
+        if self.image_processor_name is not None and self.model_name_or_path is None:
+            raise ArgumentError("--image_processor_name needs --model_name_or_path beside it")
 
 
 @dataclass
@@ -60,9 +78,9 @@ class DataArguments:
     train_val_split: float = option(
         0.15, "Share of the training images to validate on where no validation set is given."
     )
-    max_train_samples: int | None = option(None, "Use at most so many training images, keeping the class shares.")
+    max_train_samples: int | None = option(None, "Maximum number of training images, keeping the class shares.")
     max_eval_samples: int | None = option(
-        None, "Use at most so many validation and test images, keeping the class shares."
+        None, "Maximum number of validation and test images, keeping the class shares."
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
@@ -211,8 +229,11 @@ class FinetuneArguments(TrainingArguments):
     find_lr: bool = option(
         False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."
     )
-    remove_unused_columns: bool = option(False, "Left alone: hfft's batches hold what the model reads.")
-    ddp_find_unused_parameters: bool | None = option(False, "Pure cost under a static freeze.")
+    do_train: bool = option(True, "Taken for granted; --do_eval and --do_predict as well.")
+    remove_unused_columns: bool = option(False, "Ignored; hfft batches contain only model inputs.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Off: the frozen set is fixed, so the search only costs time."
+    )
 
     def __post_init__(self) -> None:
         import torch
@@ -220,12 +241,16 @@ class FinetuneArguments(TrainingArguments):
         if str(self.resume_from_checkpoint).lower() in ("false", ""):
             self.resume_from_checkpoint = None  # a text, so "false" would count as true wherever it is asked
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
-            self.use_cpu = True  # else each process would take itself for the only one
+            self.use_cpu = True  # else each process would assume it is the only one
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
+        self._read_json()
+        check_flags(self)
+        if self.fp16 and not torch.cuda.is_available():
+            raise ArgumentError("--fp16 true needs a GPU; on a CPU use --bf16 true, or neither")
         if self.learning_rate <= 0:
             raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
         if self.num_train_epochs <= 0:
@@ -234,7 +259,37 @@ class FinetuneArguments(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
         self._check_own()
+        self._choose_best()
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+    def _read_json(self) -> None:
+        """Read what TrainingArguments reads itself, but only after the checks."""
+        if isinstance(self.lr_scheduler_kwargs, str):
+            try:
+                self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
+            except ValueError as error:
+                raise ArgumentError(f"--lr_scheduler_kwargs is not JSON: {error}") from error
+
+    def _choose_best(self) -> None:
+        """Let the Trainer's options for the best weights decide ``--keep best``, which keeps them in memory."""
+        if self.load_best_model_at_end:
+            if self.keep == "last":
+                raise ArgumentError("--load_best_model_at_end true and --keep last exclude each other")
+            self.metric_for_best_model = self.metric_for_best_model or "loss"
+            self.load_best_model_at_end = False
+        if self.metric_for_best_model is None and self.save_strategy == "best":
+            self.metric_for_best_model = "accuracy"
+        if self.metric_for_best_model is None:
+            if self.greater_is_better is not None:
+                raise ArgumentError("--greater_is_better needs --metric_for_best_model beside it")
+            return
+        self.metric_for_best_model = self.metric_for_best_model.removeprefix("eval_")
+        if self.greater_is_better is None:
+            self.greater_is_better = self.metric_for_best_model not in SMALLER_IS_BETTER
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            mode = "max" if self.greater_is_better else "min"
+            given = self.lr_scheduler_kwargs
+            self.lr_scheduler_kwargs = {"mode": mode, **(json.loads(given) if isinstance(given, str) else given or {})}
 
     def _check_own(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
@@ -281,6 +336,13 @@ class CacheToolArguments:
 
 
 @dataclass
+class FillArguments:
+    """Which part of a cache to fill."""
+
+    shard: str = option("1/1", "Part i of n of the activations, as i/n; parts need not know of each other.")
+
+
+@dataclass
 class PluginCheckArguments:
     """Which model to check a plugin on."""
 
@@ -288,7 +350,7 @@ class PluginCheckArguments:
 
 
 @dataclass
-class UseArguments:
+class CheckpointArguments:
     """Which finished model, and how fast it works."""
 
     model: str | None = option(

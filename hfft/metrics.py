@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from math import sqrt
+from statistics import NormalDist
 from typing import Any
 
 import evaluate
@@ -15,6 +16,10 @@ from hfft.errors import DataError
 
 ECE_BINS = 15
 TOP_K = 5
+FEW_IMAGES = 100
+"""Below so many, an accuracy is shown with its count."""
+WILSON = "Wilson"
+NEWCOMBE = "Newcombe's for paired proportions"
 _CHUNK = 8192  # images turned into float64 at a time, which bounds memory at 1,000 labels to 64 MB
 
 _CLASS_INPUTS = """
@@ -90,7 +95,7 @@ class TopK(_InMemoryMetric):
         super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
-        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} likeliest labels, best first,", 1)
+        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} most likely labels, best first,", 1)
         features = Features({"predictions": Sequence(Value("int64"), length=self.k), "references": Value("int64")})
         return _info(f"Share of images whose true label is among the {self.k} most likely.", inputs, "", features)
 
@@ -226,41 +231,103 @@ def per_class(matrix: NDArray[np.int64], labels: list[str]) -> list[ClassRow]:
     ]
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson, J. Am. Stat. Assoc. 22, 1927), ends from 0 to 1."""
-    if total == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share = correct / total
-    centre = share + z * z / (2 * total)
-    spread = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def split_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> SplitMetrics:
+    """Return `classification_metrics` of a split, with Wilson's interval of its accuracy."""
+    values = classification_metrics(logits, labels, k)
+    interval = wilson_interval(int((logits.argmax(1) == labels).sum()), len(labels))
+    return SplitMetrics(len(labels), values, {"accuracy": interval}, method=WILSON)
 
 
-def bootstrap_interval(
-    correct: NDArray[np.bool_], seed: int, resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of an accuracy (Efron and Tibshirani, 1993, chapter 13).
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (Wilson, J. Am. Stat. Assoc. 22, 1927, 209-212).
 
-    The count of right predictions in a sample drawn with replacement is binomial, so it is drawn as such.
-    Where all predictions are right, or all wrong, the interval is a point.
+    Brown, Cai and DasGupta ("Interval estimation for a binomial proportion", Statistical Science 16, 2001) advise
+    it for small samples: unlike the bootstrap's, it keeps near its level where nearly all predictions are right.
 
     Args:
-        correct: whether each prediction is right, shape (images,).
-        seed: of the resampling.
-        resamples: how many samples are drawn.
-        level: the share of them that lies within the interval.
+        correct: how many predictions are right.
+        total: how many there are.
+        level: how often the interval is to hold the true accuracy, over many samples of images.
 
     Raises:
         DataError: there are no images.
     """
-    if len(correct) == 0:
+    if total == 0:
         raise DataError("there are no images to evaluate; give at least one")
-    accuracy = float(np.mean(correct))
-    means = np.random.default_rng(seed).binomial(len(correct), accuracy, size=resamples) / len(correct)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    share, square = correct / total, _quantile(level) ** 2
+    middle = share + square / (2 * total)
+    half = math.sqrt(square * (share * (1 - share) / total + square / (4 * total**2)))
+    low, high = ((middle + sign * half) / (1 + square / total) for sign in (-1, 1))
+    return (low if correct else 0.0), (high if correct < total else 1.0)
+
+
+def paired_difference(correct: NDArray[np.bool_], other: NDArray[np.bool_], level: float = 0.95) -> PairedDifference:
+    """Compare the accuracies of two models on the same images.
+
+    The interval is method 10 of Newcombe ("Improved confidence intervals for the difference between binomial
+    proportions based on paired data", Statistics in Medicine 17, 1998, 2635-2650), made of Wilson's; the p-value is
+    that of McNemar's test (Psychometrika 12, 1947, 153-157) in its exact form: among the images that only one of
+    the models labels rightly, are they as often the one as the other?
+
+    Args:
+        correct: whether each prediction of the one is right, shape (images,).
+        other: the same of the other model.
+        level: of the interval.
+
+    Raises:
+        DataError: there are no images, or not equally many.
+    """
+    if len(correct) != len(other):
+        raise DataError(f"{len(correct)} and {len(other)} predictions are not of the same images")
+    total, counts = len(correct), (int(correct.sum()), int(other.sum()))
+    limits = [wilson_interval(count, total, level) for count in counts]
+    (down, up), (other_down, other_up) = (
+        (count / total - low, high - count / total) for count, (low, high) in zip(counts, limits, strict=True)
+    )
+    correlation = _correlation(correct, other)
+    value = (counts[0] - counts[1]) / total
+    low = value - _summed(down, other_up, correlation)
+    high = value + _summed(up, other_down, correlation)
+    return PairedDifference(value, max(low, -1.0), min(high, 1.0), _mcnemar(correct, other), level)
+
+
+def _summed(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+
+def _correlation(correct: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the phi coefficient, positive ones corrected for continuity, as in Newcombe's method 10."""
+    total, one, two = len(correct), int(correct.sum()), int(other.sum())
+    margins = one * (total - one) * two * (total - two)
+    if not margins:
+        return 0.0
+    covariance = float(total * int((correct & other).sum()) - one * two)
+    return (max(covariance - total / 2, 0.0) if covariance > 0 else covariance) / math.sqrt(margins)
+
+
+def _mcnemar(correct: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    from scipy.stats import binomtest
+
+    first, second = int((correct & ~other).sum()), int((other & ~correct).sum())
+    return float(binomtest(first, first + second).pvalue) if first + second else 1.0
+
+
+def _quantile(level: float) -> float:
+    """Return the standard normal's quantile that leaves half of what is outside the level above it."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def counted(accuracy: float, images: int) -> str:
+    """Return an accuracy with three decimals, and beside it the count where a single image weighs 1 % or more."""
+    if images >= FEW_IMAGES or not math.isfinite(accuracy):
+        return f"{accuracy:.3f}"
+    return f"{accuracy:.3f} ({round(accuracy * images)} of {images})"
+
+
+def described(difference: PairedDifference) -> str:
+    """Say a difference between two accuracies in a few words."""
+    interval = f"{difference.level:.0%} interval {difference.low:+.3f} to {difference.high:+.3f}"
+    return f"{difference.value:+.3f} ({interval}, {difference.method}; McNemar's exact p {difference.p:.2g})"
 
 
 def _info(description: str, inputs: str, citation: str, features: Features) -> evaluate.MetricInfo:
@@ -292,19 +359,19 @@ def _check(logits: NDArray[Any], labels: NDArray[Any]) -> None:
 def _reduce(
     logits: NDArray[Any], labels: NDArray[Any], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return each image's k likeliest labels (images, k), best confidence (images,) and loss in nats (images,)."""
+    """Return each image's k most likely labels (images, k), best confidence (images,) and loss in nats (images,)."""
     ranked, confidences, losses = [], [], []
     for start in range(0, len(logits), _CHUNK):
         rows = np.asarray(logits[start : start + _CHUNK], dtype=np.float64)
         rows = rows - rows.max(axis=1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        ranked.append(_likeliest(rows, k))
+        ranked.append(_ranked(rows, k))
         confidences.append(np.exp(rows.max(axis=1)))
         losses.append(-rows[np.arange(len(rows)), labels[start : start + _CHUNK]])
     return np.concatenate(ranked), np.concatenate(confidences), np.concatenate(losses)
 
 
-def _likeliest(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+def _ranked(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     """Return the k greatest columns of each row, greatest first; of equals the first, as argmax does."""
     ranked = np.empty((len(rows), k), dtype=np.int64)
     left = rows.copy()
@@ -321,14 +388,37 @@ class SplitMetrics:
     Args:
         images: how many were evaluated.
         values: what `hfft.metrics.classification_metrics` returns.
-        intervals: by metric, the lower and upper end of its bootstrap interval.
-        level: the share of resamples within the intervals.
+        intervals: by metric, the lower and upper end of its interval.
+        level: how often such intervals hold the true value, over many samples of images.
+        method: whose intervals they are; empty in records of versions that did not say.
     """
 
     images: int
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     level: float = 0.95
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much more accurate one model is than another on the same images.
+
+    Args:
+        value: the one's accuracy less the other's.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        p: of McNemar's exact test that both are equally accurate.
+        level: of the interval.
+        method: whose interval it is.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    level: float = 0.95
+    method: str = NEWCOMBE
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,8 @@ def build(name: str) -> PreTrainedModel:
     else:
         model = MODELS[name]()
     nn.Module.to(model, memory_format=torch.channels_last)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def split(name: str, batch: int) -> tuple[PreTrainedModel, Prefix, Suffix, dict[str, Tensor]]:

@@ -93,7 +93,7 @@ def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]],
     Args:
         url: of the Space.
         server: its process.
-        known: images, each with the model's own likeliest label.
+        known: images, each with the model's own most likely label.
         clients: how many at once, each with a connection of its own.
         seconds: after which no new question is asked.
     """
@@ -150,7 +150,7 @@ def main() -> int:
 
 
 def answers_of(folder: Path, files: Sequence[Path]) -> list[tuple[Path, Score]]:
-    """Return files, each with the likeliest label that a run's model gives it."""
+    """Return files, each with the most likely label that a run's model gives it."""
     found = classify(load_classifier(folder), files)
     return [(file, prediction.top[0]) for file, prediction in zip(files, found, strict=True)]
 

@@ -29,7 +29,7 @@ def bomb(side: int = 100_000) -> bytes:
 
 
 BAD_IMAGES = {
-    "text.jpg": (b"this is no image", "not an image"),
+    "text.jpg": (b"this is not an image", "not an image"),
     "empty.png": (b"", "empty"),
     "cut.png": (png(size=(200, 200))[:120], "is damaged"),
     "bomb.png": (bomb(), "too large"),

@@ -276,7 +276,7 @@ class FakeHub:
         except yaml.YAMLError as error:
             return JSONResponse({"errors": [{"message": str(error)}]}, 400)
         if not isinstance(metadata, dict):
-            return JSONResponse({"errors": [{"message": "metadata is no mapping"}]}, 400)
+            return JSONResponse({"errors": [{"message": "metadata is not a mapping"}]}, 400)
         return JSONResponse({"errors": [], "warnings": []})
 
     async def _preupload(self, request: Request) -> Response:

@@ -20,7 +20,7 @@ from hfft.cli import main
 from hfft.errors import OutputError
 from hfft.inference.onnx import _is_own
 from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, owned, refuse_overlap
-from hfft.report.staging import replacing
+from hfft.report.staging import staged_results
 from hfft.training.resume import list_checkpoints, remove_checkpoints
 
 Start = Callable[..., int]
@@ -135,7 +135,7 @@ def test_a_record_without_a_list_stands_for_all_results(start: Start, place: Pat
 
 def test_what_appears_during_the_run_is_not_replaced(tmp_path: Path) -> None:
     def replace() -> None:
-        with replacing(tmp_path) as staging:
+        with staged_results(tmp_path) as staging:
             (staging / "README.md").write_text("the card")
             fill(tmp_path, ("README.md",))
 

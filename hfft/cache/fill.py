@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
+_T = TypeVar("_T")
 CHECKED_ROWS = 4
-"""Rows that are computed again when an entry is opened that has some."""
+"""Rows that are computed again when a store is opened that has some, spread over shards."""
 TOLERANCE = 1e-3
 """How far they may be off, as a share of the largest value among them; narrower number formats may be off by more.
 Kernels may add in another order in another batch, which moves the last bits; another image moves 0.4 and more
@@ -65,6 +66,7 @@ class FillReport:
         computed: rows that this process computes; the rest was there already.
         passed: how many of these are done so far.
         damaged: files that failed their checksum and were computed again.
+        unreadable: files that could not be read, and why; they are left alone.
         discarded: whether rows were there that the model does not compute now, and that were deleted.
         wait_seconds: time spent waiting for decoded images.
         prefix_seconds: time spent in the frozen prefix.
@@ -74,6 +76,7 @@ class FillReport:
     computed: int = 0
     passed: int = 0
     damaged: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     discarded: bool = False
     wait_seconds: float = 0.0
     prefix_seconds: float = 0.0
@@ -84,14 +87,16 @@ def fill(
     prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     share: tuple[int, int],
+    title: str = "Frozen prefix",
 ) -> FillReport:
-    """Compute the shards that are missing, one process its share of them.
+    """Compute the rows that are missing, one process its share of them.
 
     Args:
-        cache: whole shards that are there are verified and kept.
+        cache: rows that are there are verified and kept.
         prefix: the frozen part of the model.
         source: from rows to what the prefix takes, in batches of `fill_batch`; see `pixel_batches`.
         share: (rank, processes) among those that fill this folder.
+        title: of the progress bar.
 
     Raises:
         DataError: an image cannot be read.
@@ -99,15 +104,16 @@ def fill(
     """
     rank, processes = share
     cache.touch()
-    todo = [shard for shard in range(rank, cache.shard_count(), processes) if not cache.load(shard)]
-    rows = [row for shard in todo for row in cache.shard_range(shard)]
-    report = FillReport(cache.count, computed=len(rows), damaged=cache.damaged)
+    missing = cache.find(cache.share(rank, processes))
+    rows = list({cache.names[row]: row for row in reversed(missing)}.values())[::-1]  # equal images once
+    report = FillReport(cache.count, len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
     if not rows:
         return report
     batches = iter(source(rows))
-    with tqdm(total=len(rows), desc="Frozen prefix", unit="image", disable=rank != 0) as progress:
-        for shard in todo:
-            count = -(-len(cache.shard_range(shard)) // fill_batch(prefix.device))
+    with tqdm(total=len(rows), desc=title, unit="image", disable=rank != 0) as progress:
+        for start in range(0, len(rows), cache.shard_rows):
+            shard = rows[start : start + cache.shard_rows]
+            count = -(-len(shard) // fill_batch(prefix.device))
             packed = [
                 _compute(batch, cache, prefix, report, progress) for batch in _timed(islice(batches, count), report)
             ]
@@ -116,7 +122,11 @@ def fill(
 
 
 def rows_agree(
-    cache: ActivationCache, prefix: Prefix, source: Callable[[list[int]], Batches], tolerance: float = 0.0
+    cache: ActivationCache,
+    prefix: Prefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int] = (0, 1),
+    tolerance: float = 0.0,
 ) -> bool:
     """Compute a few of the rows that are on disk again, and return whether they are what is kept there.
 
@@ -127,19 +137,18 @@ def rows_agree(
         cache: its damaged shards are deleted, as `fill` does.
         prefix: the frozen part of the model.
         source: as for `fill`.
+        share: as for `fill`; rows are chosen from it.
         tolerance: within which the rows were computed, where an engine computed them.
 
     Raises:
         DataError: an image cannot be read.
     """
-    rows = _rows_to_check(cache)
+    cache.find(cache.share(*share))
+    rows = _spread([row for shard in _spread(cache.found()) for row in _spread(shard)])
     if not rows:
         return True
     batches = [prefix.capture(batch) for batch in source(rows)]
-    try:
-        kept = cache.gather(rows)
-    except (KeyError, IndexError, RuntimeError):  # other leaves or shapes than the model has
-        return False
+    kept = cache.gather(rows)
     return all(
         _close(
             torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
@@ -232,26 +241,21 @@ class _Rows(Dataset[dict[str, Tensor]]):
 
     def __init__(self, images: ImageSet, pixels: Pixels, rows: list[int]) -> None:
         self.images, self.pixels, self.rows = images, pixels, rows
+        self.contents = images.contents()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         view, image = divmod(self.rows[index], len(self.images))
-        return self.pixels(self.images.image(image, self.pixels.least), row=image, view=view)
+        return self.pixels(self.images.image(image, self.pixels.least), self.contents[image], view)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         rows = [self.rows[index] % len(self.images) for index in indices]
         return of_one_shape([self[index] for index in indices], self.images, rows)
 
 
-def _rows_to_check(cache: ActivationCache) -> list[int]:
-    """Choose `CHECKED_ROWS` rows that are on disk, spread over as many shards."""
-    shards = [shard for shard in _spread(cache.written()) if cache.load(shard)]
-    return _spread([row for shard in shards for row in cache.shard_range(shard)])
-
-
-def _spread(items: list[int]) -> list[int]:
+def _spread(items: list[_T]) -> list[_T]:
     count = min(CHECKED_ROWS, len(items))
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 

@@ -46,6 +46,7 @@ from hfft.split.cut import Cut
 from hfft.split.halves import Prefix, Suffix, to_device
 
 PROBE_IMAGES = 2
+_NAME_DIGITS = 32  # of SHA-256 in a row's name
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Prepared:
         placement: where activations live; None where they are not cached.
         bytes: of activations, over all cached splits.
         reports: by split, what filling did.
-        uncached_because: why activations are not cached; empty where they are.
+        uncached_reason: why activations are not cached; empty where they are.
         engine: what computes the frozen prefix.
     """
 
@@ -76,17 +77,17 @@ class Prepared:
     placement: Placement | None = None
     bytes: int = 0
     reports: dict[str, FillReport] = field(default_factory=dict)
-    uncached_because: str = ""
+    uncached_reason: str = ""
     engine: EngineUse = field(default_factory=EngineUse)
 
 
 def prepare_phases(
     model: PreTrainedModel,
     anatomy: Anatomy,
-    cuts: Sequence[tuple[Phase, Cut]],
-    splits: dict[str, ImagesAndPixels],
+    cuts: Sequence[tuple[Phase, Cut, dict[str, ImagesAndPixels]]],
     cache: CacheArguments,
     training: FinetuneArguments,
+    share: tuple[int, int] | None = None,
 ) -> list[Prepared]:
     """Decide between cached and uncached training for each phase, and fill the caches.
 
@@ -96,10 +97,11 @@ def prepare_phases(
     Args:
         model: on the device and in the memory format that it trains in, with the weights that it begins with.
         anatomy: the model's parts.
-        cuts: the phases in order, with what `hfft.split.cut.cut_phase` found; none may train what a later one freezes.
-        splits: ``train`` and ``validation``.
+        cuts: the phases in order, with what `hfft.split.cut.cut_phase` found and the images that are read (``train``,
+            ``validation`` and perhaps ``test``); none may train what a later one freezes.
         cache: the user's wishes.
         training: device, precision and processes.
+        share: (number, count): compute only this of so many parts, which are not read then; None for all.
 
     Raises:
         DataError: an image cannot be read.
@@ -109,23 +111,24 @@ def prepare_phases(
     memory_format = choose_memory_format(cache.memory_format)
     phases: list[Prepared] = []
     wanted: list[_Filling] = []
-    for phase, cut in cuts:
+    for phase, cut, sets in cuts:
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
-            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in splits.items()},
-            uncached_because=_uncached_because(cut, cache, training),
+            {name: PixelDataset(part.images, part.pixels, part.views) for name, part in sets.items()},
+            uncached_reason=_uncached_reason(cut, cache, training),
         )
         phases.append(prepared)
-        if cut.split is not None and not prepared.uncached_because:
+        if cut.split is not None and not prepared.uncached_reason:
             prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
-            wanted.append(_Filling(prepared, prefix, digest(frozen_tensors(model, phase)), model_signature(model)))
-    _choose_engines(wanted, splits, cache, training)
+            weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
+            wanted.append(_Filling(prepared, prefix, weights, signature, sets))
+    _choose_engines(wanted, cache, training)
     _place(wanted, cache, training)
-    shallower: _Filling | None = None
+    shallower: dict[str, _Filling] = {}
     for filling in reversed(wanted):
         if filling.prepared.placement is not None:
-            _fill_phase(filling, shallower, splits, training)
-            shallower = filling
+            _fill_phase(filling, shallower, training, share)
+            shallower |= dict.fromkeys(filling.entries, filling) if filling.exact else {}
     return phases
 
 
@@ -146,11 +149,23 @@ def choose_memory_format(wish: str) -> torch.memory_format:
 def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
     rows = range(min(PROBE_IMAGES, len(part.images)))
-    items = [part.pixels(part.images.image(row, part.pixels.least), row=row, view=0) for row in rows]
+    contents, least = part.images.contents(), part.pixels.least
+    items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
     items = of_one_shape(items, part.images, rows)
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
+
+
+def row_names(part: ImagesAndPixels) -> list[str]:
+    """Name the cache's row of every view of every image, by content and view.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    contents = [content[:_NAME_DIGITS] for content in part.images.contents()]
+    views = [part.pixels.view_name(view) for view in range(part.views)]
+    return [f"{content}{view}" for view in views for content in contents]
 
 
 def software(device: torch.device) -> str:
@@ -163,8 +178,8 @@ def software(device: torch.device) -> str:
 
 def describe(prepared: Prepared) -> str:
     """Say in a few lines what is cached and why not."""
-    if prepared.uncached_because:
-        lines = [f"Activation cache: off, {prepared.uncached_because}."]
+    if prepared.uncached_reason:
+        lines = [f"Activation cache: off, {prepared.uncached_reason}."]
     else:
         computed = sum(report.computed for report in prepared.reports.values())
         rows = sum(report.rows for report in prepared.reports.values())
@@ -178,6 +193,8 @@ def describe(prepared: Prepared) -> str:
         ]
         damaged = [file for report in prepared.reports.values() for file in report.damaged]
         lines += [f"Damaged shard computed again: {file}" for file in damaged]
+        unreadable = [file for report in prepared.reports.values() for file in report.unreadable]
+        lines += [f"Shard of the cache left alone, since it cannot be read: {file}" for file in unreadable]
         lines += [
             f"Cached activations of the {name} images did not match what the model computes now: computed again."
             for name, report in prepared.reports.items()
@@ -195,6 +212,7 @@ class _Filling:
         prefix: its frozen part.
         weights: digest of the frozen tensors.
         signature: of the model's configuration and code.
+        splits: the images that it reads.
         engine: what computes the prefix from pixels.
         begins_with: the phase whose activations, computed by an engine, this one always begins with.
         entries: by split.
@@ -204,6 +222,7 @@ class _Filling:
     prefix: Prefix
     weights: str
     signature: str
+    splits: dict[str, ImagesAndPixels]
     engine: Choice = field(default_factory=Choice)
     begins_with: _Filling | None = None
     entries: dict[str, ActivationCache] = field(default_factory=dict)
@@ -219,15 +238,15 @@ class _Filling:
         return all(row.dtype == row.leaf.dtype for entry in self.entries.values() for row in entry.rows)
 
 
-def _uncached_because(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
-    if cache.cache == "off":
-        return "switched off"
-    return "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_because
+def _uncached_reason(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
+    reason = "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_reason
+    reason = "switched off" if cache.cache == "off" else reason
+    if reason and cache.prefix_engine not in ("auto", "torch"):
+        return f"{reason}; so --prefix_engine {cache.prefix_engine} is not used"
+    return reason
 
 
-def _choose_engines(
-    wanted: list[_Filling], splits: dict[str, ImagesAndPixels], cache: CacheArguments, training: FinetuneArguments
-) -> None:
+def _choose_engines(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
     """Choose what computes each prefix, and name its entries by it.
 
     The phase with the earliest boundary begins with pixels, and deeper ones with its activations: PyTorch computes
@@ -240,26 +259,25 @@ def _choose_engines(
             use = replace(first.prepared.engine, note="", milliseconds=0.0)  # said once, by the first
             label = f"{use.label} to {first.prefix.split.boundary}" if filling.begins_with else "torch"
         else:
-            question = _question(filling, splits, cache, training)
+            question = _question(filling, cache, training)
             filling.engine = choose_engine(question, training.process_index, training.world_size)
             use, first = filling.engine.use, filling
             label = use.label
         filling.prepared.engine = use
-        filling.entries = _entries(filling, splits, cache.cache_dtype, training, label)
+        filling.entries = _entries(filling, cache.cache_dtype, training, label)
 
 
-def _question(
-    filling: _Filling, splits: dict[str, ImagesAndPixels], cache: CacheArguments, training: FinetuneArguments
-) -> Question:
+def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArguments) -> Question:
     directory = cache_folder(cache)
-    part, size = splits["train"], fill_batch(filling.prefix.device)
+    part, size = filling.splits["train"], fill_batch(filling.prefix.device)
 
     def batch() -> dict[str, Tensor]:
+        contents, least = part.images.contents(), part.pixels.least
         rows = [row % len(part.images) for row in range(size)]
-        return collate([part.pixels(part.images.image(row, part.pixels.least), row=row, view=0) for row in rows])
+        return collate([part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows])
 
     def missing(label: str) -> int:
-        entries = _entries(filling, splits, cache.cache_dtype, training, label).values()
+        entries = _entries(filling, cache.cache_dtype, training, label).values()
         for entry in entries:
             entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
         return sum(entry.count - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
@@ -286,7 +304,7 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
         room = (promised + total, to_write + missing)
         placement = choose_placement(cache.cache, room, directory, limit, training.world_size)
         if isinstance(placement, str):
-            filling.prepared.uncached_because = placement
+            filling.prepared.uncached_reason = placement
             continue
         promised, to_write = room
         filling.prepared.placement, filling.prepared.bytes = placement, total
@@ -295,54 +313,61 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
 
 
 def _fill_phase(
-    filling: _Filling, shallower: _Filling | None, splits: dict[str, ImagesAndPixels], training: FinetuneArguments
+    filling: _Filling,
+    shallower: dict[str, _Filling],
+    training: FinetuneArguments,
+    share: tuple[int, int] | None,
 ) -> None:
+    """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
-        part = splits[name]
+        part = filling.splits[name]
         begun: Prefix | EnginePrefix
-        if shallower is not None and shallower.exact:
-            source = activation_batches(shallower.entries[name], prefix.device)
-            begun = replace(prefix, begun=shallower.prefix.split)
+        if name in shallower:
+            source = activation_batches(shallower[name].entries[name], prefix.device)
+            begun = replace(prefix, begun=shallower[name].prefix.split)
         else:
             source, begun = pixel_batches(part.images, part.pixels, prefix.device), filling.computes
             first = filling.begins_with
-            if first is not None and isinstance(first.computes, EnginePrefix):  # there was no room for its entries
+            if first is not None and isinstance(first.computes, EnginePrefix):  # there is no such entry
                 source = engine_batches(source, first.computes)
                 begun = replace(prefix, begun=first.prefix.split)
+        title = f"Frozen prefix, {name} images"
         check = (begun if isinstance(begun, Prefix) else prefix, prepared.engine.tolerance)
-        prepared.reports[name] = _fill(entry, begun, source, training, check)
+        if share is None:
+            prepared.reports[name] = _fill(entry, title, begun, source, training, check)
+        else:
+            prepared.reports[name] = _fill_share(entry, title, begun, source, share, check)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
 
 def _entries(
-    filling: _Filling, splits: dict[str, ImagesAndPixels], cache_dtype: str, training: FinetuneArguments, engine: str
+    filling: _Filling, cache_dtype: str, training: FinetuneArguments, engine: str
 ) -> dict[str, ActivationCache]:
     prefix = filling.prefix
     rows = make_rows(prefix.split.leaves, cache_dtype, prefix.memory_format == torch.channels_last)
     token = ", class token alone" if prefix.class_token else ""
     entries = {}
-    for name, part in splits.items():
+    for name, part in filling.splits.items():
         key = CacheKey(
             prefix=filling.weights,
             model=filling.signature,
             boundary=prefix.split.boundary,
-            pixels=part.pixels.fingerprint(),
-            data=part.images.fingerprint(),
-            views=part.views,
+            pixels=part.pixels.processing(),
             dtype=cache_dtype,
             precision=f"{prefix.autocast}, tf32 {training.tf32}{token}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
             engine=engine,
         )
-        entries[name] = ActivationCache(key, rows, len(part.images) * part.views, Placement(None, in_memory=True))
+        entries[name] = ActivationCache(key, rows, row_names(part), Placement(None, in_memory=True))
     return entries
 
 
 def _fill(
     entry: ActivationCache,
+    title: str,
     prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     training: FinetuneArguments,
@@ -355,7 +380,8 @@ def _fill(
     PyTorch computes, `check`, within a tolerance.
     """
     discarded = _discard_unless_agreed(entry, source, training, check)
-    report = fill(entry, prefix, source, (training.process_index, training.world_size))
+    share = (training.process_index, training.world_size)
+    report = fill(entry, prefix, source, share, title)
     report.discarded = discarded
     if training.world_size > 1:
         torch.distributed.barrier()
@@ -374,6 +400,23 @@ def _fill(
     return report
 
 
+def _fill_share(
+    entry: ActivationCache,
+    title: str,
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    share: tuple[int, int],
+    check: tuple[Prefix, float],
+) -> FillReport:
+    """Fill one part of an entry, whoever sees to the others."""
+    discarded = not rows_agree(entry, check[0], source, share, check[1])
+    if discarded:
+        entry.discard()
+    report = fill(entry, prefix, source, share, title)
+    report.rows, report.discarded = len(entry.share(*share)), discarded
+    return report
+
+
 def _discard_unless_agreed(
     entry: ActivationCache,
     source: Callable[[list[int]], Batches],
@@ -384,7 +427,8 @@ def _discard_unless_agreed(
 
     One process of each machine looks, since machines may have folders of their own; the others wait for it.
     """
-    discard = training.local_process_index == 0 and not rows_agree(entry, check[0], source, check[1])
+    share = (training.process_index, training.world_size)
+    discard = training.local_process_index == 0 and not rows_agree(entry, check[0], source, share, check[1])
     if discard:
         entry.discard()
     return bool(_total(discard) if training.world_size > 1 else discard)
@@ -398,5 +442,4 @@ def _total(count: int) -> int:
 
 
 def _load_all(entry: ActivationCache) -> bool:
-    loaded = [entry.load(shard, verify=False) for shard in range(entry.shard_count())]
-    return all(loaded)
+    return not entry.find(range(entry.count), verify=False)

@@ -1,7 +1,8 @@
 """The activation cache: what the frozen prefix gave for every image, computed once.
 
-An entry is a folder named by its fingerprint. It holds shards of rows in safetensors files whose names
-end in the checksum of their content, so that one rename publishes a shard together with its checksum:
+A store is a folder named by the fingerprint of what computes its rows. A row is named by the content of its image and
+the view of it, so that sets of images, runs, users and processes share rows. Shards of rows lie in safetensors files
+that are named by the checksum of their content, so that one rename publishes a shard together with its checksum:
 a killed filling leaves whole shards, and two fillings at once cannot disagree.
 """
 
@@ -10,36 +11,48 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from hfft.cache.placement import Placement
+from hfft.cache.shards import (
+    ENDING,
+    ROWS,
+    DamagedError,
+    check_content,
+    checksum_of,
+    delete_own,
+    read_names,
+    trusted_files,
+)
 from hfft.errors import OutputError
 from hfft.files import write_whole
 from hfft.split.split import Leaf
 
-FORMAT = 2
+FORMAT = 3
+_T = TypeVar("_T")
 _SHARD_BYTES = 64 * 2**20
 _SHARD_STEP = 64
+_SHARED_BLOCK = 8
+"""Consecutive rows that one of several processes computes."""
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """Everything that cached activations depend on; a change of any of it changes the fingerprint.
+    """What a store's rows depend on besides image and view; a change of any of it changes the fingerprint.
 
     Args:
         prefix: digest of the frozen weights and buffers.
         model: what the model computes with them: its configuration and code.
         boundary: name of the first module of the suffix.
-        pixels: fingerprint of preprocessing and augmentation with its seed.
-        data: fingerprint of the images.
-        views: augmented views of each image.
+        pixels: fingerprint of preprocessing; augmentation is in the names of rows.
         dtype: number format that rows are kept in, or ``auto``.
         precision: how the prefix computes: number formats (autocast, TF32), and whether all tokens of the last block.
         memory_format: of the convolutions, since it may change the last bit.
@@ -51,8 +64,6 @@ class CacheKey:
     model: str
     boundary: str
     pixels: str
-    data: str
-    views: int
     dtype: str
     precision: str
     memory_format: str
@@ -78,6 +89,12 @@ class Row:
         """Bytes that one image takes in the cache."""
         return self.dtype.itemsize * torch.Size(self.leaf.shape).numel()
 
+    @property
+    def packed_shape(self) -> tuple[int, ...]:
+        """Shape of one row as it is kept."""
+        shape = tuple(self.leaf.shape)
+        return (*shape[1:], shape[0]) if self.channels_last else shape
+
     def pack(self, values: Tensor) -> Tensor:
         """(batch, *leaf.shape) on any device -> contiguous rows on the CPU."""
         values = values.movedim(1, -1) if self.channels_last else values
@@ -101,25 +118,36 @@ def make_rows(leaves: list[Leaf], cache_dtype: str, channels_last: bool) -> list
 
 
 class ActivationCache:
-    """One entry: rows for every view of every image of one set.
+    """The rows of a store that one set of images needs: every view of every image.
 
-    Row ``view * images + image`` belongs to that view of that image.
+    Row ``view * images + image`` belongs to that view of that image; equal images share what is stored.
 
     Args:
-        key: what the rows depend on.
+        key: of the store.
         rows: how each leaf is kept.
-        count: number of rows.
+        names: of the rows, by content and view; see `hfft.cache.prepare.row_names`.
         placement: where.
+
+    Attributes:
+        damaged: files that were not what their names say, or held other leaves or shapes than the model has.
+        unreadable: files that could not be read, and why; they are left alone.
     """
 
-    def __init__(self, key: CacheKey, rows: list[Row], count: int, placement: Placement) -> None:
+    def __init__(self, key: CacheKey, rows: list[Row], names: Sequence[str], placement: Placement) -> None:
         self.key = key
         self.rows = rows
-        self.count = count
+        self.names = names
         self.placement = placement
-        self.shard_rows = _rows_per_shard(count, self.bytes_per_image)
-        self.shards: dict[int, dict[str, Tensor]] = {}
         self.damaged: list[str] = []
+        self.unreadable: list[str] = []
+        self._unused: set[Path] = set()  # files that were found to be of no use
+        self._shards: list[dict[str, Tensor]] = []
+        self._places: dict[str, tuple[int, int]] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.names)
 
     @property
     def bytes_per_image(self) -> int:
@@ -133,53 +161,62 @@ class ActivationCache:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of this entry on disk, or None where it lives in memory alone."""
+        """Folder of the store on disk, or None where rows live in memory alone."""
         directory = self.placement.directory
         return None if directory is None else directory / self.key.fingerprint()
 
-    def shard_range(self, shard: int) -> range:
-        """Return the rows of a shard."""
-        return range(shard * self.shard_rows, min(self.count, (shard + 1) * self.shard_rows))
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a shard: about 64 MiB of them, but so few that 16 shards hold all where rows allow.
 
-    def shard_count(self) -> int:
-        """Return how many shards hold all rows."""
-        return -(-self.count // self.shard_rows)
+        A killed filling loses a shard at most.
+        """
+        by_size = max(_SHARD_STEP, _SHARD_BYTES // max(1, self.bytes_per_image))
+        wanted = min(by_size, max(1, -(-self.count // 16)))
+        return -(-wanted // _SHARD_STEP) * _SHARD_STEP
 
-    def load(self, shard: int, verify: bool = True) -> bool:
-        """Read a shard and return whether it is there and whole.
+    def share(self, rank: int, processes: int) -> list[int]:
+        """Return the rows that one of several processes sees to, whatever is there already."""
+        return [row for row in range(self.count) if row // _SHARED_BLOCK % processes == rank]
 
-        A file whose content does not match its checksum is deleted and named in `damaged`.
+    def find(self, rows: Iterable[int], verify: bool = True) -> list[int]:
+        """Look for rows on disk; return those that are not there.
+
+        A file whose content does not match its checksum is named in `damaged`, and deleted if it is this user's.
 
         Args:
-            shard: its number.
-            verify: compare the content with the checksum; left out where another process just did.
+            rows: their numbers.
+            verify: compare contents with checksums; left out where another process just did.
         """
-        if shard in self.shards:
-            return True
-        for file in self._files(shard):
-            tensors = self._read(file, verify)
-            if tensors is not None:
-                self.shards[shard] = tensors
-                return True
-            self.damaged.append(str(file))
-            file.unlink(missing_ok=True)
-        return False
+        rows = list(rows)
+        wanted = {self.names[row] for row in rows} - self._places.keys()
+        for file in self._files():
+            if not wanted:
+                break
+            wanted -= self._take(file, wanted, verify)
+        return [row for row in rows if self.names[row] not in self._places]
 
-    def written(self) -> list[int]:
-        """Return the shards that have a file on disk."""
-        return [shard for shard in range(self.shard_count()) if self._files(shard)]
+    def found(self) -> list[list[int]]:
+        """Return the rows that were found, by shard."""
+        shards: list[list[int]] = [[] for _ in self._shards]
+        for row, name in enumerate(self.names):
+            if name in self._places:
+                shards[self._places[name][0]].append(row)
+        return [shard for shard in shards if shard]
 
     def discard(self) -> None:
-        """Delete every shard.
+        """Forget all rows, and delete this user's shards that hold any of them; others' are not read any more.
 
         Raises:
             OutputError: a file cannot be deleted.
         """
-        self.shards.clear()
+        wanted = set(self.names)
+        self._shards, self._places = [], {}
         try:
-            for shard in self.written():
-                for file in self._files(shard):
-                    file.unlink(missing_ok=True)
+            for file in self._files():
+                if not wanted.isdisjoint(self._names_in(file)):
+                    delete_own(file)
+                    self._unused.add(file)
         except OSError as error:
             raise OutputError(
                 f"cannot delete the activation cache at {self.folder}, whose rows are not what the model computes: "
@@ -187,63 +224,100 @@ class ActivationCache:
             ) from error
 
     def touch(self) -> None:
-        """Note that this entry is in use, since `prune` deletes what was used least recently."""
-        if self.folder is not None and (self.folder / "entry.json").exists():
-            os.utime(self.folder / "entry.json")
+        """Note that this store is in use, since `prune` deletes what was used least recently."""
+        if self.folder is not None:
+            with suppress(OSError):  # not there yet, another's, or read-only
+                os.utime(self.folder / "entry.json")
 
-    def put(self, shard: int, values: Mapping[str, Tensor]) -> None:
-        """Store a shard's rows: for each leaf's key a tensor of packed rows.
+    def put(self, rows: Sequence[int], values: Mapping[str, Tensor]) -> None:
+        """Store a shard of rows: for each leaf's key a tensor of packed rows.
 
         Raises:
             OutputError: the disk is full or read-only; nothing half-written stays behind.
         """
-        tensors = dict(values)
-        written = self._write(shard, tensors) if self.folder is not None else None
-        if self.placement.in_memory or written is None:
-            self.shards[shard] = tensors
-        else:
-            self.shards[shard] = safetensors.torch.load_file(written)  # memory-mapped
+        tensors, names = dict(values), [self.names[row] for row in rows]
+        written = self._write(names, tensors) if self.folder is not None else None
+        if not self.placement.in_memory and written is not None:
+            tensors = safetensors.torch.load_file(written)  # memory-mapped
+        self._add(tensors, {name: offset for offset, name in enumerate(names)})
 
     def bytes_on_disk(self) -> int:
-        """Return the bytes of the shards that are on disk."""
-        return sum(file.stat().st_size for shard in range(self.shard_count()) for file in self._files(shard)[:1])
+        """Return the bytes of the rows that are on disk, by the headers of their shards."""
+        wanted, there = set(self.names), set[str]()
+        for file in self._files():
+            there |= wanted.intersection(self._names_in(file))
+        return self.bytes_per_image * sum(name in there for name in self.names)
 
     def gather(self, indices: list[int]) -> dict[str, Tensor]:
         """Return the leaves of some rows, (len(indices), *leaf.shape) each."""
-        places = [divmod(index, self.shard_rows) for index in indices]
+        places = [self._places[self.names[index]] for index in indices]
         gathered = {}
         for row in self.rows:
-            stacked = torch.stack([self.shards[shard][row.leaf.key][offset] for shard, offset in places])
+            stacked = torch.stack([self._shards[shard][row.leaf.key][offset] for shard, offset in places])
             gathered[row.leaf.key] = row.unpack(stacked)
         return gathered
 
-    def _stem(self, shard: int) -> str:
-        """Name a shard after its rows, so that it is only ever read as what it is."""
-        rows = self.shard_range(shard)
-        return f"{rows.start:09d}-{rows.stop:09d}"
+    def _files(self) -> list[Path]:
+        return [] if self.folder is None else trusted_files(self.folder)
 
-    def _files(self, shard: int) -> list[Path]:
-        return [] if self.folder is None else sorted(self.folder.glob(f"{self._stem(shard)}-*.safetensors"))
+    def _names_in(self, file: Path) -> list[str]:
+        """Return the names of a file's rows; none of one that cannot be used. They are not kept: stores are large."""
+        return [] if file in self._unused else self._attempt(file, lambda: read_names(file)) or []
 
-    def _read(self, file: Path, verify: bool) -> dict[str, Tensor] | None:
-        """Return a file's tensors, or None where it is damaged."""
-        checksum = file.stem.rpartition("-")[2]
+    def _take(self, file: Path, wanted: set[str], verify: bool) -> set[str]:
+        """Open a file if it holds rows that are wanted; return the names of those that it gave."""
+        names = self._names_in(file)
+        offsets = {name: offset for offset, name in enumerate(names) if name in wanted}
+        tensors = self._attempt(file, lambda: self._read(file, verify, len(names))) if offsets else None
+        if tensors is None:
+            return set()
+        if self.placement.in_memory:  # what others put beside them is not held
+            chosen = torch.tensor(list(offsets.values()))
+            tensors = {key: value[chosen] for key, value in tensors.items()}
+            offsets = {name: offset for offset, name in enumerate(offsets)}
+        self._add(tensors, offsets)
+        return set(offsets)
+
+    def _attempt(self, file: Path, read: Callable[[], _T]) -> _T | None:
+        """Read of a file, or note why that is not possible. An error of the disk or of rights is no damage."""
         try:
-            if self.placement.in_memory:
-                content = file.read_bytes()
-                return safetensors.torch.load(content) if _checksum_of(content) == checksum else None
-            if verify:
-                with file.open("rb") as stream:
-                    if hashlib.file_digest(stream, "sha256").hexdigest()[:32] != checksum:
-                        return None
-            return safetensors.torch.load_file(file)  # memory-mapped
-        except (OSError, safetensors.SafetensorError):
+            return read()
+        except FileNotFoundError:  # pruned just now
             return None
+        except OSError as error:
+            self.unreadable.append(f"{file}: {error.strerror}")
+        except (DamagedError, safetensors.SafetensorError):
+            self.damaged.append(str(file))
+            with suppress(OSError):
+                delete_own(file)
+        self._unused.add(file)
+        return None
 
-    def _write(self, shard: int, tensors: dict[str, Tensor]) -> Path:
+    def _read(self, file: Path, verify: bool, count: int) -> dict[str, Tensor]:
+        tensors = self._load(file, verify)
+        shapes = {row.leaf.key: (row.dtype, (count, *row.packed_shape)) for row in self.rows}
+        if {key: (value.dtype, tuple(value.shape)) for key, value in tensors.items()} != shapes:
+            raise DamagedError
+        return tensors
+
+    def _load(self, file: Path, verify: bool) -> dict[str, Tensor]:
+        if self.placement.in_memory:
+            content = file.read_bytes()
+            if checksum_of(content) != file.stem:
+                raise DamagedError
+            return safetensors.torch.load(content)
+        if verify:
+            check_content(file)
+        return safetensors.torch.load_file(file)  # memory-mapped
+
+    def _add(self, tensors: dict[str, Tensor], offsets: Mapping[str, int]) -> None:
+        self._places |= {name: (len(self._shards), offset) for name, offset in offsets.items()}
+        self._shards.append(tensors)
+
+    def _write(self, names: list[str], tensors: dict[str, Tensor]) -> Path:
         assert self.folder is not None
-        content = safetensors.torch.save(tensors)
-        file = self.folder / f"{self._stem(shard)}-{_checksum_of(content)}.safetensors"
+        content = safetensors.torch.save(tensors, {ROWS: json.dumps(names)})
+        file = self.folder / f"{checksum_of(content)}{ENDING}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry = self.folder / "entry.json"
@@ -259,16 +333,4 @@ class ActivationCache:
 
     def _description(self) -> dict[str, Any]:
         leaves = [{"key": r.leaf.key, "shape": r.leaf.shape, "dtype": str(r.dtype)} for r in self.rows]
-        return {**asdict(self.key), "rows": self.count, "shard_rows": self.shard_rows, "leaves": leaves}
-
-
-def _rows_per_shard(count: int, bytes_per_image: int) -> int:
-    """A shard takes about 64 MiB, but there are at least 16 of them where rows allow, so that ranks can share."""
-    by_size = max(_SHARD_STEP, _SHARD_BYTES // max(1, bytes_per_image))
-    by_count = max(1, -(-count // 16))
-    wanted = min(by_size, by_count)
-    return -(-wanted // _SHARD_STEP) * _SHARD_STEP
-
-
-def _checksum_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
+        return {**asdict(self.key), "leaves": leaves}

@@ -9,8 +9,11 @@ from hfft.arguments import CacheToolArguments
 from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
+from hfft.errors import ArgumentError
 from hfft.files import default_cache_dir
 from hfft.parsing import parse
+
+FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags reads, or one part of them, and stop."
 
 
 def cache_tool(action: str, options: CacheToolArguments) -> str:
@@ -32,10 +35,50 @@ def _line(entry: Entry) -> str:
 
 
 def cache_command(argv: list[str]) -> int:
-    """List the activation caches on disk, or prune them: hfft cache list|prune."""
+    """List the activation caches on disk, prune them, or fill one without training: hfft cache list|prune|fill."""
+    if argv[:1] == ["fill"]:
+        return _fill(argv[1:])
     from hfft.arguments import CacheToolArguments
 
-    action = {"choices": ["list", "prune"], "help": "list shows sizes; prune removes the least recently used."}
+    action = {
+        "choices": ["list", "prune", "fill"],
+        "help": "list shows sizes; prune removes the least recently used; fill takes the flags of hfft finetune and "
+        "--shard i/n.",
+    }
     options, what = parse((CacheToolArguments,), argv, "cache", summary_of("cache"), action)
+    if what == "fill":
+        raise ArgumentError("fill comes first: hfft cache fill [FLAGS of hfft finetune] [--shard i/n]")
     print(cache_tool(what, options))
+    return 0
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Turn ``i/n``, i from 1 to n, into (i - 1, n).
+
+    Raises:
+        ArgumentError: it is not of that form.
+    """
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return int(number) - 1, int(count)
+    raise ArgumentError(f"--shard {text!r} is not of the form i/n, with i from 1 to n")
+
+
+def _fill(argv: list[str]) -> int:
+    """Compute one part of the activations that a run with these flags reads."""
+    from hfft.arguments import RUN_ARGUMENTS, FillArguments
+
+    *groups, part = parse((*RUN_ARGUMENTS, FillArguments), argv, "cache fill", FILL_SUMMARY)
+    share = parse_shard(part.shard)
+    from hfft.jobs.finetune import set_up
+    from hfft.training.phases import fill_caches
+    from hfft.training.run import Settings
+
+    settings = Settings(*groups)
+    if settings.cache.cache not in ("auto", "disk"):
+        raise ArgumentError(f"hfft cache fill writes to disk; leave out --cache {settings.cache.cache}")
+    if settings.training.world_size > 1:
+        raise ArgumentError("hfft cache fill takes no launcher: start one process for each --shard i/n")
+    settings.cache.cache = "disk"
+    fill_caches(set_up(settings), share, print)
     return 0

@@ -40,7 +40,8 @@ COMMANDS = {
         "Compare runs over a grid or list of options; all of them share one activation cache per boundary.",
     ),
     "cache": Command(
-        "hfft.cli.cache:cache_command", "List the activation caches on disk, or prune them: hfft cache list|prune."
+        "hfft.cli.cache:cache_command",
+        "List the activation caches on disk, prune them, or fill one without training: hfft cache list|prune|fill.",
     ),
     "plugins": Command(
         "hfft.cli.plugins:plugins_command",

@@ -33,10 +33,10 @@ class PushArguments:
 
 def evaluate_command(argv: list[str]) -> int:
     """Judge a finished model on labelled images: accuracy, F1, calibration, per class."""
-    from hfft.arguments import UseArguments
+    from hfft.arguments import CheckpointArguments
     from hfft.inference.evaluate import EvaluateArguments, describe_evaluation, evaluate
 
-    groups = (UseArguments, EvaluateArguments)
+    groups = (CheckpointArguments, EvaluateArguments)
     use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
     print(describe_evaluation(evaluate(use, options)))
     print(f"\nFigures, predictions and evaluation.json are in {options.output_dir}.")

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from hfft.arguments import UseArguments, option
+from hfft.arguments import CheckpointArguments, option
 from hfft.cli.commands import summary_of
 from hfft.errors import ArgumentError
 from hfft.inference.classifier import Prediction, classify, find_images, load_classifier
@@ -24,7 +24,7 @@ class PredictArguments:
     """How to show predictions."""
 
     format: str = option("table", "What is printed.", ["table", "csv", "jsonl"])
-    top_k: int = option(3, "How many labels to give per image, likeliest first.")
+    top_k: int = option(3, "How many labels to give per image, most likely first.")
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -34,7 +34,7 @@ class PredictArguments:
 _WIDEST = 60  # characters of a file's name that a table shows
 
 
-def print_predictions(use: UseArguments, show: PredictArguments, paths: Sequence[str]) -> int:
+def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequence[str]) -> int:
     """Classify images and folders; results go to standard output, progress to standard error.
 
     Returns:
@@ -124,8 +124,8 @@ def _plain(row: Prediction) -> dict[str, Any]:
 
 def predict_command(argv: list[str]) -> int:
     """Label images with a finished model: a table, CSV or JSON lines on standard output."""
-    from hfft.arguments import UseArguments
+    from hfft.arguments import CheckpointArguments
 
     images = {"nargs": "+", "metavar": "IMAGE_OR_FOLDER", "help": "Images, or folders with images in them and below."}
-    groups = (UseArguments, PredictArguments)
+    groups = (CheckpointArguments, PredictArguments)
     return print_predictions(*parse(groups, argv, "predict", summary_of("predict"), images))

@@ -102,7 +102,7 @@ def _label_column(dataset: datasets.Dataset, name: str, wanted: str | None, imag
     found = found or [column for column, feature in others.items() if _is_label_type(feature)]
     named: list[str] = [column for column in others if column.casefold() in LABEL_COLUMNS]
     if named and (named[0] in found or not found):
-        return named[0]  # whatever it holds: what is no label is refused by name
+        return named[0]  # whatever it holds: what is not a label is refused by name
     named = [column for column in named if column in found]
     if len(found) == 1 or named:
         return (named or found)[0]

@@ -266,7 +266,7 @@ def _split_folders(items: list[_Item], left_out: LeftOut) -> tuple[dict[str, str
     if strange:
         raise DataError(
             f"its folders {', '.join(splits)} look like splits, but {', '.join(strange[:3])} like "
-            f"{'classes' if len(strange) > 1 else 'a class'}; take apart what is no split, or rename what is a class"
+            f"{'classes' if len(strange) > 1 else 'a class'}; take apart what is not a split, or rename what is a class"
         )
     folders = pick_splits([*splits, *others])
     if not folders:

@@ -18,6 +18,8 @@ from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageP
 from hfft.data.images import READING, ImageSet
 from hfft.errors import ArgumentError, DataError
 
+AUGMENTATION = 2
+"""Raised whenever augmentation gives other pixels for the same image, seed and view."""
 CROP_AREA = (0.35, 1.0)
 """Smallest and largest share of the image's area that a random crop keeps."""
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -57,42 +59,54 @@ class Pixels:
         # A random crop keeps about half of a side at least.
         self.least = None if edge is None else edge * DETAIL * (2 if augment == "crop" else 1)
 
-    def __call__(self, image: Image.Image, row: int | None = None, view: int | None = None) -> dict[str, Tensor]:
+    def __call__(self, image: Image.Image, content: str = "", view: int | None = None) -> dict[str, Tensor]:
         """The inputs of one image, without a batch dimension.
 
         Args:
             image: in RGB.
-            row: the image's row in its set; needed where `view` is given.
+            content: SHA-256 of the image's file in hexadecimal digits; needed where `view` is given.
             view: which augmented view; None: the image as it is.
 
         Returns:
             Every tensor that the processor makes, most often ``pixel_values`` of shape (3, height, width).
-            Augmented pixels depend on seed, row and view alone, whatever process or order asks for them.
+            Augmented pixels depend on seed, content and view alone, whatever process, set or order asks for them.
         """
-        if view is not None and row is not None and self.augment != "none":
-            image = self._augmented(image, row, view)
+        if view is not None and content and self.augment != "none":
+            image = self._augmented(image, content, view)
         if isinstance(self.processor, TimmWrapperImageProcessor):
             return {"pixel_values": self.processor.val_transforms(image)}
         inputs = self.processor(images=image, return_tensors="pt")
         return {name: tensor[0] for name, tensor in inputs.items() if isinstance(tensor, Tensor)}
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that the pixels of a view depend on, besides image, row and view."""
+        """SHA-256 over all that the pixels of a view depend on, besides image and view."""
+        return hashlib.sha256(f"{self.processing()} {self._augmentation()}".encode()).hexdigest()
+
+    def processing(self) -> str:
+        """SHA-256 over all that the pixels of an image depend on when it is not augmented."""
         parts: dict[str, Any] = {
             "class": type(self.processor).__name__,
             "processor": self.processor.to_dict(),
             "reading": READING,
-            "augment": self.augment,
             "least": self.least,
             "versions": [version(name) for name in ("transformers", "torchvision", "timm", "pillow")],
         }
-        if self.augment != "none":
-            parts |= {"seed": self.seed, "crop": [CROP_AREA, CROP_RATIO]}
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _augmented(self, image: Image.Image, row: int, view: int) -> Image.Image:
+    def view_name(self, view: int) -> str:
+        """Tell a view apart from others of the same image; empty where there is no augmentation."""
+        return f".{self._augmentation()[:16]}.{view}" if self.augment != "none" else ""
+
+    def _augmentation(self) -> str:
+        if self.augment == "none":
+            return ""
+        parts = [AUGMENTATION, self.augment, self.seed % 2**32, CROP_AREA, CROP_RATIO]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _augmented(self, image: Image.Image, content: str, view: int) -> Image.Image:
+        words = [int(content[start : start + 8], 16) for start in range(0, len(content), 8)]
         # numpy promises RandomState the same stream in every version.
-        random = np.random.RandomState([self.seed % 2**32, row, view])
+        random = np.random.RandomState([self.seed % 2**32, *words, view])
         flip, area, ratio, left, top = random.random_sample(5)
         if self.augment == "crop":
             image = image.crop(_crop_box(image.size, area, ratio, (left, top)))
@@ -132,6 +146,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
     def __init__(self, images: ImageSet, pixels: Pixels, views: int = 1) -> None:
         self.images = images
         self.pixels = pixels
+        self._contents = images.contents() if pixels.augment != "none" else None
         self._view = ShownView(views)
 
     def __len__(self) -> int:
@@ -139,7 +154,8 @@ class PixelDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         image = self.images.image(row, self.pixels.least)
-        return {**self.pixels(image, row, int(self._view)), "labels": int(self.images.labels[row])}
+        content = self._contents[row] if self._contents is not None else ""
+        return {**self.pixels(image, content, int(self._view)), "labels": int(self.images.labels[row])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The items of a batch.

@@ -35,7 +35,7 @@ def class_token_attention(
     """
     layout = anatomy.tokens
     if layout is None:
-        return None, "its output is no row of tokens"
+        return None, "its output is not a row of tokens"
     if not layout.prefix:
         return None, "it has no class token"
     modules = called_modules(model, dict(anatomy.parts())[part])

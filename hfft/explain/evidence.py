@@ -67,9 +67,9 @@ class PredictionTrace:
     """Five steps from an image to its label.
 
     Args:
-        seen: the input as the model sees it; None where it is no image.
+        seen: the input as the model sees it; None where it is not an image.
         frozen_part: the last part that was not trained; empty where all were.
-        frozen: its most active channels; none where its output is no grid.
+        frozen: its most active channels; none where its output is not a grid.
         attention: its heads whose attention varies most over the patches, each with the share of the class token's
             attention that goes to a patch; none where there is no such attention.
         attention_missing: why not; empty where there is.
@@ -80,7 +80,7 @@ class PredictionTrace:
         changed: mean absolute difference of the part's output from the base's, over the base's mean absolute
             value; None without a base.
         features: how many pooled features the head reads; 0 where it does not read one vector.
-        evidence: for the likeliest classes, best first.
+        evidence: for the most likely classes, best first.
         scores: labels with their probabilities, best first.
     """
 

@@ -22,7 +22,7 @@ class PartPass:
     """One part of the anatomy during one forward pass.
 
     Args:
-        output: what its last module gave out, shape (batch, ...), float32 on the CPU; None where that is no tensor.
+        output: what its last module gave out, shape (batch, ...), float32 on the CPU; None where that is not a tensor.
         seconds: of wall time within its modules.
         flops: floating-point operations within its modules, two for each multiply-add.
     """

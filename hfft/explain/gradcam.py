@@ -54,7 +54,7 @@ def class_activation_map(
         model: in eval mode.
         anatomy: of the model.
         inputs: one image's model inputs, with a batch dimension of 1, on the model's device.
-        label: number of the class; None for the likeliest.
+        label: number of the class; None for the most likely.
 
     Returns:
         The map, or None where no block's output lies on the image as a grid.
@@ -75,7 +75,7 @@ def feature_maps(output: Tensor, tokens: TokenLayout | None = None) -> Tensor | 
             for a square grid.
 
     Returns:
-        Shape (channels, height, width), or None where the output is no grid.
+        Shape (channels, height, width), or None where the output is not a grid.
     """
     if output.ndim == 4:
         # Height and width are most often equal, channels hardly ever equal to both.

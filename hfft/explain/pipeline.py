@@ -94,7 +94,7 @@ class PipelineTrace:
     Args:
         image: as given, upright, in RGB.
         seen: as the model sees it: resized and cut, the normalisation undone; None where the model's input
-            is no image.
+            is not an image.
         stages: five, in order.
         parts: of the anatomy, in order of depth.
         forward: the pass itself, with each part's output.
@@ -177,7 +177,7 @@ def pipeline_trace(classifier: Classifier, image: Image.Image) -> PipelineTrace:
 
 
 def scores_of(classifier: Classifier, logits: Tensor, most: int = 5) -> tuple[Score, ...]:
-    """Return the likeliest labels of one image's logits, shape (1, labels), best first."""
+    """Return the most likely labels of one image's logits, shape (1, labels), best first."""
     values, indices = logits[0].softmax(0).topk(min(most, len(classifier.labels)))
     return tuple(
         Score(classifier.labels[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)
@@ -185,7 +185,7 @@ def scores_of(classifier: Classifier, logits: Tensor, most: int = 5) -> tuple[Sc
 
 
 def seen_image(classifier: Classifier, inputs: dict[str, Tensor]) -> Image.Image | None:
-    """Return the model's input as an image, the normalisation undone; None where the input is no image."""
+    """Return the model's input as an image, the normalisation undone; None where the input is not an image."""
     pixels = next((tensor for tensor in inputs.values() if tensor.ndim == 4 and tensor.shape[1] == 3), None)
     if pixels is None:
         return None

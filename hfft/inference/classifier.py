@@ -82,9 +82,9 @@ class Prediction:
 
     Args:
         file: the image's file; ``image 1`` and so on for an image that was open already.
-        label: the likeliest label; empty where there is an error.
+        label: the most likely label; empty where there is an error.
         probability: of that label, 0 to 1.
-        top: the likeliest labels, best first.
+        top: the most likely labels, best first.
         error: why the image could not be read; empty where it could.
     """
 

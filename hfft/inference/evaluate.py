@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hfft.arguments import DataArguments, UseArguments, option
+from hfft.arguments import CheckpointArguments, DataArguments, option
 from hfft.data.folders import read_split_folder
 from hfft.data.images import ImageSet
 from hfft.data.labels import NamedImages
@@ -29,12 +29,12 @@ from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import (
     ClassRow,
     SplitMetrics,
-    bootstrap_interval,
-    classification_metrics,
     confusion,
+    counted,
     per_class,
     reliability_of,
     softmax,
+    split_metrics,
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
@@ -51,11 +51,11 @@ class EvaluateArguments:
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
     split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
     validation_dir: str | None = option(None, "Folder with one folder of images per class.")
-    max_eval_samples: int | None = option(None, "Use at most so many images, keeping the class shares.")
+    max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
-    seed: int = option(42, "Seed of the bootstrap and of the sample.")
+    seed: int = option(42, "Seed of the sample.")
     output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Evaluation:
     Args:
         model: the folder or repository that was evaluated.
         data: the images, by name.
-        metrics: accuracy with its bootstrap interval, macro-F1, top-k, loss and calibration error.
+        metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
         notes: what the images were taken for, and what was left out.
     """
@@ -91,7 +91,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(use: UseArguments, options: EvaluateArguments) -> Evaluation:
+def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation:
     """Evaluate a finished model on labelled images and write the figures.
 
     Args:
@@ -134,7 +134,7 @@ def evaluate_with(**options: Any) -> Evaluation:
         >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
         0.95
     """
-    return evaluate(*parse_keywords((UseArguments, EvaluateArguments), options, "hfft.evaluate"))
+    return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
 
 
 def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:
@@ -175,12 +175,10 @@ def judge(
     classifier: Classifier, images: ImageSet, logits: NDArray[np.float32], options: EvaluateArguments
 ) -> Evaluation:
     """Sum up the logits, of shape (images, labels), of labelled images."""
-    values = classification_metrics(logits, images.labels, options.top_k)
-    interval = bootstrap_interval(logits.argmax(1) == images.labels, options.seed)
     return Evaluation(
         classifier.name,
         images.name,
-        SplitMetrics(len(images), values, {"accuracy": interval}),
+        split_metrics(logits, images.labels, options.top_k),
         per_class(confusion(logits, images.labels, len(classifier.labels)), list(classifier.labels)),
     )
 
@@ -189,10 +187,12 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     """Say it in a few lines and a table of the classes."""
     values = evaluation.metrics.values
     low, high = evaluation.metrics.intervals["accuracy"]
+    count = counted(values["accuracy"], evaluation.metrics.images).partition(" ")[2]
     lines = [
         f"{evaluation.model} on {evaluation.data}, {evaluation.metrics.images} images",
         *evaluation.notes,
-        f"accuracy   {values['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f}, bootstrap)",
+        f"accuracy   {values['accuracy']:.4f}{' ' * bool(count)}{count}  "
+        f"({evaluation.metrics.level:.0%} interval {low:.4f} to {high:.4f}, {evaluation.metrics.method})",
         f"macro-F1   {values['f1_macro']:.4f}",
         *(f"{name.removesuffix('_accuracy'):<9}  {value:.4f}" for name, value in values.items() if name[:3] == "top"),
         f"loss       {values['loss']:.4f}  (cross-entropy, nats)",

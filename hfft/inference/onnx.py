@@ -260,7 +260,7 @@ def _is_own(path: Path) -> bool:
 
     try:
         properties = onnx.load(str(path), load_external_data=False).metadata_props
-    except Exception:  # protobuf's own types; whatever cannot be read as a model is no export
+    except Exception:  # protobuf's own types; whatever cannot be read as a model is not an export
         return False
     return any(item.key == "producer" and item.value.startswith("hfft ") for item in properties)
 

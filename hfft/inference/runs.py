@@ -116,7 +116,7 @@ def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int
 
 
 def most_confident_mistakes(answers: list[Answer], most: int = 12) -> list[Answer]:
-    """Return the wrong answers, the surest first."""
+    """Return the wrong answers, the most confident first."""
     wrong = [answer for answer in answers if answer.label != answer.prediction]
     return sorted(wrong, key=lambda answer: -answer.probability)[:most]
 

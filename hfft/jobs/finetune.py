@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from transformers import TrainerCallback, set_seed
 
 from hfft.allocator import keep_freed_memory
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.data.preprocessing import PixelDataset
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
@@ -34,6 +33,7 @@ from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.resume import list_checkpoints, remove_checkpoints
 from hfft.training.run import Run, Settings
+from hfft.training.trackers import Trackers
 from hfft.training.trainer import FreezeTrainer
 
 
@@ -71,23 +71,27 @@ def _finetune(
     """Do the work of `finetune` in an output folder that is this run's alone."""
     from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
 
+    settings = replace(settings, training=copy.copy(settings.training))
     keep_freed_memory()
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
     hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
+    trackers = Trackers(training)  # before images are read, since packages may be missing
     run = set_up(settings, shared, test)
+    run.trackers = trackers
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(run.folder)  # of the run that is replaced
     run.callbacks = callbacks
     say(_what_is_new(run))
     if main and (findings := shared.findings(run.sets)):
         say(findings)
-    with Preemption() as preemption:
+    with Preemption() as preemption, closing(trackers):
         with best_kept(run):
             trainer = train_phases(run, say, preemption)
         with weights_kept(run):
             judge(run, trainer)
+            trackers.log_final(run.metrics.get("test", {}))
             unfreeze(run.model)
             run.seconds = time.perf_counter() - began
             if training.baselines == "full":
@@ -209,8 +213,8 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
     """Evaluate the weights that are handed back; the test images are seen here for the first time."""
     run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
     run.predictions["validation"] = trainer.predictions
-    if run.sets.test is not None:
-        outcome = trainer.predict(PixelDataset(run.sets.test, run.plain_pixels), metric_key_prefix="test")
+    if trainer.test_dataset is not None:
+        outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state

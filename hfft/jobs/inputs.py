@@ -57,7 +57,7 @@ class Shared:
         """Return what `hfft.models.load.load_model` gives under a seed: a model of its own for each run.
 
         Raises:
-            ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+            ModelError: nothing is found there, it is not an image classifier, or its files are unusable.
         """
         from transformers import set_seed
 

@@ -16,10 +16,11 @@ from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
 FLAG = "--from_record"
-# Where a run writes, or what it did to its folder, is no part of what it computed.
+# Where a run writes, or what it did to its folder, is not a part of what it computed.
 _NOT_REPEATED = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "logging_dir", "run_name"),
     *("local_rank", "label_names", "disable_tqdm", "report_to"),
+    *("do_train", "do_eval", "do_predict"),
 }
 
 

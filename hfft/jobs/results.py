@@ -23,17 +23,18 @@ from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.metrics import (
-    SplitMetrics,
-    bootstrap_interval,
-    classification_metrics,
     confusion,
+    counted,
+    described,
     per_class,
     reliability_of,
     softmax,
+    split_metrics,
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
 from hfft.output_folder import RECORD
+from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     BaseRecord,
@@ -46,7 +47,7 @@ from hfft.report.record import (
     RunRecord,
     write_record,
 )
-from hfft.report.staging import replacing
+from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.training.run import PhaseResult, Run
@@ -65,7 +66,7 @@ def write_results(run: Run) -> str:
     """
     rows = trace_rows(run)
     drawn = frozenset(name for name in run.drawn if (run.folder / name).exists())
-    with replacing(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
+    with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
         _write_metrics(folder, run)
@@ -80,7 +81,10 @@ def write_results(run: Run) -> str:
 
 
 def trace_rows(run: Run) -> list[EpochRow]:
-    """Return one row for each evaluated epoch, from the Trainer's own log."""
+    """Return one row for each evaluated epoch, from the Trainer's own log.
+
+    The evaluation at the end, of the weights that are handed back, is one of them where the last epoch had none.
+    """
     rows: list[EpochRow] = []
     train_loss, learning_rate = float("nan"), float("nan")
     for entry in run.log:
@@ -89,7 +93,7 @@ def trace_rows(run: Run) -> list[EpochRow]:
         if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
             row = EpochRow(
                 epoch=entry["epoch"],
-                phase=entry["phase"],
+                phase=entry.get("phase", run.phases[-1].view.name),  # the evaluation at the end is of no phase
                 train_loss=train_loss,
                 eval_loss=entry["eval_loss"],
                 accuracy=entry["eval_accuracy"],
@@ -113,7 +117,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         data=_data(run),
         policy=run.plan.policy,
         plan=[_phase(result) for result in run.phases],
-        metrics={name: _figures(prediction, training.seed) for name, prediction in run.predictions.items()},
+        metrics={name: split_metrics(*_judged(prediction)) for name, prediction in run.predictions.items()},
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run),
         anatomy=asdict(run.plan.anatomy),
@@ -128,8 +132,10 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.figures(split, labels),
+        differences=run.baselines.differences(split, logits.argmax(1), labels),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
+        identity=run.identity,
     )
 
 
@@ -144,12 +150,6 @@ def arguments_of(run: Run) -> dict[str, Any]:
 
 def _judged(prediction: EvalLoopOutput) -> tuple[Any, Any]:
     return np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-
-
-def _figures(prediction: EvalLoopOutput, seed: int) -> SplitMetrics:
-    logits, labels = _judged(prediction)
-    interval = bootstrap_interval(logits.argmax(1) == labels, seed)
-    return SplitMetrics(len(labels), classification_metrics(logits, labels), {"accuracy": interval})
 
 
 def _base(run: Run) -> BaseRecord:
@@ -262,16 +262,18 @@ def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], lo
 
 def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     yield ""
-    for split, figures in record.metrics.items():
+    for split, figures in record.leading_metrics():
         low, high = figures.intervals["accuracy"]
         yield (
-            f"{split.capitalize()} accuracy {figures.values['accuracy']:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}, {figures.images} images)"
+            f"{split.capitalize()} accuracy {counted(figures.values['accuracy'], figures.images)} "
+            f"({figures.level:.0%} interval {low:.3f} to {high:.3f}, {figures.method}, {figures.images} images)"
+            + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
-    for name, values in record.baselines.items():
-        yield f"  for comparison, {name.replace('_', ' ')}: {values['accuracy']:.3f}"
+    yield from _against_baselines(record)
     if record.best_epoch is not None:
-        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation."
+        metric = record.arguments.get("metric_for_best_model")
+        by = f" by {metric}" if metric else ""
+        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
     if record.frozen is not None:
         yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
     seconds = record.seconds
@@ -280,6 +282,14 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         f"{seconds['training']:.0f} s in training."
     )
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
+
+
+def _against_baselines(record: RunRecord) -> Iterator[str]:
+    images = record.metrics[record.per_class_split].images
+    for name, values in record.baselines.items():
+        line = f"  against {BASELINE_NAMES.get(name, name)} ({counted(values['accuracy'], images)})"
+        difference = record.differences.get(name)
+        yield line if difference is None else f"{line}: {described(difference)}"
 
 
 @contextmanager
@@ -322,14 +332,14 @@ def best_kept(run: Run) -> Iterator[None]:
 
 def _save_weights(run: Run) -> Path | None:
     from hfft.models.checkpoint import save_checkpoint
-    from hfft.report.staging import UNFINISHED, replacing
+    from hfft.report.staging import UNFINISHED, staged_results
 
     if run.settings.training.process_index:  # every process holds the same weights
         return None
     folder = run.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
-        with replacing(folder, overwrite=True) as staging:
+        with staged_results(folder, overwrite=True) as staging:
             save_checkpoint(run.model, run.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None

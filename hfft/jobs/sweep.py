@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import csv
-import gc
 import itertools
 import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hfft.errors import ArgumentError, HfftError, one_line
-from hfft.jobs.finetune import finetune
+from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
+from hfft.metrics import counted
 from hfft.models.checkpoint import make_output_folder
-from hfft.output_folder import RESULTS, claim, locked, refuse_foreign
+from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
 from hfft.report.record import RunRecord, read_record
+from hfft.training.resume import differences, identity_of
 from hfft.training.run import Settings
 
 FILES = ("sweep.csv", "sweep.png")
@@ -31,7 +33,7 @@ ParseRun = Callable[[list[str]], Settings]
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One run of a sweep: its options, where it lies and what it gave (accuracy and loss on validation)."""
+    """One run of a sweep: its options, where it lies, and what it gave on so many validation images."""
 
     options: Options
     folder: Path
@@ -39,6 +41,7 @@ class SweepRow:
     loss: float
     seconds: float
     trained_share: float
+    images: int
 
 
 def sweep(
@@ -62,8 +65,10 @@ def sweep(
     Raises:
         ArgumentError: an option is wrong for any run; nothing has been run then.
     """
-    planned = [(options, folder / run_name(options)) for options in runs]
-    settings = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
+    planned = list(zip(runs, (folder / name for name in folder_names(runs)), strict=True))
+    settings = [
+        _of_sweep(parse_run([*base, *_flags(options), "--output_dir", str(target)])) for options, target in planned
+    ]
     make_output_folder(folder)
     refuse_foreign(folder, FILES)
     with locked(folder) if settings[0].training.process_index == 0 else nullcontext():
@@ -77,8 +82,7 @@ def _sweep(
     folder: Path,
     say: Callable[[str], None],
 ) -> int:
-    with _libraries_unseen():
-        rows, failures = _run_all(planned, settings, say)
+    rows, failures = _run_all(planned, settings, say)
     rows.sort(key=lambda row: (-row.accuracy, row.loss))
     if rows:
         claim(folder, FILES)
@@ -95,32 +99,21 @@ def _run_all(
     rows: list[SweepRow] = []
     failures, shared, said = 0, Shared(), ""
     for number, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
-        done = finished(target, options)
-        say(f"[{number}/{len(planned)}] {run_name(options)}{': done before' if done else ''}")
+        begins = f"[{number}/{len(planned)}] {target.name}"
         try:
+            done, others = finished(target, options, setting, shared)
+            say(
+                begins
+                + (": done before" if done else f": trained anew, since its folder holds {others}" if others else "")
+            )
             if done is None and (findings := _check(setting, shared)) != said:
                 said = findings
                 say(said)
             rows.append(done or _run(setting, options, target, shared))
         except HfftError as error:
             failures += 1
-            say(f"{run_name(options)} failed: {error}")
+            say(f"{target.name} failed: {error}")
     return rows, failures
-
-
-@contextmanager
-def _libraries_unseen() -> Iterator[None]:
-    """Within this context the garbage collector passes over the objects that are there already.
-
-    A Trainer collects garbage several times in a run, and each time looks at a million objects of libraries: a
-    third of a second.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def parse_grid(options: Sequence[str]) -> list[Options]:
@@ -170,11 +163,33 @@ def run_name(options: Options) -> str:
     return "".join(letter if letter.isalnum() or letter in "=,.-_+" else "-" for letter in text) or "run"
 
 
-def finished(folder: Path, options: Options) -> SweepRow | None:
-    """Return the row of a run that was completed before, or None."""
-    if not (folder / "hfft.json").exists():
-        return None
-    return _row(read_record(folder / "hfft.json"), options, folder)
+def folder_names(runs: Sequence[Options]) -> list[str]:
+    """Name the folders of all runs; where names collide, also in case alone, later ones get a number."""
+    names: list[str] = []
+    for options in runs:
+        name = run_name(options)
+        tries = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        taken = {earlier.casefold() for earlier in names}
+        names.append(next(each for each in tries if each.casefold() not in taken))
+    return names
+
+
+def finished(folder: Path, options: Options, settings: Settings, shared: Shared) -> tuple[SweepRow | None, str]:
+    """Look for a run that was completed before with the same options, images and base.
+
+    Returns:
+        Its row, or None; and where the folder holds another run, in what that differs.
+
+    Raises:
+        HfftError: the record, the images or the model cannot be used.
+    """
+    if not (folder / RECORD).exists():
+        return None, ""
+    record = read_record(folder / RECORD)
+    names = differences(record.identity, identity_of(set_up(settings, shared, test=False)))
+    if not names:
+        return _row(record, options, folder), ""
+    return None, f"a run with other {', '.join(names)}" if record.identity else "a run that does not say of what it was"
 
 
 def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
@@ -188,17 +203,29 @@ def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
         for row in rows:
             values = [row.options.get(name, "") for name in names]
             writer.writerow([*values, row.accuracy, row.loss, f"{row.seconds:.1f}", row.trained_share, row.folder])
-    sweep_figure([(run_name(row.options), row.accuracy) for row in rows], folder / "sweep.png")
+    sweep_figure([(row.folder.name, row.accuracy) for row in rows], folder / "sweep.png")
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:
     """Draw the rows for the terminal, best first."""
-    width = max(len(run_name(row.options)) for row in rows)
+    width = max(len(row.folder.name) for row in rows)
     lines = [f"{'run':<{width}}  accuracy    loss  seconds  trained"]
     for row in rows:
         figures = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
-        lines.append(f"{run_name(row.options):<{width}}  {figures}")
+        lines.append(f"{row.folder.name:<{width}}  {figures}")
+    best = rows[0]
+    lines.append(
+        f"\nThe best, {counted(best.accuracy, best.images)} on validation, is optimistic: run and epoch were chosen on "
+        f"these {best.images} images."
+    )
     return "\n".join(lines)
+
+
+def _of_sweep(settings: Settings) -> Settings:
+    """Return a copy with what all runs of a sweep do without."""
+    training = copy.copy(settings.training)
+    training.disable_tqdm, training.baselines, training.figures = True, "none", False
+    return replace(settings, training=training)
 
 
 def _check(settings: Settings, shared: Shared) -> str:
@@ -209,20 +236,19 @@ def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> 
     began = time.perf_counter()
     if not settings.training.overwrite_output_dir:
         refuse_foreign(folder, RESULTS)
-    settings.training.overwrite_output_dir = True  # a folder without hfft.json holds a run that was stopped
-    settings.training.disable_tqdm = True
-    settings.training.baselines = "none"
-    settings.training.figures = False
-    finetune(settings, _silent, test=False, shared=shared)
+    training = copy.copy(settings.training)
+    training.overwrite_output_dir = True  # what the folder holds is a run that was stopped, or another one's results
+    finetune(replace(settings, training=training), _silent, test=False, shared=shared)
     row = _row(read_record(folder / "hfft.json"), options, folder)
-    return SweepRow(row.options, row.folder, row.accuracy, row.loss, time.perf_counter() - began, row.trained_share)
+    return replace(row, seconds=time.perf_counter() - began)
 
 
 def _row(record: RunRecord, options: Options, folder: Path) -> SweepRow:
-    values = record.metrics["validation"].values
+    metrics = record.metrics["validation"]
+    values = metrics.values
     phase = record.plan[-1]
     share = phase.trainable_parameters / phase.total_parameters
-    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share)
+    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share, metrics.images)
 
 
 def _combinations(grid: dict[str, list[str]]) -> list[Options]:

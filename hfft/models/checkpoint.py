@@ -92,7 +92,9 @@ def load_folder(
     )
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(f"{folder} holds no tensor {missing[0]!r} ({len(missing)} missing), so it is no whole model")
+        raise ModelError(
+            f"{folder} holds no tensor {missing[0]!r} ({len(missing)} missing), so it is not a whole model"
+        )
     model.eval()
     return model, processor
 

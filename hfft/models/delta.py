@@ -104,12 +104,12 @@ def read_delta(path: Path) -> tuple[DeltaInfo, dict[str, Tensor]]:
     """Read a delta, and hold every tensor against its hash.
 
     Raises:
-        ModelError: the file is damaged, or is no delta that this version reads; a bad tensor is named.
+        ModelError: the file is damaged, or is not a delta that this version reads; a bad tensor is named.
     """
     try:
         with safe_open(path, framework="pt") as file:
             info = _info(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is not a mapping)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read {path}: {error}; copy or download it again") from error
     for name in sorted(info.tensors.keys() | tensors.keys()):
@@ -162,7 +162,7 @@ def _info(path: Path, metadata: Mapping[str, str]) -> DeltaInfo:
             raise ModelError(f"{path} has delta format {values['format']}, but this hfft reads {FORMAT}; update hfft")
         return DeltaInfo(**values | {"fresh": tuple(values["fresh"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is no delta that hfft wrote: its metadata lacks or garbles {_ENTRY!r}") from error
+        raise ModelError(f"{path} is not a delta that hfft wrote: its metadata lacks or garbles {_ENTRY!r}") from error
 
 
 def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, options: ModelArguments) -> PreTrainedModel:

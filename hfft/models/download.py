@@ -54,6 +54,6 @@ def _download(repo_id: str, revision: str | None, token: str | None, patterns: l
         ) from error
     except Exception as error:  # the client raises its own types, its transport's, OSError and ValueError
         raise ModelError(
-            f"{repo_id!r} is no folder, and cannot be fetched from the Hub: {one_line(error)}; "
+            f"{repo_id!r} is not a folder, and cannot be fetched from the Hub: {one_line(error)}; "
             "check the path, or the connection"
         ) from error

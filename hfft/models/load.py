@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +66,15 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     its rows then follow the names.
 
     Raises:
-        ModelError: nothing is found there, it is no image classifier, or its files are unusable.
+        ModelError: nothing is found there, it is not an image classifier, or its files are unusable.
     """
     if arguments.model_name_or_path is None:
         model, processor = embedded_model(labels)
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
     else:
         known = _known_classes(_check_config(arguments))
-        processor = load_pretrained(AutoImageProcessor, arguments)
+        source = replace(arguments, model_name_or_path=arguments.image_processor_name or arguments.model_name_or_path)
+        processor = load_pretrained(AutoImageProcessor, source)
         model, report = load_pretrained(
             AutoModelForImageClassification,
             arguments,
@@ -141,7 +142,7 @@ def _license_of(arguments: ModelArguments) -> str:
             token=arguments.token,
             ignore_metadata_errors=True,
         )
-    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is no error here
+    except Exception:  # a card is not needed: whatever is wrong with it, or with the way to it, is not an error here
         return ""
     stated = card.data.to_dict().get("license")
     return stated if isinstance(stated, str) else ""

@@ -74,7 +74,7 @@ def make_plan(
     return Plan(policy, anatomy, phases)
 
 
-def ready_together(phases: Sequence[Phase]) -> int:
+def count_fillable_together(phases: Sequence[Phase]) -> int:
     """Return how many of the first phases have a frozen part that none before them changes.
 
     Their activations can be computed before the first of them has been trained.

@@ -204,7 +204,7 @@ def specify(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseSpec, ..
 
     Raises:
         ArgumentError: the policy is unknown, does not fit the model or wants more epochs.
-        PluginError: a policy returned what is no list of phases for this model.
+        PluginError: a policy returned what is not a list of phases for this model.
     """
     function, argument = find_policy(policy)
     specs = tuple(function(anatomy, argument, epochs))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from hfft.metrics import ClassRow, SplitMetrics
-from hfft.report.card_metadata import METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
+from hfft.metrics import ClassRow, SplitMetrics, counted, described
+from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, figure, percent, table
 from hfft.report.record import RunRecord
 from hfft.report.trace import EpochRow, best_row
@@ -100,31 +99,48 @@ def _results(record: RunRecord) -> str:
         return "## Results\n\nNo split was evaluated."
     lines = [
         [
-            escape(split),
+            escape(split) + (" (optimistic)" if record.optimistic(split) else ""),
             METRIC_NAMES.get(name, escape(name)),
-            figure(value),
+            figure(value) + _count(metrics, name, value),
             _interval(metrics, name),
             f"{metrics.images:,}",
         ]
-        for split, metrics in record.metrics.items()
+        for split, metrics in record.leading_metrics()
         for name, value in metrics.values.items()
     ]
-    level = next(iter(record.metrics.values())).level
-    text = table(["Split", "Metric", "Value", f"{level:.0%} interval", "Images"], lines)
-    note = "Intervals are percentile bootstraps over the evaluated images; they do not cover other data or seeds."
-    return f"## Results\n\n{text}\n\n{note}{_baselines(record)}"
+    first = record.leading_metrics()[0][1]
+    text = table(["Split", "Metric", "Value", f"{first.level:.0%} interval", "Images"], lines)
+    return f"## Results\n\n{text}\n\n{_notes(record, first)}{_baselines(record)}"
+
+
+def _notes(record: RunRecord, first: SplitMetrics) -> str:
+    kind = f" are {escape(first.method)}'s and" if first.method else ""
+    notes = [f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds."]
+    if record.optimistic("validation") and "validation" in record.metrics:
+        notes.append("Validation figures are optimistic: the best epoch was chosen on the same images.")
+    return " ".join(notes)
 
 
 def _baselines(record: RunRecord) -> str:
     if not record.baselines:
         return ""
+    evaluated = record.metrics.get(record.per_class_split)
     lines = [
-        [escape(name.replace("_", " ")), METRIC_NAMES.get(metric, escape(metric)), figure(value)]
+        [
+            escape(name.replace("_", " ")),
+            METRIC_NAMES.get(metric, escape(metric)),
+            figure(value) + _count(evaluated, metric, value),
+        ]
         for name, values in record.baselines.items()
         for metric, value in values.items()
     ]
     text = table(["Baseline", "Metric", "Value"], lines)
-    return f"\n\nFor comparison, on the {escape(record.per_class_split)} images:\n\n{text}"
+    against = [
+        f"- Accuracy against {escape(BASELINE_NAMES.get(name, name))}: {escape(described(difference))}"
+        for name, difference in record.differences.items()
+    ]
+    lead = f"For comparison, on the {escape(record.per_class_split)} images:"
+    return "\n\n" + "\n\n".join([lead, text, *(["\n".join(against)] if against else [])])
 
 
 def _images(figures: Iterable[str]) -> str:
@@ -214,12 +230,13 @@ or step by step:
 
 ```python
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 processor = AutoImageProcessor.from_pretrained({name})
 model = AutoModelForImageClassification.from_pretrained({name}).eval()
-inputs = processor(Image.open("image.jpg").convert("RGB"), return_tensors="pt")
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")  # turned as the camera was held
+inputs = processor(image, return_tensors="pt")
 with torch.no_grad():
     probabilities = model(**inputs).logits.softmax(-1)[0]
 print(model.config.id2label[probabilities.argmax().item()], probabilities.max().item())
@@ -263,6 +280,14 @@ def _cache(record: RunRecord) -> str:
     return f"{text}; computed by {cache.engine}, within {cache.engine_difference:.1e} of PyTorch's activations"
 
 
+def _count(metrics: SplitMetrics | None, name: str, value: float) -> str:
+    """Return ``(19 of 20)`` for an accuracy on few images, with a space before it; nothing else."""
+    if metrics is None or name != "accuracy":
+        return ""
+    _, space, count = counted(value, metrics.images).partition(" ")
+    return space + count
+
+
 def _interval(metrics: SplitMetrics, name: str) -> str:
     if name not in metrics.intervals:
         return ""
@@ -297,15 +322,6 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
     elif record.test_evaluations is not None:
         times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
         yield f"The run looked at the test images {times}; epochs were judged on the validation images."
-    for split, metrics in record.metrics.items():
-        low, high = metrics.intervals.get("accuracy", (math.nan, math.nan))
-        if low == high and metrics.images:
-            yield (
-                f"All {metrics.images:,} {escape(split)} images were judged alike, which makes the interval a point; "
-                f"error rates up to about {min(1.0, 3 / metrics.images):.2g} (3 / images) are compatible with it."
-                if high == 1
-                else f"None of the {metrics.images:,} {escape(split)} images was judged right."
-            )
     if record.data.skipped:
         yield f"{len(record.data.skipped):,} files could not be read and were left out."
 

@@ -19,6 +19,11 @@ METRIC_NAMES = {
     "loss": "Cross-entropy (nats)",
     "ece": "Expected calibration error",
 }
+BASELINE_NAMES = {
+    "majority": "the most common class",
+    "linear_probe": "the linear probe",
+    "full_fine-tuning": "full fine-tuning",
+}
 # Licence identifiers that the Hub accepts as they are and that image models come with.
 _KNOWN_LICENCE = re.compile(
     r"apache-2\.0|mit|isc|zlib|ncsa|unlicense|wtfpl|bsd(-[23]-clause)?|mpl-2\.0|epl-2\.0|ecl-2\.0|odbl|odc-by|pddl|"
@@ -64,7 +69,7 @@ def _eval_results(record: RunRecord) -> list[EvalResult]:
             metric_args=arguments,
             metric_value=round(metrics.values[name], 6),
         )
-        for split, metrics in record.metrics.items()
+        for split, metrics in record.leading_metrics()
         for name, (kind, arguments) in kinds.items()
         if math.isfinite(metrics.values.get(name, math.nan))
     ]

@@ -1,4 +1,4 @@
-"""The most confident mistakes: what the model is surest of and gets wrong, as rows and as an image sheet."""
+"""The most confident mistakes: what the model is most confident of and gets wrong, as rows and as an image sheet."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hfft.errors import HfftError, OutputError
 from hfft.files import write_whole
-from hfft.metrics import ClassRow, SplitMetrics
+from hfft.metrics import ClassRow, PairedDifference, SplitMetrics
 from hfft.report.typed_json import build, plain
 
 
@@ -159,9 +159,11 @@ class RunRecord:
         test_evaluations: how often this run looked at the test split; None where that was not counted.
         frozen: the proof that frozen tensors did not change; None where nothing was frozen.
         baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+        differences: by baseline, how much more accurate the result is than it on the same images.
         files: SHA-256 of the weights that were written, by file.
-        mistakes: the most confident ones of that split, the surest first.
+        mistakes: the most confident ones of that split, the most confident first.
         written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
+        identity: by name, what another run must share to count as the same one; empty in older records.
     """
 
     hfft_version: str
@@ -187,14 +189,24 @@ class RunRecord:
     test_evaluations: int | None = None
     frozen: FrozenRecord | None = None
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    differences: dict[str, PairedDifference] = field(default_factory=dict)
     mistakes: list[MistakeRow] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     written: list[str] | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
     format: Literal[1] = 1
+
+    def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:
+        """Return the splits' figures, those first that nothing was chosen on."""
+        return sorted(self.metrics.items(), key=lambda item: item[0] != "test")
+
+    def optimistic(self, split: str) -> bool:
+        """Whether the weights were chosen on this very split, so that its figures flatter them."""
+        return split == "validation" and self.best_epoch is not None
 
 
 def write_record(path: str | Path, record: RunRecord) -> None:
-    """Write a record as JSON, replacing the file in one step; what is not finite becomes null.
+    """Write a record as JSON, staged_results the file in one step; what is not finite becomes null.
 
     Raises:
         OutputError: the file cannot be written.

@@ -21,7 +21,7 @@ _STAGING = ".saving-"
 
 
 @contextmanager
-def replacing(folder: Path, overwrite: bool = False, kept: frozenset[str] = frozenset()) -> Iterator[Path]:
+def staged_results(folder: Path, overwrite: bool = False, kept: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Give a new folder to write results into; on leaving, they replace what hfft itself wrote into `folder`.
 
     An error while they are written leaves `folder` as it was. They are put in place in such an order that at

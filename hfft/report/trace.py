@@ -184,7 +184,7 @@ def _loss_now(rows: Sequence[EpochRow]) -> str:
 
 
 def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
-    """Write rows as CSV with a header, replacing the file in one step so that a reader never sees half.
+    """Write rows as CSV with a header, staged_results the file in one step so that a reader never sees half.
 
     Raises:
         OutputError: the file cannot be written.
@@ -214,7 +214,7 @@ def read_trace(path: str | Path) -> list[EpochRow]:
             reader = csv.DictReader(file, strict=True)
             missing = [name for name in names if name not in (reader.fieldnames or ())]
             if missing:
-                raise HfftError(f"{path} is no trace: it has no column {', '.join(missing)}")
+                raise HfftError(f"{path} is not a trace: it has no column {', '.join(missing)}")
             return [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HfftError(f"cannot read the trace {path}: {error}") from error

@@ -1,4 +1,4 @@
-"""Dataclasses from JSON and back, every value held against its type."""
+"""Dataclasses from JSON and back, every value checked against its type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plain(value: object) -> object:
 
 
 def build(cls: type[T], data: object, where: str) -> T:
-    """Make a dataclass of a JSON object, field by field, each held against its type.
+    """Make a dataclass of a JSON object, field by field, each checked against its type.
 
     Args:
         cls: the dataclass; keys that it does not know are passed over.

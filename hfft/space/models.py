@@ -51,7 +51,7 @@ class Loaded:
         return self.thread.submit(lambda: list(classify(self.classifier, images, top_k))).result()
 
     def map(self, image: Image.Image, label: str | None = None) -> ActivationMap | None:
-        """Return where the evidence for a label lies; for the likeliest without one."""
+        """Return where the evidence for a label lies; for the most likely without one."""
         labels = self.classifier.labels
         chosen = labels.index(label) if label in labels else None
         return self.thread.submit(activation_map, self.classifier, image, chosen).result()

@@ -23,16 +23,16 @@ class Cut:
 
     Args:
         split: the model with its boundary; None where it cannot be cut.
-        uncached_because: why not; empty where it can.
+        uncached_reason: why not; empty where it can.
         class_token: compute the class token alone in the last block.
-        shortcut_refused_because: why not; empty where it is.
+        shortcut_refused_reason: why not; empty where it is.
         recording: of a plain forward, for the shapes of all outputs.
     """
 
     split: Split | None
-    uncached_because: str
+    uncached_reason: str
     class_token: bool
-    shortcut_refused_because: str
+    shortcut_refused_reason: str
     recording: Recording
 
 

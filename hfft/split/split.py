@@ -65,6 +65,8 @@ class Slot:
     leaf: Leaf
     constant: Tensor | None = None  # a tensor without a batch dimension, the same for every image
     kept: bool = True
+    fault: str = ""  # why it cannot be cached, which matters only where it is read
+    written: bool = False  # code between modules writes to its placeholder
     folded: bool = False  # the model keeps the rows of all images in one dimension, image by image
 
     @property
@@ -80,10 +82,11 @@ class Slot:
         """Return what replay puts here: an image's own tensors, the constant, or a placeholder that nobody reads."""
         if not self.kept:
             shape = self.leaf.shape if self.constant is not None else (batch_size, *self.leaf.shape)
-            # Nobody reads it, but code between modules may write to it, so it has memory of its own; a float
-            # placeholder's content is never set, which costs nothing however large it is.
-            make = torch.empty if self.leaf.dtype.is_floating_point else torch.zeros
-            value = make(shape, dtype=self.leaf.dtype, device=device)
+            # NaN, so that the loss shows it should it be read after all; one number of memory stands for all of
+            # them, which costs nothing however large it is, unless code between modules writes to it.
+            content = float("nan") if self.leaf.dtype.is_floating_point or self.leaf.dtype.is_complex else 0
+            value = torch.full((), content, dtype=self.leaf.dtype, device=device).expand(shape)
+            value = value.clone(memory_format=torch.contiguous_format) if self.written else value
         elif self.constant is not None:
             return self.constant.to(device, copy=True)
         else:
@@ -110,6 +113,13 @@ class Split:
     def leaves(self) -> list[Leaf]:
         """The tensors that a cache must hold for each image."""
         return [slot.leaf for slot in self.slots() if slot.cached]
+
+    def give_placeholders_memory(self) -> bool:
+        """Let code between modules write to placeholders; False if it could before."""
+        unread = [slot for slot in self.slots() if not slot.kept and not slot.written]
+        for slot in unread:
+            slot.written = True
+        return bool(unread)
 
     def capture(self, inputs: Inputs, stop: bool = True) -> dict[str, Tensor]:
         """Run the model up to the boundary and stop.

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
 
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import PixelDataset, collate
+from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
 from hfft.plugin.contract import Anatomy, covers
 from hfft.training.run import Baselines
@@ -37,6 +38,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
 _STEPS = 200  # of L-BFGS at most
 _BATCH = 64
+_PATIENCE = 2.0  # seconds without a progress bar
 
 
 def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
@@ -44,7 +46,7 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
 
     Args:
         run: its model holds the pretrained weights.
-        prepared: the first phase, its activations cached where they can be.
+        prepared: the first phase, its activations cached where they can be, those of the test images as well.
     """
     began = time.perf_counter()
     sets = run.sets
@@ -52,17 +54,15 @@ def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
     commonest = int(np.bincount(sets.train.labels).argmax())
     majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
     rows = _sampled(sets.train, run.settings.training.seed)
-    data: dict[str, Dataset[Any]] = {**prepared.datasets}
-    if sets.test is not None:
-        data["test"] = PixelDataset(sets.test, run.plain_pixels)
-    reader = HeadReader(run.model, run.plan.anatomy, prepared)
-    train = reader.features(Subset(data["train"], rows.tolist()))
+    data = prepared.datasets
+    reader = HeadInputs(run.model, run.plan.anatomy, prepared)
+    train = reader.features(Subset(data["train"], rows.tolist()), "train")
     predict = fit_probe(train, sets.train.labels[rows], run.settings.training.seed)
-    probe = {split: predict(reader.features(data[split])) for split in judged}
+    probe = {split: predict(reader.features(data[split], split)) for split in judged}
     return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
 
 
-class HeadReader:
+class HeadInputs:
     """Collects what the head of a model reads, one row of features per image.
 
     Args:
@@ -82,14 +82,15 @@ class HeadReader:
             and next(module.parameters(recurse=False), None) is not None
         ]
 
-    def features(self, dataset: Dataset[Any]) -> NDArray[np.float64]:
-        """Return the features of all items, shape (images, features)."""
+    def features(self, dataset: Dataset[Any], name: str) -> NDArray[np.float64]:
+        """Return the features of all items, shape (images, features); `name` is that of the split."""
         rows: list[NDArray[np.float64]] = []
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         try:
-            for batch in DataLoader(dataset, batch_size=_BATCH, collate_fn=collate):
+            batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
+            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
                 moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
                 rows.append(self._read(moved))
         finally:
@@ -149,7 +150,7 @@ def _choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], s
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     scores = [
         float((_fitted(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
-        for strength in STRENGTHS
+        for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
     ]
     return STRENGTHS[int(np.argmax(scores))]
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from hfft.errors import DivergedError, PreemptedError
+from hfft.errors import ArgumentError, DivergedError, PreemptedError
+from hfft.training_flags import METRICS
 
+METRICS_OF_CHOICE = tuple(f"eval_{name}" for name in METRICS)
 _ROUNDING = 1e-6  # epochs are sums of fractions
 
 
@@ -38,7 +40,8 @@ class Best:
     """The best weights of a run so far.
 
     Args:
-        score: validation accuracy, and the negative validation loss among equals; None before an evaluation.
+        score: what decides, validation accuracy by default, higher being better, and the negative validation loss
+            among equals; None before an evaluation.
         epoch: epochs done when they were seen, over all phases.
         stale: evaluations in this phase since then.
         tensors: the weights, of what the phase may change.
@@ -53,8 +56,9 @@ class Best:
 class KeepBest(TrainerCallback):
     """Keeps the weights of the best epoch in memory, puts them back at the end, and ends a phase that stalls.
 
-    Best is the highest validation accuracy, and among equals the lowest validation loss, over all phases so
-    far. Only tensors that can change are copied, so that nothing of the size of the model is written per epoch.
+    Best is the highest validation accuracy, or what ``--metric_for_best_model`` names, and among equals the lowest
+    validation loss, over all phases so far. Where evaluations follow steps, the last step has one too. Only tensors
+    that can change are copied, so that nothing of the size of the model is written per epoch.
 
     Args:
         best: of the run; a later phase goes on with it.
@@ -81,7 +85,7 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
         metrics = kwargs["metrics"]
-        score = (metrics["eval_accuracy"], -metrics["eval_loss"])
+        score = (self._deciding(args, metrics), -metrics["eval_loss"])
         if self.best.score is None or score > self.best.score:
             self.best.score, self.best.epoch, self.best.stale = score, self.before + state.epoch, 0
             self._copy(kwargs["model"])
@@ -90,9 +94,21 @@ class KeepBest(TrainerCallback):
         if self.patience is not None and self.best.stale >= self.patience:
             control.should_training_stop = True
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate the last step's weights as well: what was not evaluated cannot be the best."""
+        if args.eval_strategy == "steps" and args.eval_delay <= state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put the best weights back."""
         kwargs["model"].load_state_dict(self.best.tensors, strict=False)
+
+    def _deciding(self, args: Any, metrics: Mapping[str, float]) -> float:
+        name = f"eval_{args.metric_for_best_model or 'accuracy'}"
+        if name not in metrics:  # top5_accuracy, with at most five labels
+            found = ", ".join(key.removeprefix("eval_") for key in METRICS_OF_CHOICE if key in metrics)
+            raise ArgumentError(f"--metric_for_best_model: these images have no {name[5:]}, but {found}")
+        return metrics[name] if args.greater_is_better in (None, True) else -metrics[name]
 
     def _copy(self, model: nn.Module) -> None:
         if self.restore:
@@ -170,7 +186,19 @@ class Views(TrainerCallback):
 
 
 class QuietProgress(ProgressCallback):
-    """The Trainer's progress bars without its log lines; the epoch table says the same at the end."""
+    """The Trainer's progress bars, named, without its log lines; the epoch table says the same at the end."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin the bar of training."""
+        super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]  # of transformers
+        if self.training_bar is not None:
+            self.training_bar.set_description("Training")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kw: Any) -> None:
+        """Move the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, eval_dataloader, **kw)  # type: ignore[no-untyped-call]
+        if self.prediction_bar is not None:
+            self.prediction_bar.set_description("Evaluation", refresh=False)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print nothing."""
@@ -181,7 +209,7 @@ def _copies(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().clone() for name in names}
 
 
-GO_ON = "run the same command with --resume_from_checkpoint true to go on"
+RESUME_HINT = "run the same command with --resume_from_checkpoint true to go on"
 
 
 class Preemption:
@@ -214,7 +242,7 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.training:
-            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {GO_ON}")
+            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {RESUME_HINT}")
 
     def agreed(self, args: Any) -> bool:
         """Return whether the signal has reached any process; all of them must ask at the same step."""

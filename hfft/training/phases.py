@@ -23,16 +23,16 @@ from hfft.cache.prepare import (
     probe_inputs,
 )
 from hfft.data.preprocessing import Pixels, collate
-from hfft.errors import PreemptedError
+from hfft.errors import ArgumentError, PreemptedError
 from hfft.models.tensors import digest
 from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
-from hfft.planning.plan import Phase, ready_together
+from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.cut import cut_phase
 from hfft.split.halves import idle_parameters
 from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
-    GO_ON,
+    RESUME_HINT,
     Average,
     KeepBest,
     PhaseCallback,
@@ -95,9 +95,8 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
         HfftError: images, cache or output folder are not usable.
     """
     training, phases = run.settings.training, run.plan.phases
-    memory_format = choose_memory_format(run.settings.cache.memory_format)
-    nn.Module.to(nn.Module.to(run.model, training.device), memory_format=memory_format)
-    identity = identity_of(run)  # now: the Trainer writes into the model's configuration
+    _to_device(run)
+    run.identity = identity = identity_of(run)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
     if resumed is not None:
         resumed.check(identity)
@@ -108,39 +107,73 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
     ready: list[ReadyPhase] = []
     for index in range(resumed.phase if resumed is not None else 0, len(phases)):
         if not ready:
-            ready = make_ready(run, phases[index : index + ready_together(phases[index:])], say)
+            ready = make_ready(run, phases[index : index + count_fillable_together(phases[index:])], say)
             if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
                 run.baselines = probe_baselines(run, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
         around = Interruptible(identity, here, preemption or Preemption())
         trainer = _train_phase(run, ready.pop(0), around, say)
     trainer.state = run.continuous(trainer.state)
+    run.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
     return trainer
 
 
-def make_ready(run: Run, phases: Sequence[Phase], say: Callable[[str], None]) -> list[ReadyPhase]:
+def fill_caches(run: Run, share: tuple[int, int], say: Callable[[str], None]) -> None:
+    """Fill one part of the activation caches that a run reads, without training.
+
+    Phases whose frozen prefix is trained by an earlier one are left out: only that training makes their rows.
+
+    Args:
+        run: set up; its model holds the pretrained weights.
+        share: (number, count), counted from 0.
+        say: prints a line for the user.
+
+    Raises:
+        ArgumentError: nothing can be cached.
+        HfftError: images or cache are not usable.
+    """
+    phases = run.plan.phases
+    together = count_fillable_together(phases)
+    _to_device(run)
+    ready = make_ready(run, phases[:together], say, share)
+    if reasons := [each.prepared.uncached_reason for each in ready if each.prepared.uncached_reason]:
+        raise ArgumentError(f"nothing to fill: {reasons[0]}")
+    if left := [phase.name for phase in phases[together:]]:
+        say(f"Left to the training, whose weights they begin with: {', '.join(left)}.")
+
+
+def make_ready(
+    run: Run, phases: Sequence[Phase], say: Callable[[str], None], share: tuple[int, int] | None = None
+) -> list[ReadyPhase]:
     """Cut the model for each phase and fill their caches.
 
     Args:
         run: its model holds the weights that the first of the phases begins with.
         phases: in order; none of them may train what a later one freezes.
         say: prints a line for the user.
+        share: (number, count): compute only this of so many parts of the caches; the phases cannot be trained then.
     """
     settings, training = run.settings, run.settings.training
-    splits = _splits(run)
-    probe = probe_inputs(splits["train"], training.device, choose_memory_format(settings.cache.memory_format))
+    probe = probe_inputs(
+        _splits(run, phases[0])["train"], training.device, choose_memory_format(settings.cache.memory_format)
+    )
     cuts, views = [], []
     for phase in phases:
         freeze(run.model, phase)
         shortcut, precision = settings.cache.class_token_shortcut, precision_of(training)
         cut = cut_phase(run.model, run.plan.anatomy, phase, probe, shortcut, precision)
-        cuts.append((phase, cut))
+        cuts.append((phase, cut, _splits(run, phase)))
         views.append(view_phase(run.model, run.plan, phase, cut))
     say(plan_tree(run.base.name, views, training.learning_rate))
-    prepared = prepare_phases(run.model, run.plan.anatomy, cuts, splits, settings.cache, training)
+    prepared = prepare_phases(run.model, run.plan.anatomy, cuts, settings.cache, training, share)
     for each in prepared:
         say(describe(each))
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
+
+
+def _to_device(run: Run) -> None:
+    memory_format = choose_memory_format(run.settings.cache.memory_format)
+    nn.Module.to(nn.Module.to(run.model, run.settings.training.device), memory_format=memory_format)
 
 
 def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]) -> FreezeTrainer:
@@ -154,6 +187,10 @@ def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callab
     trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, run, names)
+    run.trackers.place(len(run.phases) + 1, run.steps, run.epochs)
+    trainer.add_callback(run.trackers)
+    if trainer.args.dataloader_drop_last and not run.settings.training.dataloader_drop_last:
+        say(_LONE_IMAGE)
     checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)
     metrics = _train(trainer, checkpoints, around.preemption)
     after = digest(frozen_tensors(run.model, phase))
@@ -207,7 +244,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
     finally:
         preemption.training = False
     if stop.saved:
-        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {GO_ON}")
+        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {RESUME_HINT}")
     trainer.release()
     return outcome.metrics
 
@@ -257,15 +294,20 @@ def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> N
         set_seed(trainer.args.seed)
 
 
-def _splits(run: Run) -> dict[str, ImagesAndPixels]:
+def _splits(run: Run, phase: Phase) -> dict[str, ImagesAndPixels]:
+    """Return what a phase reads: the test images only where the probe or the last evaluation reads them."""
     data, seed = run.settings.data, run.settings.training.seed
     views = data.views if data.augment != "none" else 1
     views = min(views, math.ceil(run.settings.training.num_train_epochs))
     augmented = Pixels(run.processor, data.augment, seed, run.settings.cache.exact)
-    return {
+    splits = {
         "train": ImagesAndPixels(run.sets.train, augmented, views),
         "validation": ImagesAndPixels(run.sets.validation, run.plain_pixels),
     }
+    probed = run.settings.training.baselines != "none" and phase is run.plan.phases[0]
+    if run.sets.test is not None and (probed or phase is run.plan.phases[-1]):
+        splits["test"] = ImagesAndPixels(run.sets.test, run.plain_pixels)
+    return splits
 
 
 def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
@@ -275,6 +317,7 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
     trainer = FreezeTrainer(
         run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
+    trainer.test_dataset = datasets.get("test")
     trainer.objective = _objective(run)
     trainer.add_callback(Views(datasets["train"].show_view, run.epochs))  # type: ignore[attr-defined]
     for callback in run.callbacks:
@@ -295,11 +338,33 @@ def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> Finetune
     training.learning_rate = learning_rate
     training.label_names = ["labels"]
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
+    training.report_to = []  # run.trackers are told of all phases
+    before = run.steps if training.eval_strategy == "steps" else run.epochs
+    training.eval_delay = max(0, training.eval_delay - before)
+    training.dataloader_drop_last |= _ends_with_one(run, ready.phase)
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
         training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
     return training
+
+
+_LONE_IMAGE = (
+    "The last batch of each epoch would hold a single image, from which batch norms cannot learn: it is left out, "
+    "another one in each epoch."
+)
+
+
+def _ends_with_one(run: Run, phase: Phase) -> bool:
+    """Whether the last batch of an epoch holds one image, and batch norms learn from it."""
+    training, images = run.settings.training, len(run.sets.train)
+    batch = training.per_device_train_batch_size
+    if training.world_size > 1 or images <= batch or batch == 1 or images % batch != 1:
+        return False
+    return any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in phase.eval_modules
+        for name, module in run.model.named_modules()
+    )
 
 
 def _objective(run: Run) -> Objective:

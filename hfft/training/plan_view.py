@@ -43,7 +43,7 @@ class PhaseView:
         parts: in order of depth.
         boundary: first module of the suffix; empty where there is no frozen prefix.
         cache_bytes_per_image: what one image's activations take; 0 where they are not cached.
-        uncached_because: why not; empty where they are.
+        uncached_reason: why not; empty where they are.
         gradient_ratio: whether learning rates are multiplied by ratios measured when the phase begins.
     """
 
@@ -52,7 +52,7 @@ class PhaseView:
     parts: tuple[PartView, ...]
     boundary: str
     cache_bytes_per_image: int
-    uncached_because: str
+    uncached_reason: str
     gradient_ratio: bool = False
 
     @property
@@ -84,7 +84,7 @@ def view_phase(model: PreTrainedModel, plan: Plan, phase: Phase, cut: Cut) -> Ph
         scale = max((phase.lr_scales[name] for name in learning), default=0.0)
         shape = cut.recording.output_shape(names[-1]) if names else None
         parts.append(PartView(label, names, sum(tensors.values()), sum(tensors[n] for n in learning), scale, shape))
-    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_because, phase.gradient_ratio)
+    return PhaseView(phase.name, phase.epochs, tuple(parts), boundary, size, cut.uncached_reason, phase.gradient_ratio)
 
 
 def plan_tree(model_name: str, views: Sequence[PhaseView], learning_rate: float) -> str:
@@ -135,8 +135,8 @@ def _part_line(part: PartView, view: PhaseView, learning_rate: float) -> str:
 
 
 def _cache_lines(view: PhaseView) -> list[str]:
-    if view.uncached_because:
-        return [f"Activation cache: off, {view.uncached_because}"]
+    if view.uncached_reason:
+        return [f"Activation cache: off, {view.uncached_reason}"]
     return [
         f"Boundary: everything before {view.boundary} is the frozen prefix",
         f"Activation cache: {view.cache_bytes_per_image * 1000 / 1e6:,.1f} MB per 1,000 images",

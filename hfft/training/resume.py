@@ -88,8 +88,7 @@ class Checkpoint:
             ArgumentError: naming every difference.
         """
         before = self.record["identity"]
-        names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
-        if names:
+        if names := differences(before, identity):
             pairs = [f"{name}: {before.get(name)!r} there, {identity.get(name)!r} here" for name in names]
             raise ArgumentError(
                 f"{self.folder} belongs to another run: {'; '.join(pairs)}. Give the flags of that run, or start "
@@ -188,6 +187,7 @@ MAY_CHANGE = frozenset(
     {
         # Where things are. What is there counts: weights, configuration, plan, images and labels have entries below.
         *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
+        *("config_name", "image_processor_name", "ignore_mismatched_sizes"),
         *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
         *("image_column_name", "label_column_name", "on_bad_image", "cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
@@ -198,6 +198,7 @@ MAY_CHANGE = frozenset(
         *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "save_on_each_node"),
         *("enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy"),
         *("hub_always_push", "hub_revision"),
+        *("do_train", "do_eval", "do_predict"),
         # How batches are fetched, and the processes' own numbers.
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor"),
         *("dataloader_multiprocessing_context", "ddp_timeout", "local_rank"),
@@ -235,6 +236,11 @@ def identity_of(run: Run) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity, default=str))
     return plain
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of what two identities do not share."""
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def moment_of(run: Run, trainer: FreezeTrainer, identity: dict[str, Any]) -> Moment:

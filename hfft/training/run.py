@@ -16,12 +16,13 @@ from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.data.load import ImageSets
 from hfft.data.preprocessing import Pixels
-from hfft.metrics import Accuracy, MacroF1
+from hfft.metrics import Accuracy, MacroF1, PairedDifference, paired_difference
 from hfft.models.delta import Pretrained
 from hfft.models.load import Base
 from hfft.planning.plan import Plan
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
+from hfft.training.trackers import Trackers
 
 
 @dataclass
@@ -70,7 +71,7 @@ class CacheUse:
             computed=sum(report.computed for report in reports),
             wait_seconds=sum(report.wait_seconds for report in reports),
             prefix_seconds=sum(report.prefix_seconds for report in reports),
-            reason_off=prepared.uncached_because,
+            reason_off=prepared.uncached_reason,
             engine=prepared.engine,
         )
 
@@ -144,6 +145,17 @@ class Baselines:
             if split in by_split
         }
 
+    def differences(
+        self, split: str, predicted: NDArray[np.int64], truth: NDArray[np.int64]
+    ) -> dict[str, PairedDifference]:
+        """Compare a model that predicted these label numbers, shape (images,), with each baseline on one split."""
+        correct = predicted == truth
+        return {
+            name: paired_difference(correct, by_split[split] == truth)
+            for name, by_split in self.predictions.items()
+            if split in by_split
+        }
+
 
 @dataclass
 class Run:
@@ -167,6 +179,8 @@ class Run:
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
+        trackers: told of all phases as of one training.
+        identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
     settings: Settings
@@ -186,6 +200,8 @@ class Run:
     seconds: float = 0.0
     callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
+    trackers: Trackers = field(default_factory=Trackers)
+    identity: dict[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import collate
+from hfft.errors import ArgumentError, one_line
 from hfft.metrics import classification_metrics
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
@@ -62,6 +63,7 @@ class FreezeTrainer(Trainer):
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
         divergence: ends the training when a loss is not finite.
+        test_dataset: the same as `eval_dataset` for the test images, or None.
         predictions: of the last evaluation.
     """
 
@@ -81,6 +83,7 @@ class FreezeTrainer(Trainer):
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
         self.divergence = EndIfDiverged(phase.name)
+        self.test_dataset: Dataset[Any] | None = None
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
         super().__init__(
@@ -98,14 +101,27 @@ class FreezeTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Train on a batch as the Trainer does, and note whether its loss is finite."""
-        loss: Tensor = super().training_step(*args, **kwargs)
+        try:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ArgumentError(
+                "a batch norm of this model cannot learn from a batch of one image: give --per_device_train_batch_size "
+                "2 or more"
+            ) from error
         self.divergence.note(loss)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""
         if self.optimizer is None:
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            try:
+                optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
+            except (ImportError, ValueError) as error:
+                raise ArgumentError(
+                    f"--optim {getattr(self.args.optim, 'value', self.args.optim)}: {one_line(error)}"
+                ) from error
             self.optimizer = optimizer_class(self._groups(model or self.model), **options)
         return self.optimizer
 
@@ -117,18 +133,37 @@ class FreezeTrainer(Trainer):
         if self.lr_scheduler is None:
             warmup = self.args.get_warmup_steps(num_training_steps)
             scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
+            for group in scheduler.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])  # which schedules that follow a metric do not note
             if warmup > 0 and isinstance(scheduler, LambdaLR):
                 factors = [_warmed(factor, warmup, num_training_steps) for factor in scheduler.lr_lambdas]
                 self.lr_scheduler = LambdaLR(scheduler.optimizer, factors)
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of training batches."""
-        return self._apart(super().get_train_dataloader())
+        """Build the loader of training batches.
+
+        Raises:
+            ArgumentError: ``--dataloader_drop_last`` would drop all images.
+        """
+        loader = self._apart(super().get_train_dataloader())
+        if not len(loader):
+            raise ArgumentError(
+                "--dataloader_drop_last true leaves no batch: there are fewer training images than a batch of "
+                f"{self.args.train_batch_size} (in each process) takes; lower --per_device_train_batch_size"
+            )
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Build the loader of evaluation batches."""
-        return self._apart(super().get_eval_dataloader(eval_dataset))
+        """Build the loader of evaluation batches; images are dropped in training alone."""
+        with self._no_image_dropped():
+            return self._apart(super().get_eval_dataloader(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Build the loader of test batches; images are dropped in training alone."""
+        with self._no_image_dropped():
+            loader: DataLoader[Any] = super().get_test_dataloader(test_dataset)
+            return loader
 
     def compute_loss(
         self,
@@ -196,6 +231,14 @@ class FreezeTrainer(Trainer):
             loader.base_dataloader.generator = torch.Generator()
         prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
         return prepared
+
+    @contextmanager
+    def _no_image_dropped(self) -> Iterator[None]:
+        given, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = given
 
     def _groups(self, model: Any) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))

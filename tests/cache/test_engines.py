@@ -16,8 +16,10 @@ from hfft.arguments import CacheArguments
 from hfft.cache import engines
 from hfft.cache.engines import EngineUse, Question, choose_engine
 from hfft.cache.entries import list_entries, prune
-from hfft.cache.placement import default_cache_dir
 from hfft.errors import ArgumentError
+from hfft.files import default_cache_dir
+from hfft.jobs.reproduce import record_flags
+from hfft.report.record import read_record
 from hfft.split.engines import Engine, EngineError
 
 ONNX = ("--prefix_engine", "onnxruntime")
@@ -165,6 +167,18 @@ def test_exact_is_torch(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert record(job("resnet", "run", "--exact", "true"))["cache"]["engine"] == "torch"
     assert run("--exact", "true", *ONNX) == 2
     assert "--exact computes with torch" in capsys.readouterr().err
+
+
+def test_an_engine_without_a_cache_is_said_to_be_unused(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job("resnet", "run", *ONNX, "--cache", "off")
+    assert "off, switched off; so --prefix_engine onnxruntime is not used." in capsys.readouterr().out
+
+
+def test_a_record_names_its_engine_for_those_who_repeat_it(job: Job) -> None:
+    for name, flags in (("plain", ()), ("fast", ONNX)):
+        kept = read_record(job("resnet", name, *flags) / "hfft.json")
+        chosen = record_flags(kept)
+        assert chosen[chosen.index("--prefix_engine") + 1] == ("onnxruntime" if flags else "torch")
 
 
 def test_an_engine_that_is_not_installed_is_an_argument_error(monkeypatch: pytest.MonkeyPatch) -> None:

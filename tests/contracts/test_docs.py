@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name: str) -> Any:
-    """Load a script, which is no module of a package."""
+    """Load a script, which is not a module of a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

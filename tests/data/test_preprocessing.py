@@ -1,5 +1,6 @@
-"""Model inputs: the same pixels by every way, augmentation seeded by (seed, row, view) alone, sizes that are kept."""
+"""Model inputs: the same pixels by every way, augmentation by (seed, content, view) alone, sizes that are kept."""
 
+import hashlib
 import io
 import multiprocessing
 import pickle
@@ -31,6 +32,11 @@ def vit(size: int = 16) -> BaseImageProcessor:
 
 def noise(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def content(number: int) -> str:
+    """What stands for an image's content."""
+    return hashlib.sha256(str(number).encode()).hexdigest()
 
 
 def noise_set(count: int = 6) -> ImageSet:
@@ -88,16 +94,17 @@ def test_every_tensor_of_a_processor_is_kept() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 1), (1, 3), (400, 2)])
 def test_odd_shapes_pass(size: tuple[int, int]) -> None:
     for augment in ("none", "flip", "crop"):
-        assert Pixels(vit(), augment)(Image.new("RGB", size), row=0, view=0)["pixel_values"].shape == (3, 16, 16)
+        assert Pixels(vit(), augment)(Image.new("RGB", size), content(0), view=0)["pixel_values"].shape == (3, 16, 16)
 
 
 # Augmentation -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("augment", ["flip", "crop"])
-def test_seed_row_and_view_alone_decide(augment: str) -> None:
+def test_seed_content_and_view_alone_decide(augment: str) -> None:
     def bits(seed: int, row: int, view: int) -> bytes:
-        return Pixels(vit(), augment, seed)(noise(), row, view)["pixel_values"].numpy().tobytes()
+        image = noise(400, 300)  # so large that no two crops are the same by chance
+        return Pixels(vit(), augment, seed)(image, content(row), view)["pixel_values"].numpy().tobytes()
 
     assert bits(1, 2, 3) == bits(1, 2, 3)
     for change in (
@@ -111,13 +118,13 @@ def test_seed_row_and_view_alone_decide(augment: str) -> None:
 def test_without_a_view_nothing_is_augmented() -> None:
     plain = Pixels(vit())(noise())["pixel_values"]
     for augment in ("flip", "crop"):
-        assert torch.equal(Pixels(vit(), augment)(noise(), row=1)["pixel_values"], plain)
-    assert torch.equal(Pixels(vit())(noise(), row=1, view=1)["pixel_values"], plain)
+        assert torch.equal(Pixels(vit(), augment)(noise(), content(1))["pixel_values"], plain)
+    assert torch.equal(Pixels(vit())(noise(), content(1), view=1)["pixel_values"], plain)
 
 
 def test_flip_is_a_mirror_half_of_the_time() -> None:
     plain = Pixels(vit())(noise(16, 16))["pixel_values"]
-    seen = [Pixels(vit(), "flip")(noise(16, 16), row, 0)["pixel_values"] for row in range(200)]
+    seen = [Pixels(vit(), "flip")(noise(16, 16), content(row), 0)["pixel_values"] for row in range(200)]
     flipped = sum(torch.equal(pixels, plain.flip(-1)) for pixels in seen)
     assert flipped + sum(torch.equal(pixels, plain) for pixels in seen) == 200
     assert 70 < flipped < 130
@@ -129,7 +136,7 @@ def test_augmentation_leaves_global_random_states_alone() -> None:
     expected = torch.rand(1), np.random.random_sample()
     torch.manual_seed(1)
     np.random.seed(1)
-    Pixels(vit(), "crop")(noise(), 0, 0)
+    Pixels(vit(), "crop")(noise(), content(0), 0)
     assert (torch.rand(1), np.random.random_sample()) == expected
 
 
@@ -150,6 +157,17 @@ def test_fingerprint_follows_what_the_pixels_depend_on() -> None:
     ]
     assert len(set(prints)) == 6
     assert Pixels(vit(), "none", 5).fingerprint() == prints[0]
+    assert Pixels(vit(), "crop", 5).processing() == Pixels(vit()).processing() != Pixels(vit(20)).processing()
+    views = [Pixels(vit(), *how).view_name(view) for how in (("flip", 0), ("flip", 1), ("crop", 0)) for view in (0, 1)]
+    assert len(set(views)) == 6
+    assert Pixels(vit(), "none", 5).view_name(1) == ""
+
+
+def test_an_image_keeps_its_augmented_views_in_another_set() -> None:
+    images = noise_set()
+    whole, part = (PixelDataset(each, Pixels(vit(), "crop"), views=2) for each in (images, images.select([4, 1])))
+    assert torch.equal(part[0]["pixel_values"], whole[4]["pixel_values"])
+    assert torch.equal(part[1]["pixel_values"], whole[1]["pixel_values"])
 
 
 # Data sets --------------------------------------------------------------------------------------------

@@ -115,12 +115,13 @@ def test_a_file_that_vanishes_is_named_where_it_is_read_again(
 
 
 def test_a_file_that_vanishes_after_it_was_cached_costs_nothing(
-    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    start: Callable[..., int], image_folder: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _remove_after(monkeypatch, list((tmp_path / "images").rglob("*.png")))
-    assert start("--cache", "memory") == 0
+    tests = image_folder("test", per_class=2, seed=4)
+    _remove_after(monkeypatch, [*(tmp_path / "images").rglob("*.png"), *tests.rglob("*.png")])
+    assert start("--cache", "memory", "--test_dir", tests) == 0
     record = json.loads((tmp_path / "out" / "hfft.json").read_text())
-    assert record["data"]["fingerprints"].keys() == {"train", "validation"}
+    assert record["data"]["fingerprints"].keys() == {"train", "validation", "test"}
 
 
 def test_a_test_file_that_vanishes_leaves_the_trained_weights(
@@ -132,7 +133,7 @@ def test_a_test_file_that_vanishes_leaves_the_trained_weights(
 ) -> None:
     tests = image_folder("test", per_class=2, seed=4)
     _remove_after(monkeypatch, list(tests.rglob("*.png")))
-    assert start("--test_dir", tests) == 1
+    assert start("--test_dir", tests, "--cache", "off") == 1
     one_line(capsys, "blue/000.png", f"The trained weights are saved in {tmp_path / 'out' / 'unfinished'}")
     AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "unfinished")
     assert not (tmp_path / "out" / "hfft.json").exists()

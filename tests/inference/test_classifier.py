@@ -149,7 +149,7 @@ def test_nothing_readable_is_a_failure(capsys: pytest.CaptureFixture[str], model
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["x.png", "--model", "/no/such/folder"], 1, "'/no/such/folder' is no folder"),
+        (["x.png", "--model", "/no/such/folder"], 1, "'/no/such/folder' is not a folder"),
         (["--top_k", "0", "x.png"], 2, "--top_k must be at least 1"),
         (["--batch_size", "0", "x.png"], 2, "--batch_size must be at least 1"),
         (["x.png", "--fromat", "csv"], 2, "did you mean --format?"),

@@ -14,7 +14,7 @@ from finished import LABELS, make_images, make_model
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from hfft.arguments import UseArguments
+from hfft.arguments import CheckpointArguments
 from hfft.cli import main
 from hfft.errors import DataError
 from hfft.inference.evaluate import EvaluateArguments, Evaluation, describe_evaluation, evaluate
@@ -31,7 +31,8 @@ def images(tmp_path: Path) -> Path:
 
 
 def judge(model: Path, output: Path, **options: object) -> Evaluation:
-    return evaluate(UseArguments(model=str(model), batch_size=4), EvaluateArguments(output_dir=str(output), **options))  # type: ignore[arg-type]
+    chosen = EvaluateArguments(output_dir=str(output), **options)  # type: ignore[arg-type]
+    return evaluate(CheckpointArguments(model=str(model), batch_size=4), chosen)
 
 
 def rows_of(output: Path) -> list[dict[str, str]]:
@@ -60,6 +61,8 @@ def test_agrees_with_scikit_learn(model: Path, images: Path, tmp_path: Path) -> 
     text = describe_evaluation(evaluation)
     assert f"{values['accuracy']:.4f}" in text
     assert "top2" in text
+    assert f"({round(15 * values['accuracy'])} of 15)" in text
+    assert "Wilson" in text
 
 
 def test_a_missing_class_shifts_no_label(model: Path, images: Path, tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_a_sample_keeps_shares(model: Path, images: Path, tmp_path: Path) -> Non
         (["--dataset_name", "a", "--validation_dir", "b"], 2, "exclude each other"),
         (["--top_k", "0"], 2, "--top_k must be at least 1"),
         (["--validation_dir", "{tmp}/nowhere"], 1, "there is no such folder"),
-        (["--model", "{tmp}/nowhere"], 1, "is no folder"),
+        (["--model", "{tmp}/nowhere"], 1, "is not a folder"),
         (["--output_dir", "{model}/config.json/x"], 1, "cannot make the folder"),
     ],
 )

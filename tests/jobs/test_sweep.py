@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import torch
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.cli import main
+from hfft.cli.train import finetune_settings
 from hfft.errors import ArgumentError
 from hfft.jobs.inputs import Shared
-from hfft.jobs.sweep import parse_grid, read_runs, run_name
+from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
 from hfft.output_folder import note, owned
+from hfft.training.run import Settings
 
 Folder = Callable[..., Path]
 
@@ -59,6 +62,7 @@ def test_sweep(pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys:
     flags = [*common, "--sweep", "learning_rate=1e-3,1e-2", "policy=head,last_block"]
     assert main(["sweep", *flags]) == 0
     printed = capsys.readouterr().out
+    assert re.search(r"The best, .* \(\d+ of \d+\) on validation, is optimistic", printed)
     assert "The best one again: hfft finetune" in printed
     with (tmp_path / "sweep" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -133,3 +137,54 @@ def test_a_sweep_says_once_what_the_check_finds(
     for name in ("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"):
         assert not list((tmp_path / "sweep").glob(f"*/{name}"))
     assert "](curves.png)" not in next((tmp_path / "sweep").glob("*/README.md")).read_text()
+
+
+def test_names_that_collide_get_a_number() -> None:
+    runs = [{"model_name_or_path": name} for name in ("m/x", "m-x", "M/X", "y")]
+    names = folder_names(runs)
+    assert names == [f"model_name_or_path={end}" for end in ("m-x", "m-x-2", "M-X-3", "y")]
+
+
+def test_only_the_same_run_counts_as_done(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    flags += ["--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3"]
+    folder = tmp_path / "sweep" / "learning_rate=1e-3"
+
+    def again(*others: str) -> str:
+        assert main(["sweep", *flags, "--num_train_epochs", "1", *others]) == 0
+        return capsys.readouterr().out
+
+    again()
+    first = (folder / "hfft.json").read_bytes()
+    assert "done before" in again("--logging_steps", "3")  # which does not change what comes out
+    assert (folder / "hfft.json").read_bytes() == first
+    assert "trained anew, since its folder holds a run with other num_train_epochs, plan\n" in again(
+        "--num_train_epochs", "2"
+    )
+    assert json.loads((folder / "hfft.json").read_text())["arguments"]["num_train_epochs"] == 2
+    assert "a run with other policy, num_train_epochs, plan\n" in again("--policy", "head")
+    other = image_folder("other", per_class=8, seed=5)
+    said = again("--policy", "head", "--train_dir", str(other))
+    assert "a run with other training images, validation images\n" in said
+    record = json.loads((folder / "hfft.json").read_text())
+    del record["identity"]
+    (folder / "hfft.json").write_text(json.dumps(record))
+    said = again("--policy", "head", "--train_dir", str(other))
+    assert "holds a run that does not say of what it was" in said
+
+
+def test_a_sweep_leaves_the_settings_of_its_caller_alone(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    given: list[Settings] = []
+
+    def parse_run(flags: list[str]) -> Settings:
+        given.append(finetune_settings(flags))
+        return given[-1]
+
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    assert sweep([*flags, "--num_train_epochs", "1"], [{}], tmp_path / "sweep", parse_run, print) == 0
+    training = given[0].training
+    assert (training.overwrite_output_dir, training.baselines, training.figures) == (False, "probe", True)

@@ -200,7 +200,7 @@ def no_delta(folder: Path) -> None:
         (lose, r"lacks the tensor 'classifier\.weight', which its metadata lists"),
         (flip_a_bit, r"the tensor '[\w.]+' is not what was written"),
         (truncate, "cannot read .*delta.safetensors"),
-        (no_metadata, "is no delta that hfft wrote"),
+        (no_metadata, "is not a delta that hfft wrote"),
         (newer_format, "has delta format 2, but this hfft reads 1"),
         (no_config, "holds no config.json"),
         (no_delta, "holds neither model.safetensors nor delta.safetensors"),

@@ -11,7 +11,7 @@ from toy import ANATOMY, HEAD, LAST, NORM, Toy
 from hfft.arguments import PolicyArguments
 from hfft.errors import ArgumentError, PluginError
 from hfft.planning import policies
-from hfft.planning.plan import make_plan, ready_together
+from hfft.planning.plan import count_fillable_together, make_plan
 from hfft.planning.policies import KINDS, installed_policies
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
@@ -47,7 +47,7 @@ def test_phases_train_exactly(policy: str, phases: list[tuple[float, set[str]]])
     plan = make_plan(Toy(), ANATOMY, policy, 5)
     assert [(phase.epochs, set(phase.trainable)) for phase in plan.phases] == phases
     assert [phase.gradient_ratio for phase in plan.phases] == [False] * (len(phases) - 1) + [policy == "auto_rgn"]
-    assert ready_together(plan.phases) == len(phases)
+    assert count_fillable_together(plan.phases) == len(phases)
 
 
 @pytest.mark.parametrize("policy", ["norm", "attention", "norm:1", "lp_ft:head", "gradual:0", "surgical", "auto_rgn:2"])
@@ -125,7 +125,7 @@ def test_help_names_every_policy() -> None:
 def test_policies_of_other_packages() -> None:
     plan = make_plan(Toy(), ANATOMY, "outside", 3)
     assert [set(phase.trainable) for phase in plan.phases] == [LAST | HEAD, HEAD]
-    assert ready_together(plan.phases) == 1  # the second phase freezes what the first one trains
+    assert count_fillable_together(plan.phases) == 1  # the second phase freezes what the first one trains
     with pytest.raises(PluginError, match="no model can train"):
         make_plan(Toy(), ANATOMY, "nonsense", 3)
     with pytest.raises(PluginError, match="'gone' does not load: KeyError"):

@@ -21,7 +21,7 @@ from hfft.errors import HfftError, ModelError, OutputError
 from hfft.hub.push import Target, collect
 from hfft.output_folder import CLAIMS, RESULTS, claim, foreign, owned
 from hfft.report.record import read_record
-from hfft.report.staging import replacing
+from hfft.report.staging import staged_results
 from hfft.training.run import Run
 
 Folder = Callable[..., Path]
@@ -165,7 +165,7 @@ def test_results_interrupted_while_any_file_is_written(
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".saving-abc").mkdir()
     (tmp_path / ".saving-abc" / "model.safetensors").write_bytes(b"half")
-    with replacing(tmp_path) as staging:
+    with staged_results(tmp_path) as staging:
         (staging / "trace.csv").write_text("new")
     assert {file.name for file in tmp_path.iterdir()} == {"trace.csv", CLAIMS}
 

@@ -19,11 +19,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hfft.errors import DataError, OutputError
-from hfft.metrics import ClassRow, SplitMetrics, per_class, reliability
+from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, per_class, reliability
 from hfft.report import plots as figures
 from hfft.report.card import MOST_ROWS, model_card
 from hfft.report.markdown import escape
-from hfft.report.record import BaseRecord, DataRecord, FrozenRecord, PartRecord, PhaseRecord, RunRecord, read_record
+from hfft.report.record import (
+    BaseRecord,
+    DataRecord,
+    FrozenRecord,
+    PartRecord,
+    PhaseRecord,
+    RunRecord,
+    read_record,
+    write_record,
+)
 from hfft.report.trace import EpochRow, observe, read_trace
 from hfft.report.write import Evidence, write_predictions, write_report
 
@@ -197,10 +206,10 @@ def test_card_metadata_comes_back(tmp_path: Path) -> None:
     assert data.pipeline_tag == "image-classification"
     assert {"image-classification", "hfft", "partial-fine-tuning"} <= set(data.tags or [])
     assert [(r.dataset_split, r.metric_type, r.metric_value) for r in results] == [
-        ("validation", "accuracy", 0.951235),
-        ("validation", "f1", 0.94),
         ("test", "accuracy", 0.951235),
         ("test", "f1", 0.94),
+        ("validation", "accuracy", 0.951235),
+        ("validation", "f1", 0.94),
     ]
     assert {r.dataset_type for r in results} == {"owner/beans"}
 
@@ -300,20 +309,42 @@ def test_card_without_test_split_interval_or_frozen_part(tmp_path: Path) -> None
 def test_card_owns_up(tmp_path: Path) -> None:
     record = run_record()
     record.frozen = FrozenRecord(60, "a", "b")
-    record.metrics["test"].intervals["accuracy"] = (1.0, 1.0)
     record.metrics["validation"].values["accuracy"] = math.nan
     record.per_class = [ClassRow("bear", 1, 1, 1, 3), ClassRow("bird", 0, 0, 0, 0)]
     record.data.skipped = ["broken.jpg"]
     card = reread(record, trace(1), tmp_path)
     for expected in (
         "do not rely on the freeze",
-        "error rates up to about 0.006",
         "1 of 2 classes have fewer than 20 test images",
         "1 of 2 classes have no test image at all",
         "1 files could not be read",
     ):
         assert expected in card.text, expected
     assert len(results_of(card)) == 3
+
+
+def test_card_example_turns_images_as_hfft_does(tmp_path: Path) -> None:
+    assert "ImageOps.exif_transpose(Image.open(" in reread(run_record(), trace(1), tmp_path).text
+
+
+def test_card_leads_with_what_nothing_was_chosen_on_and_names_its_intervals(tmp_path: Path) -> None:
+    record = run_record()
+    record.metrics = {name: SplitMetrics(20, {"accuracy": 0.95}, method="Wilson") for name in ("validation", "test")}
+    record.baselines = {"linear_probe": {"accuracy": 0.9}}
+    record.differences = {"linear_probe": PairedDifference(0.05, -0.094, 0.212, 1.0)}
+    card = reread(record, trace(1), tmp_path)
+    assert card.text.index("| test | Accuracy | 0.9500 (19 of 20)") < card.text.index("| validation (optimistic) |")
+    assert "the best epoch was chosen on the same images" in card.text
+    assert "Intervals are Wilson's" in card.text
+    assert "| linear probe | Accuracy | 0.9000 (18 of 20) |" in card.text
+    assert "against the linear probe: +0.050 (95% interval -0.094 to +0.212" in card.text
+    assert results_of(card)[0].dataset_split == "test"
+    record.best_epoch = None
+    assert "optimistic" not in reread(record, trace(1), tmp_path).text
+    path = tmp_path / "hfft.json"
+    write_record(path, record)
+    assert read_record(path).differences == record.differences
+    assert read_record(path).metrics["test"].method == "Wilson"
 
 
 def test_labels_cannot_break_the_card(tmp_path: Path) -> None:

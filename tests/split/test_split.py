@@ -197,3 +197,132 @@ def test_refuses_a_parameter_read_early_and_rows_in_another_order(early: bool, m
     model, phase = build_around(early, mixed)
     with pytest.raises(SplitError, match=reason):
         split_model(model, phase, {"pixel_values": torch.randn(2, 3, 4)})
+
+
+class Gate(nn.Module):
+    """Features, and for each image whether it is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        return self.convolution(pixel_values), pixel_values.mean((1, 2, 3)) > 0.5
+
+
+class Rare(nn.Module):
+    """Reads its skip only where an image is bright, or only where none is."""
+
+    def __init__(self, dark: bool = False) -> None:
+        super().__init__()
+        self.skip = nn.Conv2d(3, 4, 3)
+        self.gate = Gate()
+        self.head = nn.Linear(4, 3)
+        self.dark = dark
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        skip = self.skip(pixel_values)
+        hidden, bright = self.gate(pixel_values)
+        hidden = hidden.mean((2, 3))
+        if not bright.any() if self.dark else bright.any():
+            hidden = hidden + skip.mean((2, 3))
+        return {"logits": self.head(hidden)}
+
+
+class Mean(nn.Module):
+    """Gives the batch's mean, of no image, beside its features, or takes it off each of them."""
+
+    def __init__(self, apart: bool, read: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.apart, self.read = apart, read
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.convolution(pixel_values)
+        mean = hidden.mean((0, 2, 3))
+        return (hidden if self.apart or not self.read else hidden - mean[:, None, None]), mean
+
+
+class Batch(nn.Module):
+    def __init__(self, apart: bool, read: bool) -> None:
+        super().__init__()
+        self.mean = Mean(apart, read)
+        self.head = nn.Linear(4, 3)
+        self.apart, self.read = apart, read
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        hidden, mean = self.mean(pixel_values)
+        hidden = hidden.mean((2, 3))
+        return {"logits": self.head(hidden + mean if self.apart and self.read else hidden)}
+
+
+def head_alone(model: nn.Module) -> Phase:
+    trainable = frozenset(name for name, _ in model.named_parameters() if name.startswith("head"))
+    frozen = frozenset(name for name, _ in model.named_modules() if name and name != "head")
+    phase = Phase("head", trainable, frozen, {}, 1.0)
+    freeze(model, phase)
+    return phase
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 0.7])
+def test_keeps_what_is_read_for_other_images_than_those_at_hand(dark: bool, offset: float) -> None:
+    torch.manual_seed(0)
+    model = Rare(dark).eval()
+    split = split_model(model, head_alone(model), {"pixel_values": torch.rand(2, 3, 8, 8) * 0.3 + offset})
+    assert "skip" in [leaf.key for leaf in split.leaves]
+    images = torch.rand(4, 3, 8, 8) * 0.3 + torch.tensor([0.0, 0.6, 0.0, 0.6])[:, None, None, None]
+    for batch in (images, images[::2], images[1::2]):
+        values = split.capture({"pixel_values": batch})
+        with torch.no_grad(), split.replay(values) as inputs:
+            assert torch.equal(model(**inputs)["logits"], model(batch)["logits"])
+
+
+@pytest.mark.parametrize(
+    ("apart", "reason"), [(True, "depends on the images"), (False, "mixes the rows of its images")]
+)
+def test_refuses_what_depends_on_the_batch(apart: bool, reason: str) -> None:
+    torch.manual_seed(0)
+    model = Batch(apart, read=True).eval()
+    with pytest.raises(SplitError, match=reason):
+        split_model(model, head_alone(model), {"pixel_values": torch.rand(2, 3, 8, 8)})
+
+
+def test_a_batch_mean_that_nobody_reads_is_no_harm() -> None:
+    torch.manual_seed(0)
+    model = Batch(apart=True, read=False).eval()
+    split = split_model(model, head_alone(model), {"pixel_values": torch.rand(2, 3, 8, 8)})
+    assert [leaf.key for leaf in split.leaves] == ["mean"]
+
+
+def test_placeholders_are_loud_in_training_and_cost_no_memory() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    wrapped = Whole(model)
+    phase = Phase("head", frozenset({"model.3.weight", "model.3.bias"}), frozenset({"model.0"}), {}, 1.0)
+    freeze(wrapped, phase)
+    split = split_model(wrapped, phase, {"pixel_values": torch.rand(2, 3, 8, 8)})
+    values = split.capture({"pixel_values": torch.rand(5, 3, 8, 8)})
+    with split.replay(values) as inputs:
+        assert inputs["pixel_values"].isnan().all()
+        assert inputs["pixel_values"].untyped_storage().nbytes() == 4
+        assert wrapped.model[0](inputs["pixel_values"]).isnan().all()
+
+
+class Whole(nn.Module):
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.model(pixel_values)}
+
+
+def test_placeholders_that_are_written_to_have_memory_of_their_own() -> None:
+    model, phase = build("head")  # adds 1 in place to what its second block gave, which nobody reads
+    split = split_model(model, phase, {"pixel_values": torch.randn(3, 4)})
+    assert [leaf.key for leaf in split.leaves] == ["last", "stem"] or len(split.leaves) < 4
+    values = split.capture({"pixel_values": torch.randn(6, 4)})
+    with split.replay(values) as inputs:
+        model(**inputs)["logits"].sum().backward()
+        assert torch.isfinite(model.head.weight.grad).all()  # type: ignore[arg-type]

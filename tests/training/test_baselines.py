@@ -42,8 +42,11 @@ def start(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> Callable[
 @pytest.mark.parametrize(
     "kind", ["resnet", "vit", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("swin", "timm"))]
 )
-def test_the_probe_and_the_commonest_class_stand_beside_the_result(start: Callable[..., Path], kind: str) -> None:
+def test_the_probe_and_the_commonest_class_stand_beside_the_result(
+    start: Callable[..., Path], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = start(kind, "out")
+    printed = capsys.readouterr().out
     record = json.loads((folder / "hfft.json").read_text())
     assert record["baselines"].keys() == {"majority", "linear_probe"}
     assert record["baselines"]["majority"]["accuracy"] == pytest.approx(1 / 3)
@@ -53,6 +56,15 @@ def test_the_probe_and_the_commonest_class_stand_beside_the_result(start: Callab
     assert record["test_evaluations"] == 1
     card = (folder / "README.md").read_text()
     assert "linear probe" in card
+    accuracy = record["metrics"]["test"]["values"]["accuracy"]
+    for name, difference in record["differences"].items():
+        assert difference["value"] == pytest.approx(accuracy - record["baselines"][name]["accuracy"])
+        assert difference["low"] <= difference["value"] <= difference["high"]
+    assert record["metrics"]["test"]["method"] == "Wilson"
+    assert f"Test accuracy {accuracy:.3f} ({round(accuracy * 12)} of 12) (95% interval" in printed
+    assert "against the linear probe (" in printed
+    assert printed.index("Test accuracy") < printed.index("Validation accuracy")
+    assert "optimistic, as the best epoch was chosen on these images" in printed
     assert "mistakes.png" in card if record["mistakes"] else "mistakes.png" not in card
 
 

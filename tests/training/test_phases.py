@@ -21,7 +21,7 @@ from hfft.cache.store import ActivationCache
 from hfft.cli.train import finetune_settings
 from hfft.data.preprocessing import Pixels
 from hfft.planning.freezing import freeze
-from hfft.planning.plan import Phase, make_plan, ready_together
+from hfft.planning.plan import Phase, count_fillable_together, make_plan
 from hfft.planning.registry import find_anatomy
 from hfft.split.cut import cut_phase
 from hfft.split.halves import Prefix, Suffix
@@ -79,10 +79,10 @@ class ViewsSeen(TrainerCallback):
                 self.epochs[-1] |= {row // images for row in rows}
             return gather(cache, rows)
 
-        def watched_augmented(pixels: Pixels, image: Image.Image, row: int, view: int) -> Image.Image:
+        def watched_augmented(pixels: Pixels, image: Image.Image, content: str, view: int) -> Image.Image:
             if self.epochs:
                 self.epochs[-1].add(view)
-            return augmented(pixels, image, row, view)
+            return augmented(pixels, image, content, view)
 
         monkeypatch.setattr(ActivationCache, "gather", watched_gather)
         monkeypatch.setattr(Pixels, "_augmented", watched_augmented)
@@ -135,7 +135,7 @@ def test_derived_activations_have_the_bits_of_direct_ones(kind: str) -> None:
     for phase in make_plan(model, anatomy, "lp_ft", 2).phases:
         freeze(model, phase)
         cut = cut_phase(model, anatomy, phase, inputs)
-        assert cut.split is not None, cut.uncached_because
+        assert cut.split is not None, cut.uncached_reason
         prefixes.append(Prefix(cut.split, anatomy, cut.class_token, torch.device("cpu"), None, torch.contiguous_format))
     deep, shallow = prefixes
     direct = deep.capture(inputs)
@@ -215,8 +215,8 @@ def test_phases_are_made_ready_until_one_freezes_again() -> None:
     def phase(*names: str) -> Phase:
         return Phase("", frozenset(names), frozenset(), {}, 1)
 
-    assert ready_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
-    assert ready_together([phase("a")]) == 1
+    assert count_fillable_together([phase("a"), phase("a", "b"), phase("b"), phase("b", "c")]) == 2
+    assert count_fillable_together([phase("a")]) == 1
 
 
 SCHEDULES = [

@@ -83,7 +83,7 @@ def _maps(channels: Sequence[Channel], what: str = "Channel") -> str:
 
 def _picture(image: Image.Image | None) -> str:
     if image is None:
-        return views.empty("This model's input is no image.")
+        return views.empty("This model's input is not an image.")
     alt = f"The image as the model sees it, {image.width} by {image.height} pixels"
     picture = f'<img style="image-rendering:auto" src="{_data(image)}" alt="{alt}">'
     return f'<div class="hf-maps"><figure>{picture}</figure></div>'

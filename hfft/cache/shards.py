@@ -1,0 +1,103 @@
+"""Files of cached rows: what a shard's header says, whose it is, and whether it may be read and deleted.
+
+A shard is a safetensors file that is named by the checksum of its content; its header lists the names of its rows.
+Nothing else says what is cached, so writers cannot disagree, and nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+ENDING = ".safetensors"
+ROWS = "rows"
+"""Key of the header's metadata: row names as a JSON list."""
+_LARGEST_HEADER = 100 * 2**20  # bytes, as safetensors has it
+
+
+class DamagedError(Exception):
+    """A shard is not what its name says."""
+
+
+def checksum_of(content: bytes) -> str:
+    """Return the checksum that a shard of this content is named by."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def check_content(file: Path) -> None:
+    """Compare a shard with the checksum in its name.
+
+    Raises:
+        DamagedError: they differ.
+        OSError: it cannot be read, which says nothing about it.
+    """
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest()[:32] != file.stem:
+            raise DamagedError
+
+
+def read_names(file: Path) -> list[str]:
+    """Return the names of a shard's rows, from its header alone.
+
+    Raises:
+        DamagedError: it has no such header.
+        OSError: it cannot be read, which says nothing about it.
+    """
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 0 < size <= _LARGEST_HEADER:
+            raise DamagedError
+        header = stream.read(size)
+    try:
+        names = json.loads(json.loads(header)["__metadata__"][ROWS])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError from error
+    if not isinstance(names, list):
+        raise DamagedError
+    return names
+
+
+def trusted_files(folder: Path) -> list[Path]:
+    """Return the shards of a folder that may be read, this user's own first.
+
+    In a folder that every user of the machine may write, or that lies in one, only this user's own and root's are:
+    elsewhere, whoever may write the folder was let in by its owner.
+    """
+    files = sorted(folder.glob(f"*{ENDING}"))
+    if os.name != "posix":
+        return files
+    owners = {file: owner_of(file) for file in files}
+    allowed = {os.geteuid(), 0} if _open_to_all(folder) or _open_to_all(folder.parent) else None
+    read = [file for file in files if allowed is None or owners[file] in allowed]
+    return sorted(read, key=lambda file: owners[file] != os.geteuid())
+
+
+def owner_of(file: Path) -> int | None:
+    """Return the user number of a file's owner, or None where it is gone."""
+    try:
+        return file.stat().st_uid
+    except OSError:
+        return None
+
+
+def delete_own(file: Path) -> bool:
+    """Delete a file that belongs to this user; return whether it is gone.
+
+    Raises:
+        OSError: it is this user's and cannot be deleted.
+    """
+    if os.name == "posix" and owner_of(file) not in (os.geteuid(), None):
+        return False
+    file.unlink(missing_ok=True)
+    return True
+
+
+def _open_to_all(folder: Path) -> bool:
+    try:
+        mode = folder.stat().st_mode
+    except OSError:
+        return False
+    return bool(mode & stat.S_IWOTH)
