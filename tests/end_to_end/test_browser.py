@@ -57,6 +57,8 @@ MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
+expect.set_options(timeout=TIMEOUT)
+
 RUNS = ("embedded", "resnet", "vit")
 
 
