@@ -57,6 +57,8 @@ MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
+expect.set_options(timeout=TIMEOUT)
+
 RUNS = ("embedded", "resnet", "vit")
 
 
@@ -292,7 +294,7 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
     expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)
     assert own_model(page).endswith("last_block, 2 epochs")
     expect(page.locator("#summary")).to_contain_text(f"base {read_run(folder / 'outputs' / name).record.base.id}")
-    expect(page.locator("#summary")).to_contain_text("of 5 right")
+    expect(page.locator("#summary")).to_contain_text("of 3 right", timeout=TIMEOUT)
     with page.expect_download() as taken:
         page.locator("#get").click()
     assert taken.value.suggested_filename == "hfft-model-last_block-2-epochs.zip"
@@ -331,8 +333,12 @@ def test_after_a_cut_no_other_model_answers(browser: Any, url: str, folder: Path
         line.mend()
         expect(page.locator("#model input")).to_have_value(name, timeout=TIMEOUT)
         open_tab(page, "Classify")
-        upload(page, folder / "images" / "red" / "0.png")
-        expect(told(page)).to_contain_text(re.compile("my (red|green|blue)"), timeout=TIMEOUT)
+        for _ in range(8):  # the page may load itself again meanwhile, which loses an upload on its way
+            page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+            with contextlib.suppress(AssertionError):
+                expect(told(page)).to_be_visible(timeout=TIMEOUT // 8)
+                break
+        expect(told(page)).to_contain_text(re.compile("my (red|green|blue)"))
         assert own_model(page) == name
         page.context.close()
 

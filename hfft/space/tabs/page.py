@@ -101,7 +101,7 @@ class _Header:
         blocks.unload(self.leave)
         return blocks.load(
             self.begin,
-            self.visit,
+            [self.visit, self.model],
             [self.visit, self.model, self.summary, classify.offer],
             api_visibility="private",
             show_progress="hidden",
@@ -122,12 +122,14 @@ class _Header:
         except HfftError as error:
             return views.empty(f"{name} cannot be used: {error}")
 
-    def begin(self, visit: str | None, request: gr.Request) -> Any:
+    def begin(self, visit: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the visitor's id, the models, the facts, and the offer to make a model where there is none."""
         session = self.space.visits.join(request.session_hash, visit)
         names, name = self.space.choices(session), self.space.current(session)
-        chooser = gr.update(choices=names, value=name or None)
-        return session.id, chooser, self._facts(session, name), gr.update(visible=not names)
+        # What the page shows already is not set again: by the time of the answer, another one may have been chosen.
+        chooser = gr.update(choices=names) if name == (model or "") else gr.update(choices=names, value=name or None)
+        facts = gr.skip() if name == (model or "") else self._facts(session, name)
+        return session.id, chooser, facts, gr.update(visible=not names)
 
     def models(self, request: gr.Request) -> list[str]:
         """Answer with the models that can be chosen."""

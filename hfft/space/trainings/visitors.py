@@ -47,12 +47,12 @@ def policy_choices() -> list[str]:
 
 
 def describe_policy(policy: str) -> str:
-    """Return what a policy says of itself, in a line or two; nothing where there is no such policy."""
+    """Return what a policy says of itself, in its first paragraph; nothing where there is no such policy."""
     try:
         function, _ = find_policy(policy)
     except HfftError:
         return ""
-    return inspect.getdoc(function) or ""
+    return (inspect.getdoc(function) or "").partition("\n\n")[0]
 
 
 def _takes(policy: str) -> bool:
