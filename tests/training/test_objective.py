@@ -22,6 +22,8 @@ from hfft.training.callbacks import Average, Best, KeepBest
 from hfft.training.learning_rates import HIGHEST, LOWEST, suggest
 from hfft.training.objective import Objective, balanced_weights
 
+ARGS = SimpleNamespace(metric_for_best_model=None, greater_is_better=None)
+
 
 def test_plain_objective_is_cross_entropy() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 1])
