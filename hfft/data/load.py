@@ -10,16 +10,16 @@ import datasets
 import numpy as np
 
 from hfft.arguments import DataArguments
-from hfft.data.archives import ARCHIVES, is_archive
-from hfft.data.folders import ClassFolders, open_class_folders, read_split_folder, refuse_empty
 from hfft.data.images import ImageSet
 from hfft.data.labels import LABEL_COLUMNS, NamedImages, find_column, indexed, label_map, read_split
 from hfft.data.layout import EXTENSIONS, SPLIT_NAMES, given_to_nothing, hidden, pick_splits
 from hfft.data.probe import look_at_all
+from hfft.data.readers.archives import ARCHIVES, is_archive
+from hfft.data.readers.folders import ClassFolders, open_class_folders, read_split_folder, refuse_empty
+from hfft.data.readers.shards import read_shards, read_stream, shards_of
+from hfft.data.readers.sources import is_saved, load_dataset, walk
+from hfft.data.readers.tables import TABLES, is_metadata, read_metadata, read_table, table_columns
 from hfft.data.sampling import sample, split_off
-from hfft.data.shards import read_shards, read_stream, shards_of
-from hfft.data.sources import is_saved, load_dataset, walk
-from hfft.data.tables import TABLES, is_metadata, read_metadata, read_table, table_columns
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 

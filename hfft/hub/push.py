@@ -154,7 +154,11 @@ def _published(file: Path, paths: LocalPaths) -> Path | bytes:
 def card_for(folder: Path, target: Target) -> str:
     """The run's card, with its examples loading the repository; one that was edited stays as it is."""
     record, text = read_record(folder / "hfft.json"), (folder / CARD).read_text(encoding="utf-8")
-    rows, figures = read_trace(folder / "trace.csv"), _FIGURE.findall(text)
+    figures = _FIGURE.findall(text)
+    try:
+        rows = read_trace(folder / "trace.csv")
+    except HfftError:  # edited too, so that the card cannot be made again
+        return text
     trained_in = str(Path(record.arguments.get("output_dir") or folder))
     if text != str(model_card(record, rows, trained_in, figures)):
         return text

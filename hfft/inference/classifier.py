@@ -23,7 +23,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 from hfft.data.images import UnreadableImageError, open_image, upright_rgb
 from hfft.data.layout import EXTENSIONS, ending_of, hidden, seen_endings
 from hfft.data.preprocessing import Pixels, collate
-from hfft.data.sources import walk
+from hfft.data.readers.sources import walk
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
 from hfft.errors import ArgumentError, DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hfft.arguments import CheckpointArguments, DataArguments, option
-from hfft.data.folders import read_split_folder
 from hfft.data.images import ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.layout import composed, pick_splits
 from hfft.data.load import open_source
 from hfft.data.preprocessing import PixelDataset, collate
+from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole

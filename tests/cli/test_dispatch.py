@@ -79,10 +79,10 @@ def test_cache_list_and_prune(
     capsys.readouterr()
     assert main(["cache", "list"]) == 0
     listed = capsys.readouterr().out
-    assert listed.count(" rows ") == 2
-    assert "2 entries" in listed
+    assert listed.count(" rows ") == 1  # both splits lie in one store
+    assert "1 entries" in listed
     assert main(["cache", "prune"]) == 0
-    assert "Removed 2 entries" in capsys.readouterr().out
+    assert "Removed 1 entries" in capsys.readouterr().out
     assert not list((tmp_path / "activations").iterdir())
 
 

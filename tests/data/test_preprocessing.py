@@ -157,7 +157,7 @@ def test_fingerprint_follows_what_the_pixels_depend_on() -> None:
     ]
     assert len(set(prints)) == 6
     assert Pixels(vit(), "none", 5).fingerprint() == prints[0]
-    assert Pixels(vit(), "crop", 5).processing() == Pixels(vit()).processing() != Pixels(vit(20)).processing()
+    assert Pixels(vit(), "flip", 5).processing() == Pixels(vit()).processing() != Pixels(vit(20)).processing()
     views = [Pixels(vit(), *how).view_name(view) for how in (("flip", 0), ("flip", 1), ("crop", 0)) for view in (0, 1)]
     assert len(set(views)) == 6
     assert Pixels(vit(), "none", 5).view_name(1) == ""

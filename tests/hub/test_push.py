@@ -352,9 +352,9 @@ def test_finetune_keeps_everything_where_the_push_fails(hub: FakeHub, place: Pat
 @pytest.mark.parametrize(
     ("missing", "flags", "message"),
     [
-        ("hfft.json", [], "holds no finished run"),
-        ("model.safetensors", [], "holds no model.safetensors"),
-        ("delta.safetensors", ["--delta_only"], "holds no delta.safetensors"),
+        ("hfft.json", [], "does not hold a finished run"),
+        ("model.safetensors", [], "does not hold model.safetensors"),
+        ("delta.safetensors", ["--delta_only"], "does not hold delta.safetensors"),
     ],
 )
 def test_folders_that_cannot_be_pushed(

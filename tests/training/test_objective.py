@@ -22,6 +22,8 @@ from hfft.training.callbacks import Average, Best, KeepBest
 from hfft.training.learning_rates import HIGHEST, LOWEST, suggest
 from hfft.training.objective import Objective, balanced_weights
 
+ARGS = SimpleNamespace(metric_for_best_model=None, greater_is_better=None)
+
 
 def test_plain_objective_is_cross_entropy() -> None:
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 1])
@@ -96,7 +98,13 @@ def test_best_goes_on_over_phases_and_counts_what_is_stale() -> None:
 
     def evaluate(keep: KeepBest, epoch: float, accuracy: float, loss: float) -> None:
         metrics = {"eval_accuracy": accuracy, "eval_loss": loss}
-        keep.on_evaluate(None, state(1, epoch), control, metrics=metrics, model=net)
+        keep.on_evaluate(
+            SimpleNamespace(metric_for_best_model=None, greater_is_better=None),
+            state(1, epoch),
+            control,
+            metrics=metrics,
+            model=net,
+        )
 
     first = KeepBest(best, frozenset({"0.weight"}), patience=2)
     first.on_train_begin(None, state(0), control, model=net)

@@ -123,7 +123,8 @@ def test_images_go_through_the_prefix_once(job: Job, monkeypatch: pytest.MonkeyP
     assert record(folder)["cache"]["hits"] == 0
     derived.clear()
     again = job("resnet", "again", "--policy", "head", "--cache", "disk")
-    assert not derived
+    # A few rows of each split are computed again from their images, and compared.
+    assert derived == [("classifier.1", None)] * 2
     assert record(again)["cache"]["hits"] == 24
 
 

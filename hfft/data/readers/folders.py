@@ -10,11 +10,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from hfft.data.archives import is_archive, members, pack
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.layout import Layout, layout, seen_endings
-from hfft.data.sources import walk
+from hfft.data.readers.archives import is_archive, members, pack
+from hfft.data.readers.sources import walk
 from hfft.errors import DataError
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import datasets
 
 from hfft.arguments import DataArguments
-from hfft.data.archives import members
 from hfft.data.layout import pick_splits, split_of
-from hfft.data.sources import load_dataset
+from hfft.data.readers.archives import members
+from hfft.data.readers.sources import load_dataset
 from hfft.errors import ArgumentError, DataError, one_line
 
 _LABEL_SUFFIXES = (".cls", ".json", ".txt")  # that only a WebDataset keeps beside its images

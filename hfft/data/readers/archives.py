@@ -14,7 +14,7 @@ import datasets
 
 from hfft.data.images import IMAGE_COLUMN
 from hfft.data.layout import Entry, LeftOut
-from hfft.data.sources import quiet
+from hfft.data.readers.sources import quiet
 from hfft.errors import DataError, one_line
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

@@ -17,7 +17,7 @@ import datasets
 from hfft.arguments import DataArguments
 from hfft.data.labels import LABEL_COLUMNS, PATH_COLUMNS, find_column, holds_images
 from hfft.data.layout import split_of
-from hfft.data.sources import load_dataset
+from hfft.data.readers.sources import load_dataset
 from hfft.errors import DataError
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
