@@ -226,7 +226,7 @@ class Trainings:
         threading.Thread(target=self._watch, args=(training,), daemon=True).start()
         try:
             for event in worker.events(training.job.arguments()):
-                outcome = _take(training, event)
+                outcome = take(training, event)
                 if outcome is not None:
                     return outcome
             code = worker.process.wait()
@@ -294,7 +294,7 @@ def _kill(process: subprocess.Popen[str] | None) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
+def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     """Bring a training up to date with one event of its worker; return how it ended, where the event says so."""
     kind = event["event"]
     if kind == "error":

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from finished import make_images, make_model
 
 from hfft.report.trace import read_trace
-from hfft.space.trainings.queue import Job, Training, Trainings
+from hfft.space.trainings.queue import Job, Training, Trainings, take
 
 
 @pytest.fixture
@@ -42,9 +43,7 @@ def heard(trainings: Trainings, job: Job) -> tuple[Training, list[str]]:
 def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Trainings, tmp_path: Path) -> None:
     training, said = heard(trainings, make_job(tmp_path, "lp_ft", 4))
     assert training.state == "done", training.message
-    assert any("are read" in message for message in said)
-    assert "Epoch 4 of 4 (phase last_block)." in said
-    assert any("evaluated" in message for message in said)
+    assert said[-1] == "Classify now uses the new model."
     written = read_trace(tmp_path / "training" / "run" / "trace.csv")
     assert [(row.epoch, row.phase) for row in training.rows] == [
         (1, "head"),
@@ -54,6 +53,24 @@ def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Training
     ]
     told = [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in training.rows]
     assert told == [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in written]
+
+
+@pytest.mark.parametrize(
+    ("event", "station", "share", "message"),
+    [
+        ({"event": "fill", "done": 8, "total": 32}, "fill", 0.25, "8 of 32 images"),
+        ({"event": "step", "phase": "head", "epochs": 2.5}, "train", 0.625, "Epoch 3 of 4 (phase head)."),
+        ({"event": "evaluate", "done": 0, "total": 0}, "evaluate", None, "evaluated"),
+        ({"event": "evaluate", "done": 1, "total": 2}, "evaluate", 0.5, "evaluated"),
+    ],
+)
+def test_what_a_worker_tells_is_where_the_training_stands(
+    event: dict[str, Any], station: str, share: float | None, message: str, tmp_path: Path
+) -> None:
+    training = Training(Job(tmp_path, tmp_path, epochs=4), "running")
+    assert take(training, event) is None
+    assert (training.station, training.share) == (station, share)
+    assert message in training.message
 
 
 def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: Path) -> None:
