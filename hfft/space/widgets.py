@@ -50,8 +50,8 @@ class Name(gr.Dropdown):
 class Tabs:
     """Keeps each tab filled with what belongs to the model that the page shows.
 
-    A tab is filled when it is opened, and when another model is chosen while it is open. The others are emptied then,
-    so that no figure of one model stands under the name of another.
+    A tab is filled when it is opened. When another model is chosen, all are emptied at once, so that no figure of one
+    model stands under the name of another, and the one that is open is filled again.
 
     Args:
         model: the chooser of models.
@@ -71,18 +71,25 @@ class Tabs:
             function: takes the inputs and the request, and answers with the outputs.
             inputs: what it is told.
             outputs: widgets of this tab.
-            empty: what they hold while another tab is open.
+            empty: what they hold until then.
         """
         name = tab.id
 
-        def changed(opened: str, request: gr.Request, *given: Any) -> Any:
-            if opened == name:
-                return function(*given, request)
+        def emptied() -> Any:
             return tuple(empty) if len(empty) > 1 else empty[0]
 
+        def filled(opened: str, request: gr.Request, *given: Any) -> Any:
+            if opened == name:
+                return function(*given, request)
+            return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
+
+        quick: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+        tab.select(lambda: name, None, self.opened, **quick)
         tab.select(plainly(function), inputs, outputs, api_visibility="private")
-        tab.select(lambda: name, None, self.opened, api_visibility="private", queue=False, show_progress="hidden")
-        self.model.change(plainly(changed), [self.opened, *inputs], outputs, api_visibility="private")
+        # Which tab is open is asked once the emptying is done, or it would empty a tab that was opened meanwhile.
+        self.model.change(emptied, None, outputs, **quick).then(
+            plainly(filled), [self.opened, *inputs], outputs, api_visibility="private"
+        )
 
 
 def plainly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -293,8 +293,12 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
     expect(page.locator("#cancel")).to_be_in_viewport()
     expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)
     assert own_model(page).endswith("last_block, 2 epochs")
+    open_tab(page, "Training")  # at once, while the page still answers the change of the model
     expect(page.locator("#summary")).to_contain_text(f"base {read_run(folder / 'outputs' / name).record.base.id}")
     expect(page.locator("#summary")).to_contain_text("of 3 right", timeout=TIMEOUT)
+    expect(page.locator("#epochs")).to_contain_text("last_block")
+    expect(page.locator("#epochs table")).to_be_visible()
+    open_tab(page, "Fine-tune")
     with page.expect_download() as taken:
         page.locator("#get").click()
     assert taken.value.suggested_filename == "hfft-model-last_block-2-epochs.zip"
