@@ -265,7 +265,7 @@ def test_a_second_run_into_the_folder_is_refused(
     (place / "out").mkdir()
     hold = f"""
 from pathlib import Path
-from hfft.lock import locked
+from hfft.output_folder import locked
 with locked(Path({str(place / "out")!r})):
     print(1, flush=True)
     input()
@@ -296,7 +296,7 @@ def test_a_worker_that_outlives_its_run_holds_no_lock(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
 from pathlib import Path
-from hfft.lock import locked
+from hfft.output_folder import locked
 with locked(Path({str(tmp_path)!r})):
     if os.fork() == 0:
         time.sleep(20); os._exit(0)

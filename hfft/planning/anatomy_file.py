@@ -154,11 +154,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise PluginError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(data, dict):
         raise PluginError(f"{path} holds no keys; it needs {', '.join(NEEDED)}")
-    if unknown := [str(key) for key in data if key not in KEYS]:
+    if unknown := [_shown(key) for key in data if key not in KEYS]:
         raise PluginError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(KEYS)}")
     if missing := [key for key in NEEDED if not data.get(key)]:
         raise PluginError(f"{path}: {missing[0]}: missing or empty")
     return data
+
+
+def _shown(key: object) -> str:
+    """A key as an error names it, on one line and visible."""
+    return str(key) if str(key).isprintable() and str(key).strip() else repr(key)
 
 
 def _empty_anatomy(**optional: Any) -> Anatomy:

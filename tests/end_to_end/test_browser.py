@@ -50,6 +50,7 @@ TABS = {
     "Fine-tune": "#start",
     "Learn": "#question-1 label",
 }
+ENDLESS = 10_000  # epochs of a training that is still running whenever a test looks
 TIMEOUT = 120_000
 """Milliseconds to wait for what the page shall show; only a fault takes so long, however busy the machine is."""
 MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
@@ -81,7 +82,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     """The Space as a user starts it, in a process of its own."""
-    command = [sys.executable, "-m", "hfft", "space", "--outputs", str(folder / "outputs")]
+    command = [
+        sys.executable,
+        "-m",
+        "hfft",
+        "space",
+        "--outputs",
+        str(folder / "outputs"),
+        "--max_epochs",
+        str(ENDLESS),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         line = next((line for line in process.stdout if line.startswith("hfft space: ")), "")
@@ -307,7 +317,7 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
 
 
 def test_a_reload_keeps_the_training_and_then_the_model(page: Page, folder: Path) -> None:
-    start_training(page, folder, 20)
+    start_training(page, folder, ENDLESS)
     expect(page.locator("#status [data-state=running]")).to_be_visible(timeout=TIMEOUT)
     page.reload()
     open_tab(page, "Fine-tune")
@@ -395,7 +405,7 @@ class Line:
 
 
 def test_a_training_is_cancelled(page: Page, folder: Path) -> None:
-    start_training(page, folder, 20)
+    start_training(page, folder, ENDLESS)
     expect(page.locator("#status [data-state=running]")).to_be_visible(timeout=TIMEOUT)
     page.locator("#cancel").click()
     expect(page.locator("#status [data-state=cancelled]")).to_be_visible(timeout=TIMEOUT)

@@ -129,8 +129,8 @@ class Watch(TrainerCallback):
         kinds.append((len(grads), torch.equal(*both)))
 
 kinds = []
-from hfft.job import finetune
-from hfft.cli import finetune_settings
+from hfft.jobs.finetune import finetune
+from hfft.cli.train import finetune_settings
 run = finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Watch()])
 print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
 """
@@ -151,8 +151,8 @@ def test_gradients_are_equal_on_all_ranks_after_a_phase_change(
 DIE = """
 import os, sys
 from transformers import TrainerCallback
-from hfft.cli import finetune_settings
-from hfft.job import finetune
+from hfft.cli.train import finetune_settings
+from hfft.jobs.finetune import finetune
 
 class Die(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):

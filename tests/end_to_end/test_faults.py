@@ -189,7 +189,7 @@ import sys, time, hfft.cache.fill as activations
 compute = activations._compute
 def slowly(*arguments):
     print("filling", flush=True)
-    time.sleep(0.05)
+    time.sleep(0.2)
     return compute(*arguments)
 activations._compute = slowly
 from hfft.cli import main
@@ -216,7 +216,7 @@ def _interrupt(command: list[str], word: str, times: int) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("word", "times", "flags"),
     [
-        ("filling", 20, ["--cache", "disk"]),
+        ("filling", 10, ["--cache", "disk"]),
         pytest.param("rows were there already", 1, ["--num_train_epochs", "100000"], marks=pytest.mark.slow),
     ],
     ids=["filling", "training"],

@@ -169,7 +169,7 @@ def test_attention_is_what_the_model_itself_gives_out(model_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "reason"), [("resnet", "no row of tokens"), ("siglip", "no class token"), ("swin", "")]
+    ("model_type", "reason"), [("resnet", "not a row of tokens"), ("siglip", "no class token"), ("swin", "")]
 )
 def test_where_there_is_no_attention_the_reason_is_given(model_type: str, reason: str) -> None:
     trace = prediction_trace(bare(model_type), photo())

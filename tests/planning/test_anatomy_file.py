@@ -167,3 +167,10 @@ class Vgg(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x).flatten(1))
         return logits
+
+
+def test_an_unknown_key_is_named_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_bytes(b"? '\n\n'")
+    with pytest.raises(PluginError, match="unknown key") as raised:
+        load_anatomy(tmp_path / "odd.yaml", small_model("resnet")[0])
+    assert "\n" not in str(raised.value)

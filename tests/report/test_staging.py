@@ -76,7 +76,7 @@ class Scene:
             assert record.files == {"model.safetensors": hashlib.sha256(here["model.safetensors"]).hexdigest()}
             assert b", seed 3, " in here["README.md"]
             return "new"
-        with pytest.raises(OutputError, match="holds no finished run"):
+        with pytest.raises(OutputError, match="does not hold a finished run"):
             collect(self.folder, Target("me/model"))
         if "config.json" in here:
             weights = here["model.safetensors"], here["preprocessor_config.json"], here["config.json"]
