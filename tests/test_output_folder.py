@@ -298,8 +298,10 @@ import os, sys, time
 from pathlib import Path
 from hfft.output_folder import locked
 with locked(Path({str(tmp_path)!r})):
+    ready, told = os.pipe()
     if os.fork() == 0:
-        time.sleep(20); os._exit(0)
+        os.write(told, b"1"); time.sleep(20); os._exit(0)
+    os.read(ready, 1)  # the worker runs, and has let go of what it inherited
     os.kill(os.getpid(), 9)
 """
     child = subprocess.Popen([sys.executable, "-c", program])
