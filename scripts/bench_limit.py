@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
 
-from hfft.allocator import SWITCH, keep_freed_memory
 from hfft.cache.fill import fill_batch
+from hfft.machine import MEMORY_SWITCH, keep_freed_memory
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import make_plan
@@ -281,7 +281,7 @@ def allocator(name: str) -> dict[str, dict[str, float]]:
     for _ in range(2):
         for way, switch in (("off", "0"), ("on", "1")):
             command = [sys.executable, __file__, "--pages", name]
-            out = subprocess.run(command, env={**os.environ, SWITCH: switch}, check=True, capture_output=True)  # noqa: S603
+            out = subprocess.run(command, env={**os.environ, MEMORY_SWITCH: switch}, check=True, capture_output=True)  # noqa: S603
             now = json.loads(out.stdout.splitlines()[-1])
             best = min((found.get(way, now), now), key=lambda each: each["milliseconds"])
             found[way] = best

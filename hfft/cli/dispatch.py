@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from hfft._version import __version__
-from hfft.allocator import keep_freed_memory
 from hfft.cli.commands import COMMANDS
 from hfft.cli.errors import describe_unexpected, error_line
 from hfft.errors import ArgumentError, HfftError, PreemptedError
+from hfft.machine import keep_freed_memory, take_all_cores
 from hfft.parsing import closest
 
 
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"hfft {__version__}")
         return 0
     keep_freed_memory()
+    if line := take_all_cores():
+        print(line)
     try:
         return _run(*arguments)
     except (Exception, KeyboardInterrupt) as error:

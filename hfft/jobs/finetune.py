@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
-from hfft.allocator import keep_freed_memory
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, OutputError
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import best_kept, weights_kept
+from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords

@@ -1,4 +1,4 @@
-"""glibc's thresholds: fewer page faults, and what leaves them alone."""
+"""glibc's thresholds and the launcher's single thread: what changes them, and what leaves them alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from hfft import allocator
+from hfft import machine
 
 # Blocks of 8 MB, two at once and freed in turns, as the activations of two layers are.
 CODE = """
 import resource
-from hfft.allocator import keep_freed_memory
+from hfft.machine import keep_freed_memory
 print(keep_freed_memory())
 def layers():
     for _ in range(50):
@@ -35,7 +35,7 @@ def faults(**variables: str) -> tuple[str, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these thresholds")
 def test_freed_memory_is_used_again() -> None:
-    off, on = faults(**{allocator.SWITCH: "0"}), faults()
+    off, on = faults(**{machine.MEMORY_SWITCH: "0"}), faults()
     assert (off[0], on[0]) == ("False", "True")
     assert on[1] < off[1] / 10
 
@@ -43,12 +43,30 @@ def test_freed_memory_is_used_again() -> None:
 @pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
 def test_the_users_own_thresholds_win(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "100000")
-    assert not allocator.keep_freed_memory()
+    assert not machine.keep_freed_memory()
 
 
 def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())  # musl has no mallopt
-    assert not allocator.keep_freed_memory()
+    assert not machine.keep_freed_memory()
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("ctypes.CDLL", None)
-    assert not allocator.keep_freed_memory()
+    assert not machine.keep_freed_memory()
+
+
+def threads(before: str = "", **variables: str) -> int:
+    """Return how many threads PyTorch has in a process that is started with these environment variables."""
+    given = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WORLD_SIZE")}
+    code = f"{before}; from hfft.machine import take_all_cores; take_all_cores(); import torch; "
+    command = [sys.executable, "-c", code.lstrip("; ") + "print(torch.get_num_threads())"]
+    return int(subprocess.run(command, env=given | variables, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_a_lone_process_of_the_launcher_takes_all_cores() -> None:
+    launched = {"ACCELERATE_USE_CPU": "False", "OMP_NUM_THREADS": "1"}
+    assert threads(**launched) == threads() > 1
+    assert threads(**launched, WORLD_SIZE="2") == 1
+    assert threads(**launched, HFFT_ALL_CORES="0") == 1
+    assert threads(OMP_NUM_THREADS="1") == 1, "without a launcher it is the user's own"
+    assert threads("import torch", **launched) == 1, "it is too late"
