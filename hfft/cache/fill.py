@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
@@ -192,10 +193,7 @@ def rows_agree(
     kept = cache.gather(rows)
     return all(
         _close(
-            torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
-            row.pack(kept[row.leaf.key]),
-            prefix,
-            tolerance,
+            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]), kept[row.leaf.key], row, prefix, tolerance
         )
         for row in cache.rows
     )
@@ -306,14 +304,14 @@ def _spread(items: list[_T]) -> list[_T]:
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _close(computed: Tensor, kept: Tensor, prefix: Prefix, allowed: float) -> bool:
-    """Whether packed rows are equal but for what the number formats on the way lose."""
+def _close(computed: Tensor, kept: Tensor, row: Row, prefix: Prefix, allowed: float) -> bool:
+    """Whether what was kept is what is computed now, but for what the number formats on the way lose."""
     if computed.shape != kept.shape:
         return False
     if not kept.dtype.is_floating_point:
         return torch.equal(computed, kept)
-    formats = [kept.dtype, prefix.autocast or kept.dtype]
-    tolerance = max(TOLERANCE, 2 * allowed, *(4 * torch.finfo(each).eps for each in formats))
+    loss = torch.finfo(prefix.autocast).eps if prefix.autocast else 0.0
+    tolerance = max(TOLERANCE, 2 * allowed, 4 * loss, 4 * row.resolution)
     scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
     return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
