@@ -24,6 +24,7 @@ from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, DataError, OutputError
+from hfft.evaluation import split_metrics
 from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import (
@@ -34,7 +35,6 @@ from hfft.metrics import (
     per_class,
     reliability_of,
     softmax,
-    split_metrics,
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap

@@ -21,6 +21,7 @@ from hfft._version import __version__
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError
+from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.metrics import (
     confusion,
@@ -29,7 +30,6 @@ from hfft.metrics import (
     per_class,
     reliability_of,
     softmax,
-    split_metrics,
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta

@@ -16,7 +16,8 @@ from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.data.load import ImageSets
 from hfft.data.preprocessing import Pixels
-from hfft.metrics import Accuracy, MacroF1, PairedDifference, paired_difference
+from hfft.evaluation import Accuracy, MacroF1
+from hfft.metrics import PairedDifference, paired_difference
 from hfft.models.delta import Pretrained
 from hfft.models.load import Base
 from hfft.planning.plan import Plan
