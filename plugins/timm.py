@@ -17,6 +17,6 @@ class Timm(BackbonePlugin):
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """See `BackbonePlugin.anatomy`."""
-        from hfft_plugins.timm_structure import anatomy
+        from .timm_structure import anatomy
 
         return anatomy(model)

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from hfft.arguments import CheckpointArguments
 from hfft.cli import main
 from hfft.errors import DataError
-from hfft.inference.evaluate import EvaluateArguments, Evaluation, describe_evaluation, evaluate
+from hfft.inference.evaluate import Evaluation, describe_evaluation, evaluate
 
 
 @pytest.fixture(scope="module")

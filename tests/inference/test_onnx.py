@@ -23,7 +23,7 @@ from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import HfftError, ModelError
 from hfft.inference import onnx as exporting
 from hfft.inference.classifier import Classifier, find_images, load_classifier
-from hfft.inference.onnx import ExportArguments, Parity, check_images, export
+from hfft.inference.onnx import Parity, check_images, export
 from hfft.models.checkpoint import save_checkpoint
 
 
