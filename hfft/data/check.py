@@ -160,7 +160,7 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
 _PROBLEM_WORDS = {
     "missing": "that cannot be opened",
     "empty": "of zero bytes",
-    "not_an_image": "in no format that Pillow knows",
+    "not_an_image": "in no format that hfft reads",
     "bomb": f"with more than {MAX_PIXELS // 10**6} megapixels; scale them down",
     "too_long": f"longer than {MAX_ASPECT}:1, too long to be scaled to a model's input; crop them",
     "damaged": "truncated or damaged",

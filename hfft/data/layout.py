@@ -29,16 +29,19 @@ _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow reads their headers, or runs another program
 
 
-def _pillow_endings() -> tuple[str, ...]:
+def _formats() -> tuple[str, ...]:
     Image.init()
-    known = Image.registered_extensions().items()
-    return tuple(sorted(ending for ending, kind in known if kind in Image.OPEN and kind not in _NO_PICTURES))
+    return tuple(kind for kind in Image.OPEN if kind not in _NO_PICTURES)
+
+
+FORMATS = _formats()
+"""Pillow's names for the formats that are read, whatever a file's ending says."""
 
 
 LeftOut = dict[str, list[str]]
 """Files and folders that were left out, by reason: an ending, or a few words."""
 
-EXTENSIONS = _pillow_endings()
+EXTENSIONS = tuple(sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS))
 """Endings of files that Pillow can decode here, in small letters."""
 
 
