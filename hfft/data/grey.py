@@ -25,6 +25,8 @@ from PIL.TiffTags import TAGS_V2
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 31)
 """Bits per value that cameras and scanners deliver, and those of signed numbers of 32 bits; beyond, there are 32."""
+DEEP_MODES = ("I", "F")
+"""How Pillow's modes of more than 8 bits begin."""
 _MISREAD: dict[tuple[str, int, int], type[np.generic]] = {("I", 32, 1): np.uint32, ("L", 8, 2): np.int8}
 """By Pillow's mode and TIFF's BitsPerSample and SampleFormat (1 unsigned, 2 signed): what the bytes really are."""
 _SCALED_BY_PILLOW = ("PPM", "JPEG2000")
@@ -67,7 +69,7 @@ def span_of(image: Image.Image) -> Span | None:
         image: as it was opened, since a copy has lost what its container says.
     """
     kind = _MISREAD.get((image.mode, _stated(image, "BitsPerSample"), _stated(image, "SampleFormat") or 1))
-    if kind is None and not image.mode.startswith(("I", "F")):
+    if kind is None and not image.mode.startswith(DEEP_MODES):
         return None
     values = _numbers(image, kind)
     finite = values[np.isfinite(values)] if image.mode == "F" else values

@@ -18,6 +18,7 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft._version import __version__
+from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError
@@ -170,6 +171,7 @@ def _data(run: Run) -> DataRecord:
         skipped=list(sets.skipped),
         notes=[*sets.notes, *run.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
+        deep_grey=deep_grey_share(sets.train),
     )
 
 
