@@ -39,6 +39,7 @@ from hfft.metrics import (
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
+from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -81,7 +82,7 @@ class Evaluation:
         data: the images, by name.
         metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
-        notes: what the images were taken for, and what was left out.
+        notes: what the images were taken for, what was left out, and which names the plots lack.
     """
 
     model: str
@@ -113,7 +114,8 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
-    evaluation = replace(judge(classifier, images, logits, options), notes=notes)
+    note = shown_by_number(classifier.labels)
+    evaluation = replace(judge(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
 

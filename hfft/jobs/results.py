@@ -36,6 +36,7 @@ from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
 from hfft.output_folder import RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
+from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     BaseRecord,
@@ -251,7 +252,7 @@ def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
     record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
     if not run.settings.training.figures:
         return None
-    drawn = write_mistakes(folder / "mistakes.png", images, found)
+    drawn = write_mistakes(folder / "mistakes.png", images, run.sets.labels, found)
     return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
 
 
@@ -283,6 +284,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
         f"{seconds['training']:.0f} s in training."
     )
+    if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
+        yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 50  # of the trace or the per-class table; a longer one is cut, and says so
 
 DEEP_GREY = (
-    "Grey images of more than 8 bits (16-bit PNG, float TIFF) are scaled to 0 to 255 by `hfft` alone: Pillow, and so the "
-    "first two examples, clips them at 255 instead. Classify such images with `hfft`, or save them as 8 bits first."
+    "Grey images of more than 8 bits (16-bit PNG, float TIFF) are scaled to 0 to 255 by `hfft` alone: Pillow, and so "
+    "the first two examples, clips them at 255 instead. Classify such images with `hfft`, or save them as 8 bits first."
 )
 """What a reader must know of `hfft.data.grey` who uses the model without hfft."""
 
@@ -334,8 +334,8 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
         yield f"The run looked at the test images {times}; epochs were judged on the validation images."
     if record.data.deep_grey:
         yield (
-            f"**{record.data.deep_grey:.1%} of the training images are grey of more than 8 bits: the results above hold "
-            "where images are read as `hfft` reads them, and not with `pipeline`, which clips them at 255.**"
+            f"**{record.data.deep_grey:.1%} of the training images are grey of more than 8 bits: the results above "
+            "hold where images are read as `hfft` reads them, and not with `pipeline`, which clips them at 255.**"
         )
     if record.data.skipped:
         yield f"{len(record.data.skipped):,} files could not be read and were left out."
