@@ -218,6 +218,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state
+    trainer.release()
 
 
 def _silent(line: str) -> None:

@@ -345,7 +345,8 @@ def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> Finetune
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
-        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
+        idle = idle_parameters(run.model, ready.prepared.suffix, moved, precision_of(training))
+        training.ddp_find_unused_parameters = bool(idle)
     return training
 
 
