@@ -20,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 1 for what went wrong, 2 for wrong arguments, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
+    debug = _take_debug(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -40,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, code = _outcome(error)
         print(line, file=sys.stderr)
         return code
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Take ``--debug`` out, but where one of the Trainer's values for it follows, which are refused."""
+    place = arguments.index("--debug") if "--debug" in arguments else None
+    if place is None or arguments[place + 1 : place + 2] in (["underflow_overflow"], ["tpu_metrics_debug"]):
+        return False
+    del arguments[place]
+    return True
 
 
 def _run(name: str, *rest: str) -> int:
