@@ -54,9 +54,12 @@ def test_other_systems_and_libraries_are_left_alone(monkeypatch: pytest.MonkeyPa
     assert not machine.keep_freed_memory()
 
 
+THREADS = ("OMP_NUM_THREADS", "WORLD_SIZE", "HFFT_ALL_CORES")
+
+
 def threads(before: str = "", **variables: str) -> int:
     """Return how many threads PyTorch has in a process that is started with these environment variables."""
-    given = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "WORLD_SIZE")}
+    given = {name: value for name, value in os.environ.items() if name not in THREADS}
     code = f"{before}; from hfft.machine import take_all_cores; take_all_cores(); import torch; "
     command = [sys.executable, "-c", code.lstrip("; ") + "print(torch.get_num_threads())"]
     return int(subprocess.run(command, env=given | variables, check=True, capture_output=True, text=True).stdout)

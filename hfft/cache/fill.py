@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
@@ -25,6 +28,7 @@ from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 CHECKED_ROWS = 4
 """Rows that are computed again when a store is opened that has some, spread over shards."""
 TOLERANCE = 1e-3
@@ -109,16 +113,54 @@ def fill(
     report = FillReport(cache.count, len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
     if not rows:
         return report
-    batches = iter(source(rows))
+    batches = capture_all(prefix, source, rows, report)
     with tqdm(total=len(rows), desc=title, unit="image", disable=rank != 0) as progress:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
             count = -(-len(shard) // fill_batch(prefix.device))
-            packed = [
-                _compute(batch, cache, prefix, report, progress) for batch in _timed(islice(batches, count), report)
-            ]
+            packed = [_packed(values, cache, report, progress) for values in islice(batches, count)]
             cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
     return report
+
+
+def capture_all(
+    prefix: Prefix | EnginePrefix,
+    source: Callable[[list[int]], Batches],
+    rows: list[int],
+    report: FillReport | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the activations of rows in order, in batches of `fill_batch`.
+
+    An engine with several lanes has as many threads here, each of which decodes and computes a batch of its own; else
+    the next batches are decoded while one is computed.
+
+    Args:
+        prefix: what computes.
+        source: as for `fill`.
+        rows: as for the source.
+        report: gets the seconds; with several lanes those of one lane.
+
+    Raises:
+        DataError: an image cannot be read.
+        ModelError: an engine refuses.
+    """
+    report = report or FillReport(len(rows))
+    lanes = prefix.lanes if isinstance(prefix, EnginePrefix) else 1
+    if lanes == 1:
+        yield from (_measured(prefix, batch, report) for batch in _timed(source(rows), report))
+        return
+
+    def lane(part: list[int]) -> tuple[dict[str, Tensor], FillReport]:
+        own = FillReport(len(part))
+        (batch,) = _timed(source(part), own)
+        return _measured(prefix, batch, own), own
+
+    size = fill_batch(prefix.device)
+    parts = (rows[start : start + size] for start in range(0, len(rows), size))
+    for values, own in _in_lanes(lane, parts, lanes):
+        report.wait_seconds += own.wait_seconds / lanes
+        report.prefix_seconds += own.prefix_seconds / lanes
+        yield values
 
 
 def rows_agree(
@@ -151,10 +193,7 @@ def rows_agree(
     kept = cache.gather(rows)
     return all(
         _close(
-            torch.cat([row.pack(batch[row.leaf.key]) for batch in batches]),
-            row.pack(kept[row.leaf.key]),
-            prefix,
-            tolerance,
+            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]), kept[row.leaf.key], row, prefix, tolerance
         )
         for row in cache.rows
     )
@@ -189,6 +228,11 @@ class EnginePrefix:
         """The device of PyTorch's activations."""
         return self.engine.device
 
+    @property
+    def lanes(self) -> int:
+        """How many threads may call `capture` at once."""
+        return self.engine.lanes
+
     def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the activations of a batch.
 
@@ -205,7 +249,7 @@ class EnginePrefix:
 
 def engine_batches(pixels: Callable[[list[int]], Batches], prefix: EnginePrefix) -> Callable[[list[int]], Batches]:
     """Return a source of an engine's activations, computed from pixels and kept nowhere."""
-    return lambda rows: (prefix.capture(batch) for batch in pixels(rows))
+    return lambda rows: capture_all(prefix, pixels, rows)
 
 
 class CachedDataset(Dataset[dict[str, Any]]):
@@ -260,40 +304,54 @@ def _spread(items: list[_T]) -> list[_T]:
     return [items[number * (len(items) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _close(computed: Tensor, kept: Tensor, prefix: Prefix, allowed: float) -> bool:
-    """Whether packed rows are equal but for what the number formats on the way lose."""
+def _close(computed: Tensor, kept: Tensor, row: Row, prefix: Prefix, allowed: float) -> bool:
+    """Whether what was kept is what is computed now, but for what the number formats on the way lose."""
     if computed.shape != kept.shape:
         return False
     if not kept.dtype.is_floating_point:
         return torch.equal(computed, kept)
-    formats = [kept.dtype, prefix.autocast or kept.dtype]
-    tolerance = max(TOLERANCE, 2 * allowed, *(4 * torch.finfo(each).eps for each in formats))
+    loss = torch.finfo(prefix.autocast).eps if prefix.autocast else 0.0
+    tolerance = max(TOLERANCE, 2 * allowed, 4 * loss, 4 * row.resolution)
     scale = kept.float().nan_to_num(posinf=0, neginf=0).abs().max().item()
     return torch.allclose(computed.float(), kept.float(), rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
-def _timed(batches: Any, report: FillReport) -> Any:
+def _timed(batches: Batches, report: FillReport) -> Iterator[dict[str, Tensor]]:
+    remaining = iter(batches)
     while True:
         start = time.perf_counter()
-        batch = next(batches, None)
+        batch = next(remaining, None)
         report.wait_seconds += time.perf_counter() - start
         if batch is None:
             return
         yield batch
 
 
-def _compute(
-    batch: dict[str, Tensor],
-    cache: ActivationCache,
-    prefix: Prefix | EnginePrefix,
-    report: FillReport,
-    progress: Any,
-) -> dict[str, Tensor]:
+def _measured(prefix: Prefix | EnginePrefix, batch: dict[str, Tensor], report: FillReport) -> dict[str, Tensor]:
     start = time.perf_counter()
     values = prefix.capture(batch)
-    packed = {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
     report.prefix_seconds += time.perf_counter() - start
-    size = next(iter(batch.values())).shape[0]
+    return values
+
+
+def _in_lanes(work: Callable[[_T], _R], items: Iterable[_T], lanes: int) -> Iterator[_R]:
+    """Yield what each item gives, in order; only a few are under way at a time, since results take memory."""
+    waiting: deque[Future[_R]] = deque()
+    with ThreadPoolExecutor(lanes) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * lanes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _packed(values: dict[str, Tensor], cache: ActivationCache, report: FillReport, progress: Any) -> dict[str, Tensor]:
+    packed = {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
+    size = next(iter(values.values())).shape[0]
     progress.update(size)
     report.passed += size
     if (listener := _LISTENER.get()) is not None:

@@ -32,7 +32,8 @@ from hfft.cache.fill import (
     rows_agree,
 )
 from hfft.cache.placement import Placement, choose_placement, gigabytes
-from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.cache.rows import make_rows
+from hfft.cache.store import ActivationCache, CacheKey
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import PixelDataset, Pixels, collate, of_one_shape
 from hfft.errors import OutputError

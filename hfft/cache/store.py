@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hfft.cache.placement import Placement
+from hfft.cache.rows import Row
 from hfft.cache.shards import (
     ENDING,
     ROWS,
@@ -34,7 +35,6 @@ from hfft.cache.shards import (
 )
 from hfft.errors import OutputError
 from hfft.files import write_whole
-from hfft.split.split import Leaf
 
 FORMAT = 3
 _T = TypeVar("_T")
@@ -74,47 +74,6 @@ class CacheKey:
     def fingerprint(self) -> str:
         """Return 32 hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one leaf of the split is kept: a row of an array, perhaps narrower, channels last where it is a map."""
-
-    leaf: Leaf
-    dtype: torch.dtype
-    channels_last: bool
-
-    @property
-    def bytes_per_image(self) -> int:
-        """Bytes that one image takes in the cache."""
-        return self.dtype.itemsize * torch.Size(self.leaf.shape).numel()
-
-    @property
-    def packed_shape(self) -> tuple[int, ...]:
-        """Shape of one row as it is kept."""
-        shape = tuple(self.leaf.shape)
-        return (*shape[1:], shape[0]) if self.channels_last else shape
-
-    def pack(self, values: Tensor) -> Tensor:
-        """(batch, *leaf.shape) on any device -> contiguous rows on the CPU."""
-        values = values.movedim(1, -1) if self.channels_last else values
-        return values.to("cpu", self.dtype).contiguous()
-
-    def unpack(self, rows: Tensor) -> Tensor:
-        """Rows -> (batch, *leaf.shape), in the dtype that they are kept in."""
-        return rows.movedim(-1, 1) if self.channels_last else rows
-
-
-def make_rows(leaves: list[Leaf], cache_dtype: str, channels_last: bool) -> list[Row]:
-    """Decide how each leaf is kept; only floating-point leaves are ever narrowed."""
-    return [
-        Row(
-            leaf,
-            leaf.dtype if cache_dtype == "auto" or not leaf.dtype.is_floating_point else getattr(torch, cache_dtype),
-            channels_last and len(leaf.shape) == 3,
-        )
-        for leaf in leaves
-    ]
 
 
 class ActivationCache:

@@ -31,7 +31,7 @@ class Stub:
 
     def __init__(self, clock: list[float], seconds: float, factor: float = 1.0) -> None:
         self.clock, self.seconds, self.factor = clock, seconds, factor
-        self.autocast, self.device = None, torch.device("cpu")
+        self.autocast, self.device, self.lanes = None, torch.device("cpu"), 1
 
     def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         self.clock[0] += self.seconds

@@ -1,99 +1,64 @@
-"""Rows by content: what is computed when a little changes, and filling without training."""
+"""How activations are kept: eight bits with a scale for each channel of each image."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
-from PIL import Image
-from runs import Folder, equal, weights
+import torch
 
-from hfft.cli import main
+from hfft.cache.rows import Row
+from hfft.errors import ModelError
+from hfft.split.split import Leaf
 
-Start = Callable[..., str]
-
-
-@pytest.fixture
-def flags(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> list[str]:
-    model, train = pretrained("vit"), image_folder()
-    given = ["--model_name_or_path", model, "--train_dir", train, "--output_dir", tmp_path / "run"]
-    given += ["--policy", "head", "--num_train_epochs", 1, "--overwrite_output_dir", "true", "--baselines", "none"]
-    return [str(flag) for flag in [*given, "--disable_tqdm", "true"]]
+SHAPES = [((6, 5, 4), True), ((6, 5, 4), False), ((7, 6), False), ((6,), False)]
 
 
-@pytest.fixture
-def start(flags: list[str], capsys: pytest.CaptureFixture[str]) -> Start:
-    """Return a runner that gives back which rows were there."""
-
-    def go(*more: Any) -> str:
-        capsys.readouterr()
-        assert main(["finetune", *flags, *(str(flag) for flag in more)]) == 0
-        said = capsys.readouterr().out
-        found = re.search(r"(\d+ of \d+) rows were there", said)
-        assert found, said
-        return found[1]
-
-    return go
+def row(shape: tuple[int, ...], channels_last: bool = False) -> Row:
+    return Row(Leaf("x", shape, torch.float32), torch.int8, channels_last)
 
 
-def add(folder: Path) -> None:
-    pixels = np.random.default_rng(99).integers(0, 255, (40, 36, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "blue" / "new.png")
+def spread(shape: tuple[int, ...], count: int = 3) -> torch.Tensor:
+    """Return values whose channels differ a hundredfold in size, as those of real networks do."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(count, *shape, generator=generator)
+    sizes = torch.logspace(-1, 1, 6)
+    return values * (sizes[:, None, None] if len(shape) == 3 else sizes)
 
 
-def test_only_what_is_new_is_computed(start: Start, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    assert start() == "0 of 24"
-    assert start("--seed", 7, "--train_val_split", 0.5) == "24 of 24"
-    assert start("--max_train_samples", 6).startswith(("12 of 12", "10 of 10", "11 of 11"))
-    moved = shutil.move(images, tmp_path / "moved")
-    shutil.move(Path(moved) / "red" / "000.png", Path(moved) / "blue" / "red.png")  # another label
-    assert start("--train_dir", moved) == "24 of 24"
-    add(Path(moved))
-    assert start("--train_dir", moved) == "24 of 25"
-    assert start("--train_dir", moved) == "25 of 25"
+@pytest.mark.parametrize(("shape", "channels_last"), SHAPES)
+def test_each_value_is_off_by_half_a_step_of_its_channel_at_most(shape: tuple[int, ...], channels_last: bool) -> None:
+    values, kept = spread(shape), row(shape, channels_last)
+    packed = kept.pack(values)
+    assert packed.dtype == torch.int8
+    assert packed.shape == (3, kept.bytes_per_image)
+    found = kept.unpack(packed)
+    assert (found.dtype, found.shape) == (values.dtype, values.shape)
+    within = {3: (2, 3), 2: (1,), 1: (1,)}[len(shape)]  # the axes that share a scale
+    steps = values.abs().amax(within, keepdim=True) / 127
+    assert ((found - values).abs() <= 0.501 * steps).all()
+    assert (found != values).any()
 
 
-def test_views_belong_to_the_image(start: Start, tmp_path: Path) -> None:
-    augment = ("--augment", "crop", "--views", 2, "--num_train_epochs", 2, "--validation_dir", tmp_path / "images")
-    assert start(*augment) == "0 of 72"  # 24 twice, and as they are
-    add(tmp_path / "images")
-    assert start(*augment, "--max_eval_samples", 3) == "51 of 53"
-    assert start(*augment, "--max_eval_samples", 3, "--augment", "none", "--views", 1) == "27 of 28"
+def test_a_row_takes_a_quarter_and_its_scales() -> None:
+    assert row((512, 7, 7), True).bytes_per_image == 512 * 49 + 4 * 512
+    assert row((197, 384)).bytes_per_image == 197 * 384 + 4 * 384
+    assert row((384,)).bytes_per_image == 384 + 4
 
 
-def test_two_processes_fill_one_store_without_training(flags: list[str], start: Start, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hfft", "cache", "fill", *flags]
-    parts = [
-        subprocess.Popen([*command, "--shard", shard], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for shard in ("1/2", "2/2")
-    ]
-    said = [part.communicate()[0] for part in parts]
-    assert [part.returncode for part in parts] == [0, 0]
-    assert ["0 of 16 rows" in said[0], "0 of 8 rows" in said[1]] == [True, True]
-    assert not (tmp_path / "run" / "hfft.json").exists()
-    assert start() == "24 of 24"
-    filled = weights(tmp_path / "run")
-    assert main(["finetune", *flags, "--cache", "off"]) == 0
-    assert equal(filled, weights(tmp_path / "run"))
+@pytest.mark.parametrize(("shape", "channels_last"), SHAPES)
+def test_a_row_depends_on_its_own_image_alone(shape: tuple[int, ...], channels_last: bool) -> None:
+    values, kept = spread(shape), row(shape, channels_last)
+    assert torch.equal(kept.pack(values)[1:2], kept.pack(values[1:2]))
+    assert torch.equal(kept.pack(values)[1:2], kept.pack(torch.cat([1000 * values[:1], values[1:2]]))[1:])
 
 
-@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"])
-def test_a_wrong_shard_is_refused(capsys: pytest.CaptureFixture[str], shard: str) -> None:
-    assert main(["cache", "fill", f"--shard={shard}"]) == 2
-    assert "--shard" in capsys.readouterr().err
+def test_zeros_stay_zeros() -> None:
+    values = torch.zeros(2, 6, 5, 4)
+    assert torch.equal(row((6, 5, 4)).kept(values), values)
 
 
-@pytest.mark.parametrize("more", [("--cache", "memory"), ("--cache", "off"), ("--policy", "full")])
-def test_what_cannot_be_filled_is_refused(
-    flags: list[str], capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
-) -> None:
-    assert main(["cache", "fill", *flags, *more]) == 2
-    assert "fill" in capsys.readouterr().err
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    values = spread((6, 5, 4))
+    values[1, 2, 3, 0] = value
+    with pytest.raises(ModelError, match="x are not finite; choose another --cache_dtype than int8"):
+        row((6, 5, 4)).pack(values)

@@ -16,8 +16,9 @@ import torch
 
 from hfft.cache.entries import list_entries, prune
 from hfft.cache.placement import Placement
+from hfft.cache.rows import make_rows
 from hfft.cache.shards import ROWS, checksum_of
-from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.cache.store import ActivationCache, CacheKey
 from hfft.split.split import Leaf
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 
 from hfft.cache.entries import list_entries, prune
 from hfft.cache.placement import Placement, choose_placement
+from hfft.cache.rows import make_rows
 from hfft.cache.shards import ROWS, checksum_of, read_names
-from hfft.cache.store import ActivationCache, CacheKey, make_rows
+from hfft.cache.store import ActivationCache, CacheKey
 from hfft.cli import main
 from hfft.errors import OutputError
 from hfft.files import write_whole
@@ -111,6 +112,15 @@ def test_a_damaged_shard_is_named_and_missing(tmp_path: Path, damage: str, in_me
     assert not file.exists()
     put(again, missing)
     assert torch.equal(again.gather(missing)["ids"], values(missing)["ids"])
+
+
+def test_int8_leaves_integers_alone() -> None:
+    cache = make_cache(Placement(None, in_memory=True), dtype="int8")
+    fill(cache)
+    found = cache.gather([7, 8])
+    assert torch.equal(found["ids"], values(range(7, 9))["ids"])
+    assert found["map"].dtype == torch.float32
+    torch.testing.assert_close(found["map"], values(range(7, 9))["map"], rtol=1 / 127, atol=1e-6)
 
 
 def test_narrow_rows_halve_the_floats_and_leave_integers_alone(tmp_path: Path) -> None:
@@ -268,6 +278,8 @@ def test_rows_that_the_model_does_not_compute_are_computed_again(
         ("resnet", ()),
         ("vit", ("--bf16", "true", "--use_cpu", "true")),
         ("swin", ("--cache_dtype", "bfloat16")),
+        ("resnet", ("--cache_dtype", "int8")),
+        ("vit", ("--cache_dtype", "int8")),
         ("timm", ("--policy", "gradual")),
     ],
 )

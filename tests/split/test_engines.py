@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_a_row_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     for row in range(BATCH):
         (alone,) = engine.capture({"pixel_values": batch["pixel_values"][row : row + 1]}).values()
         assert torch.equal(alone[0], whole[row])
+
+
+def test_lanes_that_compute_at_once_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    model, inputs = model_of("resnet")
+    prefix = prefix_of(model, inputs)
+    engine = export_engine("onnxruntime", prefix, images(inputs, BATCH), tmp_path)
+    assert engine.lanes == 4
+    whole = images(inputs, 12 * BATCH)["pixel_values"]
+    batches = [{"pixel_values": part} for part in whole.split(BATCH)]
+    with ThreadPoolExecutor(engine.lanes) as pool:
+        together = list(pool.map(engine.capture, batches))
+    for found, batch in zip(together, batches, strict=True):
+        assert all(torch.equal(found[key], value) for key, value in engine.capture(batch).items())
 
 
 @pytest.mark.skipif(bool(missing_packages("openvino")), reason="OpenVINO is an extra")
