@@ -57,13 +57,14 @@ def _run(name: str, *rest: str) -> int:
 
 def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line that says what went wrong, and the exit code."""
+    notes = "".join(f". {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, KeyboardInterrupt):
-        return "hfft: interrupted; what was complete is kept", 130
+        return f"hfft: interrupted; what was complete is kept{notes}", 130
     if isinstance(error, HfftError):
         code = 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
         return f"hfft: error: {error_line(error)}", code
     assert isinstance(error, Exception)
-    return f"hfft: error: {describe_unexpected(error)}", 1
+    return f"hfft: error: {describe_unexpected(error)}{notes}", 1
 
 
 def _overview() -> str:

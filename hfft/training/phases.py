@@ -34,6 +34,7 @@ from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
+    FirstStep,
     KeepBest,
     PhaseCallback,
     Preemption,
@@ -252,6 +253,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
 def _watch(trainer: FreezeTrainer, run: Run, names: frozenset[str]) -> None:
     """Keep the best and the averaged weights, as the arguments ask for."""
     args: Any = trainer.args
+    trainer.add_callback(FirstStep(lambda: setattr(run, "stepped", True)))
     if args.ema_decay is not None:
         trainer.average = Average(names, args.ema_decay)
         trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
