@@ -68,7 +68,7 @@ def measure(policy: str, number_format: str, seed: int, image_size: int) -> dict
         "format": number_format,
         "seed": seed,
         "bytes": record["cache"]["bytes"] // images,
-        "accuracy": record["metrics"]["validation"]["accuracy"],
+        "accuracy": record["metrics"]["validation"]["values"]["accuracy"],
     }
 
 

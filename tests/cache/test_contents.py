@@ -85,6 +85,15 @@ def test_two_processes_fill_one_store_without_training(flags: list[str], start: 
     assert equal(filled, weights(tmp_path / "run"))
 
 
+def test_workers_of_a_cluster_fill_one_store(flags: list[str], start: Start) -> None:
+    program = Path(__file__).parents[2] / "scripts" / "fill_with_dask.py"
+    done = subprocess.run([sys.executable, program, "--workers", "2", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("part ")]
+    assert sorted(line.partition(",")[0] for line in lines) == ["part 1 of 2 is there", "part 2 of 2 is there"]
+    assert start() == "24 of 24"
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"])
 def test_a_wrong_shard_is_refused(capsys: pytest.CaptureFixture[str], shard: str) -> None:
     assert main(["cache", "fill", f"--shard={shard}"]) == 2
