@@ -292,12 +292,14 @@ def given_to_nothing(splits: Iterable[str]) -> Iterator[str]:
 
 
 def _look_alike(classes: Mapping[str, set[str]], filled: list[str]) -> Iterator[str]:
-    """A note where all top folders only hold folders that repeat the same names."""
-    shared = set.intersection(*classes.values()) if classes else set()
-    if len(classes) > 1 and len(shared) > 1 and sorted(classes) == filled:
+    """A note where all top folders only hold folders, and at least half of each one's names are in others too."""
+    counts = Counter(name for names in classes.values() for name in names)
+    repeated = {name for name, count in counts.items() if count > 1}
+    alike = all(len(names & repeated) * 2 >= len(names) for names in classes.values())
+    if repeated and alike and len(counts) > 1 and sorted(classes) == filled:
         yield (
-            f"Warning: the folders {', '.join(classes)} are read as classes, but all of them hold the folders "
-            f"{', '.join(sorted(shared)[:3])}: where they are splits, name them train, validation and test"
+            f"Warning: the folders {', '.join(classes)} are read as classes, but repeat the folders "
+            f"{', '.join(sorted(repeated)[:3])}: where they are splits, name them train, validation and test"
         )
 
 
