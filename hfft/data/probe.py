@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from hfft.data.grey import span_of
-from hfft.data.images import IMAGE_COLUMN, BoundsError, ImageSet, opened, upright_rgb
+from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
 
 PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "too_long", "damaged")
@@ -77,7 +77,7 @@ def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Look(row, "missing", error.strerror or "it cannot be opened")
     except UnidentifiedImageError:
-        return Look(row, "not_an_image", "no image that Pillow knows")
+        return Look(row, "not_an_image", NO_IMAGE)
     except BoundsError as error:
         return Look(row, error.problem, str(error))
     except Image.DecompressionBombError as error:  # of an image within an icon

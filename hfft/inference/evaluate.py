@@ -39,6 +39,7 @@ from hfft.metrics import (
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
+from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -49,7 +50,9 @@ class EvaluateArguments:
 
     dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
-    split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
+    split: str | None = option(
+        None, "Split of the data set; by default the test split, else validation, else the only one."
+    )
     validation_dir: str | None = option(None, "Folder with one folder of images per class.")
     max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
@@ -81,7 +84,7 @@ class Evaluation:
         data: the images, by name.
         metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
-        notes: what the images were taken for, and what was left out.
+        notes: what the images were taken for, what was left out, and which names the plots lack.
     """
 
     model: str
@@ -113,7 +116,8 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
-    evaluation = replace(judge(classifier, images, logits, options), notes=notes)
+    note = shown_by_number(classifier.labels)
+    evaluation = replace(judge(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
 
@@ -218,6 +222,10 @@ def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImag
     named = {**picked, **{name: name for name in source.splits}}
     wanted = [options.split] if options.split else ["test", "validation"]
     split = next((named[name] for name in wanted if name in named), None)
+    if split is None and not options.split and len(source.splits) == 1:
+        found = source.read(source.splits[0], source.splits[0])
+        note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
+        return found, (*source.notes, note)
     if split is None:
         what = f"split {options.split!r}" if options.split else "test or validation split"
         raise DataError(f"{source.name}: there is no {what} among {', '.join(source.splits)}; choose one with --split")

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.errors import ArgumentError, OutputError
+from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
-from hfft.jobs.results import best_kept, weights_kept
+from hfft.jobs.results import weights_kept
 from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
@@ -86,19 +86,16 @@ def _finetune(
     say(_what_is_new(run))
     if main and (findings := shared.findings(run.sets)):
         say(findings)
-    with Preemption() as preemption, closing(trackers):
-        with best_kept(run):
-            trainer = train_phases(run, say, preemption)
-        with weights_kept(run):
-            judge(run, trainer)
-            trackers.log_final(run.metrics.get("test", {}))
-            unfreeze(run.model)
-            run.seconds = time.perf_counter() - began
-            if training.baselines == "full":
-                say("Baseline: full fine-tuning with the same options")
-                run.baselines.add_full(*full_baseline(run))
-            if main:
-                say(write_results(run))
+    with Preemption() as preemption, closing(trackers), weights_kept(run):
+        trainer = train_phases(run, say, preemption)
+        judge(run, trainer)
+        trackers.log_final(run.metrics.get("test", {}))
+        unfreeze(run.model)
+        run.seconds = time.perf_counter() - began
+        if training.baselines == "full":
+            _add_full_baseline(run, say)
+        if main:
+            say(write_results(run))
     if hub is not None:
         say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
@@ -218,6 +215,7 @@ def judge(run: Run, trainer: FreezeTrainer) -> None:
         run.predictions["test"] = trainer.predictions
         run.metrics["test"] = outcome.metrics or {}
     run.state = trainer.state
+    trainer.release()
 
 
 def _silent(line: str) -> None:
@@ -246,6 +244,18 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
         >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
     """
     return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
+
+
+def _add_full_baseline(run: Run, say: Callable[[str], None]) -> None:
+    """Add full fine-tuning to the baselines; where it fails, the results go without it, which is said."""
+    say("Baseline: full fine-tuning with the same options")
+    alone = run.settings.training.world_size == 1  # of several processes one that fails would leave the others waiting
+    try:
+        run.baselines.add_full(*full_baseline(run))
+    except Exception as error:
+        if not (alone or isinstance(error, DivergedError)):
+            raise
+        say(f"Baseline: full fine-tuning failed, so that nothing is compared with it: {one_line(error)}")
 
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:

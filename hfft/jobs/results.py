@@ -18,9 +18,10 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft._version import __version__
+from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
-from hfft.errors import DataError, DivergedError, HfftError
+from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.metrics import (
     confusion,
@@ -35,6 +36,7 @@ from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
 from hfft.output_folder import RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
+from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     BaseRecord,
@@ -50,6 +52,8 @@ from hfft.report.record import (
 from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
+from hfft.training.callbacks import RESUME_HINT
+from hfft.training.resume import list_checkpoints
 from hfft.training.run import PhaseResult, Run
 
 PACKAGES = (
@@ -77,6 +81,7 @@ def write_results(run: Run) -> str:
         write_report(folder, record, rows, evidence, str(run.folder))
         record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
         write_record(folder / RECORD, record)
+    run.written = True
     return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
 
 
@@ -170,6 +175,7 @@ def _data(run: Run) -> DataRecord:
         skipped=list(sets.skipped),
         notes=[*sets.notes, *run.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
+        deep_grey=deep_grey_share(sets.train),
     )
 
 
@@ -249,7 +255,7 @@ def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
     record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
     if not run.settings.training.figures:
         return None
-    drawn = write_mistakes(folder / "mistakes.png", images, found)
+    drawn = write_mistakes(folder / "mistakes.png", images, run.sets.labels, found)
     return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
 
 
@@ -281,6 +287,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
         f"{seconds['training']:.0f} s in training."
     )
+    if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
+        yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
 
 
@@ -294,40 +302,49 @@ def _against_baselines(record: RunRecord) -> Iterator[str]:
 
 @contextmanager
 def weights_kept(run: Run) -> Iterator[None]:
-    """Save the trained weights if what comes after training fails or is interrupted.
+    """Save the trained weights if training, or what comes after it, fails or is interrupted.
 
-    They go into a folder of their own, so that the results of an earlier run stay whole.
+    They go into a folder of their own, so that the results of an earlier run stay whole. A training that ends early
+    leaves the weights of its best epoch where those are what is handed back, and else the last ones, unless they have
+    diverged.
 
     Raises:
-        HfftError: the one that was raised within, with a hint at the weights.
+        BaseException: the one that was raised within, with a hint at the weights: in its text if it is hfft's own, else
+            as a note.
     """
     try:
         yield
+    except PreemptedError:  # which names a checkpoint
+        raise
     except BaseException as error:
-        folder = _save_weights(run)
-        if isinstance(error, HfftError) and folder is not None:
-            raise type(error)(f"{error}. The trained weights are saved in {folder}") from error
+        hint = _save_what_was_learned(run, isinstance(error, DivergedError))
+        if isinstance(error, HfftError) and hint:
+            raise type(error)(f"{error}. {hint}") from error
+        if hint:
+            error.add_note(hint)
         raise
 
 
-@contextmanager
-def best_kept(run: Run) -> Iterator[None]:
-    """Save the weights of the best epoch so far if the training diverges.
+def _save_what_was_learned(run: Run, diverged: bool) -> str:
+    """Save the weights and say where they are; empty where nothing was learned, or nothing can be saved.
 
-    Raises:
-        DivergedError: the one that was raised within, with a hint at the weights.
+    Where all results are written already, those are what is named.
     """
-    try:
-        yield
-    except DivergedError as error:
-        best = run.best
-        if not best.tensors:
-            raise
+    training, best = run.settings.training, run.best
+    if run.written:
+        return f"The results are in {run.folder}"
+    if not run.stepped or (diverged and not best.tensors):
+        return ""
+    early = len(run.phases) < len(run.plan.phases)
+    wanted = early and bool(best.tensors) and (diverged or training.keep == "best")
+    if wanted:
         run.model.load_state_dict(best.tensors, strict=False)
-        folder = _save_weights(run)
-        if folder is None:
-            raise
-        raise DivergedError(f"{error}. The weights of epoch {best.epoch:g}, the best, are saved in {folder}") from error
+    folder = _save_weights(run)
+    if folder is None:
+        return ""
+    words = f"The weights of epoch {best.epoch:g}, the best, are" if wanted else "The trained weights are"
+    again = f"; {RESUME_HINT}" if early and list_checkpoints(run.folder) else ""
+    return f"{words} saved in {folder}{again}"
 
 
 def _save_weights(run: Run) -> Path | None:

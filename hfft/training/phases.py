@@ -34,6 +34,7 @@ from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
+    FirstStep,
     KeepBest,
     PhaseCallback,
     Preemption,
@@ -252,6 +253,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
 def _watch(trainer: FreezeTrainer, run: Run, names: frozenset[str]) -> None:
     """Keep the best and the averaged weights, as the arguments ask for."""
     args: Any = trainer.args
+    trainer.add_callback(FirstStep(lambda: setattr(run, "stepped", True)))
     if args.ema_decay is not None:
         trainer.average = Average(names, args.ema_decay)
         trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
@@ -345,7 +347,8 @@ def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> Finetune
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
-        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
+        idle = idle_parameters(run.model, ready.prepared.suffix, moved, precision_of(training))
+        training.ddp_find_unused_parameters = bool(idle)
     return training
 
 

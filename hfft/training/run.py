@@ -181,6 +181,8 @@ class Run:
         baselines: what the result is compared with.
         trackers: told of all phases as of one training.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
+        stepped: an optimizer step has been made, so that there is something to lose.
+        written: the results are in `folder`.
     """
 
     settings: Settings
@@ -202,6 +204,8 @@ class Run:
     baselines: Baselines = field(default_factory=Baselines)
     trackers: Trackers = field(default_factory=Trackers)
     identity: dict[str, Any] = field(default_factory=dict)
+    stepped: bool = False
+    written: bool = False
 
     @property
     def folder(self) -> Path:

@@ -214,11 +214,13 @@ class FreezeTrainer(Trainer):
     def release(self) -> None:
         """Let go of the DDP wrap and of autocast; the bare model may then begin another phase.
 
-        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw.
+        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw. An evaluation
+        puts autocast around the model again, and so does the next phase, but only where accelerate does not take the
+        model for prepared already.
         """
         self.model_wrapped = self.classifier
         self.accelerator.free_memory()
-        self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
+        _without_autocast(self.classifier)
         gc.collect()
 
     def _apart(self, loader: Any) -> DataLoader[Any]:
@@ -280,6 +282,17 @@ class FreezeTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         elif checkpoint is not None:
             self.checkpoints.restore_random_state(self)
+
+
+def _without_autocast(model: nn.Module) -> None:
+    """Give a model its own forward back, which accelerate's unwrap_model strips of transformers' decorators as well."""
+    own = vars(model)
+    own.pop("_is_accelerate_prepared", None)
+    original = own.pop("_original_forward", None)
+    if original is not None:
+        own.pop("forward")
+        if model.forward != original:  # it was not that of the class
+            own["forward"] = original
 
 
 def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable[[int], float]:
