@@ -330,7 +330,7 @@ class FinetuneArguments(TrainingArguments):
 
 
 RUN_ARGUMENTS = (ModelArguments, DataArguments, PolicyArguments, CacheArguments, FinetuneArguments)
-"""The groups that make up every option of a run, in the order of `hfft.training.run.Settings`."""
+"""The groups that make up every option of a run, in the order of `hfft.training.setup.Settings`."""
 
 
 @dataclass

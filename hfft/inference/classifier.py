@@ -1,10 +1,4 @@
-"""From images to labels with probabilities; the command line and the Space share it.
-
-Example:
-    >>> classifier = load_classifier("outputs/finetune")  # doctest: +SKIP
-    >>> for prediction in classify(classifier, ["cat.jpg", "dog.jpg"]):  # doctest: +SKIP
-    ...     print(prediction.file, prediction.label, prediction.probability)
-"""
+"""From images to labels with probabilities; the command line and the Space share it."""
 
 from __future__ import annotations
 
@@ -115,6 +109,10 @@ def load_classifier(
     Raises:
         ModelError: nothing is found there, or it is not whole.
         HfftError: the record that lies there is damaged.
+
+    Example:
+        >>> hfft.load_classifier("outputs/photos").labels
+        ('blue', 'green', 'red')
     """
     record = None
     model: PreTrainedModel
@@ -146,6 +144,12 @@ def classify(
         sources: files or images.
         top_k: how many labels to give per image; a model with fewer gives all of them.
         batch_size: images per forward pass.
+
+    Example:
+        >>> classifier = hfft.load_classifier("outputs/photos")
+        >>> for prediction in hfft.classify(classifier, ["photos/test/red/0.png"]):
+        ...     print(prediction.file, prediction.label in classifier.labels, len(prediction.top))
+        photos/test/red/0.png True 3
     """
     number = 0
     for batch in _batches(sources, batch_size):

@@ -134,9 +134,9 @@ def evaluate_with(**options: Any) -> Evaluation:
         HfftError: the model, the images or the folder are not usable, and how to mend it.
 
     Example:
-        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test")  # doctest: +SKIP
-        >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
-        0.95
+        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test", output_dir="outputs/test")
+        >>> evaluation.metrics.images, 0 <= evaluation.metrics.values["accuracy"] <= 1
+        (6, True)
     """
     return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
 

@@ -70,13 +70,13 @@ class Suffix:
     """How a batch reaches the trainable part of a model.
 
     Args:
-        anatomy: the model's parts.
+        anatomy: the model's parts; needed for the class token alone.
         split: set where batches may hold cached activations; a batch of pixels runs through all of the model.
         class_token: compute the class token alone in the last block.
         memory_format: of inputs of shape (batch, channels, height, width).
     """
 
-    anatomy: Anatomy
+    anatomy: Anatomy | None = None
     split: Split | None = None
     class_token: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
@@ -92,7 +92,9 @@ class Suffix:
         rest = {name: tensor for name, tensor in batch.items() if name != "labels"}
         labels = {name: tensor for name, tensor in batch.items() if name == "labels"}
         with ExitStack() as stack:
-            stack.enter_context(class_token_only(model, self.anatomy, self.class_token))
+            if self.class_token:
+                assert self.anatomy is not None
+                stack.enter_context(class_token_only(model, self.anatomy))
             if self.split is not None and self.split.leaves[0].key in rest:
                 rest = stack.enter_context(self.split.replay(rest))
             else:

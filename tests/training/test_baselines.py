@@ -17,7 +17,7 @@ from hfft.cli import main
 from hfft.data.load import load_image_sets
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.training.baselines import fit_probe, pooled
-from hfft.training.run import Baselines
+from hfft.training.progress import Baselines
 
 Folder = Callable[..., Path]
 

@@ -27,8 +27,8 @@ from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import PreemptedError
 from hfft.training import resume
+from hfft.training.progress import PhaseResult
 from hfft.training.resume import MAY_CHANGE
-from hfft.training.run import PhaseResult
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
@@ -437,4 +437,4 @@ def test_records_survive_json(flags: Flags, tmp_path: Path) -> None:
     assert len(run.phases) == 2
     for result in run.phases:
         assert PhaseResult.from_dict(json.loads(json.dumps(asdict(result)))) == result
-    assert torch.is_tensor(next(iter(run.best.tensors.values())))
+    assert torch.is_tensor(next(iter(run.progress.best.tensors.values())))
