@@ -61,6 +61,22 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     assert sum(float(weights[label]) for label in labels) == 9  # one class of four is empty
 
 
+def test_weighted_losses_of_accumulated_batches_add_up_to_that_of_one_batch() -> None:
+    """Divided by images, not by the sum of weights as torch's mean is, which would depend on how a step is cut."""
+    logits, labels = (
+        torch.randn(8, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]),
+    )
+    objective = Objective(3, class_weights=torch.tensor([0.5, 1, 2]))
+    parts = [objective.loss(logits[rows], labels[rows], 8) for rows in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(parts), objective.loss(logits, labels, 8))
+    means = [
+        F.cross_entropy(logits[rows], labels[rows], objective.class_weights) for rows in (slice(0, 4), slice(4, 8))
+    ]
+    whole = F.cross_entropy(logits, labels, objective.class_weights)
+    assert abs(float(sum(means) / 2 - whole)) > 1e-3
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
