@@ -108,6 +108,22 @@ def test_average_follows_its_formula() -> None:
     assert equal(net.state_dict(), now)
 
 
+@pytest.mark.parametrize(
+    ("metric", "greater", "best_epoch"),
+    [(None, None, 2), ("accuracy", True, 2), ("loss", False, 3), ("f1_macro", True, 1), ("loss", True, 1)],
+)
+def test_the_metric_decides_which_weights_are_the_best(metric: Any, greater: Any, best_epoch: int) -> None:
+    net, best = model(), Best()
+    keep = KeepBest(best, frozenset({"0.weight"}))
+    args = SimpleNamespace(metric_for_best_model=metric, greater_is_better=greater)
+    control = SimpleNamespace(should_training_stop=False)
+    keep.on_train_begin(None, state(0), control, model=net)
+    for epoch, (accuracy, loss, f1) in enumerate(((0.5, 1.0, 0.7), (0.6, 0.9, 0.5), (0.4, 0.1, 0.4)), start=1):
+        metrics = {"eval_accuracy": accuracy, "eval_loss": loss, "eval_f1_macro": f1}
+        keep.on_evaluate(args, state(epoch, epoch), control, metrics=metrics, model=net)
+    assert best.epoch == best_epoch
+
+
 def test_best_goes_on_over_phases_and_counts_what_is_stale() -> None:
     net, best = model(), Best()
     control = SimpleNamespace(should_training_stop=False)
