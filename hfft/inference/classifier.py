@@ -23,7 +23,7 @@ from hfft.errors import ArgumentError, DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.forward import logits_of
-from hfft.models.load import check_channels
+from hfft.models.load import check_channels, check_one_label_per_image
 from hfft.report.record import RunRecord, read_record
 
 Source = str | os.PathLike[str] | Image.Image
@@ -123,6 +123,7 @@ def load_classifier(
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
         check_channels(model.config, str(path_or_repo))
+        check_one_label_per_image(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))

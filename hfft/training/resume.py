@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -132,6 +133,7 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
                 f"--resume_from_checkpoint {wish} holds no {RECORD}; give a checkpoint-* folder of hfft"
             )
         return _open(place)
+    _put_back(folder)
     found = list_checkpoints(folder)
     return _open(found[-1]) if found else None
 
@@ -141,6 +143,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
     whole = {path: int(match[1]) for path, match in steps.items() if match and _is_own(path)}
     return sorted(whole, key=lambda path: whole[path])
+
+
+def _put_back(folder: Path) -> None:
+    """Give a checkpoint its name back that a kill caught while another one of that name was about to replace it."""
+    for aside in folder.glob(".checkpoint-*.old"):
+        place = folder / aside.name.removeprefix(".").removesuffix(".old")
+        if _is_own(aside) and not place.exists():
+            with suppress(OSError):  # another process was faster
+                aside.rename(place)
 
 
 def remove_checkpoints(folder: Path, keep: int = 0) -> None:

@@ -24,6 +24,8 @@ from hfft.split.halves import Suffix, idle_parameters
 
 Folder = Callable[..., Path]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+PATIENCE = 3600
+"""Seconds after which processes that wait for each other are given up; no time that a busy machine may need."""
 LAUNCH = {
     1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
     2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
@@ -37,7 +39,7 @@ def launch(processes: int, *flags: Any) -> str:
     command = [sys.executable, *LAUNCH[processes], SCRIPT, *batch, *common, "--baselines", "none", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -144,6 +146,15 @@ def test_sets_smaller_than_the_batches_of_all_processes(
     assert found[1]["test"]["values"]["loss"] > 0
 
 
+def test_the_script_ends_without_a_launcher(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--use_cpu", "true"]
+    flags += ["--output_dir", tmp_path / "run", "--baselines", "none", "--num_train_epochs", 1]
+    command = [str(part) for part in (sys.executable, SCRIPT, *flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 1
+
+
 def test_idle_parameters_are_found() -> None:
     model, inputs = small_model("clip")
     anatomy = find_anatomy(model)
@@ -166,7 +177,7 @@ def spawn(program: str, folder: Path, processes: int = 2) -> subprocess.Complete
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
 
 
@@ -251,7 +262,7 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
             )
         )
     for machine in machines:
-        _, error = machine.communicate(timeout=300)
+        _, error = machine.communicate(timeout=PATIENCE)
         assert machine.returncode == 0, error[-3000:]
     assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
     for rank in range(2):

@@ -334,3 +334,14 @@ def test_the_card_says_what_stock_tools_make_of_deep_grey(
     plain = tmp_path / "plain"
     assert run("--train_dir", image_folder(), "--model_name_or_path", model, "--output_dir", plain, *common) == 0
     assert "of the training images are grey of more" not in (plain / "README.md").read_text()
+
+
+def test_no_file_holds_a_token(job: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record, card, checkpoints, trackers, cache: nothing of what a run leaves anywhere."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
+    tokens = ("--token", "hf_of_the_model", "--hub_token", "hf_of_the_hub")
+    job("resnet", "out", *tokens, "--report_to", "tensorboard", "--save_strategy", "epoch", "--policy", "lp_ft")
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"hfft.json", "README.md", "tensors.safetensors"} <= {file.name for file in files}
+    assert any(file.name.startswith("events.") for file in files)
+    assert not [file for file in files if b"hf_of_the" in file.read_bytes()]

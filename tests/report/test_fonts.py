@@ -46,7 +46,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def _forget() -> None:
     for cached in (fonts._family_with, fonts._has, fonts._look_again):
         cached.cache_clear()
-    font_manager.fontManager._findfont_cached.cache_clear()  # type: ignore[attr-defined]
 
 
 def _font(path: Path, family: str, letters: str) -> str:
