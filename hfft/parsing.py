@@ -7,8 +7,10 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, NoReturn
+from dataclasses import MISSING, fields
+from importlib import metadata, resources
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from hfft.errors import ArgumentError, one_line
 
@@ -35,32 +37,100 @@ def parse(
     Raises:
         ArgumentError: a flag or key is unknown, or a value is wrong.
     """
-    from transformers import HfArgumentParser
-
-    class Parser(_Parser, HfArgumentParser):
-        """HfArgumentParser that raises."""
-
-    parser = Parser(
-        classes,  # type: ignore[arg-type]
-        prog=f"hfft {command}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of(classes, command, description)
     if positional:
         parser.add_argument("positional", **positional)
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = yaml_flags(argv[0]) + argv[1:]
     try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(
-            argv, look_for_args_file=False, return_remaining_strings=True
-        )
+        values, unknown = parser.parse_known_args(argv)
+        parsed = tuple(_filled(group, values) for group in classes)
     except (ValueError, TypeError, ImportError) as error:
         raise ArgumentError(one_line(error)) from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise ArgumentError(f"unknown argument {unknown[0]!r}{closest(unknown[0].partition('=')[0], flags)}")
-    return (*parsed[:-1], parsed[-1].positional) if positional else tuple(parsed)
+    return (*parsed, values.positional) if positional else parsed
+
+
+def parser_of(classes: Sequence[type], command: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a command: HfArgumentParser where options inherit from transformers, else a light one."""
+    options: dict[str, Any] = {
+        "prog": f"hfft {command}",
+        "description": description,
+        "allow_abbrev": False,
+        "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+    }
+    if any(base.__module__.partition(".")[0] == "transformers" for group in classes for base in group.__mro__):
+        from transformers import HfArgumentParser
+
+        class Parser(_Parser, HfArgumentParser):
+            """HfArgumentParser that raises."""
+
+        return Parser(classes, **options)  # type: ignore[arg-type]
+    parser = _Parser(**options)
+    for group in classes:
+        _add_group(parser, group)
+    return parser
+
+
+def print_run_help(command: str, description: str, *more: type) -> None:
+    """Print the help of a command that takes every option of a run, and leave.
+
+    What transformers' own options say is read from a file that `scripts/flags.py` writes, since loading them takes
+    seconds. With a transformers of another version this returns, and the parser itself has to say it.
+
+    Args:
+        command: for the usage line.
+        description: what the command does.
+        more: dataclasses with the options that the command has beside those of a run.
+    """
+    from hfft.arguments import OWN_GROUPS
+
+    known = json.loads(resources.files("hfft.arguments").joinpath("training.json").read_text(encoding="utf-8"))
+    if known["transformers"] != metadata.version("transformers"):
+        return
+    parser = parser_of(OWN_GROUPS, command, description)
+    for names, options in known["flags"]:
+        parser.add_argument(*names, **options)
+    for group in more:
+        _add_group(parser, group)
+    parser.print_help()
+    raise SystemExit(0)
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Return whether a command's own help is asked for."""
+    return "-h" in argv or "--help" in argv
+
+
+def _filled(group: type, values: argparse.Namespace) -> Any:
+    return group(**{item.name: getattr(values, item.name) for item in fields(group) if item.init})
+
+
+def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
+    """Add a flag for each field of a dataclass, as HfArgumentParser does."""
+    hints = get_type_hints(group)
+    for item in fields(group):
+        names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
+        default = {"required": True} if item.default is MISSING else {"default": item.default}
+        kind = next(one for one in get_args(hints[item.name]) or (hints[item.name],) if one is not NoneType)
+        if kind is not bool:
+            parser.add_argument(*names, type=kind, **default, **item.metadata)
+            continue
+        parser.add_argument(*names, type=_truth, nargs="?", const=True, **default, **item.metadata)
+        if item.default is True:
+            negated = [name.replace("--", f"--no{mark}", 1) for name, mark in zip(names, "_-", strict=False)]
+            parser.add_argument(*negated, action="store_false", dest=item.name, default=False, **item.metadata)
+
+
+def _truth(text: str) -> bool:
+    word = text.lower()
+    if word in ("yes", "true", "t", "y", "1"):
+        return True
+    if word in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def yaml_flags(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from hfft.errors import ArgumentError
 
 Verdict = Literal["works", "inherited", "refused"]
 METRICS = ("accuracy", "f1_macro", "top5_accuracy", "loss", "ece")
-"""What may decide the best weights: `hfft.metrics.classification_metrics` by name."""
+"""What may decide the best weights: `hfft.evaluation.classification_metrics` by name."""
 SMALLER_IS_BETTER = ("loss", "ece")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.plugin import ClassTokenBlock, Row, TablePlugin, TokenLayout, token_grid
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def patches(prefix: int) -> Callable[[Any], TokenLayout]:

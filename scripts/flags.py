@@ -1,4 +1,6 @@
-"""Write docs/flags.md from `hfft.training_flags`, or check that it is current.
+"""Write docs/flags.md and the help of a run's options from the code, or check that both are current.
+
+The help is `hfft/arguments/training.json`: what `hfft finetune --help` prints without loading transformers.
 
 python scripts/flags.py
 python scripts/flags.py --check
@@ -8,13 +10,21 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import transformers
+
+from hfft.arguments import FinetuneArguments
+from hfft.parsing import parser_of
 from hfft.training_flags import FLAGS, LIMITS, NEEDED
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "flags.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "flags.md"
+HELP = ROOT / "hfft" / "arguments" / "training.json"
 INTRODUCTION = """\
 # Flags of TrainingArguments
 
@@ -56,17 +66,42 @@ entry. A tracker whose package is missing is refused before images are read. Wit
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page, or with ``--check`` show how it differs; return the exit code."""
+    """Write both files, or with ``--check`` show how they differ; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not current")
-    page = "\n".join([INTRODUCTION, *_table(), *_limits()]) + SCRIPT
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is not current")
+    wanted = {PAGE: "\n".join([INTRODUCTION, *_table(), *_limits()]) + SCRIPT, HELP: _help()}
     if not parser.parse_args(arguments).check:
-        PAGE.write_text(page, encoding="utf-8")
+        for path, text in wanted.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    difference = difflib.unified_diff(found.splitlines(), page.splitlines(), str(PAGE), "from the code", lineterm="")
+    return max(int(_differs(path, text)) for path, text in wanted.items())
+
+
+def _differs(path: Path, text: str) -> bool:
+    found = path.read_text(encoding="utf-8") if path.exists() else ""
+    difference = difflib.unified_diff(found.splitlines(), text.splitlines(), str(path), "from the code", lineterm="")
     print("\n".join(difference), end="")
-    return int(found != page)
+    return found != text
+
+
+def _help() -> str:
+    """Return what argparse shows of each option that `FinetuneArguments` has, as its parser knows it."""
+    actions = [action for action in parser_of((FinetuneArguments,), "", "")._actions if action.dest != "help"]
+    rows = ",\n".join(json.dumps(_shown(action), ensure_ascii=False) for action in actions)
+    return f'{{"transformers": "{transformers.__version__}", "flags": [\n{rows}\n]}}\n'
+
+
+def _shown(action: argparse.Action) -> tuple[list[str], dict[str, Any]]:
+    plain = isinstance(action.default, bool | int | float | None)
+    options = {"help": action.help, "default": action.default if plain else str(action.default)}
+    if action.nargs == 0:
+        options["action"] = "store_false"
+        options["dest"] = action.dest
+    elif action.nargs is not None:
+        options["nargs"] = action.nargs
+    if action.choices is not None:
+        options["choices"] = list(action.choices)
+    return list(action.option_strings), options
 
 
 def _table() -> Iterator[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import timm
 import torch
 import torchvision
 import transformers
@@ -174,7 +173,7 @@ def software(device: torch.device) -> str:
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     # hfft's own version, since it decodes images and cuts the model.
     versions = f"hfft {version('hfft')}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    return f"{versions}, transformers {transformers.__version__}, timm {timm.__version__}, {device.type} {chip}"
+    return f"{versions}, transformers {transformers.__version__}, timm {version('timm')}, {device.type} {chip}"
 
 
 def describe(prepared: Prepared) -> str:

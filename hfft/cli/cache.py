@@ -11,7 +11,7 @@ from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
 from hfft.errors import ArgumentError
 from hfft.files import default_cache_dir
-from hfft.parsing import parse
+from hfft.parsing import asks_for_help, parse, print_run_help
 
 FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags reads, or one part of them, and stop."
 
@@ -66,7 +66,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def _fill(argv: list[str]) -> int:
     """Compute one part of the activations that a run with these flags reads."""
-    from hfft.arguments import RUN_ARGUMENTS, FillArguments
+    from hfft.arguments import FillArguments
+
+    if asks_for_help(argv):
+        print_run_help("cache fill", FILL_SUMMARY, FillArguments)
+    from hfft.arguments import RUN_ARGUMENTS
 
     *groups, part = parse((*RUN_ARGUMENTS, FillArguments), argv, "cache fill", FILL_SUMMARY)
     share = parse_shard(part.shard)

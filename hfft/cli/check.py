@@ -6,16 +6,17 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from hfft.arguments import CheckArguments, DataArguments
 from hfft.cli.commands import summary_of
-from hfft.data.check import SHOWN_FILES, Finding, check_parts, joined_files, named_parts
-from hfft.data.load import Found, find_splits
-from hfft.data.probe import Look
 from hfft.errors import ArgumentError
 from hfft.parsing import parse
+
+if TYPE_CHECKING:
+    from hfft.data.check import Finding
+    from hfft.data.load import Found
+    from hfft.data.probe import Look
 
 
 def run_check(data: DataArguments, options: CheckArguments, place: str | None) -> int:
@@ -36,6 +37,9 @@ def run_check(data: DataArguments, options: CheckArguments, place: str | None) -
         if data.train_dir or data.dataset_name:
             raise ArgumentError("give the images once: as DATA, or by --train_dir or --dataset_name")
         data.dataset_name = place
+    from hfft.data.check import check_parts, named_parts
+    from hfft.data.load import find_splits
+
     found = find_splits(data)
     findings = check_parts(named_parts(found.splits), _progress)
     print(findings_json(found, findings) if options.json else findings_table(found, findings))
@@ -56,6 +60,8 @@ def findings_json(found: Found, findings: Sequence[Finding]) -> str:
 
 def findings_table(found: Found, findings: Sequence[Finding]) -> str:
     """Return the findings, the worst first, each with a few of its files."""
+    from hfft.data.check import SHOWN_FILES, joined_files
+
     images = ", ".join(f"{len(named.names):,} {split}" for split, named in found.splits.items())
     lines = [f"{found.name}: {images} images", *found.notes]
     if not findings:
@@ -70,14 +76,14 @@ def findings_table(found: Found, findings: Sequence[Finding]) -> str:
 
 
 def _progress(looks: Iterable[Look], total: int) -> Iterable[Look]:
+    from tqdm import tqdm
+
     progress: Iterable[Look] = tqdm(looks, desc="Check", total=total, unit="image", file=sys.stderr, disable=None)
     return progress
 
 
 def check_command(argv: list[str]) -> int:
     """Look for unreadable, equal, mislabelled and unusual images before they are trained on."""
-    from hfft.arguments import CheckArguments, DataArguments
-
     place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
     groups = (DataArguments, CheckArguments)
     return run_check(*parse(groups, argv, "check", summary_of("check"), place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hfft.arguments import PluginCheckArguments
 from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 from hfft.planning.registry import installed_plugins
@@ -21,13 +22,11 @@ def plugin_table() -> str:
 
 def plugins_command(argv: list[str]) -> int:
     """List the installed plugins, or check one on a model: hfft plugins check NAME --model M."""
-    from hfft.jobs.check_plugin import check_plugin
-
     if argv and argv[0] == "check":
-        from hfft.arguments import PluginCheckArguments
-
         name = {"metavar": "NAME", "help": "Name of an installed plugin."}
         options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", summary_of("plugins"), name)
+        from hfft.jobs.check_plugin import check_plugin
+
         text, ok = check_plugin(plugin, options.model)
         print(text)
         return 0 if ok else 1

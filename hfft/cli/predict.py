@@ -7,29 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
 
-from tqdm import tqdm
-
-from hfft.arguments import CheckpointArguments, option
+from hfft.arguments import CheckpointArguments, PredictArguments
 from hfft.cli.commands import summary_of
-from hfft.errors import ArgumentError
-from hfft.inference.classifier import Prediction, classify, find_images, load_classifier
 from hfft.parsing import parse
 
-
-@dataclass
-class PredictArguments:
-    """How to show predictions."""
-
-    format: str = option("table", "What is printed.", ["table", "csv", "jsonl"])
-    top_k: int = option(3, "How many labels to give per image, most likely first.")
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ArgumentError(f"--top_k must be at least 1, not {self.top_k}")
-
+if TYPE_CHECKING:
+    from hfft.inference.classifier import Prediction
 
 _WIDEST = 60  # characters of a file's name that a table shows
 
@@ -43,6 +29,10 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
     """
+    from tqdm import tqdm
+
+    from hfft.inference.classifier import classify, find_images, load_classifier
+
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     rows = classify(classifier, files, show.top_k, use.batch_size)
@@ -124,8 +114,6 @@ def _plain(row: Prediction) -> dict[str, Any]:
 
 def predict_command(argv: list[str]) -> int:
     """Label images with a finished model: a table, CSV or JSON lines on standard output."""
-    from hfft.arguments import CheckpointArguments
-
     images = {"nargs": "+", "metavar": "IMAGE_OR_FOLDER", "help": "Images, or folders with images in them and below."}
     groups = (CheckpointArguments, PredictArguments)
     return print_predictions(*parse(groups, argv, "predict", summary_of("predict"), images))

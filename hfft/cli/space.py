@@ -8,8 +8,9 @@ from hfft.parsing import parse
 
 def space_command(argv: list[str]) -> int:
     """Open the Space: classify, look inside a run, fine-tune in the browser."""
-    from hfft.space.app import run_space
     from hfft.space.options import SpaceArguments
 
     (options,) = parse((SpaceArguments,), argv, "space", summary_of("space"))
+    from hfft.space.app import run_space
+
     return run_space(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfft.cli.commands import summary_of
-from hfft.parsing import flags_of, parse, split_sweep_flags
+from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, split_sweep_flags
 
 if TYPE_CHECKING:
     from hfft.training.setup import Settings
@@ -16,6 +16,8 @@ def finetune_command(argv: list[str]) -> int:
 
     --from_record hfft.json repeats the run that wrote the file; flags beside it win.
     """
+    if asks_for_help(argv):
+        print_run_help("finetune", summary_of("finetune"))
     from hfft.jobs.finetune import finetune
     from hfft.jobs.reproduce import compare, take_record
 
@@ -43,10 +45,11 @@ def plan_command(argv: list[str]) -> int:
     import json
 
     from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
-    from hfft.jobs.plan import show_plan, show_suggestion
 
     groups = (ModelArguments, PolicyArguments, PlanArguments)
     model, policy, plan = parse(groups, argv, "plan", summary_of("plan"))
+    from hfft.jobs.plan import show_plan, show_suggestion
+
     if plan.suggest_anatomy:
         print(show_suggestion(model))
         return 0
@@ -68,11 +71,11 @@ def sweep_command(argv: list[str]) -> int:
     """Compare runs over a grid or list of options; all of them share one activation cache per boundary."""
     from pathlib import Path
 
-    from hfft.jobs.sweep import parse_grid, read_runs, sweep
-
     if argv and argv[0] in ("-h", "--help"):
         print(SWEEP_HELP)
         raise SystemExit(0)
+    from hfft.jobs.sweep import parse_grid, read_runs, sweep
+
     runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
     grid, folder, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
     runs = [run | options for run in runs for options in parse_grid(grid)]

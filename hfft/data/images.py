@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +21,9 @@ from hfft.data.content import file_digests
 from hfft.data.grey import span_of
 from hfft.data.layout import FORMATS
 from hfft.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
 
 MAX_PIXELS = 89_000_000
 """Most pixels of an image that is decoded, anywhere; just below what Pillow warns of."""

@@ -6,17 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, PreTrainedConfig, TimmWrapperImageProcessor
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hfft.data.images import READING, ImageSet
 from hfft.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    from transformers import TimmWrapperImageProcessor
 
 AUGMENTATION = 2
 """Raised whenever augmentation gives other pixels for the same image, seed and view."""
@@ -73,7 +76,7 @@ class Pixels:
         """
         if view is not None and content and self.augment != "none":
             image = self._augmented(image, content, view)
-        if isinstance(self.processor, TimmWrapperImageProcessor):
+        if is_timm(self.processor):
             return {"pixel_values": self.processor.val_transforms(image)}
         inputs = self.processor(images=image, return_tensors="pt")
         return {name: tensor[0] for name, tensor in inputs.items() if isinstance(tensor, Tensor)}
@@ -223,7 +226,7 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
     Raises:
         ArgumentError: this processor has no such size.
     """
-    if isinstance(processor, TimmWrapperImageProcessor):
+    if is_timm(processor):
         _resize_timm(processor, image_size, config)
     else:
         settings = {**processor.to_dict(), **_sizes(processor, image_size)}
@@ -238,13 +241,18 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
 
 def resized_edge(processor: BaseImageProcessor) -> int | None:
     """Return the longest edge in pixels that a processor resizes images to; None where it keeps their size."""
-    if isinstance(processor, TimmWrapperImageProcessor):
+    if is_timm(processor):
         sizes = [step.size for step in processor.val_transforms.transforms if hasattr(step, "size")]
         return max((_longest(size) for size in sizes), default=None)
     settings = processor.to_dict()
     size = settings.get("size") or {}
     edges = [size[name] for name in ("height", "width", "shortest_edge") if isinstance(size.get(name), int)]
     return max(edges, default=None) if settings.get("do_resize") else None
+
+
+def is_timm(processor: BaseImageProcessor) -> TypeGuard[TimmWrapperImageProcessor]:
+    """Return whether an image processor is timm's, without loading timm for another."""
+    return any(base.__name__ == "TimmWrapperImageProcessor" for base in type(processor).__mro__)
 
 
 def _longest(size: Any) -> int:
@@ -257,7 +265,7 @@ def _resize_timm(processor: TimmWrapperImageProcessor, image_size: int, config: 
         raise ValueError("timm's image processor is saved in the model's config: pass the config as well")
     pretrained_cfg["input_size"] = [3, image_size, image_size]
     architecture = processor.to_dict().get("architecture")
-    fresh = TimmWrapperImageProcessor(pretrained_cfg=pretrained_cfg, architecture=architecture)
+    fresh = type(processor)(pretrained_cfg=pretrained_cfg, architecture=architecture)
     vars(processor).update(vars(fresh))
 
 

@@ -8,15 +8,17 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader, Dataset
 
 from hfft.data.grey import span_of
 from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "too_long", "damaged")
 """Why an image cannot be used, as `Look.problem` says it."""
@@ -96,7 +98,15 @@ def look_at_all(images: ImageSet, rows: Sequence[int] | None = None, decode: boo
     """
     chosen = range(len(images)) if rows is None else rows
     workers = cores() if len(chosen) > 4 * _BATCH and decode else 0
-    loader = DataLoader(_Looks(images, chosen, decode), batch_size=_BATCH, collate_fn=list, num_workers=workers)
+    looks = _Looks(images, chosen, decode)
+    if not workers:
+        yield from (looks[index] for index in range(len(looks)))
+        return
+    from torch.utils.data import DataLoader  # few images do not wait for torch
+
+    loader: DataLoader[Look] = DataLoader(
+        cast("Dataset[Look]", looks), batch_size=_BATCH, collate_fn=list, num_workers=workers
+    )
     for batch in loader:
         yield from batch
 
@@ -106,7 +116,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Looks(Dataset[Look]):
+class _Looks:
     """The looks at chosen rows, computed in worker processes."""
 
     def __init__(self, images: ImageSet, rows: Sequence[int], decode: bool) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hfft.arguments import CheckpointArguments, DataArguments, option
+from hfft.arguments import CheckpointArguments, DataArguments, EvaluateArguments
 from hfft.data.images import ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.layout import composed, pick_splits
@@ -23,7 +23,8 @@ from hfft.data.load import open_source
 from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
-from hfft.errors import ArgumentError, DataError, OutputError
+from hfft.errors import DataError, OutputError
+from hfft.evaluation import split_metrics
 from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import (
@@ -34,7 +35,6 @@ from hfft.metrics import (
     per_class,
     reliability_of,
     softmax,
-    split_metrics,
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
@@ -42,33 +42,6 @@ from hfft.parsing import parse_keywords
 from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
-
-
-@dataclass
-class EvaluateArguments:
-    """Which labelled images, and where the figures go. Without any: the test images of the embedded ten animals."""
-
-    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
-    dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
-    split: str | None = option(
-        None, "Split of the data set; by default the test split, else validation, else the only one."
-    )
-    validation_dir: str | None = option(None, "Folder with one folder of images per class.")
-    max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
-    image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
-    label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
-    top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
-    seed: int = option(42, "Seed of the sample.")
-    output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
-
-    def __post_init__(self) -> None:
-        if self.dataset_name and self.validation_dir:
-            raise ArgumentError("--dataset_name and --validation_dir exclude each other")
-        for name in ("top_k", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(f"--{name} must be at least 1, not {value}")
-
 
 FILES = ("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png")
 """What an evaluation writes."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hfft._version import __version__
-from hfft.arguments import DataArguments, option
+from hfft.arguments import DataArguments, ExportArguments
 from hfft.data.images import open_image
 from hfft.data.load import load_image_sets
 from hfft.data.preprocessing import collate
@@ -30,26 +30,6 @@ from hfft.output_folder import RECORD, claim
 
 if TYPE_CHECKING:
     import onnxruntime
-
-
-@dataclass
-class ExportArguments:
-    """What to export to, and how it is checked."""
-
-    format: str = option("onnx", "File format.", ["onnx"])
-    output_file: str | None = option(None, "The file to write; by default model.onnx in the run's folder.")
-    images: str | None = option(
-        None, "Image or folder for the check against PyTorch; by default the run's own, else the embedded ones."
-    )
-    check_images: int = option(16, "How many images the check uses.")
-    tolerance: float = option(1e-4, "Largest difference of a logit that passes, as a share of the largest logit.")
-    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
-
-    def __post_init__(self) -> None:
-        if self.check_images < 1:
-            raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
-        if self.tolerance < 0:
-            raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
 
 
 _MOST_BYTES = 2_000_000_000  # a protobuf message holds 2 GiB, and a model in a single file is one message

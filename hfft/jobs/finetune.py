@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from transformers import TrainerCallback, set_seed
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
-from hfft.hub.push import open_repo, push, target_of
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run
@@ -37,6 +36,9 @@ from hfft.training.resume import list_checkpoints, remove_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.training.trackers import Trackers
 from hfft.training.trainer import FreezeTrainer
+
+if TYPE_CHECKING:
+    from hfft.hub.push import Target
 
 
 def finetune(
@@ -77,7 +79,7 @@ def _finetune(
     keep_freed_memory()
     began, training = time.perf_counter(), settings.training
     main = training.process_index == 0
-    hub = open_repo(target_of(training, settings.model.token)) if training.push_to_hub and main else None
+    hub = _open_hub(settings) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     trackers = Trackers(training)  # before images are read, since packages may be missing
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
@@ -96,8 +98,17 @@ def _finetune(
         if main:
             say(write_results(run))
     if hub is not None:
+        from hfft.hub.push import push
+
         say(f"Pushed to {push(training.output_dir or '', hub)}.")
     return run
+
+
+def _open_hub(settings: Settings) -> Target:
+    """Make sure that the results can be pushed, before the work of a run begins."""
+    from hfft.hub.push import open_repo, target_of
+
+    return open_repo(target_of(settings.training, settings.model.token))
 
 
 def check_processes(training: FinetuneArguments) -> None:

@@ -22,6 +22,7 @@ from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
+from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.jobs.run import Run
 from hfft.metrics import (
@@ -31,7 +32,6 @@ from hfft.metrics import (
     per_class,
     reliability_of,
     softmax,
-    split_metrics,
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta

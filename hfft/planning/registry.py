@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from hfft.arguments import ModelArguments
 from hfft.errors import PluginError
-from hfft.planning.anatomy_file import check_anatomy, load_anatomy
 from hfft.plugin.contract import Anatomy, BackbonePlugin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GROUP = "hfft.backbones"
 
@@ -68,6 +69,8 @@ def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
     Raises:
         PluginError: see `find_plugin`; also when the plugin's anatomy does not fit the model.
     """
+    from hfft.planning.anatomy_file import check_anatomy
+
     found = find_plugin(model.config.model_type, plugin)
     assert found.plugin is not None
     anatomy = found.plugin.anatomy(model)
@@ -92,5 +95,7 @@ def _load(point: EntryPoint) -> InstalledPlugin:
 def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:
     """Return the anatomy from ``--anatomy``, else from the plugin that speaks for the model."""
     if arguments.anatomy is not None:
+        from hfft.planning.anatomy_file import load_anatomy
+
         return load_anatomy(arguments.anatomy, model)
     return find_anatomy(model, arguments.plugin)

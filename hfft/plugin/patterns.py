@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from hfft.errors import PluginError
 from hfft.plugin.contract import Anatomy, ClassTokenBlock, TokenLayout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def known_names(model: nn.Module) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
-
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UnsupportedModelError
 from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, TokenLayout
 from hfft.plugin.patterns import anatomy_from_patterns
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,6 @@ def _join_layers(model: nn.Module, layers: tuple[tuple[str, ...], ...]) -> tuple
 
 
 def _strides(layer: nn.Module) -> bool:
+    from torch import nn
+
     return any(max(conv.stride) > 1 for conv in layer.modules() if isinstance(conv, nn.Conv2d))

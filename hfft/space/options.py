@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hfft.arguments import option
 from hfft.data.images import MAX_PIXELS
 from hfft.errors import ArgumentError
-from hfft.space.uploads import Limits
+
+if TYPE_CHECKING:
+    from hfft.space.uploads import Limits
 
 
 @dataclass
@@ -52,5 +55,7 @@ class SpaceArguments:
     @property
     def limits(self) -> Limits:
         """What an upload may take."""
+        from hfft.space.uploads import Limits
+
         pixels = self.max_megapixels * 1_000_000
         return Limits(self.max_upload_mb, self.max_images, self.max_classes, pixels, self.max_batch)

@@ -12,7 +12,8 @@ from transformers import TrainerState
 
 from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
-from hfft.metrics import Accuracy, MacroF1, PairedDifference, paired_difference
+from hfft.evaluation import Accuracy, MacroF1
+from hfft.metrics import PairedDifference, paired_difference
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
 

@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import collate
 from hfft.errors import ArgumentError, one_line
-from hfft.metrics import classification_metrics
+from hfft.evaluation import classification_metrics
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase

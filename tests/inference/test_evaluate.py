@@ -14,10 +14,10 @@ from finished import LABELS, make_images, make_model
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from hfft.arguments import CheckpointArguments
+from hfft.arguments import CheckpointArguments, EvaluateArguments
 from hfft.cli import main
 from hfft.errors import DataError
-from hfft.inference.evaluate import EvaluateArguments, Evaluation, describe_evaluation, evaluate
+from hfft.inference.evaluate import Evaluation, describe_evaluation, evaluate
 
 
 @pytest.fixture(scope="module")

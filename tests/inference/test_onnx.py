@@ -16,6 +16,7 @@ import torch
 from finished import LABELS, make_images, make_model, run_finetune
 from torch import Tensor
 
+from hfft.arguments import ExportArguments
 from hfft.cli import main
 from hfft.data.images import open_image
 from hfft.data.preprocessing import collate
@@ -23,7 +24,7 @@ from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import HfftError, ModelError
 from hfft.inference import onnx as exporting
 from hfft.inference.classifier import Classifier, find_images, load_classifier
-from hfft.inference.onnx import ExportArguments, Parity, check_images, export
+from hfft.inference.onnx import Parity, check_images, export
 from hfft.models.checkpoint import save_checkpoint
 
 

@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from hfft.data.layout import LeftOut, hidden
 from hfft.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def walk(folder: Path) -> tuple[list[str], LeftOut]:
@@ -83,6 +84,8 @@ def load_dataset(
     Raises:
         DataError: it cannot be loaded.
     """
+    import datasets
+
     folder = Path(name)
     try:
         with quiet(folder.is_dir() or files is not None):
@@ -103,6 +106,8 @@ def load_dataset(
 @contextmanager
 def quiet(active: bool) -> Iterator[None]:
     """No progress bars of `datasets` for what is on this machine; downloads keep theirs."""
+    import datasets
+
     active = active and not datasets.are_progress_bars_disabled()
     if active:
         datasets.disable_progress_bars()

@@ -1,0 +1,167 @@
+"""How good a classifier is: `evaluate` metrics that need no download, and what is built on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, Sequence, Value
+from numpy.typing import NDArray
+
+from hfft.metrics import (
+    ECE_BINS,
+    TOP_K,
+    WILSON,
+    SplitMetrics,
+    check_shapes,
+    reduce_logits,
+    reliability,
+    wilson_interval,
+)
+
+_CLASS_INPUTS = """
+Args:
+    predictions (list of int): the predicted label of each image.
+    references (list of int): the true label of each image.
+"""
+_GUO = """@inproceedings{guo2017calibration,
+  title = {On Calibration of Modern Neural Networks},
+  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
+  booktitle = {International Conference on Machine Learning},
+  year = {2017}
+}"""
+_SCIKIT = """@article{scikit-learn,
+  title = {Scikit-learn: Machine Learning in Python},
+  author = {Pedregosa, F. and others},
+  journal = {Journal of Machine Learning Research},
+  volume = {12},
+  pages = {2825--2830},
+  year = {2011}
+}"""
+
+
+class _InMemoryMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
+    """A metric that writes no file, so that any number of processes can run it at once, anywhere.
+
+    evaluate otherwise keeps the inputs of `compute` in a locked cache file that every process of the same
+    experiment shares, and makes a folder for it even where it is not used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True, seed=0)
+
+    def _build_data_dir(self) -> str:
+        return ""
+
+
+class Accuracy(_InMemoryMetric):
+    """The share of images whose predicted label is the true one."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(
+            "Share of images whose predicted label is the true one.", _CLASS_INPUTS, _SCIKIT, _label_features()
+        )
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score
+
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class MacroF1(_InMemoryMetric):
+    """The mean of the labels' F1 scores, over the labels that occur among predictions or references."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Unweighted mean of the labels' F1 scores.", _CLASS_INPUTS, _SCIKIT, _label_features())
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        from sklearn.metrics import f1_score
+
+        return {"f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0.0))}
+
+
+class TopK(_InMemoryMetric):
+    """The share of images whose true label is among the k most likely ones.
+
+    Args:
+        k: how many labels are given per image, most likely first.
+    """
+
+    def __init__(self, k: int = TOP_K) -> None:
+        self.k = k
+        super().__init__()
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = _CLASS_INPUTS.replace("the predicted label", f"the {self.k} most likely labels, best first,", 1)
+        features = Features({"predictions": Sequence(Value("int64"), length=self.k), "references": Value("int64")})
+        return _info(f"Share of images whose true label is among the {self.k} most likely.", inputs, "", features)
+
+    def _compute(self, predictions: NDArray[np.int64], references: NDArray[np.int64]) -> dict[str, float]:
+        hits = (np.asarray(predictions) == np.asarray(references)[:, None]).any(axis=1)
+        return {f"top{self.k}_accuracy": float(hits.mean())}
+
+
+class ExpectedCalibrationError(_InMemoryMetric):
+    """The mean gap between confidence and accuracy, over 15 bins of equal width (Guo et al., ICML 2017)."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = _CLASS_INPUTS + "    confidences (list of float): the probability given to each predicted label.\n"
+        features = Features({**_label_features(), "confidences": Value("float64")})
+        return _info(f"Gap between confidence and accuracy over {ECE_BINS} bins.", inputs, _GUO, features)
+
+    def _compute(
+        self, predictions: NDArray[np.int64], references: NDArray[np.int64], confidences: NDArray[np.float64]
+    ) -> dict[str, float]:
+        return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
+
+
+def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> dict[str, float]:
+    """Return everything that is reported about one split.
+
+    Args:
+        logits: the model's outputs before the softmax, shape (images, labels).
+        labels: the true labels, shape (images,).
+        k: how many labels count for the top-k accuracy.
+
+    Returns:
+        ``accuracy``, ``f1_macro``, ``top5_accuracy`` (by `k`; only where there are more than k labels), ``loss``
+        (mean cross-entropy in nats) and ``ece`` (expected calibration error, 0 to 1).
+
+    Raises:
+        DataError: there are no images, or the shapes or labels do not fit each other.
+    """
+    check_shapes(logits, labels)
+    ranked, confidences, losses = reduce_logits(logits, labels, min(k, logits.shape[1]))
+    best = ranked[:, 0]
+    result: dict[str, float] = {
+        **Accuracy().compute(predictions=best, references=labels),
+        **MacroF1().compute(predictions=best, references=labels),
+    }
+    if logits.shape[1] > k:
+        result |= TopK(k).compute(predictions=ranked, references=labels)
+    result["loss"] = float(losses.mean())
+    result |= ExpectedCalibrationError().compute(predictions=best, references=labels, confidences=confidences)
+    return result
+
+
+def split_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> SplitMetrics:
+    """Return `classification_metrics` of a split, with Wilson's interval of its accuracy."""
+    values = classification_metrics(logits, labels, k)
+    interval = wilson_interval(int((logits.argmax(1) == labels).sum()), len(labels))
+    return SplitMetrics(len(labels), values, {"accuracy": interval}, method=WILSON)
+
+
+def _info(description: str, inputs: str, citation: str, features: Features) -> evaluate.MetricInfo:
+    plain = all(isinstance(feature, Value) for feature in features.values())
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs,
+        features=features,
+        format="numpy" if plain else None,  # evaluate hands out numpy arrays of plain values only
+    )
+
+
+def _label_features() -> Features:
+    return Features({"predictions": Value("int64"), "references": Value("int64")})

@@ -1,0 +1,44 @@
+"""No waiting at the door: what needs no model loads none of the libraries that take seconds to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hfft.cli.commands import COMMANDS
+
+HEAVY = ("torch", "transformers", "datasets", "evaluate", "gradio", "accelerate", "sklearn", "matplotlib")
+DOORS = (
+    ["--help"],
+    ["--version"],
+    *([name, "--help"] for name in COMMANDS),
+    ["cache", "fill", "--help"],
+    ["plugins", "check", "--help"],
+    ["cache", "list"],
+    ["cache", "prune"],
+    ["plugins"],
+    ["plan", "--polcy", "head"],
+    ["predict", "cat.jpg", "--top_k", "0"],
+    ["finetun"],
+)
+PROGRAM = """
+import sys
+from hfft.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("LOADED", *sorted(set(sys.modules) & set({heavy!r})))
+"""
+
+
+@pytest.mark.parametrize("argv", DOORS, ids=" ".join)
+def test_nothing_heavy_is_loaded(argv: list[str], tmp_path: Path) -> None:
+    place = ["--cache_dir", str(tmp_path)] if argv[0] == "cache" and argv[-1] in ("list", "prune") else []
+    program = [sys.executable, "-c", PROGRAM.format(heavy=HEAVY), *argv, *place]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+    assert len(done.stdout.splitlines()) > 1 or done.stderr.startswith("hfft: error: ")

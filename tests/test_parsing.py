@@ -1,0 +1,77 @@
+"""The light parser reads as HfArgumentParser does, and a run's help is that of its parser."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import metadata
+
+import pytest
+from transformers import HfArgumentParser
+
+from hfft import arguments
+from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, FillArguments, FinetuneArguments
+from hfft.errors import ArgumentError
+from hfft.parsing import parse, parser_of, print_run_help
+from hfft.space.options import SpaceArguments
+
+GROUPS = [value for name, value in vars(arguments).items() if name.endswith("Arguments") and value != FinetuneArguments]
+
+
+def described(parser: argparse.ArgumentParser) -> list[tuple[object, ...]]:
+    names = ("option_strings", "dest", "nargs", "const", "default", "choices", "required", "help", "metavar")
+    return [tuple(getattr(action, name) for name in names) for action in parser._actions]
+
+
+@pytest.mark.parametrize("group", [*GROUPS, SpaceArguments])
+def test_the_light_parser_has_the_flags_of_the_heavy_one(group: type) -> None:
+    light, heavy = parser_of((group,), "x", ""), HfArgumentParser(group)  # type: ignore[arg-type]
+    assert not isinstance(light, HfArgumentParser)
+    assert described(light) == described(heavy)
+    for ours, theirs in zip(light._actions, heavy._actions, strict=True):
+        assert ours.type is theirs.type or (ours.const, theirs.const) == (True, True)
+
+
+@pytest.mark.parametrize("word", ["yes", "TRUE", "t", "y", "1", "No", "false", "f", "n", "0"])
+def test_truth_is_read_as_transformers_reads_it(word: str) -> None:
+    (ours,) = parse((arguments.CheckArguments,), ["--json", word], "x", "")
+    (theirs,) = HfArgumentParser(arguments.CheckArguments).parse_args_into_dataclasses(["--json", word])  # type: ignore[arg-type]
+    assert ours == theirs
+
+
+def test_flags_that_negate_and_flags_without_a_value() -> None:
+    (cache,) = parse((arguments.CacheArguments,), ["--no_class_token_shortcut", "--exact"], "x", "")
+    assert (cache.class_token_shortcut, cache.exact) == (False, True)
+    (cache,) = parse((arguments.CacheArguments,), ["--no-class-token-shortcut", "--cache-max-gb", "1.5"], "x", "")
+    assert (cache.class_token_shortcut, cache.exact, cache.cache_max_gb) == (False, False, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--json", "perhaps"], "argument --json: 'perhaps' is neither true nor false"),
+        (["--jsn"], "unknown argument '--jsn'; did you mean --json?"),
+    ],
+)
+def test_errors(argv: list[str], message: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        parse((arguments.CheckArguments,), argv, "x", "")
+    assert str(raised.value) == message
+
+
+def test_the_help_of_a_run_is_that_of_its_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        print_run_help("cache fill", "What it does.", FillArguments)
+    assert left.value.code == 0
+    assert (
+        capsys.readouterr().out
+        == parser_of((*RUN_ARGUMENTS, FillArguments), "cache fill", "What it does.").format_help()
+    )
+    assert RUN_ARGUMENTS[:-1] == OWN_GROUPS
+
+
+def test_another_transformers_says_its_own_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: "4.0")
+    print_run_help("finetune", "")
+    assert not capsys.readouterr().out
