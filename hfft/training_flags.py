@@ -14,6 +14,11 @@ METRICS = ("accuracy", "f1_macro", "top5_accuracy", "loss", "ece")
 SMALLER_IS_BETTER = ("loss", "ece")
 
 
+COMPILERS = ("inductor", "aot_eager", "eager")
+"""Backends of torch.compile that train; the others are of inference alone or of other hardware."""
+COMPILER_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
+
 @dataclass(frozen=True)
 class Flag:
     """What hfft makes of one flag.
@@ -42,14 +47,14 @@ FLAGS: dict[str, Flag] = {
     ),
     **_flags(
         "inherited",
-        """optim_args adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices max_grad_norm tf32
-        torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps auto_find_batch_size
+        """optim_args adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices max_grad_norm
+        torch_empty_cache_steps auto_find_batch_size
         logging_first_step log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level
         log_level_replica run_name project trackio_space_id trackio_bucket_id trackio_static_space_id eval_steps
         eval_on_start eval_use_gather_object eval_accumulation_steps save_on_each_node hub_revision ignore_data_skip
         restore_callback_states_from_checkpoint data_seed use_cpu accelerator_config dataloader_pin_memory
         dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order ddp_bucket_cap_mb
-        ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout skip_memory_metrics local_rank""",
+        ddp_broadcast_buffers ddp_static_graph ddp_timeout skip_memory_metrics local_rank""",
     ),
     "max_steps": Flag("works", "refused for policies of several phases"),
     "lr_scheduler_type": Flag(
@@ -60,9 +65,12 @@ FLAGS: dict[str, Flag] = {
     "optim": Flag("inherited", "those whose package is missing are refused, naming it"),
     "optim_target_modules": Flag("inherited", "read by GaLore, APOLLO and LOMO alone"),
     "fp16": Flag("inherited", "refused on a CPU"),
-    "debug": Flag(
-        "inherited", "on the command line `--debug` shows tracebacks; the Trainer's own goes into a YAML file"
-    ),
+    "tf32": Flag("inherited", "refused where there is no GPU that has it"),
+    "torch_compile": Flag("works", "of whole forwards, so that activations are not cached; `--prefix_engine` has both"),
+    "torch_compile_backend": Flag("works", f"{', '.join(COMPILERS)}; inductor by default"),
+    "torch_compile_mode": Flag("works", f"{', '.join(COMPILER_MODES)}"),
+    "ddp_backend": Flag("works", "of several processes: `nccl` on GPUs, `gloo` on CPUs"),
+    "debug": Flag("works", "without a value it shows tracebacks, in every command; the Trainer's values are refused"),
     "use_cache": Flag("inherited", "of generated text; without effect on images"),
     "length_column_name": Flag("inherited", "read by `group_by_length` alone, which is refused"),
     "train_sampling_strategy": Flag("inherited", "`random` or `sequential`"),
@@ -135,6 +143,21 @@ LIMITS = (
     Limit("eval_delay", lambda value: value < 0, "must not be below 0"),
     Limit("dataloader_num_workers", lambda value: value < 0, "must not be below 0"),
     Limit("do_train", lambda value: not value, "must be true; to evaluate a finished model: hfft evaluate"),
+    Limit(
+        "debug",
+        bool,
+        "takes no value: it shows tracebacks, and the Trainer's own ways to debug do not know replayed activations",
+    ),
+    Limit(
+        "torch_compile_backend",
+        lambda value: value is not None and value not in COMPILERS,
+        f"must be one of {', '.join(COMPILERS)}",
+    ),
+    Limit(
+        "torch_compile_mode",
+        lambda value: value is not None and value not in COMPILER_MODES,
+        f"must be one of {', '.join(COMPILER_MODES)}",
+    ),
     Limit(
         "train_sampling_strategy",
         lambda value: str(value) not in ("random", "sequential"),

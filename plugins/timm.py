@@ -17,6 +17,6 @@ class Timm(BackbonePlugin):
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """See `BackbonePlugin.anatomy`."""
-        from .timm_structure import anatomy
+        from .timm_structure import anatomy  # noqa: TID251  (relative: the folder is a package of another name)
 
         return anatomy(model)

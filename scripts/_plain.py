@@ -8,21 +8,21 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
-from hfft.training.run import Run
+from hfft.training.setup import Setup
 
 
-def plain_trainer(run: Run, learning_rate: float | None = None) -> Trainer:
+def plain_trainer(setup: Setup, learning_rate: float | None = None) -> Trainer:
     """Return a Trainer of a run's model and images, frozen as the run's first phase is, evaluating every epoch.
 
     The frozen parameters need no gradient, and that is all: batch norms and dropout go on as the Trainer has them.
 
     Args:
-        run: set up; its model is the one that is trained.
+        setup: set up; its model is the one that is trained.
         learning_rate: where not the run's.
     """
-    for name, parameter in run.model.named_parameters():
-        parameter.requires_grad_(name in run.plan.phases[0].trainable)
-    ours, pixels = run.settings.training, Pixels(run.processor)
+    for name, parameter in setup.model.named_parameters():
+        parameter.requires_grad_(name in setup.plan.phases[0].trainable)
+    ours, pixels = setup.settings.training, Pixels(setup.processor)
     arguments = TrainingArguments(
         output_dir=ours.output_dir,
         num_train_epochs=ours.num_train_epochs,
@@ -39,11 +39,11 @@ def plain_trainer(run: Run, learning_rate: float | None = None) -> Trainer:
         report_to="none",
     )
     trainer = Trainer(
-        model=run.model,
+        model=setup.model,
         args=arguments,
         data_collator=collate,
-        train_dataset=PixelDataset(run.sets.train, pixels),
-        eval_dataset=PixelDataset(run.sets.validation, pixels),
+        train_dataset=PixelDataset(setup.sets.train, pixels),
+        eval_dataset=PixelDataset(setup.sets.validation, pixels),
         compute_metrics=_accuracy,
     )
     trainer.remove_callback(PrinterCallback)

@@ -52,7 +52,8 @@ from hfft.cache.fill import CachedDataset
 from hfft.jobs.finetune import set_up
 from hfft.models.forward import logits_of
 from hfft.training.phases import train_phases
-from hfft.training.run import Run, Settings
+from hfft.training.progress import Progress
+from hfft.training.setup import Settings, Setup
 from hfft.training.trainer import FreezeTrainer
 
 CLASSES = 10
@@ -121,9 +122,9 @@ def measure(folder: Path, name: str, policy: str, options: argparse.Namespace) -
     measured = {}
     if not options.skip_plain:
         measured["plain"] = plain(settings)
-    measured["empty"], run, trainer = with_hfft(settings)
-    measured["floor"] = floor(run, trainer)
-    del run, trainer
+    measured["empty"], setup, trainer = with_hfft(settings)
+    measured["floor"] = floor(setup, trainer)
+    del setup, trainer
     measured["filled"], *_ = with_hfft(settings)
     shutil.rmtree(folder / "cache")
     return measured
@@ -157,22 +158,22 @@ def plain(settings: Settings) -> Measurement:
     return measurement
 
 
-def with_hfft(settings: Settings) -> tuple[Measurement, Run, FreezeTrainer]:
+def with_hfft(settings: Settings) -> tuple[Measurement, Setup, FreezeTrainer]:
     """Train with hfft: everything from the loaded model on counts."""
     settings = replace(settings)
-    run = set_up(settings)
+    setup, progress = set_up(settings), Progress()
     with timed() as measurement:
-        trainer = train_phases(run, lambda line: None)
-    (result,) = run.phases
+        trainer = train_phases(setup, progress, lambda line: None)
+    (result,) = progress.phases
     measurement.wait, measurement.prefix = result.cache.wait_seconds, result.cache.prefix_seconds
     measurement.suffix = result.train_metrics["train_runtime"]
     measurement.cache_bytes = result.cache.bytes
-    return measurement, run, trainer
+    return measurement, setup, trainer
 
 
-def floor(run: Run, trainer: FreezeTrainer) -> Measurement:
+def floor(setup: Setup, trainer: FreezeTrainer) -> Measurement:
     """Train the suffix alone in a bare loop, on activations in memory."""
-    model, suffix, arguments = run.model, trainer.suffix, run.settings.training
+    model, suffix, arguments = setup.model, trainer.suffix, setup.settings.training
     train, validation = trainer.train_dataset, trainer.eval_dataset
     assert isinstance(train, CachedDataset)
     assert isinstance(validation, CachedDataset)

@@ -210,6 +210,7 @@ def _measure_suffix(
 
 def _compiled(model: PreTrainedModel, suffix: Suffix, step: Callable[[], None]) -> Callable[[], object]:
     """Return a step in which each module of the last block is compiled, and only in this step."""
+    assert suffix.anatomy is not None
     modules = [model.get_submodule(name) for name in suffix.anatomy.blocks[-1]]
     for module in modules:
         module.compile()

@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from torch.utils.data import DataLoader
 
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
-from hfft.jobs.finetune import judge, set_up
+from hfft.jobs.finetune import finish, set_up
 from hfft.training.phases import train_phases
-from hfft.training.run import Run, Settings
+from hfft.training.progress import Progress
+from hfft.training.setup import Settings, Setup
 
 EPOCHS = 5
 Outcome = tuple[float, float]
@@ -57,7 +59,7 @@ def main() -> None:
         options.json.write_text(json.dumps({"options": vars(options), "results": results}, indent=2, default=str))
 
 
-def prepare(seed: int, image_size: int, scratch: str) -> Run:
+def prepare(seed: int, image_size: int, scratch: str) -> Setup:
     """Load the embedded model and images as hfft does."""
     training = FinetuneArguments(
         output_dir=scratch, num_train_epochs=EPOCHS, seed=seed, disable_tqdm=True, keep="last", baselines="none"
@@ -69,17 +71,16 @@ def prepare(seed: int, image_size: int, scratch: str) -> Run:
 def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcome:
     """Fine-tune with hfft."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = prepare(seed, image_size, scratch)
-        run.sets = type(run.sets)(run.sets.train, run.sets.validation, None, run.sets.labels, run.sets.name)
+        setup, progress = prepare(seed, image_size, scratch), Progress()
+        setup = replace(setup, sets=replace(setup.sets, test=None))
         if random_weights:
-            for module in run.model.modules():
+            for module in setup.model.modules():
                 if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
                     module.reset_parameters()
         began = time.perf_counter()
-        trainer = train_phases(run, lambda line: None)
+        trainer = train_phases(setup, progress, lambda line: None)
         seconds = time.perf_counter() - began
-        judge(run, trainer)
-        prediction = run.predictions["validation"]
+        prediction = finish(setup, progress, trainer, began).predictions["validation"]
     return float((prediction.predictions.argmax(1) == prediction.label_ids).mean()), seconds
 
 
@@ -102,16 +103,16 @@ def fastai_way(seed: int, image_size: int) -> Outcome:
     from fastai.metrics import accuracy
 
     with tempfile.TemporaryDirectory() as scratch:
-        run = prepare(seed, image_size, scratch)
-        pixels, size = Pixels(run.processor), run.settings.training.per_device_train_batch_size
+        setup = prepare(seed, image_size, scratch)
+        pixels, size = Pixels(setup.processor), setup.settings.training.per_device_train_batch_size
         loaders = DataLoaders(
-            DataLoader(PixelDataset(run.sets.train, pixels), size, shuffle=True, collate_fn=as_pair),
-            DataLoader(PixelDataset(run.sets.validation, pixels), size, collate_fn=as_pair),
+            DataLoader(PixelDataset(setup.sets.train, pixels), size, shuffle=True, collate_fn=as_pair),
+            DataLoader(PixelDataset(setup.sets.validation, pixels), size, collate_fn=as_pair),
         )
-        trainable = run.plan.phases[0].trainable
+        trainable = setup.plan.phases[0].trainable
         learner = Learner(
             loaders,
-            Logits(run.model),
+            Logits(setup.model),
             loss_func=nn.CrossEntropyLoss(),
             metrics=accuracy,
             path=scratch,

@@ -23,7 +23,8 @@ import torch
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.demo import EMBEDDED_MODEL
 from hfft.jobs.finetune import finetune
-from hfft.training.run import Run, Settings
+from hfft.jobs.run import Run
+from hfft.training.setup import Settings
 
 POLICIES = (
     *("head", "last_block", "last_n:2", "last_n:3", "full", "norm", "bias"),

@@ -21,7 +21,7 @@ import torch
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.demo import EMBEDDED_MODEL
 from hfft.jobs.finetune import finetune
-from hfft.training.run import Settings
+from hfft.training.setup import Settings
 
 POLICIES = ("head", "last_block", "last_n:2", "last_n:3")
 FORMATS = ("float32", "bfloat16", "float16", "int8")

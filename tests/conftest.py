@@ -20,6 +20,8 @@ from PIL import Image
 from runs import Folder, Job, run
 from transformers import (
     BaseImageProcessor,
+    ConvNextConfig,
+    ConvNextForImageClassification,
     PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
@@ -96,7 +98,19 @@ def _timm(architecture: str = "resnet18") -> PreTrainedModel:
     return TimmWrapperForImageClassification(config)
 
 
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {"resnet": _resnet, "vit": _vit, "swin": _swin, "timm": _timm}
+def _convnext() -> PreTrainedModel:
+    config = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 2], num_stages=2, image_size=SIZE)
+    return ConvNextForImageClassification(config)
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "resnet": _resnet,
+    "vit": _vit,
+    "swin": _swin,
+    "convnext": _convnext,
+    "timm": _timm,
+    "timm-convnext": lambda: _timm("test_convnext"),
+}
 
 
 def processor_of(model: PreTrainedModel) -> BaseImageProcessor:

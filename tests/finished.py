@@ -19,7 +19,8 @@ from transformers import (
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.jobs.finetune import finetune
-from hfft.training.run import Run, Settings
+from hfft.jobs.run import Run
+from hfft.training.setup import Settings
 
 torch.set_num_threads(1)  # threads cost more than they bring on models this small
 

@@ -8,12 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from runs import Folder, Job, record, run
+import torch
+from runs import Folder, Job, equal, record, run, weights
 from transformers import TrainingArguments
 
 from hfft.arguments import FinetuneArguments
 from hfft.cli import main
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, HfftError
 from hfft.training_flags import FLAGS, NEEDED
 
 REFUSED = {
@@ -42,6 +43,8 @@ WRONG = (
     *("--weight_decay -1", "--warmup_steps -1", "--gradient_accumulation_steps 0", "--max_steps 0", "--eval_delay -1"),
     *("--save_total_limit 0", "--dataloader_num_workers -1", "--max_grad_norm -1", "--report_to nonsense"),
     *(f"--lr_scheduler_type {schedule}" for schedule in NEEDED),
+    *("--debug underflow_overflow", "--debug=underflow_overflow", "--ddp_backend gloo", "--ddp_backend nccl"),
+    *("--torch_compile_backend tvm", "--torch_compile_backend nonsense", "--torch_compile_mode nonsense"),
     *(
         "--load_best_model_at_end true --keep last",
         "--lr_scheduler_kwargs {",
@@ -68,12 +71,57 @@ def test_refused_before_images_are_read(
     flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hfft.jobs.inputs.load_image_sets", lambda *_: pytest.fail("images were read"))
-    words = flags.split(" ", 1)
-    values = words[1:] if words[1].startswith("{") else words[1].split()
-    assert main(["finetune", "--output_dir", str(tmp_path / "out"), words[0], *values]) == 2
+    flag, _, rest = flags.partition(" ")
+    values = [rest] if rest.startswith("{") else rest.split()
+    assert main(["finetune", "--output_dir", str(tmp_path / "out"), flag, *values]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("hfft: error: ")
     assert "unexpected" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("flag", ["--tf32", "--fp16"])
+def test_what_only_a_gpu_has_is_refused_on_a_cpu(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hfft.jobs.inputs.load_image_sets", lambda *_: pytest.fail("images were read"))
+    assert main(["finetune", "--output_dir", str(tmp_path / "out"), flag, "true"]) == 2
+    assert "GPU" in capsys.readouterr().err
+
+
+def test_debug_without_a_value_is_of_every_command(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="unknown argument '--nonsense'"):
+        main(["finetune", "--debug", "--nonsense"])
+    with pytest.raises(HfftError, match="nowhere"):
+        main(["check", "--debug", str(tmp_path / "nowhere")])
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ArgumentError, match="needs a C\\+\\+ compiler"):
+        FinetuneArguments(output_dir="o", torch_compile=True, use_cpu=True)
+    FinetuneArguments(output_dir="o", torch_compile=True, torch_compile_backend="eager", use_cpu=True)
+
+
+@pytest.mark.parametrize(("told", "bf16"), [("bf16", True), ("no", False)])
+def test_what_the_launcher_was_told_counts(told: str, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    assert FinetuneArguments(output_dir="o", use_cpu=True).bf16 is bf16
+    assert FinetuneArguments(output_dir="o", use_cpu=True, bf16=False).bf16 is False
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    given = FinetuneArguments(output_dir="o", use_cpu=True)
+    assert (given.torch_compile, given.torch_compile_backend) == (True, "eager")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(ArgumentError, match="fp8 is not supported"):
+        FinetuneArguments(output_dir="o", use_cpu=True)
+
+
+def test_compiled_phases_train_to_the_same_weights(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--policy", "lp_ft", "--baselines", "none", "--figures", "false", "--use_cpu", "true")
+    plain = job("resnet", "plain", "--cache", "off", *flags)
+    compiled = job("resnet", "compiled", "--cache", "disk", "--torch_compile_backend", "eager", *flags)
+    assert "Activation cache: off, torch_compile needs whole forwards." in capsys.readouterr().out
+    assert equal(weights(plain), weights(compiled))
 
 
 @pytest.mark.parametrize("flags", ["--optim lion_8bit", "--optim schedule_free_adamw"])
@@ -116,6 +164,7 @@ TRIED = (
     "--length_column_name n --label_names other --do_eval true --do_predict true --save_only_model true "
     "--save_on_each_node true --ignore_data_skip true --restore_callback_states_from_checkpoint true "
     "--optim_target_modules all-linear --hub_strategy end --hub_always_push true --hub_revision main",
+    "--torch_compile true --torch_compile_backend eager --torch_compile_mode default --use_cpu true",
     "--optim adafactor --eval_strategy steps --eval_steps 2 --ddp_timeout 5 "
     "--ddp_bucket_cap_mb 1 --ddp_broadcast_buffers false --ddp_static_graph false --local_rank -1 "
     "--lr_scheduler_type greedy",
@@ -123,10 +172,9 @@ TRIED = (
     "--dataloader_multiprocessing_context fork --lr_scheduler_type polynomial",
 )
 OF_OTHER_MACHINES = {
-    *("tf32", "fp16", "torch_compile", "torch_compile_backend", "torch_compile_mode", "ddp_backend", "debug"),
-    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    *("tf32", "fp16", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
 }
-"""Of GPUs, of services on the network, of a compiler that takes minutes; --debug is hfft's own on a command line."""
+"""Of GPUs, and of a service on the network."""
 
 
 def test_every_inherited_flag_is_tried() -> None:

@@ -245,7 +245,9 @@ class EvaluateArguments:
 
     dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
-    split: str | None = option(None, "Split of the data set; by default its test split, or else its validation split.")
+    split: str | None = option(
+        None, "Split of the data set; by default the test split, else validation, else the only one."
+    )
     validation_dir: str | None = option(None, "Folder with one folder of images per class.")
     max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")

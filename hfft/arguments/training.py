@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 
 from transformers import TrainingArguments
@@ -83,6 +84,7 @@ class FinetuneArguments(TrainingArguments):
             self.resume_from_checkpoint = None  # a text, so "false" would count as true wherever it is asked
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # else each process would assume it is the only one
+        self._read_launcher()
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()
@@ -90,8 +92,7 @@ class FinetuneArguments(TrainingArguments):
             self.dataloader_pin_memory = False
         self._read_json()
         check_flags(self)
-        if self.fp16 and not torch.cuda.is_available():
-            raise ArgumentError("--fp16 true needs a GPU; on a CPU use --bf16 true, or neither")
+        self._check_machine(torch.cuda.is_available() and not self.use_cpu)
         if self.learning_rate <= 0:
             raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
         if self.num_train_epochs <= 0:
@@ -102,6 +103,32 @@ class FinetuneArguments(TrainingArguments):
         self._check_own()
         self._choose_best()
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+    def _read_launcher(self) -> None:
+        """Take over what `accelerate launch` was told: the cache must know how training computes."""
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+        if precision not in ("no", "bf16", "fp16"):
+            raise ArgumentError(f"accelerate's --mixed_precision {precision} is not supported: give bf16, fp16 or no")
+        if self.bf16 is None and not self.fp16 and precision != "no":
+            self.bf16, self.fp16 = precision == "bf16", precision == "fp16"
+        backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+        if backend != "no" and self.torch_compile_backend is None:
+            self.torch_compile_backend = backend
+
+    def _check_machine(self, cuda: bool) -> None:
+        if self.fp16 and not cuda:
+            raise ArgumentError("--fp16 true needs a GPU; on a CPU use --bf16 true, or neither")
+        if self.ddp_backend is not None and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            raise ArgumentError(
+                f"--ddp_backend {self.ddp_backend} is for several processes, and this is one; start N with torchrun "
+                "--nproc_per_node N (docs/distributed.md)"
+            )
+        if self.ddp_backend not in (None, "gloo", "mpi") and not cuda:
+            raise ArgumentError(f"--ddp_backend {self.ddp_backend} needs GPUs; on CPUs give gloo, or leave it out")
+        compiles = self.torch_compile or self.torch_compile_backend or self.torch_compile_mode
+        inductor = self.torch_compile_backend in (None, "inductor")
+        if compiles and inductor and not cuda and not shutil.which(os.environ.get("CXX", "g++")):
+            raise ArgumentError("--torch_compile true needs a C++ compiler; install g++, or leave it out")
 
     def _read_json(self) -> None:
         """Read what TrainingArguments reads itself, but only after the checks."""
@@ -144,4 +171,4 @@ class FinetuneArguments(TrainingArguments):
 
 
 RUN_ARGUMENTS = (*OWN_GROUPS, FinetuneArguments)
-"""The groups that make up every option of a run, in the order of `hfft.training.run.Settings`."""
+"""The groups that make up every option of a run, in the order of `hfft.training.setup.Settings`."""

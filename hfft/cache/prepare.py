@@ -423,15 +423,23 @@ def _discard_unless_agreed(
     training: FinetuneArguments,
     check: tuple[Prefix, float],
 ) -> bool:
-    """Delete rows that the model does not compute now; return whether any process did.
+    """Delete rows that the model does not compute now; return whether any process found such rows.
 
-    One process of each machine looks, since machines may have folders of their own; the others wait for it.
+    Each process looks at its share, and all of them act on what any has found. On each machine the first one deletes,
+    before the others learn which shards, of other users, are left.
     """
     share = (training.process_index, training.world_size)
-    discard = training.local_process_index == 0 and not rows_agree(entry, check[0], source, share, check[1])
-    if discard:
-        entry.discard()
-    return bool(_total(discard) if training.world_size > 1 else discard)
+    wrong = not rows_agree(entry, check[0], source, share, check[1])
+    if training.world_size == 1:
+        if wrong:
+            entry.discard()
+        return wrong
+    wrong = bool(_total(wrong))
+    for first in (True, False) if wrong else ():
+        if (training.local_process_index == 0) is first:
+            entry.discard()
+        torch.distributed.barrier()
+    return wrong
 
 
 def _total(count: int) -> int:

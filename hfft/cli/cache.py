@@ -76,7 +76,7 @@ def _fill(argv: list[str]) -> int:
     share = parse_shard(part.shard)
     from hfft.jobs.finetune import set_up
     from hfft.training.phases import fill_caches
-    from hfft.training.run import Settings
+    from hfft.training.setup import Settings
 
     settings = Settings(*groups)
     if settings.cache.cache not in ("auto", "disk"):

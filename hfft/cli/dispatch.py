@@ -20,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 1 for what went wrong, 2 for wrong arguments, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
+    debug = _take_debug(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -42,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
+def _take_debug(arguments: list[str]) -> bool:
+    """Take ``--debug`` out, but where one of the Trainer's values for it follows, which are refused."""
+    place = arguments.index("--debug") if "--debug" in arguments else None
+    if place is None or arguments[place + 1 : place + 2] in (["underflow_overflow"], ["tpu_metrics_debug"]):
+        return False
+    del arguments[place]
+    return True
+
+
 def _run(name: str, *rest: str) -> int:
     if name not in COMMANDS:
         raise ArgumentError(f"there is no command {name!r}{closest(name, list(COMMANDS))}; see hfft --help")
@@ -50,13 +57,14 @@ def _run(name: str, *rest: str) -> int:
 
 def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line that says what went wrong, and the exit code."""
+    notes = "".join(f". {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, KeyboardInterrupt):
-        return "hfft: interrupted; what was complete is kept", 130
+        return f"hfft: interrupted; what was complete is kept{notes}", 130
     if isinstance(error, HfftError):
         code = 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
         return f"hfft: error: {error_line(error)}", code
     assert isinstance(error, Exception)
-    return f"hfft: error: {describe_unexpected(error)}", 1
+    return f"hfft: error: {describe_unexpected(error)}{notes}", 1
 
 
 def _overview() -> str:

@@ -8,7 +8,7 @@ from hfft.cli.commands import summary_of
 from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, split_sweep_flags
 
 if TYPE_CHECKING:
-    from hfft.training.run import Settings
+    from hfft.training.setup import Settings
 
 
 def finetune_command(argv: list[str]) -> int:
@@ -35,7 +35,7 @@ def finetune_settings(argv: list[str]) -> Settings:
         ArgumentError: a flag is unknown, or a value is wrong.
     """
     from hfft.arguments import RUN_ARGUMENTS
-    from hfft.training.run import Settings
+    from hfft.training.setup import Settings
 
     return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", summary_of("finetune")))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hfft.data.duplicates import equal_groups, near_groups
+from hfft.data.grey import DEEP_MODES
 from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.load import ImageSets
@@ -110,9 +111,14 @@ def check_parts(parts: Sequence[Part], progress: Callable[[Iterable[Look], int],
     return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(images)])
 
 
+def _step(images: int) -> int:
+    """One in how many images is looked at where no more than `QUICK_HEADERS` are read."""
+    return max(1, -(-images // QUICK_HEADERS))
+
+
 def quick_check(parts: Sequence[Part]) -> list[Finding]:
     """Say what can be seen without decoding: at most 2,000 headers and 256 MB of files that may be equal."""
-    step = max(1, -(-sum(len(part.images) for part in parts) // QUICK_HEADERS))
+    step = _step(sum(len(part.images) for part in parts))
     images = [
         _Image(part.split, part.images.files[look.row], part.names[look.row], look)
         for part in parts
@@ -160,7 +166,7 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
 _PROBLEM_WORDS = {
     "missing": "that cannot be opened",
     "empty": "of zero bytes",
-    "not_an_image": "in no format that Pillow knows",
+    "not_an_image": "in no format that hfft reads",
     "bomb": f"with more than {MAX_PIXELS // 10**6} megapixels; scale them down",
     "too_long": f"longer than {MAX_ASPECT}:1, too long to be scaled to a model's input; crop them",
     "damaged": "truncated or damaged",
@@ -286,6 +292,12 @@ def _images(count: int) -> str:
 def _classes(names: Sequence[str], most: int = 5) -> str:
     shown = ", ".join(repr(name) for name in names[:most]) + (" ..." if len(names) > most else "")
     return f"{len(names):,} class{'' if len(names) == 1 else 'es'} ({shown})"
+
+
+def deep_grey_share(images: ImageSet) -> float:
+    """Return which share, 0 to 1, of at most 2,000 images is grey of more than 8 bits, by their headers."""
+    looks = list(look_at_all(images, range(0, len(images), _step(len(images))), decode=False))
+    return sum(look.mode.startswith(DEEP_MODES) for look in looks) / max(len(looks), 1)
 
 
 SHOWN_FILES = 3  # per finding in the table

@@ -4,7 +4,7 @@ Files seldom say how many of their 16 bits are used, and a 12-bit photograph rea
 
 1. The container's word, where it has one: TIFF's MaxSampleValue or an odd BitsPerSample; PPM and JPEG 2000, which
    Pillow scales to 16 bits. (PNG's sBIT does not count: the format has the values fill all 16 bits all the same.)
-2. Otherwise the smallest of 8, 10, 12, 14, 16, 24 or 31 bits that holds the image's largest value.
+2. Otherwise the smallest of 8, 10, 12, 14, 16, 24, 31 or 32 bits that holds the image's largest value.
 3. Floats from 0 to 1 are taken as such, larger ones as the integers of rule 2.
 4. Where neither fits (negative values, NaN or infinity, floats whose largest value lies between 1 and 2), the
    image's own finite range.
@@ -15,16 +15,22 @@ change in brightness against each other. `hfft check` says which rule was taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffTags import TAGS_V2
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 31)
-"""Bits per value that cameras and scanners deliver, and those of Pillow's signed 32-bit mode."""
+"""Bits per value that cameras and scanners deliver, and those of signed numbers of 32 bits; beyond, there are 32."""
+DEEP_MODES = ("I", "F")
+"""How Pillow's modes of more than 8 bits begin."""
+_MISREAD: dict[tuple[str, int, int], type[np.generic]] = {("I", 32, 1): np.uint32, ("L", 8, 2): np.int8}
+"""By Pillow's mode and TIFF's BitsPerSample and SampleFormat (1 unsigned, 2 signed): what the bytes really are."""
 _SCALED_BY_PILLOW = ("PPM", "JPEG2000")
-_TIFF = {info.name: tag for tag, info in TAGS_V2.items() if info.name in ("BitsPerSample", "MaxSampleValue")}
+_TIFF = {info.name: tag for tag, info in TAGS_V2.items()}
 
 
 @dataclass(frozen=True)
@@ -35,20 +41,25 @@ class Span:
         low: becomes 0.
         high: the first value that would become 256; it and what is above become 255.
         words: what was taken, for people.
+        kind: of the numbers, where Pillow takes them for others.
+        inverted: 0 is white.
     """
 
     low: float
     high: float
     words: str
+    kind: type[np.generic] | None = None
+    inverted: bool = False
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Return the image in mode L."""
-        values = np.asarray(image).astype(np.float32)
+        values = _numbers(image, self.kind).astype(np.float32)
         values = np.nan_to_num(values, copy=False, nan=self.low, posinf=self.high, neginf=self.low)
         with np.errstate(over="ignore"):
             values -= np.float32(self.low)
             values *= np.float32(256 / ((self.high - self.low) or 1))
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        grey = values.clip(0, 255).astype(np.uint8)
+        return Image.fromarray(255 - grey if self.inverted else grey)
 
 
 def span_of(image: Image.Image) -> Span | None:
@@ -57,26 +68,36 @@ def span_of(image: Image.Image) -> Span | None:
     Args:
         image: as it was opened, since a copy has lost what its container says.
     """
-    if not image.mode.startswith(("I", "F")):
+    kind = _MISREAD.get((image.mode, _stated(image, "BitsPerSample"), _stated(image, "SampleFormat") or 1))
+    if kind is None and not image.mode.startswith(DEEP_MODES):
         return None
-    values = np.asarray(image)
+    values = _numbers(image, kind)
     finite = values[np.isfinite(values)] if image.mode == "F" else values
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if low < 0 or finite.size < values.size or (image.mode == "F" and 1 < high < 2):
-        return Span(low, high, "by their own range")
-    if image.mode == "F" and high <= 1:
-        return Span(0, 1, "from 0 to 1")
-    bits = next((depth for depth in DEPTHS if high < 2**depth), 32)
-    bits = max(bits, _stated_bits(image))
-    return Span(0, 2**bits, f"as {bits} bits")
+    span = Span(low, high, "by their own range")
+    if not (low < 0 or finite.size < values.size or (image.mode == "F" and 1 < high < 2)):
+        bits = max(next((depth for depth in DEPTHS if high < 2**depth), 32), _stated_bits(image))
+        unit = image.mode == "F" and high <= 1
+        span = Span(0, 1, "from 0 to 1") if unit else Span(0, 2**bits, f"as {bits} bits")
+    white_is_zero = getattr(image, "tag_v2", {}).get(_TIFF["PhotometricInterpretation"]) == 0
+    return replace(span, kind=kind, inverted=white_is_zero)
+
+
+def _numbers(image: Image.Image, kind: type[np.generic] | None) -> NDArray[Any]:
+    values = np.asarray(image)
+    return values if kind is None else values.view(kind)
 
 
 def _stated_bits(image: Image.Image) -> int:
     """Bits per value as the container says; 0 where it does not."""
     if image.format in _SCALED_BY_PILLOW:
         return 16
-    tags = getattr(image, "tag_v2", {})
-    bits, most = (np.ravel(tags.get(_TIFF[name], 0)).tolist()[0] for name in ("BitsPerSample", "MaxSampleValue"))
+    bits, most = _stated(image, "BitsPerSample"), _stated(image, "MaxSampleValue")
     if most:
-        return int(most).bit_length()
-    return 0 if bits % 8 == 0 else int(bits)
+        return most.bit_length()
+    return 0 if bits % 8 == 0 else bits
+
+
+def _stated(image: Image.Image, name: str) -> int:
+    """The first value of a TIFF tag; 0 where there is none."""
+    return int(np.ravel(getattr(image, "tag_v2", {}).get(_TIFF[name], 0))[0])

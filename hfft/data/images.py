@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hfft.data.content import file_digests
 from hfft.data.grey import span_of
+from hfft.data.layout import FORMATS
 from hfft.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ MAX_PIXELS = 89_000_000
 """Most pixels of an image that is decoded, anywhere; just below what Pillow warns of."""
 MAX_ASPECT = 20
 """Most pixels of an image's longer side per pixel of its shorter side."""
-READING = 2
+READING = 3
 """Raised whenever `upright_rgb` gives other pixels for the same file: cached activations belong to the pixels."""
 IMAGE_COLUMN = "image"
+NO_IMAGE = "not an image of a format that hfft reads"
 _BATCH = 1000
 
 
@@ -192,6 +194,9 @@ BOUNDS = Bounds()
 def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS) -> Iterator[Image.Image]:
     """Open an image file whose header has been held against the bounds; no pixel is decoded.
 
+    The content decides the format, and a format whose reading would start another program is none: PostScript under
+    the name of a JPEG would run in Ghostscript.
+
     Raises:
         BoundsError: it is too large or too long.
         OSError: it is missing or no image; Pillow raises other types as well.
@@ -200,7 +205,7 @@ def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS)
         with warnings.catch_warnings():
             # Pillow warns of what is refused here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise bounds.too_large("more than Pillow opens") from error
     with image:
@@ -231,7 +236,7 @@ def open_image(
     except BoundsError as error:
         raise type(error)(f"the image {name} is {error}, or leave it out as --on_bad_image skip does") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = NO_IMAGE if isinstance(error, UnidentifiedImageError) else str(error)
         advice = "repair the file, or leave it out as --on_bad_image skip does"
         unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; {advice}")
         unreadable.reason = reason

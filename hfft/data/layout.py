@@ -29,16 +29,19 @@ _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 _NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow reads their headers, or runs another program
 
 
-def _pillow_endings() -> tuple[str, ...]:
+def _formats() -> tuple[str, ...]:
     Image.init()
-    known = Image.registered_extensions().items()
-    return tuple(sorted(ending for ending, kind in known if kind in Image.OPEN and kind not in _NO_PICTURES))
+    return tuple(kind for kind in Image.OPEN if kind not in _NO_PICTURES)
+
+
+FORMATS = _formats()
+"""Pillow's names for the formats that are read, whatever a file's ending says."""
 
 
 LeftOut = dict[str, list[str]]
 """Files and folders that were left out, by reason: an ending, or a few words."""
 
-EXTENSIONS = _pillow_endings()
+EXTENSIONS = tuple(sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS))
 """Endings of files that Pillow can decode here, in small letters."""
 
 
@@ -289,12 +292,14 @@ def given_to_nothing(splits: Iterable[str]) -> Iterator[str]:
 
 
 def _look_alike(classes: Mapping[str, set[str]], filled: list[str]) -> Iterator[str]:
-    """A note where all top folders only hold folders that repeat the same names."""
-    shared = set.intersection(*classes.values()) if classes else set()
-    if len(classes) > 1 and len(shared) > 1 and sorted(classes) == filled:
+    """A note where all top folders only hold folders, and at least half of each one's names are in others too."""
+    counts = Counter(name for names in classes.values() for name in names)
+    repeated = {name for name, count in counts.items() if count > 1}
+    alike = all(len(names & repeated) * 2 >= len(names) for names in classes.values())
+    if repeated and alike and len(counts) > 1 and sorted(classes) == filled:
         yield (
-            f"Warning: the folders {', '.join(classes)} are read as classes, but all of them hold the folders "
-            f"{', '.join(sorted(shared)[:3])}: where they are splits, name them train, validation and test"
+            f"Warning: the folders {', '.join(classes)} are read as classes, but repeat the folders "
+            f"{', '.join(sorted(repeated)[:3])}: where they are splits, name them train, validation and test"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hfft.data.grey import span_of
-from hfft.data.images import IMAGE_COLUMN, BoundsError, ImageSet, opened, upright_rgb
+from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return Look(row, "missing", error.strerror or "it cannot be opened")
     except UnidentifiedImageError:
-        return Look(row, "not_an_image", "no image that Pillow knows")
+        return Look(row, "not_an_image", NO_IMAGE)
     except BoundsError as error:
         return Look(row, error.problem, str(error))
     except Image.DecompressionBombError as error:  # of an image within an icon

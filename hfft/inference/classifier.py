@@ -1,10 +1,4 @@
-"""From images to labels with probabilities; the command line and the Space share it.
-
-Example:
-    >>> classifier = load_classifier("outputs/finetune")  # doctest: +SKIP
-    >>> for prediction in classify(classifier, ["cat.jpg", "dog.jpg"]):  # doctest: +SKIP
-    ...     print(prediction.file, prediction.label, prediction.probability)
-"""
+"""From images to labels with probabilities; the command line and the Space share it."""
 
 from __future__ import annotations
 
@@ -29,7 +23,7 @@ from hfft.errors import ArgumentError, DataError, HfftError, one_line
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.forward import logits_of
-from hfft.models.load import check_channels
+from hfft.models.load import check_channels, check_one_label_per_image
 from hfft.report.record import RunRecord, read_record
 
 Source = str | os.PathLike[str] | Image.Image
@@ -115,6 +109,10 @@ def load_classifier(
     Raises:
         ModelError: nothing is found there, or it is not whole.
         HfftError: the record that lies there is damaged.
+
+    Example:
+        >>> hfft.load_classifier("outputs/photos").labels
+        ('blue', 'green', 'red')
     """
     record = None
     model: PreTrainedModel
@@ -125,6 +123,7 @@ def load_classifier(
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
         check_channels(model.config, str(path_or_repo))
+        check_one_label_per_image(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -146,6 +145,12 @@ def classify(
         sources: files or images.
         top_k: how many labels to give per image; a model with fewer gives all of them.
         batch_size: images per forward pass.
+
+    Example:
+        >>> classifier = hfft.load_classifier("outputs/photos")
+        >>> for prediction in hfft.classify(classifier, ["photos/test/red/0.png"]):
+        ...     print(prediction.file, prediction.label in classifier.labels, len(prediction.top))
+        photos/test/red/0.png True 3
     """
     number = 0
     for batch in _batches(sources, batch_size):

@@ -39,6 +39,7 @@ from hfft.metrics import (
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
+from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.write import write_predictions
 
@@ -56,7 +57,7 @@ class Evaluation:
         data: the images, by name.
         metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
-        notes: what the images were taken for, and what was left out.
+        notes: what the images were taken for, what was left out, and which names the plots lack.
     """
 
     model: str
@@ -88,7 +89,8 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
-    evaluation = replace(judge(classifier, images, logits, options), notes=notes)
+    note = shown_by_number(classifier.labels)
+    evaluation = replace(judge(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
 
@@ -105,9 +107,9 @@ def evaluate_with(**options: Any) -> Evaluation:
         HfftError: the model, the images or the folder are not usable, and how to mend it.
 
     Example:
-        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test")  # doctest: +SKIP
-        >>> evaluation.metrics.values["accuracy"]  # doctest: +SKIP
-        0.95
+        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test", output_dir="outputs/test")
+        >>> evaluation.metrics.images, 0 <= evaluation.metrics.values["accuracy"] <= 1
+        (6, True)
     """
     return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
 
@@ -193,6 +195,10 @@ def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImag
     named = {**picked, **{name: name for name in source.splits}}
     wanted = [options.split] if options.split else ["test", "validation"]
     split = next((named[name] for name in wanted if name in named), None)
+    if split is None and not options.split and len(source.splits) == 1:
+        found = source.read(source.splits[0], source.splits[0])
+        note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
+        return found, (*source.notes, note)
     if split is None:
         what = f"split {options.split!r}" if options.split else "test or validation split"
         raise DataError(f"{source.name}: there is no {what} among {', '.join(source.splits)}; choose one with --split")

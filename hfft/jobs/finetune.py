@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.errors import ArgumentError, OutputError
+from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.inputs import Shared
-from hfft.jobs.results import best_kept, weights_kept
+from hfft.jobs.results import weights_kept
+from hfft.jobs.run import Run
 from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
@@ -30,8 +31,9 @@ from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
+from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints, remove_checkpoints
-from hfft.training.run import Run, Settings
+from hfft.training.setup import Settings, Setup
 from hfft.training.trackers import Trackers
 from hfft.training.trainer import FreezeTrainer
 
@@ -80,27 +82,21 @@ def _finetune(
     hub = _open_hub(settings) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     trackers = Trackers(training)  # before images are read, since packages may be missing
-    run = set_up(settings, shared, test)
-    run.trackers = trackers
+    setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
+    progress = Progress()
     if main and not training.resume_from_checkpoint:
-        remove_checkpoints(run.folder)  # of the run that is replaced
-    run.callbacks = callbacks
-    say(_what_is_new(run))
-    if main and (findings := shared.findings(run.sets)):
+        remove_checkpoints(setup.folder)  # of the run that is replaced
+    say(_what_is_new(setup))
+    if main and (findings := shared.findings(setup.sets)):
         say(findings)
-    with Preemption() as preemption, closing(trackers):
-        with best_kept(run):
-            trainer = train_phases(run, say, preemption)
-        with weights_kept(run):
-            judge(run, trainer)
-            trackers.log_final(run.metrics.get("test", {}))
-            unfreeze(run.model)
-            run.seconds = time.perf_counter() - began
-            if training.baselines == "full":
-                say("Baseline: full fine-tuning with the same options")
-                run.baselines.add_full(*full_baseline(run))
-            if main:
-                say(write_results(run))
+    with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
+        trainer = train_phases(setup, progress, say, preemption)
+        run = finish(setup, progress, trainer, began)
+        trackers.log_final(run.metrics.get("test", {}))
+        if training.baselines == "full":
+            _add_full_baseline(run, say)
+        if main:
+            say(write_results(run))
     if hub is not None:
         from hfft.hub.push import push
 
@@ -184,7 +180,7 @@ def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) ->
             say(f"Replacing files in {place} that hfft did not write: {', '.join(found)}.")
 
 
-def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Run:
+def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Setup:
     """Load images (without those for the test where they are not wanted) and model, and make the plan."""
     training, shared = settings.training, shared or Shared(keep=False)
     set_seed(training.seed)
@@ -198,37 +194,47 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
             f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
         )
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
-    return Run(settings, sets, model, processor, base, Pretrained.of(given), plan)
+    return Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
 
 
-def _what_is_new(run: Run) -> str:
+def _what_is_new(setup: Setup) -> str:
     """Say which parameters the checkpoint did not bring; a new head is expected, anything else is a warning."""
-    beyond = [name for name in run.base.fresh if run.plan.anatomy.part_of(name) != "head"]
-    warning = f"\nWarning: {run.base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
-    counts = f"{len(run.sets.train)} training and {len(run.sets.validation)} validation images"
-    names = run.sets.skipped
+    base, sets = setup.base, setup.sets
+    beyond = [name for name in base.fresh if setup.plan.anatomy.part_of(name) != "head"]
+    warning = f"\nWarning: {base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
+    counts = f"{len(sets.train)} training and {len(sets.validation)} validation images"
+    names = sets.skipped
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    notes = "".join(f"\n{note}" for note in (*run.sets.notes, *run.base.notes))
-    return f"{run.sets.name}: {counts} of {len(run.sets.labels)} classes.{notes}{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
+    return f"{sets.name}: {counts} of {len(sets.labels)} classes.{notes}{warning}{skipped}"
 
 
-def train_metrics(run: Run) -> dict[str, float]:
-    """Return the Trainer's figures of the last phase, with seconds and operations added up over all phases."""
-    each = [phase.train_metrics for phase in run.phases]
-    sums = {name: sum(figures[name] for figures in each) for name in ("train_runtime", "total_flos")}
-    return {**each[-1], **sums, "epoch": run.epochs}
+def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
+    """Return the Trainer's metrics of the last phase, with seconds, operations and epochs added up over all phases."""
+    each = [phase.train_metrics for phase in phases]
+    sums = {name: sum(metrics[name] for metrics in each) for name in ("train_runtime", "total_flos")}
+    return {**each[-1], **sums, "epoch": sum(phase.epochs for phase in phases)}
 
 
-def judge(run: Run, trainer: FreezeTrainer) -> None:
-    """Evaluate the weights that are handed back; the test images are seen here for the first time."""
-    run.metrics = {"train": train_metrics(run), "eval": trainer.evaluate()}
-    run.predictions["validation"] = trainer.predictions
+def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float) -> Run:
+    """Evaluate the weights that are handed back; the test images are seen here for the first time.
+
+    Args:
+        setup: what the training started from.
+        progress: with all phases.
+        trainer: of the last phase.
+        began: when the run did, by `time.perf_counter`.
+    """
+    metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
+    predictions = {"validation": trainer.predictions}
     if trainer.test_dataset is not None:
         outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")
-        run.predictions["test"] = trainer.predictions
-        run.metrics["test"] = outcome.metrics or {}
-    run.state = trainer.state
+        predictions["test"] = trainer.predictions
+        metrics["test"] = outcome.metrics or {}
+    trainer.release()
+    unfreeze(setup.model)
+    return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began)
 
 
 def _silent(line: str) -> None:
@@ -254,9 +260,23 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
         HfftError: data, model, plan or folders are not usable, and how to mend it.
 
     Example:
-        >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos")  # doctest: +SKIP
+        >>> run = hfft.finetune(train_dir="photos/train", output_dir="outputs/photos", say=lambda line: None)
+        >>> run.plan.policy, sorted(run.predictions)
+        ('last_block', ['validation'])
     """
     return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
+
+
+def _add_full_baseline(run: Run, say: Callable[[str], None]) -> None:
+    """Add full fine-tuning to the baselines; where it fails, the results go without it, which is said."""
+    say("Baseline: full fine-tuning with the same options")
+    alone = run.settings.training.world_size == 1  # of several processes one that fails would leave the others waiting
+    try:
+        run.baselines.add_full(*full_baseline(run))
+    except Exception as error:
+        if not (alone or isinstance(error, DivergedError)):
+            raise
+        say(f"Baseline: full fine-tuning failed, so that nothing is compared with it: {one_line(error)}")
 
 
 def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
@@ -274,8 +294,7 @@ def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
         settings.training.report_to = []
         settings.training.resume_from_checkpoint = None
         settings.training.num_train_epochs = sum(phase.epochs for phase in run.plan.phases)
-        other = set_up(settings)
-        other.sets = run.sets
-        judge(other, train_phases(other, _silent))
+        setup, progress = replace(set_up(settings), sets=run.sets), Progress()
+        other = finish(setup, progress, train_phases(setup, progress, _silent), began)
     found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began

@@ -18,11 +18,13 @@ import torch
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft._version import __version__
+from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
-from hfft.errors import DataError, DivergedError, HfftError
+from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
 from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
+from hfft.jobs.run import Run
 from hfft.metrics import (
     confusion,
     counted,
@@ -35,6 +37,7 @@ from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
 from hfft.output_folder import RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
+from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     BaseRecord,
@@ -50,7 +53,10 @@ from hfft.report.record import (
 from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
-from hfft.training.run import PhaseResult, Run
+from hfft.training.callbacks import RESUME_HINT
+from hfft.training.progress import PhaseResult, Progress
+from hfft.training.resume import list_checkpoints
+from hfft.training.setup import Setup
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
@@ -65,10 +71,10 @@ def write_results(run: Run) -> str:
         OutputError: a file cannot be written; what an earlier run left in the folder is as it was.
     """
     rows = trace_rows(run)
-    drawn = frozenset(name for name in run.drawn if (run.folder / name).exists())
+    drawn = frozenset(name for name in run.setup.drawn if (run.folder / name).exists())
     with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         save_checkpoint(run.model, run.processor, folder)
-        write_delta(folder, run.model, run.pretrained, (run.base.name, run.base.revision))
+        write_delta(folder, run.model, run.setup.pretrained, (run.setup.base.name, run.setup.base.revision))
         _write_metrics(folder, run)
         logits, _ = _judged(run.predictions["validation"])
         _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, logits)
@@ -77,6 +83,7 @@ def write_results(run: Run) -> str:
         write_report(folder, record, rows, evidence, str(run.folder))
         record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
         write_record(folder / RECORD, record)
+    run.progress.written = True
     return "\n".join([epoch_table(rows, encoding=sys.stdout.encoding), *_summary(record, run.folder)])
 
 
@@ -87,7 +94,7 @@ def trace_rows(run: Run) -> list[EpochRow]:
     """
     rows: list[EpochRow] = []
     train_loss, learning_rate = float("nan"), float("nan")
-    for entry in run.log:
+    for entry in run.progress.log:
         train_loss = entry.get("loss", train_loss)
         learning_rate = entry.get("learning_rate", learning_rate)
         if "eval_loss" in entry and (not rows or entry["epoch"] > rows[-1].epoch):
@@ -135,7 +142,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         differences=run.baselines.differences(split, logits.argmax(1), labels),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
-        identity=run.identity,
+        identity=run.progress.identity,
     )
 
 
@@ -153,9 +160,9 @@ def _judged(prediction: EvalLoopOutput) -> tuple[Any, Any]:
 
 
 def _base(run: Run) -> BaseRecord:
-    base = run.base
+    base = run.setup.base
     on_hub = base.name != EMBEDDED_MODEL and not Path(base.name).exists()
-    return BaseRecord(base.name, base.revision or None, run.pretrained.sha256, base.license or None, on_hub)
+    return BaseRecord(base.name, base.revision or None, run.setup.pretrained.sha256, base.license or None, on_hub)
 
 
 def _data(run: Run) -> DataRecord:
@@ -168,8 +175,9 @@ def _data(run: Run) -> DataRecord:
         fingerprints={name: digest for name, part in parts.items() if (digest := _fingerprint(part))},
         on_hub=given is not None and not Path(given).exists() and sets.name != EMBEDDED_DATA,
         skipped=list(sets.skipped),
-        notes=[*sets.notes, *run.base.notes],
+        notes=[*sets.notes, *run.setup.base.notes],
         sha256={name: digest for name, part in parts.items() if (digest := content_hash(part))},
+        deep_grey=deep_grey_share(sets.train),
     )
 
 
@@ -232,7 +240,6 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
 
 def _write_metrics(folder: Path, run: Run) -> None:
     """Write the Trainer's figures and its state under the names that it gives them itself."""
-    assert run.state is not None
     together = {name: value for figures in run.metrics.values() for name, value in figures.items()}
     for split, figures in {**run.metrics, "all": together}.items():
         (folder / f"{split}_results.json").write_text(json.dumps(figures, indent=4, sort_keys=True))
@@ -249,7 +256,7 @@ def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
     record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
     if not run.settings.training.figures:
         return None
-    drawn = write_mistakes(folder / "mistakes.png", images, found)
+    drawn = write_mistakes(folder / "mistakes.png", images, run.sets.labels, found)
     return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
 
 
@@ -281,6 +288,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
         f"{seconds['training']:.0f} s in training."
     )
+    if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
+        yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
 
 
@@ -293,54 +302,63 @@ def _against_baselines(record: RunRecord) -> Iterator[str]:
 
 
 @contextmanager
-def weights_kept(run: Run) -> Iterator[None]:
-    """Save the trained weights if what comes after training fails or is interrupted.
+def weights_kept(setup: Setup, progress: Progress) -> Iterator[None]:
+    """Save the trained weights if training, or what comes after it, fails or is interrupted.
 
-    They go into a folder of their own, so that the results of an earlier run stay whole.
+    They go into a folder of their own, so that the results of an earlier run stay whole. A training that ends early
+    leaves the weights of its best epoch where those are what is handed back, and else the last ones, unless they have
+    diverged.
 
     Raises:
-        HfftError: the one that was raised within, with a hint at the weights.
+        BaseException: the one that was raised within, with a hint at the weights: in its text if it is hfft's own, else
+            as a note.
     """
     try:
         yield
+    except PreemptedError:  # which names a checkpoint
+        raise
     except BaseException as error:
-        folder = _save_weights(run)
-        if isinstance(error, HfftError) and folder is not None:
-            raise type(error)(f"{error}. The trained weights are saved in {folder}") from error
+        hint = _save_what_was_learned(setup, progress, isinstance(error, DivergedError))
+        if isinstance(error, HfftError) and hint:
+            raise type(error)(f"{error}. {hint}") from error
+        if hint:
+            error.add_note(hint)
         raise
 
 
-@contextmanager
-def best_kept(run: Run) -> Iterator[None]:
-    """Save the weights of the best epoch so far if the training diverges.
+def _save_what_was_learned(setup: Setup, progress: Progress, diverged: bool) -> str:
+    """Save the weights and say where they are; empty where nothing was learned, or nothing can be saved.
 
-    Raises:
-        DivergedError: the one that was raised within, with a hint at the weights.
+    Where all results are written already, those are what is named.
     """
-    try:
-        yield
-    except DivergedError as error:
-        best = run.best
-        if not best.tensors:
-            raise
-        run.model.load_state_dict(best.tensors, strict=False)
-        folder = _save_weights(run)
-        if folder is None:
-            raise
-        raise DivergedError(f"{error}. The weights of epoch {best.epoch:g}, the best, are saved in {folder}") from error
+    training, best = setup.settings.training, progress.best
+    if progress.written:
+        return f"The results are in {setup.folder}"
+    if not progress.stepped or (diverged and not best.tensors):
+        return ""
+    early = len(progress.phases) < len(setup.plan.phases)
+    wanted = early and bool(best.tensors) and (diverged or training.keep == "best")
+    if wanted:
+        setup.model.load_state_dict(best.tensors, strict=False)
+    folder = _save_weights(setup)
+    if folder is None:
+        return ""
+    words = f"The weights of epoch {best.epoch:g}, the best, are" if wanted else "The trained weights are"
+    again = f"; {RESUME_HINT}" if early and list_checkpoints(setup.folder) else ""
+    return f"{words} saved in {folder}{again}"
 
 
-def _save_weights(run: Run) -> Path | None:
+def _save_weights(setup: Setup) -> Path | None:
     from hfft.models.checkpoint import save_checkpoint
     from hfft.report.staging import UNFINISHED, staged_results
 
-    if run.settings.training.process_index:  # every process holds the same weights
+    if setup.settings.training.process_index:  # every process holds the same weights
         return None
-    folder = run.folder / UNFINISHED
+    folder = setup.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
         with staged_results(folder, overwrite=True) as staging:
-            save_checkpoint(run.model, run.processor, staging)
+            save_checkpoint(setup.model, setup.processor, staging)
     except Exception:  # the first error is the one to tell of
         return None
     return folder

@@ -24,7 +24,7 @@ from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
 from hfft.report.record import RunRecord, read_record
 from hfft.training.resume import differences, identity_of
-from hfft.training.run import Settings
+from hfft.training.setup import Settings
 
 FILES = ("sweep.csv", "sweep.png")
 Options = dict[str, str]

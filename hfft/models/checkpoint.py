@@ -65,7 +65,9 @@ def load(
         ModelError: nothing is found there, or it is not whole: a tensor is missing or has another shape.
 
     Example:
-        >>> model, processor = hfft.load("outputs/finetune")  # doctest: +SKIP
+        >>> model, processor = hfft.load("outputs/photos")
+        >>> sorted(model.config.label2id), model.training
+        (['blue', 'green', 'red'], False)
     """
     folder = fetch(path_or_repo, revision, token, trust_remote_code)
     return load_folder(folder, token, trust_remote_code, base)

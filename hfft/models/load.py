@@ -114,6 +114,22 @@ def check_channels(config: PreTrainedConfig, name: str) -> None:
         )
 
 
+def check_one_label_per_image(config: PreTrainedConfig, name: str) -> None:
+    """Make sure that a finished model chooses one of its labels, so that its probabilities mean what they say.
+
+    Raises:
+        ModelError: its labels do not exclude each other, or its output is no choice.
+    """
+    kind = getattr(config, "problem_type", None)
+    outputs = len(config.id2label or {})
+    if kind in ("multi_label_classification", "regression") or outputs == 1:
+        what = f"its problem_type is {kind}" if kind else "it has a single output"
+        raise ModelError(
+            f"{name!r} does not choose one label for each image: {what}. Use transformers for it, or fine-tune it: "
+            "hfft finetune gives it a new head"
+        )
+
+
 def _channels(config: PreTrainedConfig) -> int:
     """Channels of a model's input as its configuration says, timm's included; 3 where it does not."""
     timm_size = (getattr(config, "pretrained_cfg", None) or {}).get("input_size")

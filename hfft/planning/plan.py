@@ -35,7 +35,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """A policy applied to a model: its phases, in order."""
+    """A policy applied to a model: its phases, in order.
+
+    Example:
+        ``run`` is what `hfft.finetune` gave back:
+
+        >>> [phase.name for phase in run.plan.phases], run.plan.anatomy.head
+        (['last_block'], ('timm_model.classifier',))
+    """
 
     policy: str
     anatomy: Anatomy

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 50  # of the trace or the per-class table; a longer one is cut, and says so
 
+DEEP_GREY = (
+    "Grey images of more than 8 bits (16-bit PNG, float TIFF) are scaled to 0 to 255 by `hfft` alone: Pillow, and so "
+    "the first two examples, clips them at 255 instead. Classify such images with `hfft`, or save them as 8 bits first."
+)
+"""What a reader must know of `hfft.data.grey` who uses the model without hfft."""
+
 _FIGURES = {
     "curves.png": "Losses and validation accuracy after each epoch",
     "confusion_matrix.png": "How the images of each class were labelled",
@@ -247,8 +253,12 @@ With `hfft`:
 ```python
 import hfft
 
+classifier = hfft.load_classifier({given})
+print(next(hfft.classify(classifier, ["image.jpg"])))
 model, processor = hfft.load({given})
-```"""
+```
+
+{DEEP_GREY}"""
 
 
 def _provenance(record: RunRecord) -> str:
@@ -322,6 +332,11 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
     elif record.test_evaluations is not None:
         times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
         yield f"The run looked at the test images {times}; epochs were judged on the validation images."
+    if record.data.deep_grey:
+        yield (
+            f"**{record.data.deep_grey:.1%} of the training images are grey of more than 8 bits: the results above "
+            "hold where images are read as `hfft` reads them, and not with `pipeline`, which clips them at 255.**"
+        )
     if record.data.skipped:
         yield f"{len(record.data.skipped):,} files could not be read and were left out."
 

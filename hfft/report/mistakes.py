@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from hfft.data.images import ImageSet
 from hfft.errors import HfftError, OutputError
 from hfft.metrics import softmax
+from hfft.report.fonts import class_names, families
 
 MOST = 20  # mistakes on a sheet
 _COLUMNS = 5
@@ -61,8 +62,14 @@ def find_mistakes(
     ]
 
 
-def write_mistakes(path: Path, images: ImageSet, mistakes: Sequence[Mistake]) -> bool:
+def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes: Sequence[Mistake]) -> bool:
     """Write a PNG with each mistaken image over its true and its predicted label; without mistakes, none.
+
+    Args:
+        path: of the PNG.
+        images: the evaluated set.
+        labels: names of all classes.
+        mistakes: of `find_mistakes`.
 
     Returns:
         Whether there was a mistake; where there was none, an older sheet is removed.
@@ -83,18 +90,22 @@ def write_mistakes(path: Path, images: ImageSet, mistakes: Sequence[Mistake]) ->
         figure.suptitle(f"The {len(mistakes)} most confident mistakes" if len(mistakes) > 1 else "The one mistake")
         for axes in figure.subplots(rows, _COLUMNS, squeeze=False).flat:
             axes.set_axis_off()
+        names = dict(zip(labels, class_names(labels), strict=True))
+        fonts = families(names.values())
         for axes, mistake in zip(figure.axes, mistakes, strict=False):
             axes.imshow(_picture(images, mistake.row))
-            axes.set_title(_caption(mistake), fontsize=8, parse_math=False)
+            axes.set_title(_caption(mistake, names), fontsize=8, parse_math=False, family=fonts)
         text = "; ".join(f"{each.file}: {each.label}, called {each.prediction}" for each in mistakes[:3])
-        figure.savefig(path, format="png", metadata={"Description": f"The most confident mistakes: {text}"})
+        description = f"The most confident mistakes: {text}".encode(errors="replace").decode()
+        figure.savefig(path, format="png", metadata={"Description": description})
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
     return True
 
 
-def _caption(mistake: Mistake) -> str:
-    return f"is {mistake.label[:_LETTERS]}\nsaid {mistake.prediction[:_LETTERS]} ({mistake.probability:.2f})"
+def _caption(mistake: Mistake, names: Mapping[str, str]) -> str:
+    label, prediction = (names[name][:_LETTERS] for name in (mistake.label, mistake.prediction))
+    return f"is {label}\nsaid {prediction} ({mistake.probability:.2f})"
 
 
 def _picture(images: ImageSet, row: int) -> Image.Image:

@@ -7,6 +7,7 @@ Ito (2008), which colour-blind readers tell apart; line styles and markers diffe
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.errors import OutputError
+from hfft.report.fonts import class_names, escaped, families
 from hfft.report.trace import EpochRow, best_row
 
 if TYPE_CHECKING:
@@ -99,8 +101,8 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     from matplotlib.colors import PowerNorm
 
     size = len(labels)
-    names = [_name(label, number) for number, label in enumerate(labels)] if size <= _NAMED else []
-    longest = max((len(name) for name in names), default=4)
+    names = [_shorten(name, _LONGEST) for name in class_names(labels)] if size <= _NAMED else []
+    longest = max(map(_width, names), default=4)
     side = min(max(0.42 * size, 3.0), 8.0)
     figure = _figure(side + 1.7 + 0.09 * longest, side + 1.0 + 0.09 * longest)
     axes = figure.subplots()
@@ -152,7 +154,8 @@ def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
     axes = figure.subplots()
     places = range(len(runs), 0, -1)
     axes.plot([accuracy for _, accuracy in runs], places, "o", color=BLUE)
-    axes.set_yticks(list(places), [_shorten(name, 60) for name, _ in runs])
+    names = [_shorten(escaped(name), 60) for name, _ in runs]
+    axes.set_yticks(list(places), names, family=families(names), parse_math=False)
     axes.set_xlabel("validation accuracy")
     axes.grid(True, alpha=0.3)
     _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
@@ -273,12 +276,9 @@ def _class_axes(axes: Axes, names: Sequence[str], size: int) -> None:
         axes.set(xlabel="predicted label, by number", ylabel="true label, by number")
         return
     font = 9 if size <= 25 else 7
-    for ticks in (
-        axes.set_xticks(range(size), names, fontsize=font, rotation=45 if size > 2 else 0),
-        axes.set_yticks(range(size), names, fontsize=font),
-    ):
-        for tick in ticks:
-            tick.label1.set_parse_math(False)
+    style: dict[str, Any] = {"fontsize": font, "family": families(names), "parse_math": False}
+    axes.set_xticks(range(size), names, rotation=45 if size > 2 else 0, **style)
+    axes.set_yticks(range(size), names, **style)
     if size > 2:
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
@@ -292,12 +292,9 @@ def _write_counts(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.floa
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font - (len(text) > 4))
 
 
-def _name(label: str, number: int) -> str:
-    """Return what an axis shows for a label: shortened, or its number where the font has no such letters."""
-    text = " ".join(label.split())
-    if not text or not all(_drawable(letter) for letter in text):
-        return f"label {number}"
-    return _shorten(text, _LONGEST)
+def _width(text: str) -> int:
+    """Return how wide a text is, in Latin letters; Chinese, Japanese and Korean ones are twice as wide."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "FW") for letter in text)
 
 
 def _shorten(text: str, length: int) -> str:
@@ -306,9 +303,3 @@ def _shorten(text: str, length: int) -> str:
         return text
     tail = max((length - 3) // 2, 0)
     return text[: length - 3 - tail] + "..." + text[len(text) - tail :]
-
-
-def _drawable(letter: str) -> bool:
-    from matplotlib.font_manager import findfont, get_font
-
-    return get_font(findfont("DejaVu Sans")).get_char_index(ord(letter)) != 0

@@ -46,6 +46,7 @@ class DataRecord:
         skipped: files that could not be read and were left out.
         notes: what the data set was taken for, what was left out, and what became of the base's head.
         sha256: by split, a hash over the content and the label of every image; a split of too many bytes has none.
+        deep_grey: share, 0 to 1, of the training images that are grey of more than 8 bits.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DataRecord:
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+    deep_grey: float = 0.0
 
 
 @dataclass

@@ -70,13 +70,13 @@ class Suffix:
     """How a batch reaches the trainable part of a model.
 
     Args:
-        anatomy: the model's parts.
+        anatomy: the model's parts; needed for the class token alone.
         split: set where batches may hold cached activations; a batch of pixels runs through all of the model.
         class_token: compute the class token alone in the last block.
         memory_format: of inputs of shape (batch, channels, height, width).
     """
 
-    anatomy: Anatomy
+    anatomy: Anatomy | None = None
     split: Split | None = None
     class_token: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
@@ -92,7 +92,9 @@ class Suffix:
         rest = {name: tensor for name, tensor in batch.items() if name != "labels"}
         labels = {name: tensor for name, tensor in batch.items() if name == "labels"}
         with ExitStack() as stack:
-            stack.enter_context(class_token_only(model, self.anatomy, self.class_token))
+            if self.class_token:
+                assert self.anatomy is not None
+                stack.enter_context(class_token_only(model, self.anatomy))
             if self.split is not None and self.split.leaves[0].key in rest:
                 rest = stack.enter_context(self.split.replay(rest))
             else:
@@ -103,7 +105,9 @@ class Suffix:
         return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
 
-def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor]) -> list[str]:
+def idle_parameters(
+    model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor], autocast: torch.dtype | None = None
+) -> list[str]:
     """Return the trainable parameters that a step gives no gradient.
 
     Some models hold a norm or a pooler that their classifier never reads; DDP waits for its gradient in vain
@@ -113,11 +117,15 @@ def idle_parameters(model: nn.Module, suffix: Suffix, batch: Mapping[str, Tensor
         model: the bare model, frozen as its phase says.
         suffix: how the batch reaches its trainable part.
         batch: activations or pixels, on the model's device.
+        autocast: number format of mixed precision, or None.
     """
     training = model.training
     model.eval()
-    with suffix.inputs(model, {name: tensor for name, tensor in batch.items() if name != "labels"}) as inputs:
-        logits_of(model(**inputs)).sum().backward()
+    device = next(iter(batch.values())).device.type
+    unlabelled = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with torch.autocast(device, autocast, enabled=autocast is not None), suffix.inputs(model, unlabelled) as inputs:
+        logits = logits_of(model(**inputs))
+    logits.float().sum().backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
     model.zero_grad(set_to_none=True)
     model.train(training)

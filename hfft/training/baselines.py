@@ -23,11 +23,11 @@ from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
 from hfft.plugin.contract import Anatomy, covers
-from hfft.training.run import Baselines
+from hfft.training.progress import Baselines
+from hfft.training.setup import Setup
 
 if TYPE_CHECKING:
     from hfft.cache.prepare import Prepared
-    from hfft.training.run import Run
 
 
 PROBE_IMAGES = 10_000
@@ -41,23 +41,23 @@ _BATCH = 64
 _PATIENCE = 2.0  # seconds without a progress bar
 
 
-def probe_baselines(run: Run, prepared: Prepared) -> Baselines:
+def probe_baselines(setup: Setup, prepared: Prepared) -> Baselines:
     """Judge the commonest class and a linear probe, before training changes the model.
 
     Args:
-        run: its model holds the pretrained weights.
+        setup: its model holds the pretrained weights.
         prepared: the first phase, its activations cached where they can be, those of the test images as well.
     """
     began = time.perf_counter()
-    sets = run.sets
+    sets = setup.sets
     judged = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
     commonest = int(np.bincount(sets.train.labels).argmax())
     majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
-    rows = _sampled(sets.train, run.settings.training.seed)
+    rows = _sampled(sets.train, setup.settings.training.seed)
     data = prepared.datasets
-    reader = HeadInputs(run.model, run.plan.anatomy, prepared)
+    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared)
     train = reader.features(Subset(data["train"], rows.tolist()), "train")
-    predict = fit_probe(train, sets.train.labels[rows], run.settings.training.seed)
+    predict = fit_probe(train, sets.train.labels[rows], setup.settings.training.seed)
     probe = {split: predict(reader.features(data[split], split)) for split in judged}
     return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
 

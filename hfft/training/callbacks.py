@@ -35,6 +35,17 @@ class PhaseCallback(TrainerCallback):
         """
 
 
+class FirstStep(TrainerCallback):
+    """Says when an optimizer step has been made."""
+
+    def __init__(self, say: Callable[[], None]) -> None:
+        self.say = say
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say so."""
+        self.say()
+
+
 @dataclass
 class Best:
     """The best weights of a run so far.

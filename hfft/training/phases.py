@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -34,6 +34,7 @@ from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
+    FirstStep,
     KeepBest,
     PhaseCallback,
     Preemption,
@@ -45,13 +46,10 @@ from hfft.training.checkpointing import PhaseCheckpoints, RestoreSums
 from hfft.training.learning_rates import find_learning_rate, gradient_ratios
 from hfft.training.objective import Objective, balanced_weights
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
-from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, moment_of, restore_run
-from hfft.training.run import CacheUse, PhaseResult
+from hfft.training.progress import CacheUse, PhaseResult, Progress
+from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, moment_of, restore_progress
+from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
-
-if TYPE_CHECKING:
-    from hfft.training.run import Run
-
 
 FEW_STEPS = 10
 """A phase of fewer optimizer steps is pointed out before it is trained."""
@@ -71,21 +69,22 @@ class Interruptible:
     """What a phase must know to be stopped and gone on with.
 
     Args:
-        identity: of the run; see `hfft.training.resume.identity_of`.
         resumed: the checkpoint that the phase goes on from, or None.
         preemption: ends the training in good order when SIGTERM comes.
     """
 
-    identity: dict[str, Any]
     resumed: Checkpoint | None
     preemption: Preemption
 
 
-def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | None = None) -> FreezeTrainer:
+def train_phases(
+    setup: Setup, progress: Progress, say: Callable[[str], None], preemption: Preemption | None = None
+) -> FreezeTrainer:
     """Train every phase, or those that an interrupted run has left; the last one's trainer judges the result.
 
     Args:
-        run: set up; `run.phases`, `run.log` and `run.baselines` are filled in here.
+        setup: its model is trained in place.
+        progress: new; it is filled in here, or from the checkpoint that is gone on with.
         say: prints a line for the user.
         preemption: ends the training in good order when SIGTERM comes.
 
@@ -94,37 +93,37 @@ def train_phases(run: Run, say: Callable[[str], None], preemption: Preemption | 
         PreemptedError: SIGTERM came, and where the checkpoint lies.
         HfftError: images, cache or output folder are not usable.
     """
-    training, phases = run.settings.training, run.plan.phases
-    _to_device(run)
-    run.identity = identity = identity_of(run)  # now: the Trainer writes into the model's configuration
-    resumed = find_checkpoint(training.resume_from_checkpoint, run.folder)
+    training, phases = setup.settings.training, setup.plan.phases
+    _to_device(setup)
+    progress.identity = identity_of(setup)  # now: the Trainer writes into the model's configuration
+    resumed = find_checkpoint(training.resume_from_checkpoint, setup.folder)
     if resumed is not None:
-        resumed.check(identity)
-        restore_run(run, resumed)
+        resumed.check(progress.identity)
+        restore_progress(progress, setup.model, resumed)
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
-        say(f"There is no checkpoint in {run.folder} yet: starting from the beginning.")
+        say(f"There is no checkpoint in {setup.folder} yet: starting from the beginning.")
     ready: list[ReadyPhase] = []
     for index in range(resumed.phase if resumed is not None else 0, len(phases)):
         if not ready:
-            ready = make_ready(run, phases[index : index + count_fillable_together(phases[index:])], say)
-            if training.baselines != "none" and training.process_index == 0 and not run.baselines.predictions:
-                run.baselines = probe_baselines(run, ready[0].prepared)
+            ready = make_ready(setup, phases[index : index + count_fillable_together(phases[index:])], say)
+            if training.baselines != "none" and training.process_index == 0 and not progress.baselines.predictions:
+                progress.baselines = probe_baselines(setup, ready[0].prepared)
         here = resumed if resumed is not None and resumed.phase == index else None
-        around = Interruptible(identity, here, preemption or Preemption())
-        trainer = _train_phase(run, ready.pop(0), around, say)
-    trainer.state = run.continuous(trainer.state)
-    run.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
+        around = Interruptible(here, preemption or Preemption())
+        trainer = _train_phase(setup, progress, ready.pop(0), around, say)
+    trainer.state = progress.continuous(trainer.state, sum(phase.epochs for phase in phases))
+    setup.trackers.place(len(phases), 0, 0.0)  # that state counts over all phases itself
     return trainer
 
 
-def fill_caches(run: Run, share: tuple[int, int], say: Callable[[str], None]) -> None:
+def fill_caches(setup: Setup, share: tuple[int, int], say: Callable[[str], None]) -> None:
     """Fill one part of the activation caches that a run reads, without training.
 
     Phases whose frozen prefix is trained by an earlier one are left out: only that training makes their rows.
 
     Args:
-        run: set up; its model holds the pretrained weights.
+        setup: its model holds the pretrained weights.
         share: (number, count), counted from 0.
         say: prints a line for the user.
 
@@ -132,10 +131,10 @@ def fill_caches(run: Run, share: tuple[int, int], say: Callable[[str], None]) ->
         ArgumentError: nothing can be cached.
         HfftError: images or cache are not usable.
     """
-    phases = run.plan.phases
+    phases = setup.plan.phases
     together = count_fillable_together(phases)
-    _to_device(run)
-    ready = make_ready(run, phases[:together], say, share)
+    _to_device(setup)
+    ready = make_ready(setup, phases[:together], say, share)
     if reasons := [each.prepared.uncached_reason for each in ready if each.prepared.uncached_reason]:
         raise ArgumentError(f"nothing to fill: {reasons[0]}")
     if left := [phase.name for phase in phases[together:]]:
@@ -143,79 +142,81 @@ def fill_caches(run: Run, share: tuple[int, int], say: Callable[[str], None]) ->
 
 
 def make_ready(
-    run: Run, phases: Sequence[Phase], say: Callable[[str], None], share: tuple[int, int] | None = None
+    setup: Setup, phases: Sequence[Phase], say: Callable[[str], None], share: tuple[int, int] | None = None
 ) -> list[ReadyPhase]:
     """Cut the model for each phase and fill their caches.
 
     Args:
-        run: its model holds the weights that the first of the phases begins with.
+        setup: its model holds the weights that the first of the phases begins with.
         phases: in order; none of them may train what a later one freezes.
         say: prints a line for the user.
         share: (number, count): compute only this of so many parts of the caches; the phases cannot be trained then.
     """
-    settings, training = run.settings, run.settings.training
+    settings, training = setup.settings, setup.settings.training
     probe = probe_inputs(
-        _splits(run, phases[0])["train"], training.device, choose_memory_format(settings.cache.memory_format)
+        _splits(setup, phases[0])["train"], training.device, choose_memory_format(settings.cache.memory_format)
     )
     cuts, views = [], []
     for phase in phases:
-        freeze(run.model, phase)
+        freeze(setup.model, phase)
         shortcut, precision = settings.cache.class_token_shortcut, precision_of(training)
-        cut = cut_phase(run.model, run.plan.anatomy, phase, probe, shortcut, precision)
-        cuts.append((phase, cut, _splits(run, phase)))
-        views.append(view_phase(run.model, run.plan, phase, cut))
-    say(plan_tree(run.base.name, views, training.learning_rate))
-    prepared = prepare_phases(run.model, run.plan.anatomy, cuts, settings.cache, training, share)
+        cut = cut_phase(setup.model, setup.plan.anatomy, phase, probe, shortcut, precision)
+        cuts.append((phase, cut, _splits(setup, phase)))
+        views.append(view_phase(setup.model, setup.plan, phase, cut))
+    say(plan_tree(setup.base.name, views, training.learning_rate))
+    prepared = prepare_phases(setup.model, setup.plan.anatomy, cuts, settings.cache, training, share)
     for each in prepared:
         say(describe(each))
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
-def _to_device(run: Run) -> None:
-    memory_format = choose_memory_format(run.settings.cache.memory_format)
-    nn.Module.to(nn.Module.to(run.model, run.settings.training.device), memory_format=memory_format)
+def _to_device(setup: Setup) -> None:
+    memory_format = choose_memory_format(setup.settings.cache.memory_format)
+    nn.Module.to(nn.Module.to(setup.model, setup.settings.training.device), memory_format=memory_format)
 
 
-def _train_phase(run: Run, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]) -> FreezeTrainer:
+def _train_phase(
+    setup: Setup, progress: Progress, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]
+) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
-    phase, names, resumed = ready.phase, _changing(run.model, ready.phase), around.resumed
-    run.changed |= names
-    freeze(run.model, phase)
-    before = digest(frozen_tensors(run.model, phase))
-    if (steps := _steps(run, ready)) < FEW_STEPS:
-        say(_few_steps(phase.name, steps, run.settings.training.per_device_train_batch_size))
-    trainer = _make_trainer(run, ready, _learning_rate(run, ready, resumed, say))
+    phase, names, resumed = ready.phase, _changing(setup.model, ready.phase), around.resumed
+    progress.changed |= names
+    freeze(setup.model, phase)
+    before = digest(frozen_tensors(setup.model, phase))
+    if (steps := _steps(setup, ready)) < FEW_STEPS:
+        say(_few_steps(phase.name, steps, setup.settings.training.per_device_train_batch_size))
+    trainer = _make_trainer(setup, progress, ready, _learning_rate(setup, progress, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
-    _watch(trainer, run, names)
-    run.trackers.place(len(run.phases) + 1, run.steps, run.epochs)
-    trainer.add_callback(run.trackers)
-    if trainer.args.dataloader_drop_last and not run.settings.training.dataloader_drop_last:
+    _watch(trainer, progress, names)
+    setup.trackers.place(len(progress.phases) + 1, progress.steps, progress.epochs)
+    trainer.add_callback(setup.trackers)
+    if trainer.args.dataloader_drop_last and not setup.settings.training.dataloader_drop_last:
         say(_LONE_IMAGE)
-    checkpoints = PhaseCheckpoints(run.folder, moment_of(run, trainer, around.identity), resumed)
+    checkpoints = PhaseCheckpoints(setup.folder, moment_of(progress, trainer), resumed)
     metrics = _train(trainer, checkpoints, around.preemption)
-    after = digest(frozen_tensors(run.model, phase))
+    after = digest(frozen_tensors(setup.model, phase))
     if before != after:
         raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
     result = PhaseResult(
         ready.view,
         CacheUse.of(ready.prepared),
         trainable_tensors=len(phase.trainable),
-        frozen_tensors=sum(1 for _ in frozen_tensors(run.model, phase)),
+        frozen_tensors=sum(1 for _ in frozen_tensors(setup.model, phase)),
         frozen_before=before,
         frozen_after=after,
         train_metrics=metrics,
         epochs=float(trainer.state.epoch or 0.0),
         steps=trainer.state.global_step,
-        best_epoch=run.best.epoch if _keeps_best(trainer.args) else 0.0,
+        best_epoch=progress.best.epoch if _keeps_best(trainer.args) else 0.0,
         learning_rate=trainer.args.learning_rate,
     )
-    run.add(result, trainer.state.log_history)
+    progress.add(result, trainer.state.log_history)
     return trainer
 
 
-def _steps(run: Run, ready: ReadyPhase) -> int:
+def _steps(setup: Setup, ready: ReadyPhase) -> int:
     """Return how many optimizer steps a phase makes at most."""
-    training, images = run.settings.training, len(run.sets.train)
+    training, images = setup.settings.training, len(setup.sets.train)
     if training.max_steps > 0:
         return int(training.max_steps)
     batches = images / (training.per_device_train_batch_size * training.world_size)
@@ -249,15 +250,16 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
     return outcome.metrics
 
 
-def _watch(trainer: FreezeTrainer, run: Run, names: frozenset[str]) -> None:
+def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) -> None:
     """Keep the best and the averaged weights, as the arguments ask for."""
     args: Any = trainer.args
+    trainer.add_callback(FirstStep(lambda: setattr(progress, "stepped", True)))
     if args.ema_decay is not None:
         trainer.average = Average(names, args.ema_decay)
         trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
     if args.eval_strategy != "no":
         trainer.add_callback(
-            KeepBest(run.best, names, run.epochs, args.early_stopping_patience, restore=_keeps_best(args))
+            KeepBest(progress.best, names, progress.epochs, args.early_stopping_patience, restore=_keeps_best(args))
         )
 
 
@@ -265,19 +267,21 @@ def _keeps_best(args: Any) -> bool:
     return bool(args.keep == "best" and args.eval_strategy != "no")
 
 
-def _learning_rate(run: Run, ready: ReadyPhase, resumed: Checkpoint | None, say: Callable[[str], None]) -> float:
+def _learning_rate(
+    setup: Setup, progress: Progress, ready: ReadyPhase, resumed: Checkpoint | None, say: Callable[[str], None]
+) -> float:
     """Return the phase's learning rate: as given, as found by a range test, or as found before an interruption."""
-    given = run.settings.training.learning_rate
+    given = setup.settings.training.learning_rate
     if resumed is not None:
         return float(resumed.record["learning_rate"])
-    if not run.settings.training.find_lr:
+    if not setup.settings.training.find_lr:
         return given
-    found = find_learning_rate(_make_trainer(run, ready, given), _changing(run.model, ready.phase))
-    if run.settings.training.process_index == 0:
+    found = find_learning_rate(_make_trainer(setup, progress, ready, given), _changing(setup.model, ready.phase))
+    if setup.settings.training.process_index == 0:
         from hfft.report.plots import rates_figure  # it draws; other runs do not wait for its imports
 
-        target = run.folder / run.drawn[len(run.phases)]
-        claim(run.folder, [target.name])
+        target = setup.folder / setup.drawn[len(progress.phases)]
+        claim(setup.folder, [target.name])
         rates_figure(found.tried, found.losses, found.learning_rate, target)
         say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
     return found.learning_rate
@@ -294,35 +298,35 @@ def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> N
         set_seed(trainer.args.seed)
 
 
-def _splits(run: Run, phase: Phase) -> dict[str, ImagesAndPixels]:
+def _splits(setup: Setup, phase: Phase) -> dict[str, ImagesAndPixels]:
     """Return what a phase reads: the test images only where the probe or the last evaluation reads them."""
-    data, seed = run.settings.data, run.settings.training.seed
+    data, seed = setup.settings.data, setup.settings.training.seed
     views = data.views if data.augment != "none" else 1
-    views = min(views, math.ceil(run.settings.training.num_train_epochs))
-    augmented = Pixels(run.processor, data.augment, seed, run.settings.cache.exact)
+    views = min(views, math.ceil(setup.settings.training.num_train_epochs))
+    augmented = Pixels(setup.processor, data.augment, seed, setup.settings.cache.exact)
     splits = {
-        "train": ImagesAndPixels(run.sets.train, augmented, views),
-        "validation": ImagesAndPixels(run.sets.validation, run.plain_pixels),
+        "train": ImagesAndPixels(setup.sets.train, augmented, views),
+        "validation": ImagesAndPixels(setup.sets.validation, setup.plain_pixels),
     }
-    probed = run.settings.training.baselines != "none" and phase is run.plan.phases[0]
-    if run.sets.test is not None and (probed or phase is run.plan.phases[-1]):
-        splits["test"] = ImagesAndPixels(run.sets.test, run.plain_pixels)
+    probed = setup.settings.training.baselines != "none" and phase is setup.plan.phases[0]
+    if setup.sets.test is not None and (probed or phase is setup.plan.phases[-1]):
+        splits["test"] = ImagesAndPixels(setup.sets.test, setup.plain_pixels)
     return splits
 
 
-def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
-    prepared, training = ready.prepared, _arguments_of(run, ready, learning_rate)
+def _make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
+    prepared, training = ready.prepared, _arguments_of(setup, progress, ready, learning_rate)
     set_seed(training.seed)
     datasets = prepared.datasets
     trainer = FreezeTrainer(
-        run.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
+        setup.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
     trainer.test_dataset = datasets.get("test")
-    trainer.objective = _objective(run)
-    trainer.add_callback(Views(datasets["train"].show_view, run.epochs))  # type: ignore[attr-defined]
-    for callback in run.callbacks:
+    trainer.objective = _objective(setup)
+    trainer.add_callback(Views(datasets["train"].show_view, progress.epochs))  # type: ignore[attr-defined]
+    for callback in setup.callbacks:
         if isinstance(callback, PhaseCallback):
-            callback.on_phase_begin(ready.phase.name, run.epochs)
+            callback.on_phase_begin(ready.phase.name, progress.epochs)
         trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
     if not training.disable_tqdm:
@@ -331,21 +335,22 @@ def _make_trainer(run: Run, ready: ReadyPhase, learning_rate: float) -> FreezeTr
     return trainer
 
 
-def _arguments_of(run: Run, ready: ReadyPhase, learning_rate: float) -> FinetuneArguments:
+def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FinetuneArguments:
     """Return a phase's own copy of the training arguments."""
-    training = copy.copy(run.settings.training)
+    training = copy.copy(setup.settings.training)
     training.num_train_epochs = ready.phase.epochs
     training.learning_rate = learning_rate
     training.label_names = ["labels"]
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
-    training.report_to = []  # run.trackers are told of all phases
-    before = run.steps if training.eval_strategy == "steps" else run.epochs
+    training.report_to = []  # setup.trackers are told of all phases
+    before = progress.steps if training.eval_strategy == "steps" else progress.epochs
     training.eval_delay = max(0, training.eval_delay - before)
-    training.dataloader_drop_last |= _ends_with_one(run, ready.phase)
+    training.dataloader_drop_last |= _ends_with_one(setup, ready.phase)
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
-        training.ddp_find_unused_parameters = bool(idle_parameters(run.model, ready.prepared.suffix, moved))
+        idle = idle_parameters(setup.model, ready.prepared.suffix, moved, precision_of(training))
+        training.ddp_find_unused_parameters = bool(idle)
     return training
 
 
@@ -355,22 +360,22 @@ _LONE_IMAGE = (
 )
 
 
-def _ends_with_one(run: Run, phase: Phase) -> bool:
+def _ends_with_one(setup: Setup, phase: Phase) -> bool:
     """Whether the last batch of an epoch holds one image, and batch norms learn from it."""
-    training, images = run.settings.training, len(run.sets.train)
+    training, images = setup.settings.training, len(setup.sets.train)
     batch = training.per_device_train_batch_size
     if training.world_size > 1 or images <= batch or batch == 1 or images % batch != 1:
         return False
     return any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in phase.eval_modules
-        for name, module in run.model.named_modules()
+        for name, module in setup.model.named_modules()
     )
 
 
-def _objective(run: Run) -> Objective:
-    training, classes = run.settings.training, len(run.sets.labels)
+def _objective(setup: Setup) -> Objective:
+    training, classes = setup.settings.training, len(setup.sets.labels)
     balanced = training.class_weights == "balanced"
-    weights = balanced_weights(run.sets.train.labels.tolist(), classes) if balanced else None
+    weights = balanced_weights(setup.sets.train.labels.tolist(), classes) if balanced else None
     return Objective(classes, training.label_smoothing_factor, weights, training.mixup)
 
 

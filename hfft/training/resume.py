@@ -7,10 +7,11 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,9 @@ from hfft.data.preprocessing import Pixels
 from hfft.errors import ArgumentError, OutputError, one_line
 from hfft.planning.plan import Phase
 from hfft.training.callbacks import Average, Best
-from hfft.training.run import Baselines, PhaseResult
+from hfft.training.progress import Baselines, PhaseResult, Progress
+from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
-
-if TYPE_CHECKING:
-    from hfft.training.run import Run
-
 
 FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
@@ -135,6 +133,7 @@ def find_checkpoint(wish: str | bool | None, folder: Path) -> Checkpoint | None:
                 f"--resume_from_checkpoint {wish} holds no {RECORD}; give a checkpoint-* folder of hfft"
             )
         return _open(place)
+    _put_back(folder)
     found = list_checkpoints(folder)
     return _open(found[-1]) if found else None
 
@@ -144,6 +143,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in folder.glob("checkpoint-*")}
     whole = {path: int(match[1]) for path, match in steps.items() if match and _is_own(path)}
     return sorted(whole, key=lambda path: whole[path])
+
+
+def _put_back(folder: Path) -> None:
+    """Give a checkpoint its name back that a kill caught while another one of that name was about to replace it."""
+    for aside in folder.glob(".checkpoint-*.old"):
+        place = folder / aside.name.removeprefix(".").removesuffix(".old")
+        if _is_own(aside) and not place.exists():
+            with suppress(OSError):  # another process was faster
+                aside.rename(place)
 
 
 def remove_checkpoints(folder: Path, keep: int = 0) -> None:
@@ -209,26 +217,26 @@ LIBRARIES = ("torch", "torchvision", "transformers", "timm", "accelerate", "pill
 """Whose versions may change a run's bits."""
 
 
-def identity_of(run: Run) -> dict[str, Any]:
+def identity_of(setup: Setup) -> dict[str, Any]:
     """Return, by name, everything that two runs must share for one to go on where the other stopped.
 
     That is every option but those in `MAY_CHANGE`, and what they stand for: weights, images, labels, versions.
     """
-    settings, sets = run.settings, run.sets
+    settings, sets = setup.settings, setup.sets
     training: Any = settings.training
     given = (asdict(settings.model), asdict(settings.data), asdict(settings.policy), asdict(settings.cache))
     options: dict[str, Any] = {name: value for each in (*given, training.to_dict()) for name, value in each.items()}
     identity = {
         **{name: value for name, value in options.items() if name not in MAY_CHANGE},
-        "model": run.pretrained.sha256,
-        "model configuration": _digest(_configuration(run.model.config.to_dict())),
-        "plan": _digest([_plain_phase(phase) for phase in run.plan.phases]),
+        "model": setup.pretrained.sha256,
+        "model configuration": _digest(_configuration(setup.model.config.to_dict())),
+        "plan": _digest([_plain_phase(phase) for phase in setup.plan.phases]),
         "labels": list(sets.labels),
         "training images": _images(sets.train),
         "validation images": _images(sets.validation),
         "test images": _images(sets.test) if sets.test is not None else None,
         "preprocessing": Pixels(
-            run.processor, settings.data.augment, training.seed, settings.cache.exact
+            setup.processor, settings.data.augment, training.seed, settings.cache.exact
         ).fingerprint()[:_DIGITS],
         "processes": training.world_size,
         "device": training.device.type,
@@ -243,33 +251,37 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
-def moment_of(run: Run, trainer: FreezeTrainer, identity: dict[str, Any]) -> Moment:
+def moment_of(progress: Progress, trainer: FreezeTrainer) -> Moment:
     """Return the moment at which a phase begins; its weights are read when a checkpoint is made."""
     return Moment(
-        identity,
-        phase=len(run.phases),
-        done={"phases": [asdict(each) for each in run.phases], "log": run.log, "baselines": _plain(run.baselines)},
-        steps=run.steps,
-        changed=run.changed,
-        best=run.best,
+        progress.identity,
+        phase=len(progress.phases),
+        done={
+            "phases": [asdict(each) for each in progress.phases],
+            "log": progress.log,
+            "baselines": _plain(progress.baselines),
+        },
+        steps=progress.steps,
+        changed=progress.changed,
+        best=progress.best,
         average=trainer.average,
         lr_scales=trainer.phase.lr_scales,
         learning_rate=trainer.args.learning_rate,
     )
 
 
-def restore_run(run: Run, checkpoint: Checkpoint) -> None:
-    """Bring a run that was just set up to where the checkpoint's phase began, with the checkpoint's weights."""
+def restore_progress(progress: Progress, model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Bring a new progress to where the checkpoint's phase began, and the model to the checkpoint's weights."""
     done = checkpoint.record["done"]
-    run.phases = [PhaseResult.from_dict(each) for each in done["phases"]]
-    run.log = done["log"]
+    progress.phases = [PhaseResult.from_dict(each) for each in done["phases"]]
+    progress.log = done["log"]
     predictions = {
         name: {split: np.asarray(values, np.int64) for split, values in splits.items()}
         for name, splits in done["baselines"]["predictions"].items()
     }
-    run.baselines = Baselines(predictions, done["baselines"]["seconds"])
-    run.changed = frozenset(checkpoint.tensors["model"])
-    checkpoint.restore_weights(run.model)
+    progress.baselines = Baselines(predictions, done["baselines"]["seconds"])
+    progress.changed = frozenset(checkpoint.tensors["model"])
+    checkpoint.restore_weights(model)
 
 
 def _plain(baselines: Baselines) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class FreezeTrainer(Trainer):
         model: the model; it is frozen here as `phase` says, until `hfft.planning.freezing.unfreeze`.
         args: training arguments; ``num_train_epochs`` is taken from the phase.
         phase: what is trained.
-        suffix: how a batch reaches the trainable part.
+        suffix: how a batch reaches the trainable part; by default pixels run through all of the model.
         train_dataset: items or batches of cached activations or pixels, with labels.
         eval_dataset: the same for validation.
 
@@ -65,6 +65,15 @@ class FreezeTrainer(Trainer):
         divergence: ends the training when a loss is not finite.
         test_dataset: the same as `eval_dataset` for the test images, or None.
         predictions: of the last evaluation.
+
+    Example:
+        ``run`` is what `hfft.finetune` gave back:
+
+        >>> items = [{"pixel_values": torch.zeros(3, 224, 224), "labels": torch.tensor(0)}] * 4
+        >>> training, phase = run.settings.training, run.plan.phases[0]
+        >>> trainer = hfft.FreezeTrainer(run.model, training, phase, train_dataset=items, eval_dataset=items)
+        >>> sum(p.requires_grad for p in trainer.classifier.parameters()) == len(phase.trainable)
+        True
     """
 
     def __init__(
@@ -72,13 +81,13 @@ class FreezeTrainer(Trainer):
         model: PreTrainedModel,
         args: FinetuneArguments,
         phase: Phase,
-        suffix: Suffix,
+        suffix: Suffix | None = None,
         train_dataset: Dataset[Any] | None = None,
         eval_dataset: Dataset[Any] | None = None,
     ) -> None:
         self.classifier = model
         self.phase = phase
-        self.suffix = suffix
+        self.suffix = suffix or Suffix()
         self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
@@ -214,11 +223,13 @@ class FreezeTrainer(Trainer):
     def release(self) -> None:
         """Let go of the DDP wrap and of autocast; the bare model may then begin another phase.
 
-        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw.
+        A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw. An evaluation
+        puts autocast around the model again, and so does the next phase, but only where accelerate does not take the
+        model for prepared already.
         """
         self.model_wrapped = self.classifier
         self.accelerator.free_memory()
-        self.accelerator.unwrap_model(self.classifier, keep_fp32_wrapper=False)
+        _without_autocast(self.classifier)
         gc.collect()
 
     def _apart(self, loader: Any) -> DataLoader[Any]:
@@ -280,6 +291,17 @@ class FreezeTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         elif checkpoint is not None:
             self.checkpoints.restore_random_state(self)
+
+
+def _without_autocast(model: nn.Module) -> None:
+    """Give a model its own forward back, which accelerate's unwrap_model strips of transformers' decorators as well."""
+    own = vars(model)
+    own.pop("_is_accelerate_prepared", None)
+    original = own.pop("_original_forward", None)
+    if original is not None:
+        own.pop("forward")
+        if model.forward != original:  # it was not that of the class
+            own["forward"] = original
 
 
 def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable[[int], float]:

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import safetensors.torch
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tampering import tamper
 
 from hfft.cache.entries import list_entries, prune
 from hfft.cache.placement import Placement, choose_placement
 from hfft.cache.rows import make_rows
-from hfft.cache.shards import ROWS, checksum_of, read_names
 from hfft.cache.store import ActivationCache, CacheKey
 from hfft.cli import main
 from hfft.errors import OutputError
@@ -235,15 +234,6 @@ def test_equal_weights_with_another_configuration_are_computed(
     cached = weights(train, base, tmp_path / "run2")
     assert REUSED not in capsys.readouterr().out
     assert same(cached, weights(train, base, tmp_path / "run3", "--cache", "off"))
-
-
-def tamper(entry: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Replace rows by others whose checksums are right, as a key that knows too little would."""
-    for file in entry.glob("*.safetensors"):
-        changed = {key: change(value) for key, value in load_file(file).items()}
-        content = safetensors.torch.save(changed, {ROWS: json.dumps(read_names(file))})
-        file.unlink()
-        (entry / f"{checksum_of(content)}.safetensors").write_bytes(content)
 
 
 @pytest.mark.parametrize(

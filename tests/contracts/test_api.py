@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shutil
 import subprocess
@@ -75,6 +76,22 @@ def test_errors(options: dict[str, object], error: type[Exception], message: str
     given: dict[str, Any] = {"output_dir": str(tmp_path / "output"), "use_cpu": True} | options
     with pytest.raises(error, match=re.escape(message)):
         hfft.finetune(**given)
+
+
+def test_every_public_name_has_an_example_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "photos" / "train", count=4)
+    make_images(tmp_path / "photos" / "test", count=2)
+    monkeypatch.chdir(tmp_path)
+    names = ["finetune", *sorted({*hfft.__all__} - {"finetune", "__version__"})]  # the others read what it leaves
+    shared: dict[str, Any] = {"hfft": hfft, "torch": torch}
+    for name in names:
+        thing = getattr(hfft, name)
+        (found,) = doctest.DocTestFinder(recurse=False, exclude_empty=False).find(thing, name, globs=shared)
+        assert found.examples, name
+        said: list[str] = []
+        outcome = doctest.DocTestRunner().run(found, out=said.append, clear_globs=False)
+        assert outcome.failed == 0, "".join(said)
+        shared |= found.globs
 
 
 def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

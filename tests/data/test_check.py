@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import hfft.data.probe
@@ -140,13 +141,13 @@ def test_many_images_are_checked_in_workers_with_progress(
     folder = image_folder(per_class=100)
     (folder / "red" / "099.png").write_bytes(b"no image")
     workers = []
-    loader = getattr(hfft.data.probe, "DataLoader")  # noqa: B009  (imported there, not exported)
+    loader = torch.utils.data.DataLoader
 
     def remember(*args: Any, **kwargs: Any) -> Any:
         workers.append(kwargs["num_workers"])
         return loader(*args, **kwargs)
 
-    monkeypatch.setattr(hfft.data.probe, "DataLoader", remember)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", remember)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert main(["check", str(folder)]) == 1
     printed = capsys.readouterr()

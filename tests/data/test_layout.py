@@ -127,7 +127,15 @@ def test_what_pillow_only_names_does_not(ending: str) -> None:
 
 def test_given_to_nothing_and_repeated_names_are_said() -> None:
     assert "the split holdout" in layout([*below("train"), *below("holdout")]).notes[0]
-    assert "read as classes, but all of them hold" in layout([*below("A"), *below("B")]).notes[0]
+    assert "are read as classes, but repeat the folders" in layout([*below("A"), *below("B")]).notes[0]
+    some = [f"set 1/{name}/0.png" for name in ("cat", "dog")] + ["set 2/cat/0.png"]
+    assert "the folders set 1, set 2 are read as classes, but repeat the folders cat:" in layout(some).notes[0]
+
+
+@pytest.mark.parametrize("inner", [("images", "images"), ("a", "b"), ("a b c", "c d e")])
+def test_folders_within_classes_are_no_splits(inner: tuple[str, str]) -> None:
+    paths = [f"{top}/{name}/0.png" for top, names in zip(("cat", "dog"), inner, strict=True) for name in names.split()]
+    assert layout(paths).notes == ()
 
 
 def test_classes_are_composed() -> None:

@@ -42,7 +42,7 @@ def _finetune(hub: FakeHub, tmp_path: Path, output: str, *flags: str) -> subproc
     command = [sys.executable, "-m", "hfft", "finetune", "--model_name_or_path", str(tmp_path / "base"), *flags]
     command += ["--output_dir", str(tmp_path / output), "--num_train_epochs", "1", "--disable_tqdm", "true"]
     command += ["--baselines", "none", "--figures", "false"]
-    return subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=3600)
 
 
 def test_a_stream_gives_the_run_that_folders_give(hub: FakeHub, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small_model
+from tampering import tamper
 
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import make_plan
@@ -23,6 +24,8 @@ from hfft.split.halves import Suffix, idle_parameters
 
 Folder = Callable[..., Path]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
+PATIENCE = 3600
+"""Seconds after which processes that wait for each other are given up; no time that a busy machine may need."""
 LAUNCH = {
     1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
     2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
@@ -36,7 +39,7 @@ def launch(processes: int, *flags: Any) -> str:
     command = [sys.executable, *LAUNCH[processes], SCRIPT, *batch, *common, "--baselines", "none", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -89,6 +92,69 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", ["all", "some"])
+def test_wrong_rows_in_a_cache_are_computed_again_by_all_ranks(
+    wrong: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    """What is found is compared with what the model computes: the ranks must come to one verdict, or one would wait."""
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--cache", "disk"]
+    flags += ["--cache_dir", tmp_path / "cache", "--policy", "head", "--save_strategy", "no"]
+    launch(2, *flags, "--output_dir", tmp_path / "first")
+    entries = [file.parent for file in (tmp_path / "cache").glob("*/entry.json")]
+    assert entries
+    for entry in entries:
+        tamper(entry, lambda rows: rows * 1.5, None if wrong == "all" else 1)
+    printed = launch(2, *flags, "--output_dir", tmp_path / "second")
+    assert "did not match what the model computes now: computed again" in printed
+    first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_two_processes_train_in_mixed_precision(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    """Cached activations in bfloat16 meet weights in float32 where DDP is asked for idle parameters as well."""
+    flags = ["--model_name_or_path", pretrained("resnet"), "--train_dir", image_folder(), "--bf16", "true"]
+    launch(2, *flags, "--ddp_backend", "gloo", "--policy", "lp_ft", "--output_dir", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "hfft.json").read_text())["arguments"]["bf16"] is True
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert losses[-1] == losses[-2]  # the last evaluation is that of the same weights, and in the same precision
+
+
+def test_a_backend_of_gpus_is_refused_on_cpus(tmp_path: Path) -> None:
+    command = [sys.executable, *LAUNCH[2], str(SCRIPT), "--ddp_backend", "nccl", "--use_cpu", "true"]
+    done = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "--ddp_backend nccl needs GPUs; on CPUs give gloo" in done.stderr
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_sets_smaller_than_the_batches_of_all_processes(
+    images: int, pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    """Fewer test images than processes times the batch, and fewer than processes: each is counted once."""
+    tests = image_folder("test", per_class=1, classes=("blue", "green", "red")[:images], seed=3)
+    flags = ["--model_name_or_path", pretrained("resnet"), "--train_dir", image_folder(per_class=2)]
+    flags += ["--validation_dir", image_folder("validation", per_class=1, seed=2), "--test_dir", tests]
+    flags += ["--policy", "head", "--per_device_train_batch_size", 8]
+    found = []
+    for processes in (1, 2):
+        launch(processes, *flags, "--output_dir", tmp_path / str(processes))
+        found.append(json.loads((tmp_path / str(processes) / "hfft.json").read_text())["metrics"])
+    assert {split: metrics["images"] for split, metrics in found[1].items()} == {"validation": 3, "test": images}
+    assert found[1]["test"]["values"]["loss"] > 0
+
+
+def test_the_script_ends_without_a_launcher(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--use_cpu", "true"]
+    flags += ["--output_dir", tmp_path / "run", "--baselines", "none", "--num_train_epochs", 1]
+    command = [str(part) for part in (sys.executable, SCRIPT, *flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 1
+
+
 def test_idle_parameters_are_found() -> None:
     model, inputs = small_model("clip")
     anatomy = find_anatomy(model)
@@ -111,7 +177,7 @@ def spawn(program: str, folder: Path, processes: int = 2) -> subprocess.Complete
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=300, check=False
+        [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
 
 
@@ -196,7 +262,7 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
             )
         )
     for machine in machines:
-        _, error = machine.communicate(timeout=300)
+        _, error = machine.communicate(timeout=PATIENCE)
         assert machine.returncode == 0, error[-3000:]
     assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
     for rank in range(2):

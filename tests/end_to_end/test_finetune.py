@@ -10,16 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from runs import Folder, losses, run
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hfft.cli import main
 from hfft.errors import HfftError
+from hfft.inference.classifier import classify, load_classifier
 from hfft.planning.registry import find_anatomy
+from hfft.report.card import DEEP_GREY
 
 ROOT = Path(__file__).parents[2]
 
@@ -303,3 +306,42 @@ def test_overwrite_replaces_a_run(job: Callable[..., Path]) -> None:
     first = losses(job("resnet", "out"))
     second = losses(job("resnet", "out", "--overwrite_output_dir", "true", "--seed", 3))
     assert first != second
+
+
+def test_the_card_says_what_stock_tools_make_of_deep_grey(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    """Three shades of 16 bits, all of them white for Pillow: hfft tells them apart, the stock pipeline does not."""
+    images, random = tmp_path / "deep", np.random.default_rng(0)
+    for label, shade in (("dark", 10_000), ("grey", 30_000), ("light", 50_000)):
+        (images / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(shade, shade + 9000, (40, 36)).astype(np.uint16)
+            pixels[0, 0] = 65535
+            Image.fromarray(pixels).save(images / label / f"{number}.png")
+    files = sorted(str(file) for file in images.glob("*/*.png"))
+    model, trained = pretrained("resnet"), ("--policy", "full", "--learning_rate", 1e-2, "--num_train_epochs", 6)
+    out, common = tmp_path / "out", ("--per_device_train_batch_size", 4, "--baselines", "none", "--figures", "false")
+    assert run("--train_dir", images, "--model_name_or_path", model, "--output_dir", out, *trained, *common) == 0
+    stock = [row[0]["label"] for row in pipeline("image-classification", model=str(out))(files)]
+    ours = [each.label for each in classify(load_classifier(out), files)]
+    truth = [Path(file).parent.name for file in files]
+    assert sum(map(str.__eq__, ours, truth)) > 20
+    assert len(set(stock)) == 1
+    card = (out / "README.md").read_text()
+    assert "100.0% of the training images are grey of more than 8 bits" in card
+    assert DEEP_GREY in card
+    plain = tmp_path / "plain"
+    assert run("--train_dir", image_folder(), "--model_name_or_path", model, "--output_dir", plain, *common) == 0
+    assert "of the training images are grey of more" not in (plain / "README.md").read_text()
+
+
+def test_no_file_holds_a_token(job: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record, card, checkpoints, trackers, cache: nothing of what a run leaves anywhere."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
+    tokens = ("--token", "hf_of_the_model", "--hub_token", "hf_of_the_hub")
+    job("resnet", "out", *tokens, "--report_to", "tensorboard", "--save_strategy", "epoch", "--policy", "lp_ft")
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"hfft.json", "README.md", "tensors.safetensors"} <= {file.name for file in files}
+    assert any(file.name.startswith("events.") for file in files)
+    assert not [file for file in files if b"hf_of_the" in file.read_bytes()]

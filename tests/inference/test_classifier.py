@@ -183,3 +183,21 @@ def test_images_of_several_shapes_are_classified(pretrained: Callable[..., Path]
     rows = list(classify(load_classifier(folder), sources))
     assert [bool(row.label) for row in rows] == [True] * 3
     assert rows[0].probability == pytest.approx(rows[2].probability, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [(("x",), None), (LABELS, "multi_label_classification"), (LABELS, "regression"), (("x",), "regression")],
+)
+def test_a_model_that_does_not_choose_one_label_is_refused(
+    labels: tuple[str, ...], kind: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Softmax would call every image 1.000 of a single output, and make labels exclude each other that do not."""
+    folder = make_model(tmp_path / "model", labels)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
+    (image,) = list(make_images(tmp_path / "images", ("red",), count=1).rglob("*.png"))
+    assert main(["predict", str(image), "--model", str(folder)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "does not choose one label for each image" in error
+    assert (kind or "single output") in error

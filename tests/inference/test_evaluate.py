@@ -14,7 +14,7 @@ from finished import LABELS, make_images, make_model
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from hfft.arguments import CheckpointArguments
+from hfft.arguments import CheckpointArguments, EvaluateArguments
 from hfft.cli import main
 from hfft.errors import DataError
 from hfft.inference.evaluate import Evaluation, describe_evaluation, evaluate
@@ -87,6 +87,30 @@ def test_labels_of_a_data_set_are_read_by_name(model: Path, images: Path, tmp_pa
     assert evaluation.per_class == folder.per_class
     with pytest.raises(DataError, match="no split 'test' among validation"):
         judge(model, tmp_path / "c", dataset_name=str(tmp_path / "saved"), split="test")
+
+
+def test_a_set_without_splits_is_evaluated_as_a_whole(model: Path, images: Path, tmp_path: Path) -> None:
+    rows = [f"{file.relative_to(images)},{file.parent.name}" for file in sorted(images.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label", *(f"images/{row}" for row in rows)]))
+    shutil.make_archive(str(tmp_path / "packed"), "zip", images)
+    expected = judge(model, tmp_path / "dir", validation_dir=str(images)).metrics.values
+    for number, name in enumerate((images, tmp_path / "table.csv", tmp_path / "packed.zip")):
+        evaluation = judge(model, tmp_path / str(number), dataset_name=str(name))
+        assert evaluation.metrics.values == expected
+        assert "Evaluated on all 15 images: there is no test or validation split" in evaluation.notes
+        assert evaluation.notes[-1] in describe_evaluation(evaluation)
+    with pytest.raises(DataError, match="no split 'test' among train"):
+        judge(model, tmp_path / "c", dataset_name=str(images), split="test")
+
+
+def test_of_several_splits_none_is_guessed(model: Path, images: Path, tmp_path: Path) -> None:
+    rows = [f"images/{file.relative_to(images)},{file.parent.name}" for file in sorted(images.rglob("*.png"))]
+    splits = ("train", "holdout")
+    lines = [f"{row},{splits[number % 2]}" for number, row in enumerate(rows)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label,split", *lines]))
+    with pytest.raises(DataError, match="no test or validation split among train, holdout; choose one with --split"):
+        judge(model, tmp_path / "out", dataset_name=str(tmp_path / "table.csv"))
+    assert judge(model, tmp_path / "h", dataset_name=str(tmp_path / "table.csv"), split="holdout").metrics.images == 7
 
 
 def test_a_class_that_the_model_does_not_know(model: Path, images: Path, tmp_path: Path) -> None:

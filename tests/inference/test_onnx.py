@@ -16,6 +16,7 @@ import torch
 from finished import LABELS, make_images, make_model, run_finetune
 from torch import Tensor
 
+from hfft.arguments import ExportArguments
 from hfft.cli import main
 from hfft.data.images import open_image
 from hfft.data.preprocessing import collate
@@ -47,7 +48,7 @@ def check_batches(folder: Path, images: Path, path: Path) -> None:
     classifier = load_classifier(folder, device="cpu")
     pixels = [classifier.pixels(open_image(file, file)) for file in find_images([images])]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for count in (1, 2, 5, 9):
+    for count in (1, 2, 5, 7, 9):
         inputs = collate(pixels[:count])
         (found,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
         assert np.allclose(found, classifier.logits(inputs).numpy(), atol=1e-4)
@@ -60,7 +61,9 @@ def test_agrees_with_pytorch_at_any_batch_size(model: Path, images: Path, export
     check_batches(model, images, path)
 
 
-@pytest.mark.parametrize("kind", ["timm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("resnet", "swin"))])
+@pytest.mark.parametrize(
+    "kind", ["swin", "convnext", "timm", "timm-convnext", pytest.param("resnet", marks=pytest.mark.slow)]
+)
 def test_other_models(pretrained: Callable[[str], Path], images: Path, tmp_path: Path, kind: str) -> None:
     folder = pretrained(kind)
     path, _ = export(folder, ExportArguments(images=str(images), output_file=str(tmp_path / "x.onnx")))

@@ -18,7 +18,7 @@ from hfft.errors import ArgumentError
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
 from hfft.output_folder import note, owned
-from hfft.training.run import Settings
+from hfft.training.setup import Settings
 
 Folder = Callable[..., Path]
 

@@ -19,10 +19,10 @@ import hfft.jobs.results
 import hfft.report.write
 from hfft.errors import HfftError, ModelError, OutputError
 from hfft.hub.push import Target, collect
+from hfft.jobs.run import Run
 from hfft.output_folder import CLAIMS, RESULTS, claim, foreign, owned
 from hfft.report.record import read_record
 from hfft.report.staging import staged_results
-from hfft.training.run import Run
 
 Folder = Callable[..., Path]
 Files = dict[str, bytes]

@@ -17,7 +17,7 @@ from hfft.cli import main
 from hfft.data.load import load_image_sets
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.training.baselines import fit_probe, pooled
-from hfft.training.run import Baselines
+from hfft.training.progress import Baselines
 
 Folder = Callable[..., Path]
 
@@ -129,15 +129,16 @@ def test_mistakes_come_most_confident_first_and_are_drawn(image_folder: Folder, 
     logits[0, images.labels[0]] = 5  # right
     logits[1, (images.labels[1] + 1) % 3] = 2  # wrong
     logits[2, (images.labels[2] + 1) % 3] = 4  # wrong and surer
-    found = find_mistakes(images, ("blue", "green", "red"), logits)
+    labels = ("blue", "green", "red")
+    found = find_mistakes(images, labels, logits)
     assert [mistake.row for mistake in found] == [2, 1]
     assert found[0].probability == pytest.approx(np.exp(4) / (np.exp(4) + 2), abs=1e-5)
     assert found[0].file == images.files[2]
     sheet = tmp_path / "mistakes.png"
     (images.root or tmp_path).joinpath(found[1].file).unlink()  # gone since: still a sheet
-    assert write_mistakes(sheet, images, found)
+    assert write_mistakes(sheet, images, labels, found)
     assert Image.open(sheet).size[0] > 500
-    assert not write_mistakes(sheet, images, [])
+    assert not write_mistakes(sheet, images, labels, [])
     assert not sheet.exists()
 
 

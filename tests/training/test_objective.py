@@ -61,6 +61,22 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     assert sum(float(weights[label]) for label in labels) == 9  # one class of four is empty
 
 
+def test_weighted_losses_of_accumulated_batches_add_up_to_that_of_one_batch() -> None:
+    """Divided by images, not by the sum of weights as torch's mean is, which would depend on how a step is cut."""
+    logits, labels = (
+        torch.randn(8, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]),
+    )
+    objective = Objective(3, class_weights=torch.tensor([0.5, 1, 2]))
+    parts = [objective.loss(logits[rows], labels[rows], 8) for rows in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(parts), objective.loss(logits, labels, 8))
+    means = [
+        F.cross_entropy(logits[rows], labels[rows], objective.class_weights) for rows in (slice(0, 4), slice(4, 8))
+    ]
+    whole = F.cross_entropy(logits, labels, objective.class_weights)
+    assert abs(float(sum(means) / 2 - whole)) > 1e-3
+
+
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -90,6 +106,22 @@ def test_average_follows_its_formula() -> None:
         assert torch.equal(net.state_dict()["0.weight"], average.tensors["0.weight"])
         assert torch.equal(net.state_dict()["0.bias"], now["0.bias"])
     assert equal(net.state_dict(), now)
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater", "best_epoch"),
+    [(None, None, 2), ("accuracy", True, 2), ("loss", False, 3), ("f1_macro", True, 1), ("loss", True, 1)],
+)
+def test_the_metric_decides_which_weights_are_the_best(metric: Any, greater: Any, best_epoch: int) -> None:
+    net, best = model(), Best()
+    keep = KeepBest(best, frozenset({"0.weight"}))
+    args = SimpleNamespace(metric_for_best_model=metric, greater_is_better=greater)
+    control = SimpleNamespace(should_training_stop=False)
+    keep.on_train_begin(None, state(0), control, model=net)
+    for epoch, (accuracy, loss, f1) in enumerate(((0.5, 1.0, 0.7), (0.6, 0.9, 0.5), (0.4, 0.1, 0.4)), start=1):
+        metrics = {"eval_accuracy": accuracy, "eval_loss": loss, "eval_f1_macro": f1}
+        keep.on_evaluate(args, state(epoch, epoch), control, metrics=metrics, model=net)
+    assert best.epoch == best_epoch
 
 
 def test_best_goes_on_over_phases_and_counts_what_is_stale() -> None:

@@ -26,9 +26,9 @@ import hfft.jobs.finetune
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import PreemptedError
-from hfft.training import resume
+from hfft.training import checkpointing, resume
+from hfft.training.progress import PhaseResult
 from hfft.training.resume import MAY_CHANGE
-from hfft.training.run import PhaseResult
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
@@ -190,6 +190,29 @@ def test_a_half_written_checkpoint_is_never_picked(
     start(tmp_path / "whole", given)
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     assert not list((tmp_path / "run").glob(".checkpoint-*"))
+
+
+def test_a_checkpoint_that_was_about_to_be_replaced_is_found(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two renames that put one checkpoint in another one's place, where a step is saved twice."""
+    given = flags("vit", *STEPS)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, kill_at=5)
+    (newest,) = resume.list_checkpoints(tmp_path / "run")[-1:]
+    partial = newest.with_name(f".{newest.name}.partial")
+    shutil.copytree(newest, partial)
+    with monkeypatch.context() as patched:
+        interrupt_saving(patched, "os.replace", 2)
+        with pytest.raises(Killed):
+            checkpointing._publish(partial, newest)
+    assert not newest.exists()
+    found = resume.find_checkpoint("true", tmp_path / "run")
+    assert found is not None
+    assert found.folder == newest
+    start(tmp_path / "run", (*given, "--resume_from_checkpoint", "true"))
+    start(tmp_path / "whole", given)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(
@@ -391,7 +414,7 @@ def kill_and_resume(processes: int, kills: int, given: tuple[Any, ...], tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HFFT_CACHE": str(tmp_path / "cache")}
     whole = tmp_path / "whole"
     began = time.perf_counter()
-    subprocess.run(command(processes, whole, given), env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(command(processes, whole, given), env=environment, check=True, capture_output=True, timeout=3600)
     seconds = time.perf_counter() - began
     shutil.rmtree(tmp_path / "cache")
     folder = tmp_path / "killed"
@@ -412,7 +435,7 @@ def kill_and_resume(processes: int, kills: int, given: tuple[Any, ...], tmp_path
             shutil.rmtree(folder)
             shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     done = subprocess.run(
-        command(processes, folder, given), env=environment, capture_output=True, text=True, timeout=300, check=False
+        command(processes, folder, given), env=environment, capture_output=True, text=True, timeout=3600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert equal(weights(folder), weights(whole)), f"kill seed {seed}"
@@ -437,4 +460,4 @@ def test_records_survive_json(flags: Flags, tmp_path: Path) -> None:
     assert len(run.phases) == 2
     for result in run.phases:
         assert PhaseResult.from_dict(json.loads(json.dumps(asdict(result)))) == result
-    assert torch.is_tensor(next(iter(run.best.tensors.values())))
+    assert torch.is_tensor(next(iter(run.progress.best.tensors.values())))

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +72,21 @@ def test_wandb_offline(flags: list[Any], tmp_path: Path, monkeypatch: pytest.Mon
         assert run(*flags, "--report_to", "wandb", "--overwrite_output_dir") == 0
         assert wandb.run is None
         assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == number
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+def test_trackio(flags: list[Any], tmp_path: Path) -> None:
+    """In a process of its own, since trackio reads where to write when it is imported."""
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    tracked = ("--report_to", "trackio", "--project", "ours", "--run_name", "first")
+    command = [sys.executable, "-m", "hfft", "finetune", *map(str, flags), *tracked]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    with closing(sqlite3.connect(tmp_path / "trackio" / "ours.db")) as base:
+        found = base.execute("select run_name, metrics from metrics order by step").fetchall()
+    assert {name for name, _ in found} == {"first"}
+    entries = [json.loads(metrics) for _, metrics in found]
+    assert [entry["train/phase"] for entry in entries if "train/loss" in entry] == [1, 2]
+    assert "test/accuracy" in entries[-1]
 
 
 def test_a_tracker_that_is_not_installed_is_one_line(

@@ -50,7 +50,7 @@ class Job:
     device: str = ""
 
     def arguments(self) -> dict[str, dict[str, Any]]:
-        """Return the options of the run, grouped as `hfft.training.run.Settings` groups them."""
+        """Return the options of the run, grouped as `hfft.training.setup.Settings` groups them."""
         images = self.images
         splits = ("train", "validation", "test") if images else ()
         return {

@@ -25,7 +25,7 @@ from hfft.jobs.finetune import finetune
 from hfft.planning.registry import installed_plugins
 from hfft.report.trace import EpochRow, observe
 from hfft.training.callbacks import PhaseCallback
-from hfft.training.run import Settings
+from hfft.training.setup import Settings
 
 
 class Reporter(PhaseCallback):

@@ -13,6 +13,7 @@ from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text
 
 CSS = f"""
+.dark {{--color-accent:var(--primary-400)}}
 .hf-flow {{display:flex; flex-wrap:wrap; gap:12px; align-items:stretch; margin:0; padding:0; list-style:none}}
 .hf-card {{flex:1 1 170px; min-width:150px; border:1px solid var(--border-color-primary); border-radius:10px;
   padding:12px; background:var(--background-fill-secondary)}}

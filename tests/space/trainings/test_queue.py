@@ -97,7 +97,7 @@ def test_a_worker_ends_with_whoever_started_it(tmp_path: Path) -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     for pid in map(int, told.stdout.split()):
-        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=120)
+        psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=1800)
         assert not psutil.pid_exists(pid)
 
 

@@ -1,40 +1,21 @@
-"""A run: its settings, what it has done so far, and what it is compared with."""
+"""How far a training has come: what each phase did, the log, and what the result is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback, TrainerState
+from transformers import TrainerState
 
-from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
-from hfft.data.load import ImageSets
-from hfft.data.preprocessing import Pixels
 from hfft.evaluation import Accuracy, MacroF1
 from hfft.metrics import PairedDifference, paired_difference
-from hfft.models.delta import Pretrained
-from hfft.models.load import Base
-from hfft.planning.plan import Plan
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
-from hfft.training.trackers import Trackers
-
-
-@dataclass
-class Settings:
-    """Every option of a run, grouped as the command line groups them."""
-
-    model: ModelArguments = field(default_factory=ModelArguments)
-    data: DataArguments = field(default_factory=DataArguments)
-    policy: PolicyArguments = field(default_factory=PolicyArguments)
-    cache: CacheArguments = field(default_factory=CacheArguments)
-    training: FinetuneArguments = field(default_factory=FinetuneArguments)
 
 
 @dataclass(frozen=True)
@@ -159,66 +140,28 @@ class Baselines:
 
 
 @dataclass
-class Run:
-    """A finished run: everything that the results are written from.
+class Progress:
+    """How far a training has come; it is filled in as phases end.
 
     Args:
-        settings: as given.
-        sets: the images.
-        model: fine-tuned, nothing frozen.
-        processor: the model's image processor.
-        base: what the model was before.
-        pretrained: hashes of the tensors that the base gave.
-        plan: what was trained when.
         phases: what each phase that has ended did.
         log: the Trainer's log over all phases, with epochs and steps of the whole run and the phase's name.
         best: the best weights so far.
         changed: names of all tensors that training may have changed so far.
-        predictions: by split (validation, test), the Trainer's predictions.
-        metrics: the Trainer's figures, by its own names for the splits (train, eval, test).
-        state: the Trainer's at the end, over all phases.
-        seconds: of wall time over the whole run, without full fine-tuning as a baseline.
-        callbacks: that the caller adds to the Trainer's own.
         baselines: what the result is compared with.
-        trackers: told of all phases as of one training.
+        stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
+        written: whether the results are in the output folder.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
-    settings: Settings
-    sets: ImageSets
-    model: PreTrainedModel
-    processor: BaseImageProcessor
-    base: Base
-    pretrained: Pretrained
-    plan: Plan
     phases: list[PhaseResult] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     changed: frozenset[str] = frozenset()
-    predictions: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    state: TrainerState | None = None
-    seconds: float = 0.0
-    callbacks: tuple[TrainerCallback, ...] = ()
     baselines: Baselines = field(default_factory=Baselines)
-    trackers: Trackers = field(default_factory=Trackers)
+    stepped: bool = False
+    written: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go."""
-        return Path(self.settings.training.output_dir or "")
-
-    @property
-    def plain_pixels(self) -> Pixels:
-        """How images that are not augmented become model inputs."""
-        return Pixels(self.processor, exact=self.settings.cache.exact)
-
-    @property
-    def drawn(self) -> list[str]:
-        """Names of the figures, one for each phase, that are drawn into `folder` before the results are written."""
-        phases = self.plan.phases if self.settings.training.find_lr else ()
-        return [f"lr_finder-{number}.png" for number in range(1, len(phases) + 1)]
 
     @property
     def epochs(self) -> float:
@@ -237,10 +180,8 @@ class Run:
             self.log.append({**entry, **place, "phase": result.view.name})
         self.phases.append(result)
 
-    def continuous(self, last: TrainerState) -> TrainerState:
-        """Return the state of the last phase's Trainer as if all phases had been one training."""
+    def continuous(self, last: TrainerState, planned: float) -> TrainerState:
+        """Return the state of the last phase's Trainer as if all phases had been one training of `planned` epochs."""
         steps, epochs = self.steps, self.epochs
-        planned = round(sum(phase.epochs for phase in self.plan.phases))
-        return replace(
-            last, log_history=self.log, global_step=steps, epoch=epochs, num_train_epochs=planned, max_steps=steps
-        )
+        ended = replace(last, log_history=self.log, global_step=steps, max_steps=steps)
+        return replace(ended, epoch=epochs, num_train_epochs=round(planned))

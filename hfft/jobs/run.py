@@ -1,0 +1,75 @@
+"""A finished run: everything that the results are written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
+
+from hfft.data.load import ImageSets
+from hfft.planning.plan import Plan
+from hfft.training.progress import Baselines, PhaseResult, Progress
+from hfft.training.setup import Settings, Setup
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        setup: what it started from; the model is fine-tuned now, and nothing is frozen.
+        progress: what its phases did.
+        predictions: by split (validation, test), the Trainer's predictions.
+        metrics: the Trainer's, by its own names for the splits (train, eval, test).
+        state: the Trainer's at the end, over all phases.
+        seconds: of wall time over the whole run, without full fine-tuning as a baseline.
+    """
+
+    setup: Setup
+    progress: Progress
+    predictions: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    state: TrainerState
+    seconds: float
+
+    @property
+    def settings(self) -> Settings:
+        """Every option, as given."""
+        return self.setup.settings
+
+    @property
+    def sets(self) -> ImageSets:
+        """The images."""
+        return self.setup.sets
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Fine-tuned, nothing frozen."""
+        return self.setup.model
+
+    @property
+    def processor(self) -> BaseImageProcessor:
+        """The model's image processor."""
+        return self.setup.processor
+
+    @property
+    def plan(self) -> Plan:
+        """What was trained when."""
+        return self.setup.plan
+
+    @property
+    def folder(self) -> Path:
+        """Where the results are."""
+        return self.setup.folder
+
+    @property
+    def phases(self) -> list[PhaseResult]:
+        """What each phase did."""
+        return self.progress.phases
+
+    @property
+    def baselines(self) -> Baselines:
+        """What the result is compared with."""
+        return self.progress.baselines
