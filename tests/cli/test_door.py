@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ DOORS = (
 )
 PROGRAM = """
 import sys
+from collections.abc import Callable
 from hfft.cli import main
 try:
     main(sys.argv[1:])
@@ -42,3 +44,23 @@ def test_nothing_heavy_is_loaded(argv: list[str], tmp_path: Path) -> None:
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED"
     assert len(done.stdout.splitlines()) > 1 or done.stderr.startswith("hfft: error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        ("plan --model_name_or_path {model}", {"datasets", "timm", *HEAVY} - {"torch", "transformers", "accelerate"}),
+        ("predict {image} --model {model}", {"datasets", "timm", *HEAVY} - {"torch", "transformers", "accelerate"}),
+        ("check {images}", {"timm", *HEAVY} - {"datasets"}),
+    ],
+)
+def test_nothing_unused_is_loaded(
+    command: str, unused: set[str], pretrained: Callable[..., Path], image_folder: Callable[..., Path]
+) -> None:
+    images = image_folder()
+    image = min(images.rglob("*.png"))
+    argv = command.format(model=pretrained("vit"), images=images, image=image).split()
+    program = [sys.executable, "-c", PROGRAM.format(heavy=tuple(unused)), *argv]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+    assert len(done.stdout.splitlines()) > 1
