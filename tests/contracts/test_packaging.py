@@ -36,7 +36,9 @@ def test_top_level_is_hfft_and_hfft_plugins_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hfft", "hfft_plugins"}
-    assert {"hfft/py.typed", "hfft_plugins/py.typed", "hfft_plugins/timm.py"} <= set(names)
+    assert {"hfft/py.typed", "hfft_plugins/py.typed", "hfft_plugins/timm.py", "hfft/arguments/training.json"} <= {
+        *names
+    }
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "hfft").rglob("*.py")}
     assert sources <= set(names)
 
