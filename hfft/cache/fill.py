@@ -40,7 +40,7 @@ _LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("filling",
 
 
 @contextmanager
-def told_of_filling(listener: Callable[[int, int], None]) -> Iterator[None]:
+def report_fill_progress(listener: Callable[[int, int], None]) -> Iterator[None]:
     """Within this context a listener hears of each batch of a filling: rows done, and rows to do.
 
     A filling lies deep within a job, and none of the steps between would do anything with a listener but pass it on.

@@ -90,7 +90,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     images, notes = load_labelled(options, classifier)
     logits = predict_logits(classifier, images, use.batch_size)
     note = shown_by_number(classifier.labels)
-    evaluation = replace(judge(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
+    evaluation = replace(score(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
     _write(folder, evaluation, classifier.labels, images, logits)
     return evaluation
 
@@ -148,7 +148,7 @@ def predict_logits(classifier: Classifier, images: ImageSet, batch_size: int) ->
     return torch.cat(batches).numpy()
 
 
-def judge(
+def score(
     classifier: Classifier, images: ImageSet, logits: NDArray[np.float32], options: EvaluateArguments
 ) -> Evaluation:
     """Sum up the logits, of shape (images, labels), of labelled images."""

@@ -26,7 +26,7 @@ from hfft.models.tensors import state_to_save
 from hfft.planning.anatomy_file import check_anatomy
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase, make_plan
-from hfft.planning.policies import KINDS, specify
+from hfft.planning.policies import KINDS, resolve_policy
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy, covers
 from hfft.split.proof import split_model
@@ -157,7 +157,7 @@ def check_frozen(model: nn.Module, inputs: Inputs, anatomy: Anatomy, policy: str
     The detail names idle tensors: a checkpoint may hold modules that its logits do not depend on.
     """
     model, _ = _frozen_copy(model, anatomy, policy)
-    spec = specify(policy, anatomy, 1)[0]
+    spec = resolve_policy(policy, anatomy, 1)[0]
     kind, live = set(KINDS[spec.tensors](model)), spec.parts
     parts = {name: anatomy.part_of(name) for name, _ in model.named_parameters()}
     expected = {name for name, part in parts.items() if part == "head" or (part in live and name in kind)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hfft.errors import ArgumentError
-from hfft.planning.policies import KINDS, specify
+from hfft.planning.policies import KINDS, resolve_policy
 from hfft.plugin.contract import Anatomy, PhaseSpec, covers
 
 
@@ -73,7 +73,7 @@ def make_plan(
         ArgumentError: the policy is unknown or does not fit the model.
         PluginError: the policy is a third party's and does not load, or gives no usable phases.
     """
-    specs = specify(policy, anatomy, epochs)
+    specs = resolve_policy(policy, anatomy, epochs)
     scales = [
         _scales_by_part(anatomy, head_lr_scale if not number else 1.0, layer_decay) for number in range(len(specs))
     ]

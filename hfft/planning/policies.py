@@ -194,7 +194,7 @@ def find_policy(policy: str) -> tuple[Policy, str]:
     return function, argument
 
 
-def specify(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseSpec, ...]:
+def resolve_policy(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseSpec, ...]:
     """Return the phases of a policy.
 
     Args:

@@ -26,7 +26,7 @@ class Question:
     explanation: str
     own: bool = False
 
-    def judge(self, choice: str | None) -> str:
+    def grade(self, choice: str | None) -> str:
         """Say whether a choice is right, and why."""
         if choice not in self.choices:
             return "Choose an answer first."

@@ -75,7 +75,7 @@ class LearnTab:
         questions = self.space.quiz(self.space.visits.of(request.session_hash), model)
         if not 1 <= number <= len(questions):
             return f"There is no question {number:g}; there are {len(questions)}."
-        return questions[int(number) - 1].judge(choice)
+        return questions[int(number) - 1].grade(choice)
 
     def quiz(self, model: str, request: gr.Request) -> list[dict[str, Any]]:
         """Answer with all questions and their choices; the last two are about a model."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import ArgumentError, DataError, HfftError, ModelError
-from hfft.planning.policies import find_policy, installed_policies, specify
+from hfft.planning.policies import find_policy, installed_policies, resolve_policy
 from hfft.plugin.contract import Anatomy
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
@@ -57,7 +57,7 @@ def describe_policy(policy: str) -> str:
 
 def _takes(policy: str) -> bool:
     try:
-        specify(policy, _SOME_MODEL, _ENOUGH)
+        resolve_policy(policy, _SOME_MODEL, _ENOUGH)
     except ArgumentError:
         return False
     return True

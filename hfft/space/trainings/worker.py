@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.cache.fill import told_of_filling
+from hfft.cache.fill import report_fill_progress
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.planning.registry import installed_plugins
@@ -145,7 +145,7 @@ def run(job: dict[str, Any], reporter: Reporter) -> int:
             CacheArguments(**job["cache"]),
             FinetuneArguments(**job["training"]),
         )
-        with told_of_filling(reporter.filling):
+        with report_fill_progress(reporter.filling):
             finetune(settings, callbacks=(reporter,))
     except HfftError as error:
         reporter.tell("error", text=one_line(error))
