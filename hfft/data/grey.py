@@ -4,7 +4,8 @@ Files seldom say how many of their 16 bits are used, and a 12-bit photograph rea
 
 1. The container's word, where it has one: TIFF's MaxSampleValue or an odd BitsPerSample; PPM and JPEG 2000, which
    Pillow scales to 16 bits. (PNG's sBIT does not count: the format has the values fill all 16 bits all the same.)
-2. Otherwise the smallest of 8, 10, 12, 14, 16, 24, 31 or 32 bits that holds the image's largest value.
+2. Otherwise the smallest of 8, 10, 12, 14, 16, 24, 31 or 32 bits that holds the image's largest value; 15 as well
+   where TIFF says that its 16 bits are signed.
 3. Floats from 0 to 1 are taken as such, larger ones as the integers of rule 2.
 4. Where neither fits (negative values, NaN or infinity, floats whose largest value lies between 1 and 2), the
    image's own finite range.
@@ -76,7 +77,9 @@ def span_of(image: Image.Image) -> Span | None:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     span = Span(low, high, "by their own range")
     if not (low < 0 or finite.size < values.size or (image.mode == "F" and 1 < high < 2)):
-        bits = max(next((depth for depth in DEPTHS if high < 2**depth), 32), _stated_bits(image))
+        signed = (_stated(image, "BitsPerSample"), _stated(image, "SampleFormat")) == (16, 2)
+        depths = sorted((*DEPTHS, 15)) if signed else DEPTHS
+        bits = max(next((depth for depth in depths if high < 2**depth), 32), _stated_bits(image))
         unit = image.mode == "F" and high <= 1
         span = Span(0, 1, "from 0 to 1") if unit else Span(0, 2**bits, f"as {bits} bits")
     white_is_zero = getattr(image, "tag_v2", {}).get(_TIFF["PhotometricInterpretation"]) == 0

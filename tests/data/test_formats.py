@@ -98,6 +98,13 @@ def test_signed_bytes(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.asarray(open_image(tmp_path / "a.tif", "a"))[0, :, 0], RAMP[0] * 255, atol=3)
 
 
+@pytest.mark.parametrize("most", [4095, 16383, 2**15 - 1])
+def test_16_signed_bits_fill_15(tmp_path: Path, most: int) -> None:
+    write_tiff(tmp_path / "a.tif", (RAMP * most).astype(np.int16), SIGNED)
+    seen = np.asarray(open_image(tmp_path / "a.tif", "a"))[0, :, 0]
+    np.testing.assert_allclose(seen, RAMP[0] * 255, atol=2)
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_white_is_zero_at_any_depth(tmp_path: Path, kind: Any) -> None:
     write_tiff(tmp_path / "a.tif", (RAMP * np.iinfo(kind).max).astype(kind), UNSIGNED, photometric=0)
