@@ -92,7 +92,7 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", ["all", "some"])
+@pytest.mark.parametrize("wrong", [pytest.param("all", marks=pytest.mark.slow), "some"])
 def test_wrong_rows_in_a_cache_are_computed_again_by_all_ranks(
     wrong: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_backend_of_gpus_is_refused_on_cpus(tmp_path: Path) -> None:
     assert "--ddp_backend nccl needs GPUs; on CPUs give gloo" in done.stderr
 
 
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_sets_smaller_than_the_batches_of_all_processes(
     images: int, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
 
 @pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("policy", ["head", "last_block"])
+@pytest.mark.parametrize("policy", [pytest.param("head", marks=pytest.mark.slow), "last_block"])
 @pytest.mark.parametrize("model_type", SMALL)
 def test_every_architecture_trains_and_is_evaluated_in_bfloat16(
     model_type: str, policy: str, cached: bool, tmp_path: Path
