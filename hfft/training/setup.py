@@ -29,7 +29,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training starts from. It stays as it is but for the model's weights, which training changes.
+    """What a training starts from. Only its weights change, which are trained, and its trackers, which are told.
 
     Args:
         settings: as given.
