@@ -66,7 +66,9 @@ FLAGS: dict[str, Flag] = {
     "optim_target_modules": Flag("inherited", "read by GaLore, APOLLO and LOMO alone"),
     "fp16": Flag("inherited", "refused on a CPU"),
     "tf32": Flag("inherited", "refused where there is no GPU that has it"),
-    "torch_compile": Flag("works", "of whole forwards, so that activations are not cached; `--prefix_engine` has both"),
+    "torch_compile": Flag(
+        "works", "of what trains on cached activations; where they are not cached, of whole forwards"
+    ),
     "torch_compile_backend": Flag("works", f"{', '.join(COMPILERS)}; inductor by default"),
     "torch_compile_mode": Flag("works", f"{', '.join(COMPILER_MODES)}"),
     "ddp_backend": Flag("works", "of several processes: `nccl` on GPUs, `gloo` on CPUs"),

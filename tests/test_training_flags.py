@@ -119,9 +119,14 @@ def test_what_the_launcher_was_told_counts(told: str, bf16: bool, monkeypatch: p
 def test_compiled_phases_train_to_the_same_weights(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--policy", "lp_ft", "--baselines", "none", "--figures", "false", "--use_cpu", "true")
     plain = job("resnet", "plain", "--cache", "off", *flags)
-    compiled = job("resnet", "compiled", "--cache", "disk", "--torch_compile_backend", "eager", *flags)
-    assert "Activation cache: off, torch_compile needs whole forwards." in capsys.readouterr().out
-    assert equal(weights(plain), weights(compiled))
+    whole = job("resnet", "whole", "--cache", "off", "--torch_compile_backend", "eager", *flags)
+    assert "Compiled with" not in capsys.readouterr().out
+    suffix = job("resnet", "suffix", "--cache", "disk", "--torch_compile_backend", "eager", *flags)
+    said = capsys.readouterr().out
+    assert "Compiled with eager: classifier." in said
+    assert "Compiled with eager: resnet.encoder.stages.1, classifier." in said
+    assert equal(weights(plain), weights(whole))
+    assert equal(weights(plain), weights(suffix))
 
 
 @pytest.mark.parametrize("flags", ["--optim lion_8bit", "--optim schedule_free_adamw"])

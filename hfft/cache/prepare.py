@@ -239,8 +239,7 @@ class _Filling:
 
 
 def _uncached_reason(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
-    reason = "torch_compile needs whole forwards" if training.torch_compile else cut.uncached_reason
-    reason = "switched off" if cache.cache == "off" else reason
+    reason = "switched off" if cache.cache == "off" else cut.uncached_reason
     if reason and cache.prefix_engine not in ("auto", "torch"):
         return f"{reason}; so --prefix_engine {cache.prefix_engine} is not used"
     return reason

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -28,6 +30,7 @@ from hfft.models.tensors import digest
 from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
 from hfft.planning.plan import Phase, count_fillable_together
+from hfft.split.compiled import compilable, compiled
 from hfft.split.cut import cut_phase
 from hfft.split.halves import idle_parameters
 from hfft.training.baselines import probe_baselines
@@ -47,7 +50,7 @@ from hfft.training.learning_rates import find_learning_rate, gradient_ratios
 from hfft.training.objective import Objective, balanced_weights
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
 from hfft.training.progress import CacheUse, PhaseResult, Progress
-from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, moment_of, restore_progress
+from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, restore_progress, resume_point
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
 
@@ -192,8 +195,9 @@ def _train_phase(
     trainer.add_callback(setup.trackers)
     if trainer.args.dataloader_drop_last and not setup.settings.training.dataloader_drop_last:
         say(_LONE_IMAGE)
-    checkpoints = PhaseCheckpoints(setup.folder, moment_of(progress, trainer), resumed)
-    metrics = _train(trainer, checkpoints, around.preemption)
+    checkpoints = PhaseCheckpoints(setup.folder, resume_point(progress, trainer), resumed)
+    with _compiled_suffix(setup, ready, say):
+        metrics = _train(trainer, checkpoints, around.preemption)
     after = digest(frozen_tensors(setup.model, phase))
     if before != after:
         raise RuntimeError("a frozen tensor changed during training; this is a bug in hfft, please report it")
@@ -214,6 +218,19 @@ def _train_phase(
     return trainer
 
 
+def _compiled_suffix(setup: Setup, ready: ReadyPhase, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Compile what trains on activations, where --torch_compile asks for it; accelerate compiles whole forwards."""
+    training, suffix = setup.settings.training, ready.prepared.suffix
+    if not training.torch_compile or suffix.split is None:
+        return nullcontext()
+    names = compilable(setup.model, suffix)
+    if names:
+        say(f"Compiled with {training.torch_compile_backend}: {', '.join(names)}.")
+    else:
+        say("Not compiled: " + ("--class_token_shortcut is faster." if suffix.class_token else "no part trains whole."))
+    return compiled(setup.model, names, training.torch_compile_backend, training.torch_compile_mode)
+
+
 def _steps(setup: Setup, ready: ReadyPhase) -> int:
     """Return how many optimizer steps a phase makes at most."""
     training, images = setup.settings.training, len(setup.sets.train)
@@ -232,10 +249,10 @@ def _few_steps(name: str, steps: int, batch: int) -> str:
 
 
 def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Preemption) -> dict[str, float]:
-    """Train from the phase's beginning or from a checkpoint; return the Trainer's figures."""
+    """Train from the phase's beginning or from a checkpoint; return the Trainer's metrics."""
     trainer.checkpoints, resumed = checkpoints, checkpoints.resumed
     if resumed is not None:
-        resumed.restore(checkpoints.moment.best, trainer.average, trainer.args.device)
+        resumed.restore(checkpoints.point.best, trainer.average, trainer.args.device)
         trainer.add_callback(RestoreSums(checkpoints, trainer))
     stop = StopAndSave(preemption)
     trainer.add_callback(stop)
@@ -321,6 +338,9 @@ def _make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_
     trainer = FreezeTrainer(
         setup.model, training, ready.phase, prepared.suffix, datasets["train"], datasets["validation"]
     )
+    if training.torch_compile:  # the state that accelerate keeps for the process would hold the first phase's choice
+        backend = "no" if prepared.suffix.split is not None else training.torch_compile_backend
+        trainer.accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=backend, mode=training.torch_compile_mode)
     trainer.test_dataset = datasets.get("test")
     trainer.objective = _objective(setup)
     trainer.add_callback(Views(datasets["train"].show_view, progress.epochs))  # type: ignore[attr-defined]
