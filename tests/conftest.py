@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,15 @@ from hfft.plugin.contract import Anatomy, PhaseSpec
 
 CLASSES = ("blue", "green", "red")
 SIZE = 32
+
+
+def pytest_collection_finish() -> None:
+    """Take what has been imported out of garbage collection: each whole collection walks through all of it."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

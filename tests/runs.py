@@ -17,7 +17,8 @@ Job = Callable[..., Path]
 
 
 def run(*flags: Any) -> int:
-    return main(["finetune", "--disable_tqdm", "true", *(str(flag) for flag in flags)])
+    """Fine-tune; plots take longer than a small training, so only a test that looks at them asks for them."""
+    return main(["finetune", "--disable_tqdm", "true", "--figures", "false", *(str(flag) for flag in flags)])
 
 
 def losses(folder: Path) -> list[float]:

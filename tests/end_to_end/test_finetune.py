@@ -116,7 +116,7 @@ def test_results_are_complete_and_stock_transformers_reads_them(
     job: Callable[..., Path], image_folder: Folder, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     test_images = image_folder("test", per_class=3, seed=5)
-    folder = job(kind, "out", "--test_dir", test_images)
+    folder = job(kind, "out", "--test_dir", test_images, "--figures", "true")
     assert {file.name for file in folder.iterdir()} >= RESULTS
     printed = capsys.readouterr().out
     assert "Test accuracy" in printed

@@ -26,7 +26,7 @@ def _trace(folder: Path) -> list[dict[str, str]]:
     ],
 )
 def test_a_run_without_evaluations_is_evaluated_at_its_end(job: Job, flags: tuple[object, ...]) -> None:
-    folder = job("resnet", "out", *flags)
+    folder = job("resnet", "out", "--figures", "true", *flags)
     rows = _trace(folder)
     assert [float(row["epoch"]) for row in rows] == [2.0]
     assert float(rows[0]["accuracy"]) == record(folder)["metrics"]["validation"]["values"]["accuracy"]

@@ -117,7 +117,9 @@ TOGETHER = ("--augment", "flip", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.
     [
         (),
         ("--cache", "off"),
-        ("--dataloader_num_workers", 1, "--dataloader_persistent_workers", "true"),
+        pytest.param(
+            ("--dataloader_num_workers", 1, "--dataloader_persistent_workers", "true"), marks=pytest.mark.slow
+        ),
     ],
     ids=["cached", "uncached", "workers that outlive epochs"],
 )
@@ -441,7 +443,8 @@ def kill_and_resume(processes: int, kills: int, given: tuple[Any, ...], tmp_path
     assert equal(weights(folder), weights(whole)), f"kill seed {seed}"
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # in one process, every step is tried by the tests above
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_a_random_moment(flags: Flags, tmp_path: Path, processes: int) -> None:
     given = flags("vit", *STEPS, "--cache", "disk")
     kill_and_resume(processes, 2 if processes == 1 else 4, given, tmp_path, new_seed())
