@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hfft.metrics import ClassRow, SplitMetrics, counted, described
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
-from hfft.report.markdown import code, escape, figure, percent, table
+from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import RunRecord
 from hfft.report.trace import EpochRow, best_row
 
@@ -49,7 +49,7 @@ def model_card(
         delta_only: the repository holds no whole checkpoint.
 
     Returns:
-        A card with metadata for the Hub (task, base model, data set, licence, results) and a body.
+        A card with metadata for the Hub (task, base model, data set, license, results) and a body.
     """
     from huggingface_hub import ModelCard
 
@@ -107,7 +107,7 @@ def _results(record: RunRecord) -> str:
         [
             escape(split) + (" (optimistic)" if record.optimistic(split) else ""),
             METRIC_NAMES.get(name, escape(name)),
-            figure(value) + _count(metrics, name, value),
+            number(value) + _count(metrics, name, value),
             _interval(metrics, name),
             f"{metrics.images:,}",
         ]
@@ -123,7 +123,7 @@ def _notes(record: RunRecord, first: SplitMetrics) -> str:
     kind = f" are {escape(first.method)}'s and" if first.method else ""
     notes = [f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds."]
     if record.optimistic("validation") and "validation" in record.metrics:
-        notes.append("Validation figures are optimistic: the best epoch was chosen on the same images.")
+        notes.append("Validation metrics are optimistic: the best epoch was chosen on the same images.")
     return " ".join(notes)
 
 
@@ -135,7 +135,7 @@ def _baselines(record: RunRecord) -> str:
         [
             escape(name.replace("_", " ")),
             METRIC_NAMES.get(metric, escape(metric)),
-            figure(value) + _count(evaluated, metric, value),
+            number(value) + _count(evaluated, metric, value),
         ]
         for name, values in record.baselines.items()
         for metric, value in values.items()
@@ -178,15 +178,15 @@ def _plan(record: RunRecord) -> str:
 
 
 def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
-    best = best_row(rows)
+    best = next((row for row in rows if row.epoch == record.best_epoch), best_row(rows))
     shown = rows[-MOST_ROWS:]
     lines = [
         [
             f"{row.epoch:g}" + (" (best)" if row is best else ""),
             escape(row.phase),
-            figure(row.train_loss),
-            figure(row.eval_loss),
-            figure(row.accuracy),
+            number(row.train_loss),
+            number(row.eval_loss),
+            number(row.accuracy),
             escape(row.observation),
         ]
         for row in shown
@@ -305,7 +305,7 @@ def _interval(metrics: SplitMetrics, name: str) -> str:
     return f"{low:.3f} to {high:.3f}"
 
 
-FEW_IMAGES = 20  # per class: below this, a class's own figures are coarse
+FEW_IMAGES = 20  # per class: below this, a class's own metrics are coarse
 
 
 def limits(record: RunRecord) -> str:
@@ -315,7 +315,7 @@ def limits(record: RunRecord) -> str:
     sentences = [
         f"It knows {labels:,} labels and gives one of them to every image, of whatever it may be.",
         f"It has seen {train:,} training images, {train / max(labels, 1):.3g} per label on average; "
-        "images unlike them (other cameras, places, times) may be labelled worse than the figures above say.",
+        "images unlike them (other cameras, places, times) may be labelled worse than the metrics above say.",
         *_limits_of_evidence(record),
         *_limits_by_class(record.per_class, record.per_class_split),
         f"Whatever bias the base model's pretraining brought, fine-tuning may have left in place. {_licence(record)}",
@@ -327,7 +327,7 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
     if "test" not in record.metrics:
         yield (
             "There was no test split. The validation images also served to compare epochs and options, "
-            "so that the figures on them flatter the model."
+            "so that the metrics on them flatter the model."
         )
     elif record.test_evaluations is not None:
         times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
@@ -353,7 +353,7 @@ def _limits_by_class(rows: Sequence[ClassRow], split: str) -> Iterable[str]:
     if few:
         yield (
             f"{len(few):,} of {len(rows):,} classes have fewer than {FEW_IMAGES} {escape(split)} images; "
-            "their figures are coarse."
+            "their metrics are coarse."
         )
     if len(seen) < len(rows):
         yield (
@@ -363,6 +363,6 @@ def _limits_by_class(rows: Sequence[ClassRow], split: str) -> Iterable[str]:
 
 
 def _licence(record: RunRecord) -> str:
-    if record.base.licence:
-        return f"The base model's licence is {escape(record.base.licence)}."
-    return "The base model's licence is not known: find out before passing this model on."
+    if record.base.license:
+        return f"The base model's license is {escape(record.base.license)}."
+    return "The base model's license is not known: find out before passing this model on."

@@ -1,4 +1,4 @@
-"""The trace of a run: what each epoch brought, in figures, as a table of text and in plain words."""
+"""The trace of a run: what each epoch brought, in numbers, as a table of text and in plain words."""
 
 from __future__ import annotations
 
@@ -46,9 +46,16 @@ class EpochRow:
 
 
 def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
-    """Return the row with the highest accuracy, the earliest of equals; None where no accuracy is a number."""
+    """Return the row with the highest accuracy, among equals the lowest validation loss, then the earliest.
+
+    None where no accuracy is a number.
+    """
     judged = [row for row in rows if math.isfinite(row.accuracy)]
-    return max(judged, key=lambda row: row.accuracy, default=None)
+    return max(
+        judged,
+        key=lambda row: (row.accuracy, -row.eval_loss if math.isfinite(row.eval_loss) else -math.inf),
+        default=None,
+    )
 
 
 def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
@@ -59,7 +66,7 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
         classes: how many labels there are; with it, an accuracy near chance is recognised.
 
     Returns:
-        A sentence that names the figures it rests on. It begins with what was seen: ``Broken``,
+        A sentence that names the numbers it rests on. It begins with what was seen: ``Broken``,
         ``Nothing learned``, ``First epoch``, ``Unstable``, ``Overfitting``, ``Improving``,
         ``Levelling off``, ``Step back`` or ``No better``.
     """
@@ -76,12 +83,12 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
 
 def _broken(row: EpochRow) -> str | None:
-    figures = {
+    numbers = {
         "training loss": row.train_loss,
         "validation loss": row.eval_loss,
         "validation accuracy": row.accuracy,
     }
-    bad = [f"the {name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    bad = [f"the {name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
     return f"Broken: {' and '.join(bad)}, which is not a figure to go on with." if bad else None
 
 
@@ -265,7 +272,7 @@ class _Layout:
 
     @property
     def bar_width(self) -> int:
-        """Columns per bar: what the figures (6 + 2 + 8 + 2 + 9 + 1, 2 + 8 + 1, 2 + 8) leave, up to 20 each."""
+        """Columns per bar: what the numbers (6 + 2 + 8 + 2 + 9 + 1, 2 + 8 + 1, 2 + 8) leave, up to 20 each."""
         return min(20, (self.width - 49) // 2)
 
     @property

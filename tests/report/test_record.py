@@ -164,3 +164,9 @@ def test_paths_and_values_that_refuse(tmp_path: Path) -> None:
     with pytest.raises(HfftError, match="not JSON serializable"):
         write_record(tmp_path / "hfft.json", record)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_record_that_spells_license_the_old_way_is_read(tmp_path: Path) -> None:
+    data = plain()
+    data["base"]["licence"] = data["base"].pop("license")
+    assert read_record(written(tmp_path, data)) == FULL

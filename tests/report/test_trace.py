@@ -59,6 +59,11 @@ def test_the_claim_holds(rows: list[EpochRow], classes: int | None) -> None:
         assert row.accuracy < best_before + LEVEL
 
 
+def test_the_best_of_equal_accuracies_is_the_epoch_whose_weights_are_kept() -> None:
+    rows = run((1.0, 0.3, 0.9), (0.9, 0.2, 0.9), (0.8, math.nan, 0.9), (0.7, 0.2, 0.9))
+    assert best_row(rows) is rows[1]
+
+
 @given(runs)
 def test_every_figure_named_is_one_of_the_run(rows: list[EpochRow]) -> None:
     known = {round(value, 3) for row in rows for value in (row.train_loss, row.eval_loss, row.accuracy)}
