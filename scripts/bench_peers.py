@@ -20,7 +20,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from torch.utils.data import DataLoader
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
 from hfft.jobs.finetune import finish, set_up
+from hfft.machine import keep_freed_memory
 from hfft.training.phases import train_phases
 from hfft.training.progress import Progress
 from hfft.training.setup import Settings, Setup
@@ -52,11 +55,21 @@ def main() -> None:
     results: dict[str, list[Outcome]] = {}
     for way in options.ways:
         for seed in options.seeds:
-            results.setdefault(way, []).append(WAYS[way](seed, options.image_size))
+            results.setdefault(way, []).append(_alone(way, seed, options.image_size))
             print(way, seed, *(f"{figure:.3f}" for figure in results[way][-1]), flush=True)
     print(f"\n{table(results)}")
     if options.json:
         options.json.write_text(json.dumps({"options": vars(options), "results": results}, indent=2, default=str))
+
+
+def _alone(way: str, seed: int, image_size: int) -> Outcome:
+    """Take a way in a process of its own, so that none profits from what another has set for its process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_take, way, seed, image_size).result()
+
+
+def _take(way: str, seed: int, image_size: int) -> Outcome:
+    return WAYS[way](seed, image_size)
 
 
 def prepare(seed: int, image_size: int, scratch: str) -> Setup:
@@ -70,6 +83,7 @@ def prepare(seed: int, image_size: int, scratch: str) -> Setup:
 
 def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcome:
     """Fine-tune with hfft."""
+    keep_freed_memory()  # as `hfft.finetune` does
     with tempfile.TemporaryDirectory() as scratch:
         setup, progress = prepare(seed, image_size, scratch), Progress()
         setup = replace(setup, sets=replace(setup.sets, test=None))
