@@ -34,6 +34,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, -1))
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def take_all_cores() -> str:
     """Undo the single thread that ``accelerate launch`` gives a lone process where no count was asked for.
 
@@ -45,7 +50,7 @@ def take_all_cores() -> str:
         A line that says so, or nothing where nothing was changed.
     """
     launched = "ACCELERATE_USE_CPU" in os.environ and "WORLD_SIZE" not in os.environ
-    one = os.environ.get("OMP_NUM_THREADS") == "1" and (os.cpu_count() or 1) > 1
+    one = os.environ.get("OMP_NUM_THREADS") == "1" and cores() > 1
     if not launched or not one or "torch" in sys.modules or os.environ.get(CORES_SWITCH) == "0":
         return ""
     del os.environ["OMP_NUM_THREADS"]

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
-from hfft.arguments.groups import (
-    EPOCHS,
-    LEARNING_RATE,
-    OWN_GROUPS,
-    option,
-)
+from hfft.arguments.groups import EPOCHS, LEARNING_RATE, OWN_GROUPS, option
 from hfft.errors import ArgumentError
 from hfft.training_flags import SMALLER_IS_BETTER, check_flags
 

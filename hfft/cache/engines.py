@@ -244,21 +244,20 @@ class _Race:
             gap = difference(engine.capture(self.inputs), self.expected)
             if not gap <= question.tolerance:
                 raise EngineError(f"its activations differ by {gap:.1e}, more than {question.tolerance:g}")
-            ours, theirs = _duel(lambda: question.prefix.capture(self.inputs), lambda: self._fill_lanes(engine))
-            theirs /= engine.lanes
+            together = [self.inputs] * engine.lanes  # a batch in every lane at once, as a filling does
+            with ThreadPoolExecutor(engine.lanes) as pool:
+                ours, theirs = _duel(
+                    lambda: question.prefix.capture(self.inputs), lambda: list(pool.map(engine.capture, together))
+                )
         except EngineError as error:
             self.notes.append(f"{name} cannot be used: {error}")
             return
         self.torch_seconds = min(self.torch_seconds, ours / self.size)
         self.seconds = min(self.seconds, self.torch_seconds)
-        if forced or theirs / self.size < _CLEARLY * self.seconds:
-            self.seconds = theirs / self.size
+        theirs /= self.size * engine.lanes
+        if forced or theirs < _CLEARLY * self.seconds:
+            self.seconds = theirs
             self.best = Choice(self._use(engine, gap), engine)
-
-    def _fill_lanes(self, engine: Engine) -> None:
-        """Compute a batch in every lane at once, as a filling does."""
-        with ThreadPoolExecutor(engine.lanes) as pool:
-            list(pool.map(engine.capture, [self.inputs] * engine.lanes))
 
     def _use(self, engine: Engine, gap: float) -> EngineUse:
         precision = "bfloat16" if engine.bf16 and engine.name != "onnxruntime" else "float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +22,7 @@ from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
 from hfft.errors import ModelError
+from hfft.machine import cores
 from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
@@ -145,7 +145,7 @@ def capture_all(
         ModelError: an engine refuses.
     """
     report = report or FillReport(len(rows))
-    lanes = prefix.lanes if isinstance(prefix, EnginePrefix) else 1
+    lanes = prefix.engine.lanes if isinstance(prefix, EnginePrefix) else 1
     if lanes == 1:
         yield from (_measured(prefix, batch, report) for batch in _timed(source(rows), report))
         return
@@ -201,7 +201,7 @@ def rows_agree(
 
 def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
+    workers = min(cores(), 16)
     return lambda rows: DataLoader(
         _Rows(images, pixels, rows),
         batch_size=fill_batch(device),
@@ -227,11 +227,6 @@ class EnginePrefix:
     def device(self) -> torch.device:
         """The device of PyTorch's activations."""
         return self.engine.device
-
-    @property
-    def lanes(self) -> int:
-        """How many threads may call `capture` at once."""
-        return self.engine.lanes
 
     def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the activations of a batch.

@@ -238,7 +238,7 @@ class ActivationCache:
         return set(offsets)
 
     def _attempt(self, file: Path, read: Callable[[], _T]) -> _T | None:
-        """Read of a file, or note why that is not possible. An error of the disk or of rights is no damage."""
+        """Read of a file, or note why that is not possible. An error of the disk or of rights is not damage."""
         try:
             return read()
         except FileNotFoundError:  # pruned just now

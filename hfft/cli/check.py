@@ -16,7 +16,7 @@ from hfft.parsing import parse
 if TYPE_CHECKING:
     from hfft.data.check import Finding
     from hfft.data.load import Found
-    from hfft.data.probe import Look
+    from hfft.data.probe import ImageProbe
 
 
 def run_check(data: DataArguments, options: CheckArguments, place: str | None) -> int:
@@ -75,10 +75,12 @@ def findings_table(found: Found, findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _progress(looks: Iterable[Look], total: int) -> Iterable[Look]:
+def _progress(probes: Iterable[ImageProbe], total: int) -> Iterable[ImageProbe]:
     from tqdm import tqdm
 
-    progress: Iterable[Look] = tqdm(looks, desc="Check", total=total, unit="image", file=sys.stderr, disable=None)
+    progress: Iterable[ImageProbe] = tqdm(
+        probes, desc="Check", total=total, unit="image", file=sys.stderr, disable=None
+    )
     return progress
 
 

@@ -10,7 +10,7 @@ from hfft.parsing import parse
 
 
 def evaluate_command(argv: list[str]) -> int:
-    """Judge a finished model on labelled images: accuracy, F1, calibration, per class."""
+    """Evaluate a finished model on labelled images: accuracy, F1, calibration, per class."""
     groups = (CheckpointArguments, EvaluateArguments)
     use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
     from hfft.inference.evaluate import describe_evaluation, evaluate

@@ -19,7 +19,7 @@ from hfft.data.grey import DEEP_MODES
 from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.load import ImageSets
-from hfft.data.probe import Look, look_at_all
+from hfft.data.probe import ImageProbe, probe_images
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding
 IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
@@ -67,7 +67,7 @@ class _Image:
     split: str
     file: str
     label: str | None
-    look: Look
+    probe: ImageProbe
 
     @property
     def name(self) -> str:
@@ -92,15 +92,17 @@ def parts_of(sets: ImageSets) -> list[Part]:
     ]
 
 
-def check_parts(parts: Sequence[Part], progress: Callable[[Iterable[Look], int], Iterable[Look]]) -> list[Finding]:
+def check_parts(
+    parts: Sequence[Part], progress: Callable[[Iterable[ImageProbe], int], Iterable[ImageProbe]]
+) -> list[Finding]:
     """Read every image with all cores and say what is wrong, the worst first.
 
     Args:
         parts: the splits.
-        progress: wraps the looks as they come, given how many there will be; ``tqdm`` for instance.
+        progress: wraps the probes as they come, given how many there will be; ``tqdm`` for instance.
     """
-    looks = (look for part in parts for look in look_at_all(part.images))
-    seen = iter(progress(looks, sum(len(part.images) for part in parts)))
+    probes = (probe for part in parts for probe in probe_images(part.images))
+    seen = iter(progress(probes, sum(len(part.images) for part in parts)))
     images = [
         _Image(part.split, file, label, next(seen))
         for part in parts
@@ -120,12 +122,12 @@ def quick_check(parts: Sequence[Part]) -> list[Finding]:
     """Say what can be seen without decoding: at most 2,000 headers and 256 MB of files that may be equal."""
     step = _step(sum(len(part.images) for part in parts))
     images = [
-        _Image(part.split, part.images.files[look.row], part.names[look.row], look)
+        _Image(part.split, part.images.files[probe.row], part.names[probe.row], probe)
         for part in parts
-        for look in look_at_all(part.images, range(0, len(part.images), step), decode=False)
+        for probe in probe_images(part.images, range(0, len(part.images), step), decode=False)
     ]
     twins = [
-        _Image(part.split, part.images.files[row], part.names[row], Look(row, content=content))
+        _Image(part.split, part.images.files[row], part.names[row], ImageProbe(row, content=content))
         for part, row, content in _equally_long(parts)
     ]
     return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(twins)])
@@ -175,42 +177,44 @@ _PROBLEM_WORDS = {
 
 def _image_findings(images: Sequence[_Image]) -> Iterator[Finding]:
     for problem, words in _PROBLEM_WORDS.items():
-        of_this_kind = [image for image in images if image.look.problem == problem]
-        yield from _about(of_this_kind, "error", problem, words, lambda look: True)
-    sound = [image for image in images if not image.look.problem]
+        of_this_kind = [image for image in images if image.probe.problem == problem]
+        yield from _about(of_this_kind, "error", problem, words, lambda probe: True)
+    sound = [image for image in images if not image.probe.problem]
     yield from _about(
-        sound, "note", "tiny", f"under {TINY_PIXELS} pixels on a side", lambda look: min(look.size) < TINY_PIXELS
+        sound, "note", "tiny", f"under {TINY_PIXELS} pixels on a side", lambda probe: min(probe.size) < TINY_PIXELS
     )
     yield from _about(
-        sound, "note", "mode", "not stored as RGB; they are converted", lambda look: look.mode not in ("RGB", "")
+        sound, "note", "mode", "not stored as RGB; they are converted", lambda probe: probe.mode not in ("RGB", "")
     )
-    yield from _about(sound, "warning", "one_colour", "that come out as one colour", lambda look: look.flat)
+    yield from _about(sound, "warning", "one_colour", "that come out as one colour", lambda probe: probe.flat)
     yield from _deep_grey(sound)
-    yield from _about(sound, "note", "rotated", "turned by their EXIF data; this is applied", lambda look: look.rotated)
-    yield from _about(sound, "note", "animated", "with several frames; the first counts", lambda look: look.animated)
+    yield from _about(
+        sound, "note", "rotated", "turned by their EXIF data; this is applied", lambda probe: probe.rotated
+    )
+    yield from _about(sound, "note", "animated", "with several frames; the first counts", lambda probe: probe.animated)
 
 
 def _deep_grey(images: Sequence[_Image]) -> Iterator[Finding]:
     """Say how grey images of more than 8 bits were read, most of them first."""
-    ways = Counter(image.look.grey for image in images if image.look.grey).most_common()
+    ways = Counter(image.probe.grey for image in images if image.probe.grey).most_common()
     words = ", ".join(way if len(ways) == 1 else f"{count:,} {way}" for way, count in ways)
     yield from _about(
-        images, "note", "deep_grey", f"of grey in more than 8 bits, read {words}", lambda look: bool(look.grey)
+        images, "note", "deep_grey", f"of grey in more than 8 bits, read {words}", lambda probe: bool(probe.grey)
     )
 
 
 def _about(
-    images: Sequence[_Image], severity: str, kind: str, words: str, applies: Callable[[Look], bool]
+    images: Sequence[_Image], severity: str, kind: str, words: str, applies: Callable[[ImageProbe], bool]
 ) -> Iterator[Finding]:
-    found = [image for image in images if applies(image.look)]
+    found = [image for image in images if applies(image.probe)]
     if found:
-        reason = f" ({found[0].look.reason})" if len(found) == 1 and found[0].look.reason else ""
+        reason = f" ({found[0].probe.reason})" if len(found) == 1 and found[0].probe.reason else ""
         files = tuple(image.name for image in found)
         yield Finding(severity, kind, f"{_images(len(found))} {words}{reason}", files)
 
 
 def _duplicate_findings(images: Sequence[_Image]) -> Iterator[Finding]:
-    equal = equal_groups([image.look.content for image in images])
+    equal = equal_groups([image.probe.content for image in images])
     yield from _grouped(
         images, [group for group in equal if _differ(images, group, "label")], "error", "conflict",
         "equal images under different labels",
@@ -219,7 +223,7 @@ def _duplicate_findings(images: Sequence[_Image]) -> Iterator[Finding]:
     first = {group[0] for group in equal}
     later = {row for group in equal for row in group} - first
     alone = [image for row, image in enumerate(images) if row not in later]
-    near = near_groups([image.look.shape for image in alone], [image.look.colour for image in alone])
+    near = near_groups([image.probe.shape for image in alone], [image.probe.colour for image in alone])
     yield from _by_place(
         alone, near, ("warning", "note"), ("near_leak", "near_duplicate"), "images that are nearly the same"
     )
@@ -296,8 +300,8 @@ def _classes(names: Sequence[str], most: int = 5) -> str:
 
 def deep_grey_share(images: ImageSet) -> float:
     """Return which share, 0 to 1, of at most 2,000 images is grey of more than 8 bits, by their headers."""
-    looks = list(look_at_all(images, range(0, len(images), _step(len(images))), decode=False))
-    return sum(look.mode.startswith(DEEP_MODES) for look in looks) / max(len(looks), 1)
+    probes = list(probe_images(images, range(0, len(images), _step(len(images))), decode=False))
+    return sum(probe.mode.startswith(DEEP_MODES) for probe in probes) / max(len(probes), 1)
 
 
 SHOWN_FILES = 3  # per finding in the table

@@ -13,7 +13,7 @@ from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
 from hfft.data.labels import LABEL_COLUMNS, NamedImages, find_column, indexed, label_map, read_split
 from hfft.data.layout import EXTENSIONS, SPLIT_NAMES, given_to_nothing, hidden, pick_splits
-from hfft.data.probe import look_at_all
+from hfft.data.probe import probe_images
 from hfft.data.readers.archives import ARCHIVES, is_archive
 from hfft.data.readers.folders import ClassFolders, open_class_folders, read_split_folder, refuse_empty
 from hfft.data.readers.shards import read_shards, read_stream, shards_of
@@ -245,10 +245,10 @@ def without_bad_images(sets: ImageSets) -> ImageSets:
 
 
 def _readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
-    bad = [look for look in look_at_all(images) if look.problem]
+    bad = [probe for probe in probe_images(images) if probe.problem]
     if not bad:
         return images, []
     if len(bad) == len(images):
         raise DataError(f"{images.place}: not one of its {len(images)} images can be read; see hfft check")
-    rows = np.setdiff1d(np.arange(len(images)), [look.row for look in bad])
-    return images.select(rows), [images.files[look.row] for look in bad]
+    rows = np.setdiff1d(np.arange(len(images)), [probe.row for probe in bad])
+    return images.select(rows), [images.files[probe.row] for probe in bad]

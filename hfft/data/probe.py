@@ -1,4 +1,4 @@
-"""A look at one image: whether it can be read, and what is unusual about it."""
+"""What one image is, found by opening it: whether it can be read, and what is unusual about it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from hfft.data.grey import span_of
 from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
+from hfft.machine import cores
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "too_long", "damaged")
-"""Why an image cannot be used, as `Look.problem` says it."""
+"""Why an image cannot be used, as `ImageProbe.problem` says it."""
 EXIF_ORIENTATION = 0x0112
 FLAT_LEVELS = 4
 """Most levels of 256 between the darkest and the brightest value of each channel of an image of one colour."""
@@ -29,8 +30,8 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look at one image found.
+class ImageProbe:
+    """What opening one image found.
 
     Args:
         row: of the image in its set.
@@ -61,7 +62,7 @@ class Look:
     flat: bool = False
 
 
-def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
+def probe_image(source: str | io.BytesIO, row: int, decode: bool = True) -> ImageProbe:
     """Read one image, or its header alone.
 
     Args:
@@ -71,53 +72,48 @@ def look_at(source: str | io.BytesIO, row: int, decode: bool = True) -> Look:
     """
     try:
         if _length(source) == 0:
-            return Look(row, "empty", "the file has no content")
+            return ImageProbe(row, "empty", "the file has no content")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow warns of is found below, or bites nobody
             with opened(source) as image:
                 return _inspect(image, row, decode)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return Look(row, "missing", error.strerror or "it cannot be opened")
+        return ImageProbe(row, "missing", error.strerror or "it cannot be opened")
     except UnidentifiedImageError:
-        return Look(row, "not_an_image", NO_IMAGE)
+        return ImageProbe(row, "not_an_image", NO_IMAGE)
     except BoundsError as error:
-        return Look(row, error.problem, str(error))
+        return ImageProbe(row, error.problem, str(error))
     except Image.DecompressionBombError as error:  # of an image within an icon
-        return Look(row, "bomb", str(error))
+        return ImageProbe(row, "bomb", str(error))
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
-        return Look(row, "damaged", one_line(error))
+        return ImageProbe(row, "damaged", one_line(error))
 
 
-def look_at_all(images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True) -> Iterator[Look]:
+def probe_images(images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True) -> Iterator[ImageProbe]:
     """Look at the images of a set, in order, with all cores.
 
     Args:
         images: the set.
         rows: which of them; by default all.
-        decode: as for `look_at`.
+        decode: as for `probe_image`.
     """
     chosen = range(len(images)) if rows is None else rows
     workers = cores() if len(chosen) > 4 * _BATCH and decode else 0
-    looks = _Looks(images, chosen, decode)
+    probes = _Probes(images, chosen, decode)
     if not workers:
-        yield from (looks[index] for index in range(len(looks)))
+        yield from (probes[index] for index in range(len(probes)))
         return
     from torch.utils.data import DataLoader  # few images do not wait for torch
 
-    loader: DataLoader[Look] = DataLoader(
-        cast("Dataset[Look]", looks), batch_size=_BATCH, collate_fn=list, num_workers=workers
+    loader: DataLoader[ImageProbe] = DataLoader(
+        cast("Dataset[ImageProbe]", probes), batch_size=_BATCH, collate_fn=list, num_workers=workers
     )
     for batch in loader:
         yield from batch
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Looks:
-    """The looks at chosen rows, computed in worker processes."""
+class _Probes:
+    """The probes of chosen rows, computed in worker processes."""
 
     def __init__(self, images: ImageSet, rows: Sequence[int], decode: bool) -> None:
         self.images, self.rows, self.decode = images, rows, decode
@@ -125,28 +121,28 @@ class _Looks:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Look:
+    def __getitem__(self, index: int) -> ImageProbe:
         row = int(self.rows[index])
         value = self.images.dataset[row][IMAGE_COLUMN]
-        return look_at(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]), row, self.decode)
+        return probe_image(value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"]), row, self.decode)
 
 
 def _length(source: str | io.BytesIO) -> int:
     return os.stat(source).st_size if isinstance(source, str) else len(source.getbuffer())
 
 
-def _inspect(image: Image.Image, row: int, decode: bool) -> Look:
+def _inspect(image: Image.Image, row: int, decode: bool) -> ImageProbe:
     facts: dict[str, Any] = {
         "mode": image.mode,
         "rotated": _orientation(image) not in (0, 1),
         "animated": bool(getattr(image, "is_animated", False)),
     }
     if not decode:
-        return Look(row, size=image.size, **facts)
+        return ImageProbe(row, size=image.size, **facts)
     upright = upright_rgb(image)
     span = span_of(image)
     facts |= {"size": image.size, "grey": span.words if span else ""}
-    return Look(row, **facts, **_content(upright))
+    return ImageProbe(row, **facts, **_content(upright))
 
 
 def _orientation(image: Image.Image) -> int:

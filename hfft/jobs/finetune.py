@@ -31,7 +31,7 @@ from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
-from hfft.training.progress import PhaseResult, Progress
+from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.resume import list_checkpoints, remove_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.training.trackers import Trackers
@@ -94,7 +94,7 @@ def _finetune(
         run = finish(setup, progress, trainer, began)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
-            _add_full_baseline(run, say)
+            _add_full_baseline(setup, progress.baselines, say)
         if main:
             say(write_results(run))
     if hub is not None:
@@ -267,24 +267,24 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
     return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
 
 
-def _add_full_baseline(run: Run, say: Callable[[str], None]) -> None:
+def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], None]) -> None:
     """Add full fine-tuning to the baselines; where it fails, the results go without it, which is said."""
     say("Baseline: full fine-tuning with the same options")
-    alone = run.settings.training.world_size == 1  # of several processes one that fails would leave the others waiting
+    alone = (
+        setup.settings.training.world_size == 1
+    )  # of several processes one that fails would leave the others waiting
     try:
-        run.baselines.add_full(*full_baseline(run))
+        baselines.add_full(*full_baseline(setup))
     except Exception as error:
         if not (alone or isinstance(error, DivergedError)):
             raise
         say(f"Baseline: full fine-tuning failed, so that nothing is compared with it: {one_line(error)}")
 
 
-def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
+def full_baseline(given: Setup) -> tuple[dict[str, NDArray[np.int64]], float]:
     """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
-    from hfft.training.phases import train_phases
-
     began = time.perf_counter()
-    settings = copy.copy(run.settings)
+    settings = copy.copy(given.settings)
     with tempfile.TemporaryDirectory(prefix="hfft-full-") as folder:
         settings.policy = replace(settings.policy, policy="full")
         settings.training = copy.copy(settings.training)
@@ -293,8 +293,8 @@ def full_baseline(run: Run) -> tuple[dict[str, NDArray[np.int64]], float]:
         settings.training.save_strategy = "no"
         settings.training.report_to = []
         settings.training.resume_from_checkpoint = None
-        settings.training.num_train_epochs = sum(phase.epochs for phase in run.plan.phases)
-        setup, progress = replace(set_up(settings), sets=run.sets), Progress()
+        settings.training.num_train_epochs = sum(phase.epochs for phase in given.plan.phases)
+        setup, progress = replace(set_up(settings), sets=given.sets), Progress()
         other = finish(setup, progress, train_phases(setup, progress, _silent), began)
     found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began

@@ -138,7 +138,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         per_class_split=split,
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
-        baselines=run.baselines.figures(split, labels),
+        baselines=run.baselines.metrics(split, labels),
         differences=run.baselines.differences(split, logits.argmax(1), labels),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
@@ -239,10 +239,10 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
 
 
 def _write_metrics(folder: Path, run: Run) -> None:
-    """Write the Trainer's figures and its state under the names that it gives them itself."""
-    together = {name: value for figures in run.metrics.values() for name, value in figures.items()}
-    for split, figures in {**run.metrics, "all": together}.items():
-        (folder / f"{split}_results.json").write_text(json.dumps(figures, indent=4, sort_keys=True))
+    """Write the Trainer's metrics and its state under the names that it gives them itself."""
+    together = {name: value for metrics in run.metrics.values() for name, value in metrics.items()}
+    for split, metrics in {**run.metrics, "all": together}.items():
+        (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True))
     run.state.save_to_json(str(folder / "trainer_state.json"))
 
 
@@ -269,11 +269,11 @@ def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], lo
 
 def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     yield ""
-    for split, figures in record.leading_metrics():
-        low, high = figures.intervals["accuracy"]
+    for split, metrics in record.leading_metrics():
+        low, high = metrics.intervals["accuracy"]
         yield (
-            f"{split.capitalize()} accuracy {counted(figures.values['accuracy'], figures.images)} "
-            f"({figures.level:.0%} interval {low:.3f} to {high:.3f}, {figures.method}, {figures.images} images)"
+            f"{split.capitalize()} accuracy {counted(metrics.values['accuracy'], metrics.images)} "
+            f"({metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method}, {metrics.images} images)"
             + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
     yield from _against_baselines(record)

@@ -211,8 +211,8 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     width = max(len(row.folder.name) for row in rows)
     lines = [f"{'run':<{width}}  accuracy    loss  seconds  trained"]
     for row in rows:
-        figures = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
-        lines.append(f"{row.folder.name:<{width}}  {figures}")
+        numbers = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
+        lines.append(f"{row.folder.name:<{width}}  {numbers}")
     best = rows[0]
     lines.append(
         f"\nThe best, {counted(best.accuracy, best.images)} on validation, is optimistic: run and epoch were chosen on "

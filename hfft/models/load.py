@@ -118,7 +118,7 @@ def check_one_label_per_image(config: PreTrainedConfig, name: str) -> None:
     """Make sure that a finished model chooses one of its labels, so that its probabilities mean what they say.
 
     Raises:
-        ModelError: its labels do not exclude each other, or its output is no choice.
+        ModelError: its labels do not exclude each other, or its output is not a choice.
     """
     kind = getattr(config, "problem_type", None)
     outputs = len(config.id2label or {})
@@ -150,7 +150,7 @@ def _commit_of(arguments: ModelArguments) -> str:
 
 
 def _license_of(arguments: ModelArguments) -> str:
-    """The licence that the model's card states; empty where there is no card or it states none."""
+    """The license that the model's card states; empty where there is no card or it states none."""
     name = str(arguments.model_name_or_path)
     try:
         card = ModelCard.load(

@@ -24,8 +24,8 @@ BASELINE_NAMES = {
     "linear_probe": "the linear probe",
     "full_fine-tuning": "full fine-tuning",
 }
-# Licence identifiers that the Hub accepts as they are and that image models come with.
-_KNOWN_LICENCE = re.compile(
+# License identifiers that the Hub accepts as they are and that image models come with.
+_KNOWN_LICENSE = re.compile(
     r"apache-2\.0|mit|isc|zlib|ncsa|unlicense|wtfpl|bsd(-[23]-clause)?|mpl-2\.0|epl-2\.0|ecl-2\.0|odbl|odc-by|pddl|"
     r"(a|l)?gpl-3\.0|gpl-2\.0|lgpl-2\.1|openrail(\+\+)?|cc0-1\.0|cc-by-(2\.0|2\.5|3\.0|4\.0)|cc-by-sa-[34]\.0|"
     r"cc-by-nc-[234]\.0|cc-by-nd-4\.0|cc-by-nc-nd-[34]\.0|cc-by-nc-sa-[234]\.0"
@@ -33,16 +33,16 @@ _KNOWN_LICENCE = re.compile(
 
 
 def card_metadata(record: RunRecord) -> ModelCardData:
-    """Return what the Hub reads: task, base model, data set, licence, tags and the model index."""
+    """Return what the Hub reads: task, base model, data set, license, tags and the model index."""
     from huggingface_hub import ModelCardData
 
-    licence = (record.base.licence or "").strip()
-    known = _KNOWN_LICENCE.fullmatch(licence.lower()) is not None
+    license = (record.base.license or "").strip()
+    known = _KNOWN_LICENSE.fullmatch(license.lower()) is not None
     return ModelCardData(
         base_model=record.base.id if record.base.on_hub and is_hub_id(record.base.id) else None,
         datasets=[record.data.name] if _data_on_hub(record) else None,
-        license=licence.lower() if known else ("other" if licence else None),
-        license_name=None if known or not licence else re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-"),
+        license=license.lower() if known else ("other" if license else None),
+        license_name=None if known or not license else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-"),
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["image-classification", "vision", "hfft", *_kind_of_tuning(record)],

@@ -25,7 +25,7 @@ def families(texts: Iterable[str]) -> list[str]:
 
 def class_names(labels: Sequence[str]) -> list[str]:
     """Return what a figure shows for each class: its name on one line, or its number where no font has the letters."""
-    names = (_drawn(" ".join(label.split())) for label in labels)
+    names = map(_drawn, labels)
     return [name or f"label {number}" for number, name in enumerate(names)]
 
 
@@ -40,7 +40,7 @@ def escaped(text: str) -> str:
 
 def shown_by_number(labels: Sequence[str]) -> str:
     """Say which classes figures show by number; empty where they show all by name."""
-    lost = [label for label in labels if label.split() and _drawn(" ".join(label.split())) is None]
+    lost = [label for label in labels if label.split() and _drawn(label) is None]
     if not lost:
         return ""
     first = f"{lost[0]!r}{' and others' if len(lost) > 1 else ''}"
@@ -51,8 +51,8 @@ def shown_by_number(labels: Sequence[str]) -> str:
 
 
 def _drawn(text: str) -> str | None:
-    """The text without what nobody sees; None where a letter would be a box, or where nothing is left."""
-    kept = "".join(letter for letter in text if _family_with(letter) or not _ignorable(letter))
+    """The text on one line, without what nobody sees; None where a letter would be a box, or where nothing is left."""
+    kept = "".join(letter for letter in " ".join(text.split()) if _family_with(letter) or not _ignorable(letter))
     return kept if kept and all(map(_family_with, kept)) else None
 
 

@@ -20,7 +20,7 @@ def code(text: str) -> str:
     return re.sub(r"[`|\s]+", " ", text).strip()
 
 
-def figure(value: float) -> str:
+def number(value: float) -> str:
     """Return a loss or a share with four decimals."""
     return f"{value:.4f}"
 

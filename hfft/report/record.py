@@ -21,14 +21,14 @@ class BaseRecord:
         id: Hub id, folder or package.
         revision: commit of the Hub's repository, where there is one.
         sha256: hash of its weights.
-        licence: as its card or package gives it; None where unknown.
+        license: as its card or package gives it; None where unknown.
         on_hub: whether `id` is a repository on the Hub, so that a card may link to it.
     """
 
     id: str
     revision: str | None = None
     sha256: str | None = None
-    licence: str | None = None
+    license: str | None = None
     on_hub: bool = False
 
 
@@ -144,7 +144,7 @@ class RunRecord:
         data: images and labels.
         policy: as given, ``last_n:2`` for instance.
         plan: the policy's phases, in order.
-        metrics: figures by split; ``test`` is missing where there was no test split.
+        metrics: metrics by split; ``test`` is missing where there was no test split.
         versions: of Python and of the packages that matter, by name.
         command: the command that ran, ``finetune`` for instance.
         arguments: every option and its value, flat, as a YAML file would hold them.
@@ -160,7 +160,7 @@ class RunRecord:
         best_epoch: the epoch whose weights were handed back, where that was chosen on validation.
         test_evaluations: how often this run looked at the test split; None where that was not counted.
         frozen: the proof that frozen tensors did not change; None where nothing was frozen.
-        baselines: by name (``majority``, ``linear_probe``), figures of the same split as `per_class`.
+        baselines: by name (``majority``, ``linear_probe``), metrics of the same split as `per_class`.
         differences: by baseline, how much more accurate the result is than it on the same images.
         files: SHA-256 of the weights that were written, by file.
         mistakes: the most confident ones of that split, the most confident first.
@@ -199,11 +199,11 @@ class RunRecord:
     format: Literal[1] = 1
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:
-        """Return the splits' figures, those first that nothing was chosen on."""
+        """Return the splits' metrics, those first that nothing was chosen on."""
         return sorted(self.metrics.items(), key=lambda item: item[0] != "test")
 
     def optimistic(self, split: str) -> bool:
-        """Whether the weights were chosen on this very split, so that its figures flatter them."""
+        """Whether the weights were chosen on this very split, so that its metrics flatter them."""
         return split == "validation" and self.best_epoch is not None
 
 
@@ -230,10 +230,13 @@ def read_record(path: str | Path) -> RunRecord:
     """Read what `write_record` wrote. Keys that this version does not know are passed over.
 
     Raises:
-        HfftError: the file cannot be read, is no JSON, lacks a key or holds a value of the wrong kind.
+        HfftError: the file cannot be read, is not JSON, lacks a key or holds a value of the wrong kind.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise HfftError(f"cannot read the record {path}: {error}") from error
+    base = data.get("base") if isinstance(data, dict) else None
+    if isinstance(base, dict) and "licence" in base:  # what the first records called it
+        base.setdefault("license", base["licence"])
     return build(RunRecord, data, str(path))

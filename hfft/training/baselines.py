@@ -42,7 +42,7 @@ _PATIENCE = 2.0  # seconds without a progress bar
 
 
 def probe_baselines(setup: Setup, prepared: Prepared) -> Baselines:
-    """Judge the commonest class and a linear probe, before training changes the model.
+    """Evaluate the commonest class and a linear probe, before training changes the model.
 
     Args:
         setup: its model holds the pretrained weights.

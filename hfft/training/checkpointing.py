@@ -26,7 +26,7 @@ from hfft.training.resume import (
     STATE,
     TENSORS,
     Checkpoint,
-    Moment,
+    ResumePoint,
     list_checkpoints,
     remove_checkpoints,
 )
@@ -38,12 +38,12 @@ class PhaseCheckpoints:
 
     Args:
         folder: the run's output folder, which all processes see.
-        moment: the run so far; its `best` and `average` are read when a checkpoint is made.
+        point: the run so far; its `best` and `average` are read when a checkpoint is made.
         resumed: the checkpoint that this phase goes on from, or None.
     """
 
-    def __init__(self, folder: Path, moment: Moment, resumed: Checkpoint | None = None) -> None:
-        self.folder, self.moment, self.resumed = folder, moment, resumed
+    def __init__(self, folder: Path, point: ResumePoint, resumed: Checkpoint | None = None) -> None:
+        self.folder, self.point, self.resumed = folder, point, resumed
         self.newest: Path | None = resumed.folder if resumed is not None else None
 
     def save(self, trainer: FreezeTrainer) -> None:
@@ -55,7 +55,7 @@ class PhaseCheckpoints:
             OutputError: it cannot be written; earlier checkpoints are as they were.
         """
         args = trainer.args
-        name = f"checkpoint-{self.moment.steps + trainer.state.global_step}"
+        name = f"checkpoint-{self.point.steps + trainer.state.global_step}"
         partial, target = self.folder / f".{name}.partial", self.folder / name
         try:
             if args.process_index == 0:
@@ -126,11 +126,11 @@ class PhaseCheckpoints:
         trainer._initial_global_step = 0
 
     def _tensors(self, trainer: FreezeTrainer) -> Iterator[tuple[str, Tensor]]:
-        moment, state = self.moment, trainer.classifier.state_dict()
+        point, state = self.point, trainer.classifier.state_dict()
         groups = {
-            "model": {name: state[name] for name in moment.changed},
-            "best": moment.best.tensors if moment.best is not None else {},
-            "average": moment.average.tensors if moment.average is not None else {},
+            "model": {name: state[name] for name in point.changed},
+            "best": point.best.tensors if point.best is not None else {},
+            "average": point.average.tensors if point.average is not None else {},
             "optimizer": {key: value for key, value in _optimizer_entries(trainer) if isinstance(value, Tensor)},
         }
         for group, tensors in groups.items():
@@ -138,7 +138,7 @@ class PhaseCheckpoints:
                 yield f"{group}/{name}", tensor.detach().cpu().contiguous().clone()
 
     def _record(self, trainer: FreezeTrainer) -> dict[str, Any]:
-        moment, best = self.moment, self.moment.best
+        point, best = self.point, self.point.best
         values: dict[str, dict[str, Any]] = {}
         for key, value in _optimizer_entries(trainer):
             if not isinstance(value, Tensor):
@@ -153,11 +153,11 @@ class PhaseCheckpoints:
         scaler = trainer.accelerator.scaler
         return {
             "format": FORMAT,
-            "identity": moment.identity,
-            "phase": moment.phase,
-            "done": moment.done,
-            "lr_scales": moment.lr_scales,
-            "learning_rate": moment.learning_rate,
+            "identity": point.identity,
+            "phase": point.phase,
+            "done": point.done,
+            "lr_scales": point.lr_scales,
+            "learning_rate": point.learning_rate,
             "best": [best.score, best.epoch, best.stale] if best is not None else None,
             "optimizer": {"groups": rates, "values": values},
             "scheduler": trainer.lr_scheduler.state_dict(),

@@ -116,7 +116,7 @@ class Baselines:
         self.predictions["full_fine-tuning"] = predictions
         self.seconds += seconds
 
-    def figures(self, split: str, truth: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    def metrics(self, split: str, truth: NDArray[np.int64]) -> dict[str, dict[str, float]]:
         """Return accuracy and macro-F1 of each baseline on one split."""
         return {
             name: {

@@ -34,8 +34,8 @@ _HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
 
 @dataclass
-class Moment:
-    """A moment within a run, beside weights and optimizer.
+class ResumePoint:
+    """Where a run stands, beside its weights and optimizer: what a checkpoint needs to go on from here.
 
     Args:
         identity: by name, what a run must share with this one to go on from here.
@@ -251,9 +251,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
-def moment_of(progress: Progress, trainer: FreezeTrainer) -> Moment:
+def resume_point(progress: Progress, trainer: FreezeTrainer) -> ResumePoint:
     """Return the moment at which a phase begins; its weights are read when a checkpoint is made."""
-    return Moment(
+    return ResumePoint(
         progress.identity,
         phase=len(progress.phases),
         done={

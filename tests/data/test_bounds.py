@@ -13,7 +13,7 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from hfft.cli import main
 from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, TooLongError, open_image, upright_rgb
-from hfft.data.probe import look_at
+from hfft.data.probe import probe_image
 from hfft.errors import ArgumentError, DataError
 from hfft.explain.pipeline import model_inputs
 from hfft.inference.classifier import Classifier, classify, load_classifier
@@ -93,7 +93,7 @@ def test_every_path_refuses_before_it_decodes(
 
 def _refused(path: Path, problem: str) -> None:
     for decode in (True, False):
-        assert look_at(str(path), 0, decode).problem == problem
+        assert probe_image(str(path), 0, decode).problem == problem
     for source in (path, io.BytesIO(path.read_bytes())):
         with pytest.raises(BoundsError, match=r"given\.png.*(crop|scale) it") as caught:
             open_image(source, "given.png")
@@ -133,7 +133,7 @@ def test_an_icon_that_hides_a_long_image(tmp_path: Path, kind: str) -> None:
         # Pillow reads the inner image's size at once in an ICO, and refuses such a size itself in an ICNS.
         with pytest.raises(DataError, match=r"too long \(16000 x 1|not one of the allowed sizes"):
             open_image(path, "icon.png")
-        assert look_at(str(path), 0).problem == ("too_long" if kind == "ICO" else "damaged")
+        assert probe_image(str(path), 0).problem == ("too_long" if kind == "ICO" else "damaged")
 
 
 def test_of_an_animation_the_first_frame_alone_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_of_an_animation_the_first_frame_alone_is_decoded(tmp_path: Path, monkey
 
     monkeypatch.setattr(GifImagePlugin.GifImageFile, "load_prepare", count)
     assert open_image(tmp_path / "a.gif", "a").getpixel((0, 0)) == (0, 0, 0)
-    assert look_at(str(tmp_path / "a.gif"), 0).animated
+    assert probe_image(str(tmp_path / "a.gif"), 0).animated
     assert open_upload(tmp_path / "a.gif", Limits()).size == (8, 8)
     assert set(decoded) == {0}
 
@@ -164,13 +164,13 @@ def test_texts_and_profiles_that_inflate_are_refused(tmp_path: Path, what: str) 
     assert path.stat().st_size < 200_000
     with pytest.raises(DataError, match="a: Decompressed data too large"):
         open_image(path, "a")
-    assert look_at(str(path), 0).problem == "damaged"
+    assert probe_image(str(path), 0).problem == "damaged"
 
 
 def test_a_header_alone_is_read_of_a_png_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     forbid_decoding(monkeypatch)
-    assert look_at(str(tmp_path / "a.png"), 0, decode=False).size == (9, 9)
+    assert probe_image(str(tmp_path / "a.png"), 0, decode=False).size == (9, 9)
 
 
 def test_check_and_skip_name_the_long_image(

@@ -22,7 +22,7 @@ from hfft.cli import main
 from hfft.data.check import parts_of, quick_check
 from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.load import load_image_sets
-from hfft.data.probe import look_at
+from hfft.data.probe import probe_image
 
 Folder = Callable[..., Path]
 
@@ -153,7 +153,7 @@ def test_many_images_are_checked_in_workers_with_progress(
     printed = capsys.readouterr()
     assert "red/099.png" in printed.out
     assert "300/300" in printed.err
-    assert workers == [hfft.data.probe.cores()]
+    assert workers == [hfft.machine.cores()]
 
 
 def test_strict_fails_for_warnings(splits: Path) -> None:
@@ -182,8 +182,8 @@ def test_near_groups_need_like_colours_and_some_structure() -> None:
 
 def test_a_header_alone_is_enough_for_the_quick_look(tmp_path: Path) -> None:
     _truncate(tmp_path)
-    assert look_at(str(tmp_path / "bad.jpg"), 0, decode=False).problem == ""
-    assert look_at(str(tmp_path / "bad.jpg"), 0).problem == "damaged"
+    assert probe_image(str(tmp_path / "bad.jpg"), 0, decode=False).problem == ""
+    assert probe_image(str(tmp_path / "bad.jpg"), 0).problem == "damaged"
 
 
 def test_the_quick_check_finds_leaks_and_unreadable_headers(splits: Path) -> None:

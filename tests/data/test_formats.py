@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image
 
 from hfft.cli import main
 from hfft.data.images import UnreadableImageError, open_image
-from hfft.data.probe import look_at
+from hfft.data.probe import probe_image
 
 RAMP = np.linspace(0, 1, 48)[None].repeat(40, 0)
 UNSIGNED, SIGNED = 1, 2  # TIFF's SampleFormat
@@ -34,7 +34,7 @@ def write_tiff(path: Path, values: NDArray[Any], sample_format: int, photometric
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
-@pytest.mark.parametrize("look", [open_image, look_at])
+@pytest.mark.parametrize("look", [open_image, probe_image])
 def test_postscript_under_another_name_starts_no_program(
     tmp_path: Path, suffix: str, look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,8 +45,8 @@ def test_postscript_under_another_name_starts_no_program(
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     for source in (str(path), io.BytesIO(path.read_bytes())):
-        if look is look_at:
-            assert look_at(source, 0).problem == "not_an_image"
+        if look is probe_image:
+            assert probe_image(source, 0).problem == "not_an_image"
         else:
             with pytest.raises(UnreadableImageError, match="page: not an image of a format that hfft reads"):
                 open_image(source, "page")
@@ -55,7 +55,7 @@ def test_postscript_under_another_name_starts_no_program(
 @pytest.mark.parametrize("content", [b"%PDF-1.4\n", b"\xd7\xcd\xc6\x9a" + bytes(60), b"\x89HDF\r\n\x1a\n" + bytes(60)])
 def test_other_documents_under_an_images_name_are_no_images(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    assert look_at(str(tmp_path / "a.jpg"), 0).problem == "not_an_image"
+    assert probe_image(str(tmp_path / "a.jpg"), 0).problem == "not_an_image"
 
 
 def test_check_names_postscript(
@@ -79,7 +79,7 @@ def test_check_names_postscript(
 )
 def test_numbers_of_32_bits(tmp_path: Path, kind: Any, sample_format: int, highest: int, words: str) -> None:
     write_tiff(tmp_path / "a.tif", (RAMP * highest).astype(kind), sample_format)
-    look = look_at(str(tmp_path / "a.tif"), 0)
+    look = probe_image(str(tmp_path / "a.tif"), 0)
     assert look.grey == words
     seen = np.asarray(open_image(tmp_path / "a.tif", "a"))[0, :, 0]
     scale = highest / 2 ** int(words.split()[1])
@@ -134,7 +134,7 @@ def _grey_and_turned(path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".mpo", ".tif", ".webp"])
 def test_of_several_frames_the_first_is_the_image(tmp_path: Path, suffix: str) -> None:
     _frames(tmp_path / f"a{suffix}")
-    assert look_at(str(tmp_path / f"a{suffix}"), 0).animated
+    assert probe_image(str(tmp_path / f"a{suffix}"), 0).animated
     assert np.asarray(open_image(tmp_path / f"a{suffix}", "a")).min() > 250
 
 

@@ -14,7 +14,7 @@ from hfft.arguments import DataArguments
 from hfft.data.check import check_parts, parts_of
 from hfft.data.images import open_image
 from hfft.data.load import load_image_sets
-from hfft.data.probe import look_at
+from hfft.data.probe import probe_image
 
 RAMP = np.linspace(0, 1, 48)[None].repeat(40, 0)
 KINDS: dict[str, tuple[str, Any, str]] = {
@@ -42,7 +42,7 @@ def test_a_ramp_stays_a_ramp(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"ramp.{suffix}"
     Image.fromarray(values).save(path)
     seen = np.asarray(open_image(path, "ramp"))
-    assert look_at(str(path), 0).grey == words
+    assert probe_image(str(path), 0).grey == words
     assert seen.shape == (40, 48, 3)
     np.testing.assert_allclose(seen[0, :, 0], RAMP[0] * 255, atol=2)
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import TABS, TIMEOUT, chromium, needed, open_tab
 from finished import make_images, make_model, run_finetune
-
-pytest.importorskip("gradio", reason="the extra 'space' is not installed")
-pytest.importorskip("playwright", reason="playwright is not installed")
-
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from hfft.space.app import serve
 from hfft.space.options import SpaceArguments
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-TABS = {
-    "Classify": "#image",
-    "Pipeline": "#flow .hf-card",
-    "Training": "#epochs table",
-    "Prediction trace": "#steps .hf-step",
-    "Compare": "#runs label",
-    "Fine-tune": "#start",
-    "Learn": "#question-1 label",
-}
 GRADIOS_OWN = '[aria-label="Empty value"]'  # what its Label shows until there is an answer, a div with a label
-TIMEOUT = 120_000  # milliseconds
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +29,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def open_tab(page: Page, name: str) -> None:
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if not tab.is_visible():  # on a phone it lies in a menu
-        page.locator("button.overflow-menu, .overflow-menu button").first.click()
-        page.locator(".overflow-dropdown button", has_text=name).first.click()
-    else:
-        tab.click()
-    page.locator(TABS[name]).first.wait_for()
+    with chromium() as opened:
+        yield opened
 
 
 def violations(page: Page) -> list[str]:
     """What axe-core calls critical or serious, a line for each."""
+    from axe_playwright_python.sync_playwright import Axe
+
     found = Axe().run(page, context={"exclude": [[GRADIOS_OWN]]}, options={"resultTypes": ["violations"]}).response
     return [
         f"{rule['impact']}: {rule['id']}: {node['html'][:100]}: {' '.join(node['failureSummary'].split())}"

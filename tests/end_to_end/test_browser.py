@@ -17,45 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import TIMEOUT, chromium, needed, open_tab
 from finished import make_images, make_model, run_finetune
-
-pytest.importorskip("gradio", reason="the extra 'space' is not installed")
-pytest.importorskip("playwright", reason="playwright is not installed")
-
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import read_run
 from hfft.space.quiz import make_quiz
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
-TABS = {
-    "Classify": "#image",
-    "Pipeline": "#flow .hf-card",
-    "Training": "#epochs table",
-    "Prediction trace": "#steps .hf-step",
-    "Compare": "#runs label",
-    "Fine-tune": "#start",
-    "Learn": "#question-1 label",
-}
 ENDLESS = 10_000  # epochs of a training that is still running whenever a test looks
-TIMEOUT = 120_000
-"""Milliseconds to wait for what the page shall show; only a fault takes so long, however busy the machine is."""
 MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = needed
 
 
 expect.set_options(timeout=TIMEOUT)
@@ -105,10 +78,8 @@ def url(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -124,11 +95,6 @@ def page(browser: Any, url: str) -> Iterator[Page]:
     yield page
     context.close()
     assert not problems
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
-    expect(page.locator(TABS[name]).first).to_be_visible(timeout=TIMEOUT)
 
 
 def choose_model(page: Page, name: str) -> None:

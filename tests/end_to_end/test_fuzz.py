@@ -19,7 +19,7 @@ from PIL import Image
 
 from hfft.cli import main
 from hfft.cli.commands import COMMANDS
-from hfft.data.probe import PROBLEMS, look_at
+from hfft.data.probe import PROBLEMS, probe_image
 from hfft.errors import HfftError
 from hfft.report.record import read_record
 
@@ -167,7 +167,7 @@ def _bytes(data: st.DataObject) -> None:
     for position, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)))):
         content[position] = value
     cut = data.draw(st.integers(0, len(content)))
-    look = look_at(io.BytesIO(bytes(content[:cut])), 0)
+    look = probe_image(io.BytesIO(bytes(content[:cut])), 0)
     assert look.problem in ("", *PROBLEMS)
     assert "\n" not in look.reason
     assert bool(look.content) == (not look.problem)

@@ -119,8 +119,8 @@ def test_features_are_pooled_to_one_row_per_image(shape: tuple[int, ...]) -> Non
 
 def test_figures_are_those_of_the_split_that_is_asked_for() -> None:
     baselines = Baselines({"majority": {"validation": np.array([1, 1]), "test": np.array([0, 0])}})
-    assert baselines.figures("test", np.array([0, 1]))["majority"]["accuracy"] == 0.5
-    assert baselines.figures("validation", np.array([1, 1]))["majority"]["accuracy"] == 1.0
+    assert baselines.metrics("test", np.array([0, 1]))["majority"]["accuracy"] == 0.5
+    assert baselines.metrics("validation", np.array([1, 1]))["majority"]["accuracy"] == 1.0
 
 
 def test_mistakes_come_most_confident_first_and_are_drawn(image_folder: Folder, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hfft.arguments import DataArguments
 from hfft.cli import main
 from hfft.data.check import check_parts, parts_of
 from hfft.data.load import ImageSets, load_image_sets
-from hfft.data.probe import look_at_all
+from hfft.data.probe import probe_images
 
 Folder = Callable[..., Path]
 CLASSES = ("0", "1", "2")
@@ -136,7 +136,7 @@ def _content(sets: ImageSets) -> dict[str, list[tuple[int, bytes]]]:
     """Label and digest of the pixels of every image, in order, by split."""
     found = {}
     for part in parts_of(sets):
-        digests = [look.content for look in look_at_all(part.images)]
+        digests = [look.content for look in probe_images(part.images)]
         found[part.split] = list(zip(part.images.labels.tolist(), digests, strict=True))
     return found
 

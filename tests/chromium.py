@@ -1,0 +1,63 @@
+"""A headless Chromium for tests of the Space, and how they find their way around its tabs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+_PATH = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+TABS = {
+    "Classify": "#image",
+    "Pipeline": "#flow .hf-card",
+    "Training": "#epochs table",
+    "Prediction trace": "#steps .hf-step",
+    "Compare": "#runs label",
+    "Fine-tune": "#start",
+    "Learn": "#question-1 label",
+}
+"""By tab, what is there once it has been filled."""
+TIMEOUT = 120_000
+"""Milliseconds to wait for what the page shall show; only a fault takes so long, however busy the machine is."""
+
+needed = pytest.mark.skipif(_PATH is None, reason="no Chromium here: apt-get install chromium")
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Start a browser, and end it with this context."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_PATH, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Open a tab, which lies in a menu on a phone, and wait until it is filled."""
+    tab = page.get_by_role("tab", name=name, exact=True)
+    if tab.is_visible():
+        tab.click()
+    else:
+        page.locator("button.overflow-menu, .overflow-menu button").first.click()
+        page.locator(".overflow-dropdown button", has_text=name).first.click()
+    expect(page.locator(TABS[name]).first).to_be_visible(timeout=TIMEOUT)
