@@ -25,7 +25,7 @@ def test_a_compiled_suffix_gives_each_batch_its_own_logits(name: str, policy: st
     phase = make_plan(model, anatomy, policy, epochs=1).phases[0]
     freeze(model, phase)
     batches = [{"pixel_values": torch.randn(4, 3, 32, 32)} for _ in range(2)]
-    cut = cut_phase(model, anatomy, phase, batches[0], "off", None)
+    cut = cut_phase(model, anatomy, phase, batches[0], shortcut=False)
     assert cut.split is not None
     suffix, before = Suffix(anatomy, cut.split), [logits_of(model(**batch)) for batch in batches]
     names = compilable(model, suffix)
