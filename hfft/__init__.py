@@ -6,6 +6,7 @@ Everything public is loaded when it is first used, so that ``import hfft`` itsel
 - ``hfft.plan(...)`` shows what a policy would train, ``hfft.evaluate(...)`` measures a finished model.
 - ``hfft.load(...)`` gives back the model and the image processor of a finished run, or of its delta.
 - ``hfft.load_classifier(...)`` and ``hfft.classify(...)`` label images with it.
+- ``hfft.labels(...)`` finds labels that are probably wrong, ``hfft.embed(...)`` gives a model's pooled features.
 - ``hfft.Plan`` says what a policy trains when, ``hfft.FreezeTrainer`` is the Trainer of one phase of a plan.
 
 Plugins and policies of other packages import ``hfft.plugin``. All else is private, and may change.
@@ -20,14 +21,18 @@ __all__ = [
     "Plan",
     "__version__",
     "classify",
+    "embed",
     "evaluate",
     "finetune",
+    "labels",
     "load",
     "load_classifier",
     "plan",
 ]
 
 if TYPE_CHECKING:
+    from hfft.curate.desk import labels_with as labels
+    from hfft.curate.embed import embed_with as embed
     from hfft.inference.classifier import classify, load_classifier
     from hfft.inference.evaluate import evaluate_with as evaluate
     from hfft.jobs.finetune import finetune_with as finetune
@@ -40,8 +45,10 @@ _PLACES = {
     "FreezeTrainer": "hfft.training.trainer:FreezeTrainer",
     "Plan": "hfft.planning.plan:Plan",
     "classify": "hfft.inference.classifier:classify",
+    "embed": "hfft.curate.embed:embed_with",
     "evaluate": "hfft.inference.evaluate:evaluate_with",
     "finetune": "hfft.jobs.finetune:finetune_with",
+    "labels": "hfft.curate.desk:labels_with",
     "load": "hfft.models.checkpoint:load",
     "load_classifier": "hfft.inference.classifier:load_classifier",
     "plan": "hfft.jobs.plan:plan_with",

@@ -240,6 +240,86 @@ class CheckpointArguments:
 
 
 @dataclass
+class FeatureArguments:
+    """Which model computes features."""
+
+    model: str | None = option(
+        None, "A run's output folder, a model's folder or a Hub id. Left out: the embedded EfficientNet-Lite0."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
+
+
+@dataclass
+class EmbedArguments:
+    """Which features, and where they go."""
+
+    output: str = field(metadata={"help": "The file to write, FILE.parquet or FILE.safetensors."})
+    block: str | None = option(
+        None,
+        "Part whose output is pooled: stem, block N or neck, as `hfft plan` names them. Left out: what the head reads.",
+    )
+    json: bool = option(False, "Print what was written as JSON, for programs.")
+
+    def __post_init__(self) -> None:
+        check_ending("--output", self.output, (".parquet", ".safetensors"))
+
+
+@dataclass
+class LabelsArguments:
+    """How findings are shown and where they go, or which of them are applied."""
+
+    output: str | None = option(
+        None, "File for all findings, .csv or .json; with --apply the new list, .csv or .parquet (fixed.csv)."
+    )
+    apply: str | None = option(
+        None, "CSV of findings with decisions in its column action (keep, relabel, drop): write a new list by them."
+    )
+    json: bool = option(False, "Print all findings as JSON, for programs.")
+    seed: int = option(0, "Seed of the folds.")
+
+    def __post_init__(self) -> None:
+        if self.apply is None and self.output is not None:
+            check_ending("--output", self.output, (".csv", ".json"))
+        if self.apply is not None:
+            check_ending("--apply", self.apply, (".csv",))
+            check_ending("--output", self.new_list, (".csv", ".parquet"))
+            if self.json:
+                raise ArgumentError("--json prints findings; leave it out beside --apply")
+
+    @property
+    def new_list(self) -> str:
+        """Where the new list goes."""
+        return self.output or "fixed.csv"
+
+
+@dataclass
+class NextArguments:
+    """How many images to choose, and where they are listed."""
+
+    count: int = option(20, "How many images to choose, those first that would teach the model most.")
+    output: str | None = option(None, "File for the list, .csv or .json.")
+    json: bool = option(False, "Print the list as JSON, for programs.")
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ArgumentError(f"--count must be at least 1, not {self.count}")
+        if self.output is not None:
+            check_ending("--output", self.output, (".csv", ".json"))
+
+
+def check_ending(flag: str, path: str, endings: tuple[str, ...]) -> None:
+    """Make sure that a file's ending says one of the formats that are written or read.
+
+    Raises:
+        ArgumentError: it does not.
+    """
+    if not path.lower().endswith(endings):
+        raise ArgumentError(f"{flag} {path} must end in {' or '.join(endings)}")
+
+
+@dataclass
 class EvaluateArguments:
     """Which labelled images, and where the figures go. Without any: the test images of the embedded ten animals."""
 

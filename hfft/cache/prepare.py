@@ -268,7 +268,7 @@ def _choose_engines(wanted: list[_Filling], cache: CacheArguments, training: Fin
 
 def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArguments) -> Question:
     directory = cache_folder(cache)
-    part, size = filling.splits["train"], fill_batch(filling.prefix.device)
+    part, size = next(iter(filling.splits.values())), fill_batch(filling.prefix.device)
 
     def batch() -> dict[str, Tensor]:
         contents, least = part.images.contents(), part.pixels.least

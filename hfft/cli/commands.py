@@ -31,6 +31,10 @@ COMMANDS = {
         "hfft.cli.check:check_command",
         "Look for unreadable, equal, mislabelled and unusual images before they are trained on.",
     ),
+    "labels": Command(
+        "hfft.cli.curate:labels_command",
+        "Find labels that are probably wrong, and double, odd or blurred images; write a new list by your decisions.",
+    ),
     "finetune": Command(
         "hfft.cli.train:finetune_command", "Fine-tune a pretrained image classifier with most of it frozen."
     ),
@@ -54,6 +58,13 @@ COMMANDS = {
     "evaluate": Command(
         "hfft.cli.models:evaluate_command",
         "Evaluate a finished model on labelled images: accuracy, F1, calibration, per class.",
+    ),
+    "next": Command(
+        "hfft.cli.curate:next_command", "Choose the unlabelled images whose labels would teach a finished run most."
+    ),
+    "embed": Command(
+        "hfft.cli.curate:embed_command",
+        "Write pooled features of any block to Parquet or safetensors, for other tools.",
     ),
     "merge": Command(
         "hfft.cli.models:merge_command",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ EXIF_ORIENTATION = 0x0112
 FLAT_LEVELS = 4
 """Most levels of 256 between the darkest and the brightest value of each channel of an image of one colour."""
 _BATCH = 32
+_TONE_SIDE = 256  # pixels of the shorter side that brightness and sharpness are measured at, at most
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class ImageProbe:
         colour: mean red, green and blue, 0 to 255.
         grey: how grey of more than 8 bits was read, see `hfft.data.grey`; empty for other images.
         flat: it comes out as one colour.
+        brightest: grey level, 0 to 255, that one pixel in a hundred is above; NaN where nothing was decoded.
+        spread: standard deviation of red, green or blue, the largest of the three; NaN likewise.
+        sharpness: variance of the Laplacian over that of the grey levels, which contrast does not change, at a shorter
+            side of 256 pixels at most; NaN likewise, and where all is grey alike.
     """
 
     row: int
@@ -60,6 +66,9 @@ class ImageProbe:
     colour: tuple[int, int, int] = (0, 0, 0)
     grey: str = ""
     flat: bool = False
+    brightest: float = math.nan
+    spread: float = math.nan
+    sharpness: float = math.nan
 
 
 def probe_image(source: str | io.BytesIO, row: int, decode: bool = True) -> ImageProbe:
@@ -158,6 +167,25 @@ def _content(upright: Image.Image) -> dict[str, Any]:
         "shape": _perceptual_hash(upright),
         "colour": tuple(round(value) for value in pixels.mean(axis=0)),
         "flat": bool((np.ptp(pixels, axis=0) <= FLAT_LEVELS).all()),
+        **_tone(upright),
+    }
+
+
+def _tone(upright: Image.Image) -> dict[str, float]:
+    """Measure brightness and sharpness (Pech-Pacheco et al., 2000) on grey levels of a size that is alike for all."""
+    small = upright
+    if min(small.size) > _TONE_SIDE:
+        scale = _TONE_SIDE / min(small.size)
+        size = (round(small.width * scale), round(small.height * scale))
+        small = small.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    levels = np.asarray(small.convert("L"), np.float32)
+    variance, inner = float(levels.var()), levels[1:-1, 1:-1]
+    around = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:]
+    told = variance > 0 and inner.size > 0
+    return {
+        "brightest": float(np.percentile(levels, 99)),
+        "spread": float(np.asarray(small, np.float32).std(axis=(0, 1)).max()),
+        "sharpness": float((around - 4 * inner).var()) / variance if told else math.nan,
     }
 
 

@@ -73,14 +73,7 @@ class HeadInputs:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, prepared: Prepared) -> None:
         self.model, self.prepared = model, prepared
-        # The module with the weights, not a container around it: with cached activations, what a container
-        # is given may be a placeholder that nobody reads.
-        self.heads = [
-            module
-            for name, module in model.named_modules()
-            if any(covers(head, name) for head in anatomy.head)
-            and next(module.parameters(recurse=False), None) is not None
-        ]
+        self.heads = head_modules(model, anatomy)
 
     def features(self, dataset: Dataset[Any], name: str) -> NDArray[np.float64]:
         """Return the features of all items, shape (images, features); `name` is that of the split."""
@@ -113,6 +106,18 @@ class HeadInputs:
                 handle.remove()
         # Double precision: features that hardly vary are divided by a deviation too small for single.
         return pooled(seen[0]).double().cpu().numpy()
+
+
+def head_modules(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    """Return the head's modules with weights, not a container around them.
+
+    With cached activations, what a container is given may be a placeholder that nobody reads.
+    """
+    return [
+        module
+        for name, module in model.named_modules()
+        if any(covers(head, name) for head in anatomy.head) and next(module.parameters(recurse=False), None) is not None
+    ]
 
 
 def pooled(features: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def read_metadata(
 def table_columns(path: Path) -> list[str]:
     """The names of a table's columns."""
     if TABLES[path.suffix.lower()] == "csv":
-        return _header(path, [])[0]
+        return text_rows(path, [])[0]
     names: list[str] = _stored(path, TABLES[path.suffix.lower()]).column_names
     return names
 
@@ -111,7 +111,7 @@ def table_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Da
 
 def _csv_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dataset:
     """Every cell as text, so that ``None`` and ``001`` stay what they are; an empty cell is None."""
-    names, lines = _header(path, notes)
+    names, lines = text_rows(path, notes)
     cells: list[list[str | None]] = [[] for _ in names]
     try:
         for number, line in lines:
@@ -143,8 +143,16 @@ def _measured(column: list[str | None]) -> list[Any]:
     return column if all(number is None or number.is_integer() for number in numbers) else numbers
 
 
-def _header(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The names of the columns, and the lines below them with their numbers; lines of nothing are left out."""
+def text_rows(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The names of a text table's columns, and the lines below them with their numbers; lines of nothing are left out.
+
+    Args:
+        path: of the table.
+        notes: grows by what is unusual.
+
+    Raises:
+        DataError: it cannot be read, is empty, or two columns share a name.
+    """
     text = _decoded(path, notes)
     first = next((line for line in text.splitlines() if line.strip()), "")
     usual = "\t" if path.suffix.lower() == ".tsv" else ","

@@ -1,0 +1,80 @@
+"""Commands that look after images by a model's features: embed, labels, next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments, LabelsArguments, NextArguments
+from hfft.cli.commands import summary_of
+from hfft.parsing import parse
+
+if TYPE_CHECKING:
+    from hfft.data.probe import ImageProbe
+
+
+def embed_command(argv: list[str]) -> int:
+    """Write pooled features of any block, for neighbours, plots and other tools."""
+    groups = (FeatureArguments, DataArguments, EmbedArguments)
+    use, data, options, place = parse(groups, argv, "embed", summary_of("embed"), _place(" or images without labels"))
+    from hfft.curate.embed import describe_embedding, embed
+
+    embedding = embed(use, data, options, place, _say)
+    rows, width = embedding.values.shape
+    facts = {
+        "output": options.output,
+        "model": embedding.model,
+        "part": embedding.part,
+        "images": rows,
+        "features": width,
+    }
+    print(json.dumps(facts, indent=2) if options.json else describe_embedding(embedding, options.output))
+    return 0
+
+
+def labels_command(argv: list[str]) -> int:
+    """Find labels that all other images contradict and odd images, or write a new list by decisions about them."""
+    groups = (FeatureArguments, DataArguments, LabelsArguments)
+    use, data, options, place = parse(groups, argv, "labels", summary_of("labels"), _place(""))
+    if options.apply is not None:
+        from hfft.curate.fixes import apply_fixes
+
+        print(apply_fixes(data, options, place).describe())
+        return 0
+    from hfft.curate.desk import desk_json, desk_table, label_desk
+
+    desk = label_desk(use, data, options, place, _say, _progress)
+    print(desk_json(desk) if options.json else desk_table(desk))
+    if options.output is not None:
+        _say(f"Wrote {options.output}: {len(desk.suspects):,} findings.")
+    return 0
+
+
+def next_command(argv: list[str]) -> int:
+    """Choose the unlabelled images whose labels would teach a finished run most."""
+    images = {"nargs": "+", "metavar": "UNLABELLED", "help": "Images, or folders with images in them and below."}
+    use, options, places = parse((FeatureArguments, NextArguments), argv, "next", summary_of("next"), images)
+    from hfft.curate.choose import choose_next, chosen_json, chosen_table
+
+    chosen = choose_next(use, options, places, _say)
+    print(chosen_json(chosen) if options.json else chosen_table(chosen))
+    return 0
+
+
+def _place(more: str) -> dict[str, Any]:
+    text = f"Folder, file or Hub id of images, the folder of a finished run{more}. Left out: what the flags say."
+    return {"nargs": "?", "metavar": "DATA", "help": text}
+
+
+def _say(line: str) -> None:
+    """Tell people; programs read standard output."""
+    print(line, file=sys.stderr)
+
+
+def _progress(probes: Iterable[ImageProbe], total: int) -> Iterable[ImageProbe]:
+    from tqdm import tqdm
+
+    progress: Iterable[ImageProbe] = tqdm(probes, desc="Look", total=total, unit="image", file=sys.stderr, disable=None)
+    return progress
