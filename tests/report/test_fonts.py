@@ -158,7 +158,7 @@ def test_runs_and_evaluations_say_it_in_one_line(
         "--model_name_or_path",
         pretrained("resnet"),
     )
-    assert run("--train_dir", images, "--output_dir", out, *small) == 0
+    assert run("--train_dir", images, "--output_dir", out, "--figures", "true", *small) == 0
     said = capsys.readouterr()
     assert said.out.count("Plots show 2 of 3 classes by number") == 1
     assert "missing from font" not in said.err
