@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,14 @@ class DataArguments:
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    group_column: str | None = option(
+        None, "Column that says which images belong together (a patient, a burst): a split keeps them on one side."
+    )
+    group_pattern: str | None = option(
+        None,
+        "The same from file names, as a regular expression: its first group, or all that it matches, for example "
+        "'(patient[0-9]+)_'.",
+    )
     on_bad_image: str = option(
         "error",
         "What an image that cannot be read does: end the run, or be left out and listed in hfft.json (all images "
@@ -102,6 +111,15 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {value}")
+        if self.group_column and self.group_pattern:
+            raise ArgumentError("--group_column and --group_pattern exclude each other")
+        if self.group_pattern:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                raise ArgumentError(
+                    f"--group_pattern {self.group_pattern!r} is not a regular expression: {error}"
+                ) from error
         if self.views < 1:
             raise ArgumentError(f"--views must be at least 1, not {self.views}")
 

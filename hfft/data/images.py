@@ -45,12 +45,15 @@ class ImageSet:
         labels: class index of each row, shape (rows,).
         name: what errors and reports call the set.
         root: the folder that file names are given relative to; None where images are bytes.
+        groups: which images belong together, shape (rows,), so that a split keeps them on one side; None where each
+            stands for itself.
     """
 
     dataset: datasets.Dataset
     labels: NDArray[np.int64]
     name: str
     root: Path | None = None
+    groups: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,7 +61,8 @@ class ImageSet:
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageSet:
         """The set of these rows, in this order."""
         indices = np.asarray(rows, dtype=np.int64)
-        return ImageSet(self.dataset.select(indices), self.labels[indices], self.name, self.root)
+        groups = None if self.groups is None else self.groups[indices]
+        return ImageSet(self.dataset.select(indices), self.labels[indices], self.name, self.root, groups)
 
     @property
     def place(self) -> str:

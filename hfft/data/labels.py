@@ -42,7 +42,11 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     images = _undecoded(images, name, image_column)
     path = Path(name).expanduser().resolve()
     root = path if path.is_dir() else path.parent if path.is_file() else None
-    return NamedImages(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root), names, order)
+    groups = None
+    if data.group_column is not None:
+        column = _given_column(dataset, name, data.group_column, "--group_column")
+        groups = np.array([str(value) for value in dataset.with_format(None)[column][:]])
+    return NamedImages(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, groups), names, order)
 
 
 def _label_names(dataset: datasets.Dataset, column: str, name: str) -> tuple[list[str | None], list[str]]:

@@ -19,7 +19,7 @@ from hfft.data.readers.folders import ClassFolders, open_class_folders, read_spl
 from hfft.data.readers.shards import read_shards, read_stream, shards_of
 from hfft.data.readers.sources import is_saved, load_dataset, walk
 from hfft.data.readers.tables import TABLES, is_metadata, read_metadata, read_table, table_columns
-from hfft.data.sampling import sample, split_off
+from hfft.data.sampling import describe_groups, sample, split_off, with_groups
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 
@@ -64,11 +64,11 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     found = find_splits(data)
     splits = found.splits
     labels = label_map(splits["train"])
-    train = indexed(splits["train"], labels)
-    validation = indexed(splits["validation"], labels) if "validation" in splits else None
+    train = with_groups(indexed(splits["train"], labels), data)
+    validation = with_groups(indexed(splits["validation"], labels), data) if "validation" in splits else None
     # Public benchmarks often keep the labels of their test images to themselves.
     labelled = "test" in splits and any(splits["test"].names)
-    test = indexed(splits["test"], labels) if labelled else None
+    test = with_groups(indexed(splits["test"], labels), data) if labelled else None
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
     most = data.max_train_samples
@@ -82,7 +82,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         None if test is None else sample(test, data.max_eval_samples, seed),
         labels,
         found.name,
-        notes=found.notes,
+        notes=(*found.notes, *describe_groups(train, {"validation": validation, "test": test})),
     )
 
 

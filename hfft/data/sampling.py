@@ -1,12 +1,17 @@
-"""Stratified samples of images: every class keeps its share, and no class is lost."""
+"""Stratified samples of images: every class keeps its share, no class is lost, and groups can stay whole."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
 from hfft.errors import DataError
 
@@ -14,7 +19,8 @@ from hfft.errors import DataError
 def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
     """The images without a stratified share of them, and that share.
 
-    Either side keeps at least one image of each class.
+    Either side keeps at least one image of each class. Where images belong to groups, these stay whole: then the
+    training side alone is sure to have every class.
 
     Args:
         train: labelled images.
@@ -23,8 +29,11 @@ def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int)
         seed: of the draw.
 
     Raises:
-        DataError: a class has a single image.
+        DataError: a class has a single image, or groups cannot be parted.
     """
+    if train.groups is not None:
+        rows = held_out_groups(train, share, seed)
+        return train.select(np.setdiff1d(np.arange(len(train)), rows)), train.select(rows)
     lonely = [labels[index] for index, count in sorted(Counter(train.labels.tolist()).items()) if count < 2]
     if lonely:
         raise DataError(
@@ -75,3 +84,89 @@ def _quotas(sizes: NDArray[np.int64], count: int, high: NDArray[np.int64]) -> ND
         room = quotas < high if step > 0 else quotas > low
         quotas[int(np.where(room, (shares - quotas) * step, -np.inf).argmax())] += step
     return quotas
+
+
+# Groups: images of one patient, burst or video ----------------------------------------------------------
+
+
+def with_groups(images: ImageSet, data: DataArguments) -> ImageSet:
+    """Return images with the groups that ``--group_pattern`` or ``--group_column`` gives them.
+
+    Raises:
+        DataError: there is no such column, or the pattern does not match the name of an image.
+    """
+    if data.group_column is not None and images.groups is None:
+        raise DataError(
+            f"{images.place}: class folders have no column {data.group_column!r} as --group_column says; tell groups "
+            "by --group_pattern, from file names"
+        )
+    if data.group_pattern is None:
+        return images
+    pattern = re.compile(data.group_pattern)
+    found = [(file, pattern.search(file)) for file in images.files]
+    if missing := [file for file, match in found if match is None]:
+        raise DataError(
+            f"{images.place}: --group_pattern {data.group_pattern!r} matches nothing in {missing[0]}, and in "
+            f"{len(missing)} names of {len(found)} in all; widen it"
+        )
+    groups = [match[1 if pattern.groups else 0] or "" for _, match in found if match is not None]
+    return replace(images, groups=np.array(groups))
+
+
+def group_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.str_], count: int, seed: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the rows to train on and the rows held out of each fold, with groups whole and class shares alike.
+
+    Args:
+        labels: label number of each image, shape (images,).
+        groups: of each image, shape (images,).
+        count: of folds, at most that of groups.
+        seed: of the order.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    for train, held_out in splitter.split(np.zeros(len(labels)), labels, groups):
+        yield train.astype(np.int64), held_out.astype(np.int64)
+
+
+def held_out_groups(train: ImageSet, share: float, seed: int) -> NDArray[np.int64]:
+    """Return rows of whole groups, about a share of all, without which every class still has an image.
+
+    Raises:
+        DataError: no choice of groups leaves every class an image.
+    """
+    assert train.groups is not None
+    number, classes = len(np.unique(train.groups)), set(train.labels.tolist())
+    count = min(max(2, round(1 / share)), number)
+    if count >= 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
+            folds = list(group_folds(train.labels, train.groups, count, seed))
+        whole = [held_out for rest, held_out in folds if set(train.labels[rest].tolist()) == classes and len(held_out)]
+        # The fold with images of the most classes, and of those the one whose size is nearest to the share.
+        wanted = share * len(train)
+        order = sorted(whole, key=lambda rows: (-len(np.unique(train.labels[rows])), abs(len(rows) - wanted)))
+        if order:
+            return np.sort(order[0])
+    raise DataError(
+        f"{train.place}: its {number} group{'' if number == 1 else 's'} cannot be parted so that every class keeps "
+        "training images; add groups, or give validation images"
+    )
+
+
+def describe_groups(train: ImageSet, others: dict[str, ImageSet | None]) -> list[str]:
+    """Say how many groups there are, and which of them are on two sides of a split that was given."""
+    if train.groups is None:
+        return []
+    mine = set(train.groups.tolist())
+    notes = [f"The training images are of {len(mine)} groups"]
+    for name, other in others.items():
+        theirs = set(other.groups.tolist()) if other is not None and other.groups is not None else set()
+        if both := sorted(mine & theirs):
+            notes.append(
+                f"Warning: {len(both)} of the groups of the {name} images are trained on as well ({both[0]}): its "
+                "accuracy is too good"
+            )
+    return notes
