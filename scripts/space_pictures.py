@@ -19,18 +19,19 @@ from hfft.space.app import serve
 from hfft.space.options import SpaceArguments
 
 TABS = {
+    "Fine-tune": "#cut .hf-cut-block",
     "Classify": "#overlay img",
     "Pipeline": "#architecture svg.architecture",
     "Training": "#epochs table",
     "Prediction trace": "#steps .hf-step",
     "Compare": "#runs label",
-    "Fine-tune": "#start",
     "Learn": "#question-1 label",
 }
 """By tab, what is there once it has been filled."""
 WIDTHS = (1280, 390)  # pixels: a laptop and a phone
 THEMES = ("light", "dark")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+TRAINED = 600_000  # milliseconds to wait for a training on the small set
 SETTLED = 1000  # milliseconds for pictures and plots to be drawn
 
 
@@ -68,6 +69,7 @@ def _take(browser: Any, url: str, image: Path, target: Path, name: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     page.goto(url)
+    page.get_by_role("tab", name="Classify", exact=True).click()
     page.locator("#image input[type=file]").set_input_files(str(image))
     page.locator("#overlay img").wait_for()
     for tab in TABS:
@@ -79,17 +81,27 @@ def _take(browser: Any, url: str, image: Path, target: Path, name: str) -> None:
 
 
 def _open(page: Page, tab: str) -> None:
-    button = page.get_by_role("tab", name=tab, exact=True).first
-    if not button.is_visible():  # a phone keeps the last tabs in a menu
-        page.locator(".overflow-menu > button").click()
-        button = page.locator(".overflow-dropdown button", has_text=tab)
-    button.click()
+    page.get_by_role("tab", name=tab, exact=True).first.click()
     page.locator(TABS[tab]).first.wait_for()
     page.wait_for_timeout(SETTLED)
+    if tab == "Fine-tune":
+        _try_two_cuts(page)
     if tab == "Compare":
         page.get_by_role("button", name="Compare", exact=True).click()
         page.locator("#comparison table").wait_for()
         page.wait_for_timeout(SETTLED)
+
+
+def _try_two_cuts(page: Page) -> None:
+    """Train where the handle is, and at the next place, on the small set."""
+    page.locator("#start").click()
+    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 1", timeout=TRAINED)
+    page.locator("#cut [role=slider]").press("ArrowRight")
+    page.locator("#cut [role=slider]").press("Enter")
+    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 2", timeout=TRAINED)
+    page.locator("#try-examples button").first.click()
+    page.locator("#try-answers h3").first.wait_for()
+    page.wait_for_timeout(SETTLED)
 
 
 if __name__ == "__main__":

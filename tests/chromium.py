@@ -28,12 +28,12 @@ _FLAGS = [
     "--use-fake-ui-for-media-stream",
 ]
 TABS = {
+    "Fine-tune": "#cut .hf-cut-block",
     "Classify": "#image",
     "Pipeline": "#flow .hf-card",
     "Training": "#epochs table",
     "Prediction trace": "#steps .hf-step",
     "Compare": "#runs label",
-    "Fine-tune": "#start",
     "Learn": "#question-1 label",
 }
 """By tab, what is there once it has been filled."""
@@ -53,11 +53,6 @@ def chromium() -> Iterator[Any]:
 
 
 def open_tab(page: Page, name: str) -> None:
-    """Open a tab, which lies in a menu on a phone, and wait until it is filled."""
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if tab.is_visible():
-        tab.click()
-    else:
-        page.locator("button.overflow-menu, .overflow-menu button").first.click()
-        page.locator(".overflow-dropdown button", has_text=name).first.click()
+    """Open a tab, and wait until it is filled."""
+    page.get_by_role("tab", name=name, exact=True).click()
     expect(page.locator(TABS[name]).first).to_be_visible(timeout=TIMEOUT)

@@ -186,7 +186,8 @@ def _loss_now(rows: Sequence[EpochRow]) -> str:
     if not math.isfinite(old):
         return f"; validation loss {new:.3f}"
     if abs(new - old) < MOVED:
-        return f"; the validation loss stays at {new:.3f}"
+        same = f"{old:.3f}" == f"{new:.3f}"
+        return f"; the validation loss {'stays at' if same else f'hardly moves, from {old:.3f} to'} {new:.3f}"
     return f"; the validation loss {'rose' if new > old else 'fell'} from {old:.3f} to {new:.3f}"
 
 

@@ -64,7 +64,7 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
             del os.environ["GRADIO_TEMP_DIR"]
         else:
             os.environ["GRADIO_TEMP_DIR"] = before
-        for name in ("uploads", "trainings", "examples"):
+        for name in ("uploads", "trainings", "examples", "small"):
             shutil.rmtree(work / name, ignore_errors=True)
         if options.work_dir is None:
             shutil.rmtree(work, ignore_errors=True)
@@ -108,8 +108,8 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
     except ImportError as error:
         raise HfftError('the Space needs gradio: pip install "hfft[space]"') from error
     from hfft.space.service import Space
-    from hfft.space.tabs.page import build, theme
-    from hfft.space.views.html import CSS
+    from hfft.space.tabs.page import KEYS, build, theme
+    from hfft.space.views import html
 
     space = Space(options, work, device)
     blocks = build(space)
@@ -121,7 +121,9 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
             prevent_thread_lock=True,
             quiet=True,
             theme=theme(),
-            css=CSS,
+            css=html.CSS,
+            css_paths=[Path(html.__file__).with_name("boxes.css")],
+            js=KEYS,
             max_file_size=options.max_upload_mb * 1_000_000,
             show_error=True,
             ssr_mode=False,

@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, ModelError
+from hfft.explain.cuts import CutChart, cut_chart
 from hfft.explain.evidence import PredictionTrace, base_or_reason, prediction_trace
 from hfft.explain.gradcam import ActivationMap
 from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
@@ -45,6 +47,7 @@ class Loaded:
     thread: Executor
     prefix_seconds: float | None = None
     _base: tuple[PreTrainedModel | None, str] | None = None
+    _cuts: CutChart | None = None
 
     def classify(self, images: list[Image.Image], top_k: int = 5) -> list[Prediction]:
         """Classify open images."""
@@ -63,6 +66,12 @@ class Loaded:
     def pipeline(self, image: Image.Image) -> PipelineTrace:
         """Follow an image through the five stages."""
         return self.thread.submit(pipeline_trace, self.classifier, image).result()
+
+    def cuts(self) -> CutChart:
+        """Return where the model can be cut, and what each cut costs on this machine."""
+        if self._cuts is None:
+            self._cuts = self.thread.submit(cut_chart, self.classifier).result()
+        return self._cuts
 
     def trace(self, image: Image.Image) -> PredictionTrace:
         """Follow an image through the model, beside its base model."""
@@ -123,6 +132,17 @@ class Models:
                 self._loaded.popitem(last=False)
             return loaded
 
+    def pretrained(self, base: str | None) -> Loaded:
+        """Return a pretrained model with the head that it came with.
+
+        Args:
+            base: what a run's record names, and is here; None for the embedded model.
+
+        Raises:
+            HfftError: it cannot be loaded.
+        """
+        return self.get(base or EMBEDDED_MODEL)
+
     def forget(self, source: str) -> None:
         """Drop a model whose folder is about to go."""
         with self._lock:
@@ -139,7 +159,7 @@ class Models:
 
     def _load(self, source: str) -> Loaded:
         try:
-            classifier = load_classifier(source, device=self.device)
+            classifier = load_classifier(None if source == EMBEDDED_MODEL else source, device=self.device)
         except HfftError:
             raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:

@@ -21,7 +21,7 @@ from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload, remove
 
-NO_MODEL = "There is no finished run yet. Make one under Fine-tune: the embedded ten animals take a few minutes."
+NO_MODEL = "There is no finished run yet. Make one under Fine-tune: press Train."
 GONE = "your model {!r} is not here any more; train it again, or choose another under Model"
 _EXAMPLES = 5
 _SWEEP = 60.0  # seconds between looks for visits that are over

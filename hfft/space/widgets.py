@@ -55,11 +55,12 @@ class Tabs:
 
     Args:
         model: the chooser of models.
+        first: id of the tab that is open at the beginning.
     """
 
-    def __init__(self, model: gr.Dropdown) -> None:
+    def __init__(self, model: gr.Dropdown, first: str) -> None:
         self.model = model
-        self.opened = gr.State("classify")
+        self.opened = gr.State(first)
 
     def fill(
         self, tab: gr.Tab, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], empty: Sequence[Any]

@@ -59,7 +59,7 @@ def test_no_tab_has_a_critical_or_serious_violation(browser: Any, url: str, them
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(TIMEOUT)
     page.goto(f"{url}?__theme={theme}")
-    page.locator("#image").wait_for()
+    page.locator("#cut .hf-cut-block").first.wait_for()
     found = {}
     for name in TABS:
         open_tab(page, name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import TIMEOUT, chromium, needed, open_tab
+from chromium import TABS, TIMEOUT, chromium, needed, open_tab
 from finished import make_images, make_model, run_finetune
 from playwright.sync_api import Page, expect
 
@@ -91,7 +91,7 @@ def page(browser: Any, url: str) -> Iterator[Page]:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(url)
-    expect(page.get_by_role("tab", name="Classify")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#cut .hf-cut-block").first).to_be_visible(timeout=TIMEOUT)
     yield page
     context.close()
     assert not problems
@@ -104,6 +104,7 @@ def choose_model(page: Page, name: str) -> None:
 
 
 def upload(page: Page, file: Path) -> None:
+    open_tab(page, "Classify")
     page.locator("#image input[type=file]").set_input_files(str(file))
     expect(page.locator("#overlay img").first).to_be_visible(timeout=TIMEOUT)
 
@@ -115,6 +116,7 @@ def told(page: Page) -> Any:
 
 def start_training(page: Page, folder: Path, epochs: int, archive: str = "images.zip") -> None:
     open_tab(page, "Fine-tune")
+    page.locator("#source").get_by_label("Zip of class folders").check()
     page.locator("#zip input[type=file]").set_input_files(str(folder / archive))
     expect(page.locator("#given textarea")).to_have_value(re.compile("images in 3 classes"), timeout=TIMEOUT)
     train(page, epochs)
@@ -139,6 +141,7 @@ def test_an_uploaded_image_gets_its_label(page: Page, folder: Path) -> None:
 def test_a_pasted_image_gets_its_label(page: Page, folder: Path) -> None:
     file = folder / "images" / "red" / "1.png"
     (expected,) = classify(load_classifier(folder / "outputs" / RUNS[-1], device="cpu"), [file])
+    open_tab(page, "Classify")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(
         """async (text) => {
@@ -154,6 +157,7 @@ def test_a_pasted_image_gets_its_label(page: Page, folder: Path) -> None:
 
 def test_a_picture_from_the_webcam_is_labelled(page: Page, folder: Path) -> None:
     labels = load_classifier(folder / "outputs" / RUNS[-1], device="cpu").labels
+    open_tab(page, "Classify")
     page.context.grant_permissions(["camera"])
     page.locator("#image").get_by_label("Capture from camera").click()
     page.locator("#image").get_by_text("Click to Access Webcam").click()
@@ -196,6 +200,7 @@ def test_another_model_changes_what_an_open_tab_shows(page: Page, folder: Path) 
 def test_a_hostile_file_gets_a_message_with_its_name_as_text(page: Page, tmp_path: Path) -> None:
     bad = tmp_path / "<img src=x onerror=alert(1)>.png"
     bad.write_bytes(b"no image")
+    open_tab(page, "Classify")
     page.on("dialog", lambda dialog: pytest.fail("the file's name ran as code"))
     page.locator("#image input[type=file]").set_input_files(str(bad))
     expect(page.get_by_text("not an image that can be read")).to_be_visible(timeout=TIMEOUT)
@@ -230,6 +235,11 @@ def test_tabs_are_reached_by_keyboard(page: Page) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#flow .hf-card").first).to_be_visible(timeout=TIMEOUT)
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#image")).to_be_visible(timeout=TIMEOUT)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#question-1")).to_be_visible(timeout=TIMEOUT)
 
 
 def test_every_picture_has_a_text(page: Page, folder: Path) -> None:
@@ -243,7 +253,117 @@ def test_every_picture_has_a_text(page: Page, folder: Path) -> None:
 def test_the_page_fits_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(500)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in TABS:  # every tab can be seen, none lies in a menu
+        open_tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_jumps_while_the_page_arrives(theme: str, browser: Any, url: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.add_init_script(
+        """window.shifts = 0; new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
+            if (!entry.hadRecentInput) window.shifts += entry.value;
+        })).observe({type: "layout-shift", buffered: true})"""
+    )
+    page.goto(f"{url}?__theme={theme}")
+    expect(page.locator("#cut .hf-cut-block").first).to_be_visible()
+    page.wait_for_timeout(1_000)
+    assert page.evaluate("window.shifts") < 0.1, "above 0.1 a page counts as one that needs work"
+    page.close()
+
+
+def cut_facts(page: Page) -> str:
+    return page.locator("#cut .hf-cut-facts").inner_text()
+
+
+def test_the_cut_is_moved_by_keys_and_trained_by_enter(page: Page) -> None:
+    choose_model(page, "vit")
+    handle = page.locator("#cut [role=slider]")
+    command = page.locator("#cut .hf-cut-command")
+    expect(command).to_contain_text("--policy last_block --num_train_epochs 5 --model_name_or_path vit")
+    before = cut_facts(page)
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(command).to_contain_text("--policy last_n:2 ")
+    assert cut_facts(page) != before
+    page.keyboard.press("Home")
+    expect(command).to_contain_text("--policy full ")
+    expect(handle).to_have_attribute("aria-valuenow", "0")
+    page.keyboard.press("End")
+    expect(handle).to_have_attribute("aria-valuetext", re.compile("head: frozen up to neck"))
+    page.keyboard.press("Enter")
+    expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#cut .hf-cut-dot")).to_have_count(1)
+    expect(page.locator("#cut .hf-cut-said")).to_contain_text(re.compile(r"^head, 5 epochs: \d+ of 48 validation"))
+    assert own_model(page).endswith("head, 5 epochs")
+
+
+@pytest.mark.parametrize("pointer", ["mouse", "touch"])
+def test_the_cut_is_dragged_and_trained_where_it_is_let_go(pointer: str, browser: Any, url: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=pointer == "touch")
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
+    page.goto(url)
+    expect(page.locator("#cut .hf-cut-block").first).to_be_visible()
+    choose_model(page, "vit")
+    command = page.locator("#cut .hf-cut-command")
+    expect(command).to_contain_text("--model_name_or_path vit")
+    drag(page, page.locator("#cut .hf-cut-bar"), pointer, lambda: expect(command).to_contain_text("--policy full "))
+    expect(command).to_contain_text("--policy head ")
+    expect(page.locator("#status [data-state=done]")).to_be_visible()
+    expect(page.locator("#cut .hf-cut-dot")).to_have_count(1)
+    assert own_model(page).endswith("head, 5 epochs")
+    context.close()
+
+
+def drag(page: Page, bar: Any, pointer: str, on_the_way: Any) -> None:
+    """Take the handle to the left end, then to the right one, and let it go there."""
+    bar.scroll_into_view_if_needed()
+    box = bar.bounding_box()
+    assert box is not None
+    y, left, right = box["y"] + box["height"] / 2, box["x"] + 2, box["x"] + box["width"] - 2
+    start = (left + right) / 2
+    if pointer == "mouse":
+        page.mouse.move(start, y)
+        page.mouse.down()
+        page.mouse.move(left, y)
+        on_the_way()
+        page.mouse.move(right, y)
+        page.mouse.up()
+        return
+    line = page.context.new_cdp_session(page)
+    for kind, x in (("touchStart", start), ("touchMove", start - 20), ("touchMove", left)):
+        line.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    on_the_way()
+    line.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": right, "y": y}]})
+    line.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_first_visit_has_images_and_trains_at_a_press(page: Page, folder: Path) -> None:
+    choose_model(page, "vit")
+    expect(page.locator("#classes li")).to_have_count(4)
+    expect(page.locator("#classes li").first).to_contain_text("12 images, 12 for validation")
+    page.locator("#try-image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#try-answers")).to_contain_text("Before training")
+    page.locator("#start").click()
+    expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#try-answers")).to_contain_text("After training: your model")
+    expect(page.locator("#try-answers")).to_contain_text(re.compile("cat|cow|dog|horse"))
+
+
+def test_pictures_are_put_under_a_class_one_after_the_other(page: Page, folder: Path) -> None:
+    page.locator("#source").get_by_label("Files under class names").check()
+    page.locator("#class-name textarea, #class-name input").fill("mine")
+    files = [str(folder / "images" / "red" / f"{number}.png") for number in range(3)]
+    page.locator("#class-files input[type=file]").set_input_files(files)
+    page.locator("#class-add").click()
+    expect(page.locator("#classes li")).to_have_count(1)
+    expect(page.locator("#classes li")).to_contain_text("3 images")
+    expect(page.locator("#classes .few")).to_contain_text("only 3")
+    expect(page.locator("#classes img")).to_have_count(3)
+    page.locator("#class-clear").click()
+    expect(page.locator("#classes")).to_contain_text("No images yet")
 
 
 def test_the_quiz_is_answered(page: Page, folder: Path) -> None:
@@ -314,6 +434,7 @@ def test_after_a_cut_no_other_model_answers(browser: Any, url: str, folder: Path
         expect(page.locator("#model input")).to_have_value(name, timeout=TIMEOUT)
         open_tab(page, "Classify")
         for _ in range(8):  # the page may load itself again meanwhile, which loses an upload on its way
+            open_tab(page, "Classify")
             page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
             with contextlib.suppress(AssertionError):
                 expect(told(page)).to_be_visible(timeout=TIMEOUT // 8)

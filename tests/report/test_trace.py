@@ -78,6 +78,8 @@ def test_words_of_rising_and_falling_are_true_of_the_figures_shown(rows: list[Ep
     for verb, old, new in re.findall(r"(rose|fell|jumped) (?:from )?\(?(\d+\.\d+) to (\d+\.\d+)", sentence):
         assert (float(new) < float(old)) == (verb == "fell")
         assert new != old
+    if stays := re.search(r"stays at (\d+\.\d+)", sentence):
+        assert f"{rows[-2].eval_loss:.3f}" == f"{rows[-1].eval_loss:.3f}" == stays[1]
     if "is the best so far" in sentence:
         assert best_row(rows) is rows[-1]
 

@@ -102,6 +102,13 @@ def test_every_endpoint_has_a_name(client: Client) -> None:
     assert not api["unnamed_endpoints"]
 
 
+def test_every_answer_of_an_endpoint_has_a_name(client: Client) -> None:
+    api: Any = client.view_api(return_format="dict", print_info=False)
+    for endpoint, info in api["named_endpoints"].items():
+        for returned in info["returns"]:
+            assert not re.fullmatch(r"value_\d+", returned["label"]), (endpoint, returned)
+
+
 def test_classify_says_what_the_model_says(client: Client, folder: Path) -> None:
     classifier = load_classifier(folder / "outputs" / "second", device="cpu")
     files = sorted((folder / "images").glob("*/*.png"))[::5]

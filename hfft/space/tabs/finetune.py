@@ -1,4 +1,4 @@
-"""The tab Fine-tune: training on a visitor's own images."""
+"""The tab Fine-tune, the first screen: classes, cut and answers in three boxes, and the training that joins them."""
 
 from __future__ import annotations
 
@@ -7,143 +7,136 @@ from typing import Any
 
 import gradio as gr
 
+from hfft.space.first_screen import FirstScreen
 from hfft.space.service import Space
+from hfft.space.tabs.classes_box import ClassesBox
+from hfft.space.tabs.cut_box import CutBox
+from hfft.space.tabs.try_box import TryBox
 from hfft.space.trainings.queue import Training
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import DEFAULT_POLICY, NO_IMAGES, SOURCES, describe_policy, policy_choices
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, split_curves
-from hfft.space.widgets import Name, plainly
+from hfft.space.widgets import plainly
+
+_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 class FinetuneTab:
-    """Choose images, policy and epochs, watch the training, and take the model along.
+    """Choose images and a cut, watch the training, try the model and take it along.
 
     Args:
         space: what answers.
         model: the chooser that a finished training adds its model to.
 
     Attributes:
-        source: which images.
-        uploads: widgets for a zip and for files by class; one of them is visible at a time.
+        classes: the first box.
     """
 
     def __init__(self, space: Space, model: gr.Dropdown) -> None:
         self.space = space
         self.model = model
+        screen = FirstScreen(space)
         with gr.Tab("Fine-tune", id="finetune"):
-            self._progress()
-            with gr.Column() as self.form:
-                self._images()
-                self._options()
-        self.uploads = [self.archive, self.by_class]
-        self.outputs = [self.status, self.loss, self.accuracy, self.model, self.get, self.form, self.stop]
+            with gr.Row(elem_classes="hf-boxes"):
+                with gr.Column(min_width=300, elem_classes="hf-box"):
+                    self.classes = ClassesBox(space, screen)
+                with gr.Column(min_width=300, elem_classes="hf-box"):
+                    self.box = CutBox(space, screen, self.classes.source.value, model.value)
+                with gr.Column(min_width=300, elem_classes="hf-box"):
+                    self.preview = TryBox(space, screen, model)
+            with gr.Row():
+                self.loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
+                self.accuracy = curve_plot("Accuracy", "series", visible=False)
+            gr.Markdown(self._limits(), elem_classes="hf-note")
+        box = self.box
+        self.chosen = [self.classes.source, box.policy, box.epochs, model]
+        self.outputs = [box.status, self.loss, self.accuracy, model, box.get, box.start, box.stop, box.cut]
         self._wire()
 
-    def _images(self) -> None:
+    def _limits(self) -> str:
         limits, options = self.space.limits, self.space.options
-        gr.Markdown(
-            f"Train on your own images: at most {limits.images:,} images in {limits.classes} classes, "
-            f"{limits.megabytes} MB and {options.max_minutes:g} minutes. Images and models stay on this server for "
-            f"your visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes "
-            "longer."
+        return (
+            f"At most {limits.images:,} images in {limits.classes} classes, {limits.megabytes} MB and "
+            f"{options.max_minutes:g} minutes for each training. Images and models stay on this server for your "
+            f"visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes longer."
         )
-        self.source = gr.Radio(list(SOURCES), value=SOURCES[0], label="Images", elem_id="source")
-        self.archive = gr.File(
-            file_types=[".zip"], label="Zip file: one folder of images for each class", elem_id="zip", height=140
-        )
-        with gr.Group(visible=False) as self.by_class:
-            self.name = gr.Textbox(label="Class name", max_length=60, elem_id="class-name")
-            self.files = gr.File(file_count="multiple", label="Images of this class", elem_id="class-files")
-            self.add = gr.Button("Add to this class")
-        with gr.Row():
-            self.given = gr.Textbox(
-                NO_IMAGES, label="What was read", interactive=False, elem_id="given", lines=2, scale=4
-            )
-            self.clear = gr.Button("Remove all", scale=1, min_width=120)
-
-    def _options(self) -> None:
-        most = self.space.options.max_epochs
-        with gr.Row():
-            self.policy = Name(
-                policy_choices(),
-                value=DEFAULT_POLICY,
-                allow_custom_value=True,
-                label="What is trained",
-                info="Another argument can be typed: last_n:4",
-                elem_id="policy",
-                min_width=300,
-            )
-            self.epochs = gr.Slider(1, most, min(3, most), step=1, label="Epochs", elem_id="epoch-count", min_width=300)
-        self.meaning = gr.Markdown(describe_policy(DEFAULT_POLICY), elem_id="meaning")
-        self.start = gr.Button("Start training", variant="primary", elem_id="start")
-
-    def _progress(self) -> None:
-        self.stop = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False)
-        self.status = gr.HTML(label="Progress", elem_id="status")
-        self.get = gr.DownloadButton("Download this model", visible=False, elem_id="get")
-        with gr.Row():
-            self.loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
-            self.accuracy = curve_plot("Accuracy", "series", visible=False)
 
     def _wire(self) -> None:
-        shown = [self.archive, self.by_class]
-        self.source.input(self.show, self.source, shown, api_visibility="private", show_progress="hidden")
-        self.policy.change(describe_policy, self.policy, self.meaning, api_visibility="private", show_progress="hidden")
-        self.archive.upload(plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip")
-        named, added = [self.name, self.files], [self.given, self.name, self.files]
-        self.add.click(plainly(self.add_files), named, added, api_name="add_files")
-        self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
-        self.stop.click(
-            self.cancel, None, self.status, api_name="cancel", concurrency_limit=None, show_progress="hidden"
-        )
-        self.get.click(plainly(self.download), self.model, self.get, api_name="download")
-        self.model.change(self.offer_download, self.model, self.get, api_visibility="private", show_progress="hidden")
-        self.start.click(
-            plainly(self.finetune),
-            [self.source, self.policy, self.epochs, self.model],
-            self.outputs,
-            api_name="finetune",
-            trigger_mode="multiple",  # a cancelled training may still be leaving when the next one is started
-            concurrency_limit=self.space.options.max_waiting + 2,
-            show_progress="hidden",
+        box, classes = self.box, self.classes
+        box.stop.click(self.cancel, None, box.status, api_name="cancel", concurrency_limit=None, show_progress="hidden")
+        box.get.click(plainly(self.download), self.model, box.get, api_name="download")
+        self.model.change(self.offer_download, self.model, box.get, **_QUICK)
+        for then in classes.changed:
+            then(classes.drawn, classes.source, classes.cards, **_QUICK).then(self.cut, self.chosen, box.cut, **_QUICK)
+        gr.on([self.model.change, box.policy.input, box.epochs.change], self.cut, self.chosen, box.cut, **_QUICK)
+        training: dict[str, Any] = {
+            "trigger_mode": "multiple",  # a cancelled training may still be leaving when the next one is started
+            "concurrency_limit": self.space.options.max_waiting + 2,
+            "show_progress": "hidden",
+        }
+        box.start.click(plainly(self.finetune), self.chosen, self.outputs, api_name="finetune", **training)
+        box.cut.release(
+            plainly(self.let_go), self.chosen, [*self.outputs, box.policy], api_visibility="private", **training
         )
 
     def resume(self, arrived: Any) -> None:
         """Show what a visitor who loads the page again has given, and the training that goes on."""
-        arrived.then(self.images_there, None, self.given, api_visibility="private", show_progress="hidden")
-        arrived.then(
+        box, classes = self.box, self.classes
+        there = arrived.then(classes.there, classes.source, [classes.source, classes.given, *classes.shown], **_QUICK)
+        there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
+        there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
+        there.then(self.cut, self.chosen, box.cut, **_QUICK).then(
             plainly(self.follow),
-            None,
+            self.chosen,
             self.outputs,
-            api_visibility="private",
             concurrency_limit=self.space.options.max_waiting + 2,
-            show_progress="hidden",
+            **_QUICK,
         )
 
-    def images_there(self, request: gr.Request) -> str:
-        """Answer with what there is to train on."""
-        return self.space.trainings.describe(self.space.visits.of(request.session_hash))
+    def cut(self, source: str, policy: str | None, epochs: float, model: str | None, request: gr.Request) -> Any:
+        """Answer with what the cut box draws."""
+        return self.box.value(self.space.visits.of(request.session_hash), source, policy, epochs, model)
 
     def finetune(self, where: str, what: str, count: float, model: str | None, request: gr.Request) -> Iterator[Any]:
-        """Answer again and again: progress, two curves, the models, the download, the form, the button to cancel."""
+        """Answer again and again: progress, two curves, the models, the download, both buttons, the cut."""
         session = self.space.visits.of(request.session_hash)
         source = self.space.source(session, model) if model else None
-        yield from self._follow(session, self.space.trainings.start(session, where, what, count, source))
+        training = self.space.trainings.start(session, where, what, count, source)
+        yield from self._follow(session, training, (where, what, count, model))
 
-    def follow(self, request: gr.Request) -> Iterator[Any]:
+    def let_go(
+        self,
+        where: str,
+        what: str,
+        count: float,
+        model: str | None,
+        event: gr.EventData,
+        request: gr.Request,
+    ) -> Iterator[Any]:
+        """Answer as `finetune` does, and with the policy of the place where the handle was let go.
+
+        A training that would take long waits for its button.
+        """
+        policy = str(event.policy)
+        if not event.soon:
+            yield [*[gr.skip()] * len(self.outputs), policy]
+            return
+        for answer in self.finetune(where, policy, count, model, request):
+            yield [*answer, policy]
+
+    def follow(self, where: str, what: str, count: float, model: str | None, request: gr.Request) -> Iterator[Any]:
         """Answer as `finetune` does, for the training that is under way; without one, leave all as it is."""
         session = self.space.visits.of(request.session_hash)
         if session.training is None:
             yield [gr.skip()] * len(self.outputs)
             return
-        yield from self._follow(session, session.training)
+        yield from self._follow(session, session.training, (where, what, count, model))
 
-    def _follow(self, session: Session, training: Training) -> Iterator[Any]:
-        drawn = 0
+    def _follow(self, session: Session, training: Training, chosen: tuple[Any, ...]) -> Iterator[Any]:
+        drawn, first = 1, True  # one epoch makes no line
         for now in self.space.trainings.follow(session, training):
-            curves = split_curves(now.rows) if len(now.rows) != drawn or now.ended else (gr.skip(), gr.skip())
-            drawn = len(now.rows)
+            curves = split_curves(now.rows) if len(now.rows) > drawn or now.ended else (gr.skip(), gr.skip())
+            drawn = max(drawn, len(now.rows))
             yield (
                 views.progress(now),
                 *curves,
@@ -151,25 +144,14 @@ class FinetuneTab:
                 self.offered(session, session.shown) if now.state == "done" else gr.skip(),
                 gr.update(visible=now.ended),
                 gr.update(visible=not now.ended),
+                self.box.value(session, *chosen) if first or now.ended else gr.skip(),
             )
+            first = False
 
     def _models(self, session: Session, training: Training) -> Any:
         if training.state != "done":
             return gr.skip()
         return gr.update(choices=self.space.choices(session), value=self.space.current(session))
-
-    def read_zip(self, path: str | None, request: gr.Request) -> Any:
-        """Answer with what is in a zip, and what was left out of it, and an emptied upload."""
-        return self.space.trainings.read_zip(self.space.visits.of(request.session_hash), path), None
-
-    def add_files(self, name: str, paths: list[str] | None, request: gr.Request) -> Any:
-        """Answer with what there is now, an emptied name and an emptied upload."""
-        session = self.space.visits.of(request.session_hash)
-        return self.space.trainings.add_files(session, name, paths or []), "", None
-
-    def clear_images(self, request: gr.Request) -> str:
-        """Answer with what there is now: nothing."""
-        return self.space.trainings.clear_images(self.space.visits.of(request.session_hash))
 
     def cancel(self, request: gr.Request) -> Any:
         """Answer with where the training stands."""
@@ -192,7 +174,3 @@ class FinetuneTab:
     def offer_download(self, model: str | None, request: gr.Request) -> Any:
         """Answer with the state of that button."""
         return self.offered(self.space.visits.of(request.session_hash), model)
-
-    def show(self, where: str) -> Any:
-        """Answer with the upload that fits the kind of images."""
-        return gr.update(visible=where == SOURCES[0]), gr.update(visible=where == SOURCES[1])

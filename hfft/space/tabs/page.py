@@ -15,7 +15,6 @@ from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
 from hfft.space.tabs.training import CompareTab, TrainingTab
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import SOURCES
 from hfft.space.views import html as views
 from hfft.space.widgets import Name, Tabs, plainly
 
@@ -27,23 +26,34 @@ def build(space: Space) -> gr.Blocks:
     with gr.Blocks(title="hfft", analytics_enabled=False, delete_cache=(min(keep, 600), keep)) as blocks:
         gr.Markdown("# hfft\nFine-tune an image classifier with most of it frozen, and see what that did.")
         header = _Header(space)
-        filled = Tabs(header.model)
-        with gr.Tabs() as tabs:
+        filled = Tabs(header.model, "finetune")
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            training = FinetuneTab(space, header.model)
             classify = ClassifyTab(space, header.model)
             PipelineTab(space, classify.image, filled)
             TrainingTab(space, filled)
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
-            training = FinetuneTab(space, header.model)
             learn = LearnTab(space, filled)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
-        offered = [tabs, training.source, *training.uploads]
-        classify.offer.click(_embedded_training, None, offered, api_visibility="private")
+        classify.offer.click(lambda: gr.update(selected="finetune"), None, tabs, api_visibility="private")
     blocks.queue(max_size=128, default_concurrency_limit=4)
     return blocks
+
+
+KEYS = """() => document.addEventListener("keydown", (event) => {
+    const tab = event.target.closest('[role="tab"]');
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (!tab || !step) return;
+    const tabs = [...tab.closest('[role="tablist"]').querySelectorAll('[role="tab"]')];
+    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    next.focus();
+    next.click();
+})"""
+"""Arrow keys move between tabs, as they do wherever there are tabs; Gradio's know the Tab key alone."""
 
 
 def theme() -> gr.Theme:
@@ -60,19 +70,16 @@ def theme() -> gr.Theme:
         block_label_text_color_dark="*primary_100",
         block_title_text_color_dark="*primary_100",
         block_label_background_fill_dark="*primary_800",
-        checkbox_label_background_fill_selected="*primary_700",
-        checkbox_label_background_fill_selected_dark="*primary_700",
+        checkbox_label_background_fill_selected="*primary_100",
+        checkbox_label_background_fill_selected_dark="*primary_900",
+        checkbox_label_text_color_selected="*primary_900",
+        checkbox_label_text_color_selected_dark="*primary_50",
         color_accent="*primary_700",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         input_placeholder_color="*neutral_500",
     )
-
-
-def _embedded_training() -> Any:
-    """Lead to the tab Fine-tune, ready to train on the embedded images."""
-    return gr.update(selected="finetune"), SOURCES[2], gr.update(visible=False), gr.update(visible=False)
 
 
 class _Header:

@@ -23,7 +23,9 @@ from hfft.report.trace import EpochRow
 
 State = Literal["waiting", "running", "done", "cancelled", "failed"]
 Station = Literal["load", "fill", "train", "evaluate"]
+_JOBS = 20  # trainings after which a worker is replaced, with what memory it has come to hold
 _POLL = 0.25  # seconds between looks at a training
+_TELLING = 0.1  # share of a station after which its pace tells how long it will take
 _ABANDONED = 60.0  # seconds after which a training that nobody follows is ended
 
 
@@ -79,6 +81,7 @@ class Training:
         message: the same in words.
         station: of the four that a training passes, the one where it is now.
         share: of this station, 0 to 1; None where that is not known.
+        arrived: by station, when it was reached, on the monotonic clock.
         rows: the epochs so far.
         began: when it began to run, on the monotonic clock.
         ended_at: when it ended.
@@ -90,6 +93,7 @@ class Training:
     message: str = "Waiting."
     station: Station = "load"
     share: float | None = None
+    arrived: dict[Station, float] = field(default_factory=dict)
     rows: list[EpochRow] = field(default_factory=list)
     began: float | None = None
     ended_at: float | None = None
@@ -105,6 +109,18 @@ class Training:
     def seconds(self) -> float:
         """Seconds since it began to run, up to its end."""
         return 0.0 if self.began is None else (self.ended_at or time.monotonic()) - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that this station will take still, at the pace so far; None where that cannot be told yet."""
+        if not self.share or self.share < _TELLING or self.station not in self.arrived:
+            return None
+        return (time.monotonic() - self.arrived[self.station]) * (1 - self.share) / self.share
+
+    def reach(self, station: Station, share: float | None) -> None:
+        """Say where it is now, and how much of that is done."""
+        self.arrived.setdefault(station, time.monotonic())
+        self.station, self.share = station, share
 
     def end(self, state: State, message: str) -> None:
         """Say how it ended."""
@@ -142,8 +158,6 @@ class Trainings:
                 raise HfftError(f"{len(self._queue)} trainings are waiting already; please try again in a while")
             training = Training(job)
             self._queue.append(training)
-            if len(self._queue) > 1:
-                self._prepare()
             if self._server is None:
                 self._server = threading.Thread(target=self._serve, name="hfft-trainings", daemon=True)
                 self._server.start()
@@ -224,6 +238,7 @@ class Trainings:
             training.process, training.state, training.began = worker.process, "running", time.monotonic()
             training.message = "The model and the images are read."
         threading.Thread(target=self._watch, args=(training,), daemon=True).start()
+        outcome = None
         try:
             for event in worker.events(training.job.arguments()):
                 outcome = take(training, event)
@@ -232,7 +247,15 @@ class Trainings:
             code = worker.process.wait()
             return None if training.ended else ("failed", f"The training stopped with code {code}: {worker.said()}")
         finally:
-            worker.close()
+            self._keep_or_close(worker, done=outcome is not None and outcome[0] == "done")
+
+    def _keep_or_close(self, worker: Worker, done: bool) -> None:
+        """Hold a worker whose training ended well for the next one, for a while: it has all in memory already."""
+        with self._changed:
+            if done and worker.jobs < _JOBS and self._spare is None and not self._stopped:
+                self._spare = worker
+                return
+        worker.close()
 
     def _watch(self, training: Training) -> None:
         while not training.ended and training.process is not None and training.process.poll() is None:
@@ -249,9 +272,13 @@ class Worker:
     """A process that has imported what a training needs, and waits for its job.
 
     It ends when its standard input is closed, and so with this process, however that ends.
+
+    Attributes:
+        jobs: how many it was given.
     """
 
     def __init__(self) -> None:
+        self.jobs = 0
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed in `close`)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hfft.space.trainings.worker"],
@@ -267,6 +294,7 @@ class Worker:
         """Hand over a job and yield what the worker says of it, until it is done."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.jobs += 1
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
@@ -300,19 +328,28 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     if kind == "error":
         return "failed", event["text"]
     if kind == "done":
-        return "done", "Classify now uses the new model."
+        return "done", "The page now uses the new model." + _proof(event.get("frozen"))
     if training.ended:
         return None
     if kind == "fill":
-        training.station, training.share = "fill", event["done"] / event["total"]
+        training.reach("fill", event["done"] / event["total"])
         training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
     elif kind == "step":
         epoch, epochs = event["epochs"], training.job.epochs
-        training.station, training.share = "train", min(epoch / epochs, 1.0)
+        training.reach("train", min(epoch / epochs, 1.0))
         training.message = f"Epoch {math.ceil(epoch)} of {epochs:g} (phase {event['phase']})."
     elif kind == "epoch":
         training.rows.append(EpochRow(**event["row"]))
     elif kind == "evaluate":
-        training.station, training.share = "evaluate", event["done"] / event["total"] if event["total"] else None
+        training.reach("evaluate", event["done"] / event["total"] if event["total"] else None)
         training.message = "The result is evaluated, and compared with a linear probe."
     return None
+
+
+def _proof(frozen: dict[str, Any] | None) -> str:
+    """Say what the hashes of the frozen part were before and after training."""
+    if frozen is None:
+        return ""
+    before, after = frozen["sha256_before"][:12], frozen["sha256_after"][:12]
+    same = "the same to the last bit" if frozen["sha256_before"] == frozen["sha256_after"] else "not the same"
+    return f" Hash of the {frozen['tensors']} frozen tensors before training: {before}, after it: {after}; {same}."

@@ -43,6 +43,29 @@ class OwnModel:
     images: Path | None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A training that has ended, as the cut box remembers it.
+
+    Args:
+        images: folder that it was trained on; None for the embedded images.
+        base: that it began from; None for the embedded model.
+        policy: of it.
+        epochs: that it was trained for.
+        right: how many validation images the model had right.
+        of: how many there were.
+        seconds: that it took, from the button to the end.
+    """
+
+    images: Path | None
+    base: str | None
+    policy: str
+    epochs: float
+    right: int
+    of: int
+    seconds: float
+
+
 @dataclass
 class Session:
     """One visitor.
@@ -53,6 +76,7 @@ class Session:
         given: the images to train on.
         training: that this visitor started last.
         trained: how many trainings were started, which keeps names from being used twice.
+        tried: trainings that have ended, the oldest first; they outlast the models.
         shown: the model that this visitor used last.
         folder: with all that this visitor gave and trained, made when it is needed.
         seen: when something was last asked for, on the monotonic clock.
@@ -63,6 +87,7 @@ class Session:
     given: Given | None = None
     training: Training | None = None
     trained: int = 0
+    tried: list[Tried] = field(default_factory=list)
     shown: str = ""
     folder: Path | None = None
     seen: float = field(default_factory=time.monotonic)

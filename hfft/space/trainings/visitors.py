@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hfft.demo import EMBEDDED_MODEL
+from hfft.demo import ANIMALS, EMBEDDED_MODEL, SPLIT_SIZES
 from hfft.errors import ArgumentError, DataError, HfftError, ModelError
 from hfft.planning.policies import find_policy, installed_policies, resolve_policy
 from hfft.plugin.contract import Anatomy
+from hfft.report.record import read_record
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
 from hfft.space.trainings.pack import pack
 from hfft.space.trainings.queue import Job, Training, Trainings
-from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, new_folder
+from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, Tried, new_folder
+from hfft.space.trainings.small_set import write_small_set
 from hfft.space.uploads import class_name, place, remove, unpack
 
-SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals")
+SMALL = "A small set: four animals"
+SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals", SMALL)
 DEFAULT_POLICY = "last_block"
 NO_IMAGES = "No images yet."
 
@@ -63,6 +68,14 @@ def _takes(policy: str) -> bool:
     return True
 
 
+def _tried(training: Training) -> Tried:
+    """Return what a training that is done came to on its validation images."""
+    job = training.job
+    found = read_record(job.folder / "run" / "hfft.json").metrics["validation"]
+    right = round(found.values["accuracy"] * found.images)
+    return Tried(job.images, job.base, job.policy, job.epochs, right, found.images, training.seconds)
+
+
 class VisitorTrainings:
     """The queue of trainings, and what visitors may put into it.
 
@@ -80,6 +93,38 @@ class VisitorTrainings:
         self.work = work
         self.models = models
         self.device = device
+        self._small: Given | None = None
+        self._lock = threading.Lock()
+
+    def small(self) -> Given | None:
+        """Return the small set; None where the embedded images are not installed."""
+        with self._lock:
+            if self._small is None:
+                try:
+                    self._small = write_small_set(self.work / "small")
+                except HfftError:
+                    return None
+            return self._small
+
+    def given(self, session: Session, source: str) -> Given | None:
+        """Return the images that a visitor trains on; None for the embedded ones, and where there are none yet.
+
+        Args:
+            session: of the visitor.
+            source: one of `SOURCES`.
+        """
+        if source == SMALL:
+            return self.small()
+        return None if source == SOURCES[2] else session.given
+
+    def counts(self, session: Session, source: str) -> Counter[tuple[str, str]]:
+        """Return how many images there are to train and to validate on, by split and class."""
+        if source == SOURCES[2]:
+            return Counter(
+                {(split, animal): size // len(ANIMALS) for split, size in SPLIT_SIZES.items() for animal in ANIMALS}
+            )
+        given = self.given(session, source)
+        return given.uploaded.counts if given else Counter()
 
     def read_zip(self, session: Session, archive: str | None) -> str:
         """Unpack a zip of class folders, to be trained on; return what is in it. The zip is removed.
@@ -146,7 +191,7 @@ class VisitorTrainings:
         """
         self._refuse_while_training(session)
         self._check(source, policy, epochs)
-        images = None if source == SOURCES[2] else self._ready(session).folder
+        images = None if source == SOURCES[2] else self._ready(session, source).folder
         base = self.base(model)
         folder = self._folder(session, "run")
         cache = folder.with_name("activations")
@@ -158,11 +203,12 @@ class VisitorTrainings:
             raise
         return session.training
 
-    def _ready(self, session: Session) -> Given:
-        if session.given is None:
+    def _ready(self, session: Session, source: str) -> Given:
+        given = self.given(session, source)
+        if given is None:
             raise DataError("choose images first: a zip of class folders, files under class names, or the ten animals")
-        session.given.uploaded.check()
-        return session.given
+        given.uploaded.check()
+        return given
 
     def _folder(self, session: Session, kind: str) -> Path:
         """Make a folder of the visitor's own that was never there before."""
@@ -193,17 +239,19 @@ class VisitorTrainings:
                 yield now
             before = state
         if training.state == "done":
-            self._keep(session, training.job)
+            self._keep(session, training)
         yield training
 
-    def _keep(self, session: Session, job: Job) -> None:
+    def _keep(self, session: Session, training: Training) -> None:
         """Give a new model a name, and let go of the oldest where there are too many; once for each training."""
+        job = training.job
         run = job.folder / "run"
         if any(own.run == run for own in session.own.values()):
             return
         number = job.folder.name.rpartition("-")[2]
         name = f"your model {number}: {job.policy}, {job.epochs:g} epoch{'s' if job.epochs != 1 else ''}"
         session.own[name] = OwnModel(run, job.images)
+        session.tried.append(_tried(training))
         session.shown = name
         for oldest in list(session.own)[:-KEPT]:
             old = session.own.pop(oldest)

@@ -1,9 +1,9 @@
-"""One fine-tuning in a process of its own, told what to do on standard input and telling how it goes.
+"""Fine-tunings in a process of their own, told what to do on standard input and telling how it goes.
 
-The process imports what it needs, waits for a line of JSON with its job, runs it and ends. It can be ended at any
-moment, ends by itself when its standard input is closed, and what it takes of memory and threads ends with it. Each
-line on its standard output is a JSON object with the key ``event``: ``fill``, ``step``, ``epoch``, ``evaluate``,
-``done`` or ``error``.
+The process imports what it needs and waits for lines of JSON, a job each, which it runs one after the other. It can be
+ended at any moment, ends by itself after a job that failed and when its standard input is closed, and what it takes of
+memory and threads ends with it. Each line on its standard output is a JSON object with the key ``event``: ``fill``,
+``step``, ``epoch``, ``evaluate``, ``done`` or ``error``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import os
+import queue
 import signal
 import sys
 import threading
@@ -22,7 +23,9 @@ from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, Mod
 from hfft.cache.fill import report_fill_progress
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
+from hfft.output_folder import RECORD
 from hfft.planning.registry import installed_plugins
+from hfft.report.record import read_record
 from hfft.report.trace import EpochRow, observe
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.setup import Settings
@@ -110,32 +113,42 @@ def warm_up() -> None:
     Image.init()
 
 
-def end_with_parent() -> None:
-    """End this process and all that it started when its standard input is closed, as it is when the parent dies."""
+def incoming() -> queue.SimpleQueue[str]:
+    """Return the lines that come in on standard input, a job of JSON each.
 
-    def wait() -> None:
-        while os.read(0, 1024):
-            pass
+    When standard input is closed, as it is when the parent dies, this process and all that it started end, whatever
+    they are doing.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        # Not through sys.stdin: every process that is forked meanwhile closes it first, and would wait for its lock.
+        rest = b""
+        while chunk := os.read(0, 1 << 16):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                lines.put(line.decode())
         os.killpg(0, signal.SIGKILL)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
+    return lines
 
 
 def main() -> int:
-    """Read a job from standard input, run it, and return the exit code."""
+    """Run the jobs from standard input one after the other, up to one that fails; return its exit code."""
     # Whatever else prints goes to standard error, so that every line on standard output is one of ours.
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lines = incoming()
     warm_up()
-    line = sys.stdin.readline()
-    if not line:
-        return 0
-    end_with_parent()
-    job = json.loads(line)
-    return run(job, Reporter(stream, job["training"]["num_train_epochs"]))
+    code = 0
+    while not code:
+        job = json.loads(lines.get())
+        code = train(job, Reporter(stream, job["training"]["num_train_epochs"]))
+    return code
 
 
-def run(job: dict[str, Any], reporter: Reporter) -> int:
+def train(job: dict[str, Any], reporter: Reporter) -> int:
     """Run a job and return the exit code."""
     try:
         settings = Settings(
@@ -146,11 +159,12 @@ def run(job: dict[str, Any], reporter: Reporter) -> int:
             FinetuneArguments(**job["training"]),
         )
         with report_fill_progress(reporter.filling):
-            finetune(settings, callbacks=(reporter,))
+            run = finetune(settings, callbacks=(reporter,))
     except HfftError as error:
         reporter.tell("error", text=one_line(error))
         return 1
-    reporter.tell("done")
+    frozen = read_record(run.folder / RECORD).frozen
+    reporter.tell("done", frozen=asdict(frozen) if frozen else None)
     return 0
 
 

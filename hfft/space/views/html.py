@@ -209,11 +209,13 @@ def epochs(run: FinishedRun) -> str:
         kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
         count = f"<br><small>{round(row.accuracy * images)} of {images}</small>" if math.isfinite(row.accuracy) else ""
         lines.append(
-            f'<tr{" class=hf-best" if kept else ""}><td class="n">{row.epoch:g}{" (kept)" if kept else ""}</td>'
-            f'<td class="n">{_figure(row.train_loss)}</td>'
-            f'<td class="n">{_figure(row.eval_loss)}{bar(row.eval_loss / most, "loss")}</td>'
-            f'<td class="n">{_figure(row.accuracy)}{count}{bar(row.accuracy, "")}</td>'
-            f'<td class="n">{_figure(row.seconds, 1)}</td><td class="w">{escape(row.observation)}</td></tr>'
+            f"<tr{' class=hf-best' if kept else ''}>"
+            + _labelled("epoch", f"{row.epoch:g}{' (kept)' if kept else ''}")
+            + _labelled("training loss", _figure(row.train_loss))
+            + _labelled("validation loss", _figure(row.eval_loss) + bar(row.eval_loss / most, "loss"))
+            + _labelled("validation accuracy", _figure(row.accuracy) + count + bar(row.accuracy, ""))
+            + _labelled("seconds", _figure(row.seconds, 1))
+            + f'<td class="w">{escape(row.observation)}</td></tr>'
         )
     heads = ("epoch", "training loss", "validation loss", "validation accuracy", "seconds")
     head = "".join(f'<th scope="col" class="n">{text}</th>' for text in heads) + '<th scope="col">what it shows</th>'
@@ -221,6 +223,11 @@ def epochs(run: FinishedRun) -> str:
     if run.record.best_epoch is not None:
         caption += "; the weights of the epoch with the best of these are kept, so its accuracy is optimistic"
     return _scrolling(caption, head, "".join(lines))
+
+
+def _labelled(name: str, content: str) -> str:
+    """Return a cell that carries its column's name, which is shown where a phone has no room for columns."""
+    return f'<td class="n" data-label="{name}">{content}</td>'
 
 
 def _phase(run: FinishedRun, number: int, name: str) -> str:
@@ -268,22 +275,32 @@ def progress(training: Training) -> str:
     """Return how far a training is: four stations, and what it says of itself."""
     row = training.rows[-1].observation if training.rows else ""
     took = f", {training.seconds:.0f} s" if training.began is not None else ""
-    names = list(_STATIONS)
-    here = names.index(training.station) if training.began is not None else -1
-    stations = "".join(_station(training, place, here) for place in range(len(names)))
+    if training.state == "running" and (left := training.left) is not None:
+        took += f"; this station about {math.ceil(left)} s more"
     return (
-        f'<ol class="hf-stations" aria-label="Stations of the training">{stations}</ol>'
-        f'<p role="status" data-state="{training.state}"><b>{training.state.capitalize()}</b>{took}. '
-        f"{escape(training.message)}</p><p>{escape(row)}</p>"
+        f'{_stations(training)}<p role="status" data-state="{training.state}">'
+        f"<b>{training.state.capitalize()}</b>{took}. {escape(training.message)}</p><p>{escape(row)}</p>"
     )
 
 
-def _station(training: Training, place: int, here: int) -> str:
+def no_progress() -> str:
+    """Return what stands in the place of the progress before the first training: the stations, none of them passed."""
+    return _stations(None) + note("Nothing is training.")
+
+
+def _stations(training: Training | None) -> str:
+    names = list(_STATIONS)
+    here = names.index(training.station) if training is not None and training.began is not None else -1
+    stations = "".join(_station(training, place, here) for place in range(len(names)))
+    return f'<ol class="hf-stations" aria-label="Stations of the training">{stations}</ol>'
+
+
+def _station(training: Training | None, place: int, here: int) -> str:
     """Return one station: behind, here with its share where that is known, or ahead."""
     name, title = list(_STATIONS.items())[place]
-    now = place == here and training.state == "running"
-    passed = place < here or training.state == "done"
-    share = 1.0 if passed else training.share if now else 0.0
+    now = training is not None and place == here and training.state == "running"
+    passed = place < here or (training is not None and training.state == "done")
+    share = 1.0 if passed else training.share if training is not None and now else 0.0
     busy = " busy" if share is None else ""
     kind = "frozen" if name == "fill" else "trained"
     value = "" if share is None else f' aria-valuenow="{100 * share:.0f}"'

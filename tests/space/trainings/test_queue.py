@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from finished import make_images, make_model
 
+from hfft.report.record import read_record
 from hfft.report.trace import read_trace
 from hfft.space.trainings.queue import Job, Training, Trainings, take
 
@@ -43,7 +45,9 @@ def heard(trainings: Trainings, job: Job) -> tuple[Training, list[str]]:
 def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Trainings, tmp_path: Path) -> None:
     training, said = heard(trainings, make_job(tmp_path, "lp_ft", 4))
     assert training.state == "done", training.message
-    assert said[-1] == "Classify now uses the new model."
+    frozen = read_record(tmp_path / "training" / "run" / "hfft.json").frozen
+    assert frozen is not None
+    assert f"before training: {frozen.sha256_before[:12]}, after it: {frozen.sha256_after[:12]}; the same" in said[-1]
     written = read_trace(tmp_path / "training" / "run" / "trace.csv")
     assert [(row.epoch, row.phase) for row in training.rows] == [
         (1, "head"),
@@ -71,6 +75,27 @@ def test_what_a_worker_tells_is_where_the_training_stands(
     assert take(training, event) is None
     assert (training.station, training.share) == (station, share)
     assert message in training.message
+
+
+def test_a_changed_frozen_part_would_be_said(tmp_path: Path) -> None:
+    frozen = {"tensors": 3, "sha256_before": "a" * 64, "sha256_after": "b" * 64}
+    outcome = take(Training(Job(tmp_path, tmp_path), "running"), {"event": "done", "frozen": frozen})
+    assert outcome is not None
+    assert outcome[1].endswith("aaaaaaaaaaaa, after it: bbbbbbbbbbbb; not the same.")
+
+
+def test_the_pace_of_a_station_tells_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(Job(tmp_path, tmp_path, epochs=4), "running")
+    now = 100.0
+    monkeypatch.setattr("hfft.space.trainings.queue.time.monotonic", lambda: now)
+    take(training, {"event": "fill", "done": 1, "total": 32})
+    assert training.left is None  # too early to tell
+    now = 106.0
+    take(training, {"event": "fill", "done": 8, "total": 32})
+    assert training.left == pytest.approx(18)
+    take(training, {"event": "step", "phase": "head", "epochs": 2})
+    now = 107.0
+    assert training.left == pytest.approx(1)  # another station, another pace
 
 
 def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: Path) -> None:
@@ -107,5 +132,23 @@ def test_a_worker_is_ready_before_it_is_asked(trainings: Trainings, tmp_path: Pa
     assert spare is not None
     training, _ = heard(trainings, make_job(tmp_path, "head", 1))
     assert training.process is spare.process
-    assert trainings._spare is not spare
-    assert training.seconds == pytest.approx(training.seconds, abs=0)  # the clock stands still at the end
+
+
+def test_a_worker_trains_again_with_the_same_result_and_one_that_failed_does_not(
+    trainings: Trainings, tmp_path: Path
+) -> None:
+    first, _ = heard(trainings, make_job(tmp_path, "last_block", 2))
+    for name in ("again", "wrong", "after"):
+        (tmp_path / name).mkdir()
+    again, _ = heard(trainings, replace(first.job, folder=tmp_path / "again"))
+    assert again.process is first.process
+    assert [(row.eval_loss, row.train_loss) for row in again.rows] == [
+        (row.eval_loss, row.train_loss) for row in first.rows
+    ]
+    record = read_record(tmp_path / "again" / "run" / "hfft.json")
+    assert record.cache.hits == sum(record.data.counts.values())
+    wrong, _ = heard(trainings, replace(first.job, folder=tmp_path / "wrong", policy="last_n:99"))
+    assert wrong.state == "failed"
+    after, _ = heard(trainings, replace(first.job, folder=tmp_path / "after"))
+    assert after.state == "done"
+    assert after.process is not first.process

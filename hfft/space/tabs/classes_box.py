@@ -1,0 +1,118 @@
+"""The first box: the classes that are to be trained, and how images come into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from hfft.space.first_screen import FirstScreen
+from hfft.space.service import Space
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import NO_IMAGES, SMALL, SOURCES
+from hfft.space.views.cards import class_cards
+from hfft.space.widgets import ImageFile, plainly
+
+
+class ClassesBox:
+    """Cards of the classes, and what adds images to them.
+
+    Args:
+        space: what answers.
+        screen: what stands behind the boxes.
+
+    Attributes:
+        source: which images are trained on.
+        cards: the classes with their counts.
+        given: what was read, in words.
+        shown: what belongs to the source that is chosen, in the order of `showing`.
+        changed: events after which there are other images than before.
+    """
+
+    def __init__(self, space: Space, screen: FirstScreen) -> None:
+        self.space, self.screen = space, screen
+        small = space.trainings.small() is not None
+        order = [*([SMALL] if small else []), *SOURCES[:3]]
+        gr.HTML("<h2>1. Your classes</h2>", label="Heading")
+        self.cards = gr.HTML(class_cards(screen.cards(Session(), order[0])), label="Classes", elem_id="classes")
+        self.source = gr.Radio(order, value=order[0], label="Images", elem_id="source")
+        self._uploads(order[0])
+        self.shown = [self.archive, self.by_class, self.own]
+        self.changed = self._wire()
+
+    def _uploads(self, source: str) -> None:
+        self.archive = gr.File(
+            file_types=[".zip"],
+            label="Zip file: one folder of images for each class",
+            elem_id="zip",
+            height=140,
+            visible=source == SOURCES[0],
+        )
+        with gr.Group(visible=source == SOURCES[1]) as self.by_class:
+            self.name = gr.Textbox(label="Class name", max_length=60, elem_id="class-name")
+            self.files = gr.File(file_count="multiple", label="Images of this class", elem_id="class-files", height=140)
+            self.snap = ImageFile(
+                sources=["webcam", "clipboard"],
+                type="filepath",
+                image_mode=None,
+                label="Or take pictures of this class, one after the other",
+                elem_id="class-snap",
+                height=240,
+                webcam_options=gr.WebcamOptions(mirror=False),
+            )
+            self.add = gr.Button("Add to this class", elem_id="class-add")
+        with gr.Column(visible=source in SOURCES[:2]) as self.own:
+            self.given = gr.Textbox(NO_IMAGES, label="What was read", interactive=False, elem_id="given", lines=2)
+            self.clear = gr.Button("Remove all", size="sm", elem_id="class-clear")
+
+    def _wire(self) -> list[Any]:
+        named, added = [self.name, self.files], [self.given, self.name, self.files]
+        chosen = self.source.input(
+            self.showing, self.source, self.shown, api_visibility="private", show_progress="hidden"
+        )
+        read = self.archive.upload(
+            plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip"
+        )
+        filed = self.add.click(plainly(self.add_files), named, added, api_name="add_files")
+        snapped = self.snap.input(
+            plainly(self.add_picture), [self.name, self.snap], [self.given, self.snap], api_visibility="private"
+        )
+        cleared = self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
+        return [event.then for event in (chosen, read, filed, snapped, cleared)]
+
+    def showing(self, source: str) -> Any:
+        """Answer with the uploads that fit the kind of images."""
+        return (
+            gr.update(visible=source == SOURCES[0]),
+            gr.update(visible=source == SOURCES[1]),
+            gr.update(visible=source in SOURCES[:2]),
+        )
+
+    def drawn(self, source: str, request: gr.Request) -> str:
+        """Answer with the cards."""
+        return class_cards(self.screen.cards(self.space.visits.of(request.session_hash), source))
+
+    def there(self, source: str, request: gr.Request) -> Any:
+        """Answer with what a visitor who comes again has given: the source, what was read, and the uploads."""
+        session = self.space.visits.of(request.session_hash)
+        source = SOURCES[0] if session.given else source
+        return source, self.space.trainings.describe(session), *self.showing(source)
+
+    def read_zip(self, path: str | None, request: gr.Request) -> Any:
+        """Answer with what is in a zip, and what was left out of it, and an emptied upload."""
+        return self.space.trainings.read_zip(self.space.visits.of(request.session_hash), path), None
+
+    def add_files(self, name: str, paths: list[str] | None, request: gr.Request) -> Any:
+        """Answer with what there is now, an emptied name and an emptied upload."""
+        session = self.space.visits.of(request.session_hash)
+        return self.space.trainings.add_files(session, name, paths or []), "", None
+
+    def add_picture(self, name: str, path: str | None, request: gr.Request) -> Any:
+        """Answer with what there is now, and room for the next picture; the name of the class stays."""
+        if not path:
+            return gr.skip(), gr.skip()
+        return self.space.trainings.add_files(self.space.visits.of(request.session_hash), name, [path]), None
+
+    def clear_images(self, request: gr.Request) -> str:
+        """Answer with what there is now: nothing."""
+        return self.space.trainings.clear_images(self.space.visits.of(request.session_hash))

@@ -1,0 +1,37 @@
+"""Two answers to one picture, side by side."""
+
+from __future__ import annotations
+
+from html import escape
+
+from hfft.inference.classifier import Prediction
+from hfft.space.views.evidence import bars
+
+_SHOWN = 3  # labels of each answer
+
+
+def both_answers(before: Prediction | None, after: Prediction | None, model: str) -> str:
+    """Return what a model said before training and after it.
+
+    Args:
+        before: of the pretrained model, with the classes that it came with.
+        after: of the model in use; None where there is none yet.
+        model: its name.
+    """
+    if before is None:
+        return '<p class="hf-note">The answers stand here, from before training and from after it.</p>'
+    own = f"After training: {model}" if model else "After training"
+    return (
+        '<div aria-live="polite">'
+        + _answer("Before training, among the classes it came with", before, "")
+        + _answer(own, after, "Nothing has been trained yet: press Train.")
+        + "</div>"
+    )
+
+
+def _answer(title: str, found: Prediction | None, nothing: str) -> str:
+    if found is not None and found.error:
+        nothing, found = f"No answer: {found.error}.", None
+    body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(found.label)}</b></p>"
+    rows = bars([(score.label, score.probability) for score in found.top[:_SHOWN]]) if found else ""
+    return f"<h3>{escape(title)}</h3>{body}{rows}"
