@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench_limit import Result, pages_table, prefix_table, suffix_table
 from bench_policies import table as policies_table
+from bench_storage import table as storage_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -13,10 +15,23 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 Row = dict[str, Any]
 
 
+def content(name: str) -> dict[str, Any]:
+    """Return what one benchmark wrote."""
+    found: dict[str, Any] = json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
 def measured(name: str) -> list[Row]:
     """Return the runs of one benchmark."""
-    rows: list[Row] = json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text(encoding="utf-8"))["runs"]
+    rows: list[Row] = content(name)["runs"]
     return rows
+
+
+def limit_tables() -> str:
+    """Return prefix, suffix and allocator beside the machine's own rate."""
+    found = content("limit")
+    results = [Result(**result) for result in found["results"]]
+    return "\n\n".join([prefix_table(results), suffix_table(results), pages_table(found["allocator"])])
 
 
 def table(header: str, rows: list[list[str]]) -> str:
@@ -97,6 +112,24 @@ training), batches of 32 (`scripts/bench_cache.py`). Plain is `transformers.Trai
 is a bare PyTorch loop over the same suffix with its activations in memory.
 
 {cache_table()}
+
+## Beside the machine's limit
+
+Random weights at 224 pixels, `last_block`, batches of 8 for the prefix, one in each lane at once, and of 32 for the
+suffix (`scripts/bench_limit.py`). The limit is what the counted operations take at the rate of a 1024 x 1024 matrix
+product, measured in the same run. PyTorch counts the backward of grouped convolutions as that of dense ones, so suffixes
+that hold them seem faster than the limit. `--prefix_engine auto` races the engines that are installed on the first images, and
+takes the fastest whose activations stay within `--engine_tolerance` of PyTorch's; `--bf16` is off by default. The last
+table is what the allocator's thresholds do, which hfft sets for itself (`HFFT_KEEP_FREED_MEMORY=0` leaves them alone).
+
+{limit_tables()}
+
+## Narrower activations
+
+`--cache_dtype` on the embedded default at 96 pixels, 5 epochs, two seeds, cache in memory
+(`scripts/bench_storage.py`). Differences are against float32 with the same seed.
+
+{storage_table(measured("storage"))}
 
 ## Beside what one could take instead
 
