@@ -116,13 +116,16 @@ class ExpectedCalibrationError(_InMemoryMetric):
         return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
 
 
-def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> dict[str, float]:
+def classification_metrics(
+    logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K, temperature: float = 1.0
+) -> dict[str, float]:
     """Return everything that is reported about one split.
 
     Args:
         logits: the model's outputs before the softmax, shape (images, labels).
         labels: the true labels, shape (images,).
         k: how many labels count for the top-k accuracy.
+        temperature: of the probabilities that loss and calibration error are of.
 
     Returns:
         ``accuracy``, ``f1_macro``, ``top5_accuracy`` (by `k`; only where there are more than k labels), ``loss``
@@ -132,7 +135,7 @@ def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = 
         DataError: there are no images, or the shapes or labels do not fit each other.
     """
     check_shapes(logits, labels)
-    ranked, confidences, losses = reduce_logits(logits, labels, min(k, logits.shape[1]))
+    ranked, confidences, losses = reduce_logits(logits, labels, min(k, logits.shape[1]), temperature)
     best = ranked[:, 0]
     result: dict[str, float] = {
         **Accuracy().compute(predictions=best, references=labels),
@@ -145,9 +148,9 @@ def classification_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = 
     return result
 
 
-def split_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K) -> SplitMetrics:
+def split_metrics(logits: NDArray[Any], labels: NDArray[Any], k: int = TOP_K, temperature: float = 1.0) -> SplitMetrics:
     """Return `classification_metrics` of a split, with Wilson's interval of its accuracy."""
-    values = classification_metrics(logits, labels, k)
+    values = classification_metrics(logits, labels, k, temperature)
     interval = wilson_interval(int((logits.argmax(1) == labels).sum()), len(labels))
     return SplitMetrics(len(labels), values, {"accuracy": interval}, method=WILSON)
 

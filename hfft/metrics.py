@@ -43,11 +43,28 @@ class Reliability:
         return float(np.average(gaps, weights=self.counts[used]))
 
 
-def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
-    """Return probabilities of the same shape, (images, labels); each row sums to 1."""
-    rows = np.asarray(logits, dtype=np.float32)
-    exponentials = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+def probabilities(logits: NDArray[Any], temperature: float) -> NDArray[np.float32]:
+    """Return the probabilities that logits stand for: whatever shows a probability asks here.
+
+    Args:
+        logits: shape (images, labels).
+        temperature: that the logits are divided by, above 0; see `hfft.trust.calibration`. 1 is the plain softmax.
+
+    Returns:
+        Of the same shape, each row summing to 1.
+    """
+    found = np.empty(logits.shape, np.float32)
+    for start in range(0, len(logits), _CHUNK):
+        found[start : start + _CHUNK] = np.exp(log_probabilities(logits[start : start + _CHUNK], temperature))
+    return found
+
+
+def log_probabilities(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
+    """Return the natural logarithms of `probabilities`, exact where those are too small for a number."""
+    rows: NDArray[np.float64] = np.asarray(logits, dtype=np.float64) / temperature
+    rows = rows - rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
 
 
 def reliability(confidences: NDArray[Any], correct: NDArray[np.bool_], bins: int = ECE_BINS) -> Reliability:
@@ -73,10 +90,10 @@ def reliability(confidences: NDArray[Any], correct: NDArray[np.bool_], bins: int
     return Reliability(counts, confidence, accuracy)
 
 
-def reliability_of(logits: NDArray[Any], labels: NDArray[Any]) -> Reliability:
-    """Return `reliability` for logits (images, labels) and true labels (images,)."""
+def reliability_of(logits: NDArray[Any], labels: NDArray[Any], temperature: float) -> Reliability:
+    """Return `reliability` for logits (images, labels), their temperature, and true labels (images,)."""
     check_shapes(logits, labels)
-    ranked, confidences, _ = reduce_logits(logits, labels, 1)
+    ranked, confidences, _ = reduce_logits(logits, labels, 1, temperature)
     return reliability(confidences, ranked[:, 0] == labels)
 
 
@@ -87,20 +104,38 @@ def confusion(logits: NDArray[Any], labels: NDArray[Any], n: int) -> NDArray[np.
     return np.asarray(np.bincount(pairs, minlength=n * n).reshape(n, n))
 
 
-def per_class(matrix: NDArray[np.int64], labels: list[str]) -> list[ClassRow]:
-    """Return precision, recall, F1 and support of each class, in the order of the labels.
+def class_confidence(probabilities: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean probability of the label of the images that are given each label, NaN where none is.
+
+    Args:
+        probabilities: shape (images, labels).
+    """
+    images, labels = probabilities.shape
+    chosen = probabilities.argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        sums = np.bincount(chosen, weights=probabilities[np.arange(images), chosen], minlength=labels)
+        return np.asarray(sums / np.bincount(chosen, minlength=labels), dtype=np.float64)
+
+
+def per_class(
+    matrix: NDArray[np.int64], labels: list[str], confidence: NDArray[np.float64] | None = None
+) -> list[ClassRow]:
+    """Return precision, recall, F1, support and confidence of each class, in the order of the labels.
 
     Args:
         matrix: what `confusion` returns, shape (labels, labels).
         labels: the classes' names.
+        confidence: what `class_confidence` returns, shape (labels,).
     """
+    given = [None] * len(labels) if confidence is None else confidence.tolist()
+    sure = [value if value is not None and math.isfinite(value) else None for value in given]
     hits = np.diag(matrix).astype(np.float64)
     predicted, support = matrix.sum(axis=0), matrix.sum(axis=1)
     precision = hits / np.maximum(predicted, 1)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(predicted + support, 1)
     return [
-        ClassRow(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        ClassRow(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]), sure[i])
         for i, label in enumerate(labels)
     ]
 
@@ -214,14 +249,12 @@ def check_shapes(logits: NDArray[Any], labels: NDArray[Any]) -> None:
 
 
 def reduce_logits(
-    logits: NDArray[Any], labels: NDArray[Any], k: int
+    logits: NDArray[Any], labels: NDArray[Any], k: int, temperature: float = 1.0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return each image's k most likely labels (images, k), best confidence (images,) and loss in nats (images,)."""
     ranked, confidences, losses = [], [], []
     for start in range(0, len(logits), _CHUNK):
-        rows = np.asarray(logits[start : start + _CHUNK], dtype=np.float64)
-        rows = rows - rows.max(axis=1, keepdims=True)
-        rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+        rows = log_probabilities(logits[start : start + _CHUNK], temperature)
         ranked.append(_ranked(rows, k))
         confidences.append(np.exp(rows.max(axis=1)))
         losses.append(-rows[np.arange(len(rows)), labels[start : start + _CHUNK]])
@@ -288,6 +321,8 @@ class ClassRow:
         recall: share of this class's images that are recognised; 0 where there are none.
         f1: the harmonic mean of both.
         support: how many evaluated images are of this class.
+        confidence: mean probability, 0 to 1, that the images predicted to be of this class were given for it; the
+            precision is what it should be. None where no image is, and in records of versions that did not say.
     """
 
     label: str
@@ -295,3 +330,4 @@ class ClassRow:
     recall: float
     f1: float
     support: int
+    confidence: float | None = None

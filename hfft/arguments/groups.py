@@ -351,6 +351,9 @@ class EvaluateArguments:
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
+    against: str | None = option(
+        None, "Another finished model, a folder or a Hub id, that is compared on the same images."
+    )
     seed: int = option(42, "Seed of the sample.")
     output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
 
@@ -411,7 +414,14 @@ class PredictArguments:
 
     format: str = option("table", "What is printed.", ["table", "csv", "jsonl"])
     top_k: int = option(3, "How many labels to give per image, most likely first.")
+    coverage: float | None = option(
+        None,
+        "Give each image a set of labels too, which holds the right one in this share of images like the validation "
+        "images, 0.95 for instance (docs/trust.md).",
+    )
 
     def __post_init__(self) -> None:
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise ArgumentError(f"--coverage must lie between 0 and 1, not {self.coverage}")
         if self.top_k < 1:
             raise ArgumentError(f"--top_k must be at least 1, not {self.top_k}")

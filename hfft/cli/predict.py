@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from hfft.arguments import CheckpointArguments, PredictArguments
@@ -31,11 +31,13 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
     """
     from tqdm import tqdm
 
-    from hfft.inference.classifier import classify, find_images, load_classifier
+    from hfft.inference.classifier import check_coverage, classify, find_images, load_classifier
 
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
-    rows = classify(classifier, files, show.top_k, use.batch_size)
+    if show.coverage is not None:
+        check_coverage(classifier, show.coverage)
+    rows = classify(classifier, files, show.top_k, use.batch_size, show.coverage)
     failed = 0
 
     def counted() -> Iterator[Prediction]:
@@ -45,9 +47,9 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
             failed += bool(row.error)
             yield row
 
-    labels = min(show.top_k, len(classifier.labels))
+    columns = Columns(min(show.top_k, len(classifier.labels)), classifier.known is not None, show.coverage is not None)
     try:
-        write_predictions(counted(), show.format, files, labels)
+        write_predictions(counted(), show.format, files, columns)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` for instance, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,8 +59,23 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
     return int(failed == len(files))
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What a table of predictions holds.
+
+    Args:
+        labels: how many labels each prediction holds at most.
+        unknown: whether images are compared with the training images.
+        sets: whether there are sets of labels.
+    """
+
+    labels: int
+    unknown: bool = False
+    sets: bool = False
+
+
 def write_predictions(
-    rows: Iterable[Prediction], form: str, files: Sequence[str], labels: int, stream: TextIO | None = None
+    rows: Iterable[Prediction], form: str, files: Sequence[str], columns: Columns, stream: TextIO | None = None
 ) -> None:
     """Write each prediction as soon as it is there.
 
@@ -66,7 +83,7 @@ def write_predictions(
         rows: the predictions.
         form: ``table``, ``csv`` or ``jsonl``.
         files: all names to come, which the table's first column is made wide enough for.
-        labels: how many labels each prediction holds at most.
+        columns: of a CSV.
         stream: where to; by default standard output.
     """
     stream = sys.stdout if stream is None else stream
@@ -78,28 +95,49 @@ def write_predictions(
         "jsonl": lambda: (json.dumps(_plain(row)) for row in rows),
     }
     if form == "csv":
-        _csv(rows, labels, stream)
+        _csv(rows, columns, stream)
         return
     for line in writers[form]():
         print(line, file=stream, flush=True)
 
 
-def _csv(rows: Iterable[Prediction], labels: int, stream: TextIO) -> None:
-    more = [name for place in range(2, labels + 1) for name in (f"label_{place}", f"probability_{place}")]
+def _csv(rows: Iterable[Prediction], columns: Columns, stream: TextIO) -> None:
+    more = [name for place in range(2, columns.labels + 1) for name in (f"label_{place}", f"probability_{place}")]
+    more += [*(["unknown_score", "unknown", "nearest"] * columns.unknown), *(["label_set"] * columns.sets)]
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["file", "label", "probability", *more, "error"])
     for row in rows:
         scores = [cell for score in row.top for cell in (score.label, f"{score.probability:.6f}")]
-        scores += [""] * (2 * labels - len(scores))
-        writer.writerow([row.file, *scores, row.error])
+        scores += [""] * (2 * columns.labels - len(scores))
+        writer.writerow([row.file, *scores, *_trust_cells(row, columns), row.error])
+
+
+def _trust_cells(row: Prediction, columns: Columns) -> list[str]:
+    """Return the cells of an image's comparison with the training images and of its set of labels, as far as wanted."""
+    cells = []
+    if columns.unknown:
+        known = row.unknown_score is not None
+        cells += [f"{row.unknown_score:.4f}" if known else "", str(row.unknown).lower() if known else ""]
+        cells.append(row.nearest[0].file if row.nearest else "")
+    return [*cells, *([json.dumps(row.label_set, ensure_ascii=False)] * columns.sets)]
 
 
 def _table(rows: Iterable[Prediction], files: Sequence[str]) -> Iterator[str]:
     width = max([4, *(min(len(file), _WIDEST) for file in files)])
     yield f"{'file':<{width}}  labels"
     for row in rows:
-        scores = "  ".join(f"{score.label} {score.probability:.3f}" for score in row.top)
-        yield f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else scores}"
+        yield f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row)}"
+
+
+def _said(row: Prediction) -> str:
+    """Say what a prediction holds in a line, beginning with the verdict where an image is unknown."""
+    text = "  ".join(f"{score.label} {score.probability:.3f}" for score in row.top)
+    if row.label_set:
+        text += f"  set: {', '.join(row.label_set)}"
+    if not row.unknown:
+        return text
+    nearest = ", ".join(f"{_tail(each.file)} ({each.label})" for each in row.nearest)
+    return f"unknown, {row.unknown_score:.2f} times as far as known images; nearest: {nearest}; else {text}"
 
 
 def _tail(name: str) -> str:
@@ -109,7 +147,9 @@ def _tail(name: str) -> str:
 def _plain(row: Prediction) -> dict[str, Any]:
     if row.error:
         return {"file": row.file, "error": row.error}
-    return asdict(row) | {"error": None}
+    optional = ("unknown", "unknown_score", "nearest", "label_set")
+    values = asdict(row) | {"error": None}
+    return {name: value for name, value in values.items() if name not in optional or value not in (None, ())}
 
 
 def predict_command(argv: list[str]) -> int:

@@ -26,7 +26,7 @@ from hfft.curate.neighbours import unit_rows
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
 from hfft.files import write_whole
-from hfft.metrics import softmax
+from hfft.metrics import probabilities as probabilities_of
 
 ADVICE = (
     "Label them, put them among the training images and train again with the same options: what the cache holds is not "
@@ -103,7 +103,7 @@ def choose_next(
         raise ArgumentError(f"--model {use.model} is not a finished run: its head has not been trained on your classes")
     labelled = {split: images for split, images in owned.items() if split != "test"}
     found = read_features(encoder, {**gathered.sets, **labelled}, [None], say)
-    probabilities = softmax(found[UNLABELLED].logits)
+    probabilities = probabilities_of(found[UNLABELLED].logits, 1.0)
     known = np.concatenate([found[UNLABELLED].values[:0], *(found[split].values for split in labelled)])
     rows = most_teaching(found[UNLABELLED].values, probabilities, options.count, known)
     result = Chosen(

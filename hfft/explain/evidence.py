@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,11 @@ from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, ModelError, one_line
 from hfft.explain.attention import class_token_attention
-from hfft.explain.forward_pass import called_modules, part_output
+from hfft.explain.forward_pass import part_output
 from hfft.explain.gradcam import feature_maps
 from hfft.explain.pipeline import anatomy_of, model_inputs, part_records, scores_of, seen_image
 from hfft.inference.classifier import Classifier, Score
+from hfft.models.features import head_reads
 from hfft.models.load import load_model
 from hfft.plugin.contract import Anatomy
 
@@ -141,7 +141,7 @@ def prediction_trace(
     anatomy = anatomy_of(classifier)
     inputs = model_inputs(classifier, image)
     frozen_part, retrained_part = _chosen_parts(classifier, anatomy)
-    features, logits = _head_input(classifier, anatomy, inputs)
+    features, logits = _head_input(classifier, inputs)
     attention, attention_missing = (
         class_token_attention(classifier.model, anatomy, frozen_part, inputs) if frozen_part else (None, "")
     )
@@ -205,48 +205,29 @@ def _channel(number: int, values: Tensor, scale: Tensor) -> Channel:
     return Channel(number, shown, low, high)
 
 
-def _head_input(
-    classifier: Classifier, anatomy: Anatomy, inputs: dict[str, Tensor]
-) -> tuple[tuple[nn.Linear, Tensor] | None, Tensor]:
+def _head_input(classifier: Classifier, inputs: dict[str, Tensor]) -> tuple[tuple[nn.Linear, Tensor] | None, Tensor]:
     """Return the head's last linear layer with the vector that it reads, and the logits."""
-    linears = _class_layers(classifier, anatomy)
-    read: list[tuple[nn.Linear, Tensor]] = []
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.Linear)
-        read.append((module, args[0].detach().float().cpu().clone()))
-
-    handles = [linear.register_forward_pre_hook(hook) for linear in linears]
-    try:
+    with head_reads(classifier.model, len(classifier.labels)) as reads:
         logits = classifier.logits(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not read or read[-1][1].shape != (1, read[-1][0].in_features):
+    if not reads:
         return None, logits
-    return (read[-1][0], read[-1][1][0]), logits
-
-
-def _class_layers(classifier: Classifier, anatomy: Anatomy) -> list[nn.Linear]:
-    found: Sequence[nn.Module] = [
-        module for top in called_modules(classifier.model, anatomy.head) for module in top.modules()
-    ]
-    return [m for m in found if isinstance(m, nn.Linear) and m.out_features == len(classifier.labels)]
+    layer, features = reads[-1]
+    return (layer, features[0].detach().float().cpu()), logits
 
 
 def _evidence(
     classifier: Classifier, linear: nn.Linear, features: Tensor, logits: Tensor, classes: int = 3, most: int = 6
 ) -> tuple[Evidence, ...]:
-    probabilities = logits[0].softmax(0)
+    shares = classifier.probabilities(logits)[0]
     rows = []
-    for index in probabilities.topk(min(classes, len(probabilities))).indices.tolist():
+    for index in np.argsort(-shares, kind="stable")[:classes].tolist():
         contributions = linear.weight[index].detach().float().cpu() * features
         order = contributions.argsort(descending=True).tolist()
         pairs = [(number, float(contributions[number])) for number in order]
         rows.append(
             Evidence(
                 classifier.labels[index],
-                float(probabilities[index]),
+                float(shares[index]),
                 tuple(pair for pair in pairs[:most] if pair[1] > 0),
                 tuple(pair for pair in pairs[::-1][:most] if pair[1] < 0),
                 0.0 if linear.bias is None else float(linear.bias[index].detach()),

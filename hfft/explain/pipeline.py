@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from hfft.data.images import upright_rgb
 from hfft.data.preprocessing import collate
 from hfft.explain.forward_pass import ForwardPass, PartPass, watch
 from hfft.explain.gradcam import ActivationMap, class_activation_map
-from hfft.inference.classifier import Classifier, Score
+from hfft.inference.classifier import Classifier, Score, best_scores
 from hfft.planning.anatomy_file import anatomy_from_dict, check_anatomy
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
@@ -169,7 +170,7 @@ def pipeline_trace(classifier: Classifier, image: Image.Image) -> PipelineTrace:
     stages = (
         _image_stage(upright),
         _preprocessing_stage(classifier, inputs, preprocessing),
-        *_model_stages(parts, forward),
+        *_model_stages(parts, forward, classifier.probabilities(forward.logits)),
     )
     return PipelineTrace(
         upright, seen_image(classifier, inputs), stages, parts, forward, scores_of(classifier, forward.logits)
@@ -178,10 +179,7 @@ def pipeline_trace(classifier: Classifier, image: Image.Image) -> PipelineTrace:
 
 def scores_of(classifier: Classifier, logits: Tensor, most: int = 5) -> tuple[Score, ...]:
     """Return the most likely labels of one image's logits, shape (1, labels), best first."""
-    values, indices = logits[0].softmax(0).topk(min(most, len(classifier.labels)))
-    return tuple(
-        Score(classifier.labels[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)
-    )
+    return best_scores(classifier.labels, classifier.probabilities(logits)[0], most)
 
 
 def seen_image(classifier: Classifier, inputs: dict[str, Tensor]) -> Image.Image | None:
@@ -222,12 +220,11 @@ def _preprocessing_stage(classifier: Classifier, inputs: dict[str, Tensor], seco
     return Stage(STAGES[1], (), tuple(tensor.shape), float(tensor.min()), float(tensor.max()), seconds, note=note)
 
 
-def _model_stages(parts: Sequence[PartTrace], forward: ForwardPass) -> list[Stage]:
+def _model_stages(parts: Sequence[PartTrace], forward: ForwardPass, shares: NDArray[np.float32]) -> list[Stage]:
     frozen = [part for part in parts if not part.trained and part.part != "head"]
     retrained = [part for part in parts if part.trained and part.part != "head"]
     head = [part for part in parts if part.part == "head"]
     total = sum(part.parameters for part in parts)
-    probabilities = forward.logits.softmax(1)
     stages = []
     for name, members, note in (
         (STAGES[2], frozen, "Pretrained and never changed: it turns pixels into features."),
@@ -237,7 +234,7 @@ def _model_stages(parts: Sequence[PartTrace], forward: ForwardPass) -> list[Stag
         last = next((part for part in reversed(members) if part.shape), None)
         shape, low, high = ((1, *last.shape), last.low, last.high) if last else ((), 0.0, 0.0)
         if name == STAGES[4]:
-            shape, low, high = tuple(probabilities.shape), float(probabilities.min()), float(probabilities.max())
+            shape, low, high = shares.shape, float(shares.min()), float(shares.max())
         parameters, flops = sum(part.parameters for part in members), sum(part.flops for part in members)
         stages.append(
             Stage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -61,15 +61,31 @@ class LocalPaths:
         Raises:
             ModelError: the file is not a safetensors file.
         """
+        return self._safetensors(path, self.without_in)
+
+    def known(self, path: Path) -> bytes:
+        """Return known images of which none is named by a local path: of one outside of all folders, the name is left.
+
+        Raises:
+            ModelError: the file is not a safetensors file.
+        """
+
+        def cleared(about: dict[str, Any]) -> dict[str, Any]:
+            files = [self.without(file) for file in about["files"]]
+            return about | {"files": [_name(file) if _is_local(file) else file for file in files]}
+
+        return self._safetensors(path, cleared)
+
+    def _safetensors(self, path: Path, clear: Callable[[Any], Any]) -> bytes:
         try:
             with safe_open(path, "pt") as opened:
                 metadata = opened.metadata() or {}
-                cleared = {key: json.dumps(self.without_in(json.loads(text))) for key, text in metadata.items()}
+                cleared = {key: json.dumps(clear(json.loads(text))) for key, text in metadata.items()}
                 if cleared == metadata:
                     return path.read_bytes()
                 return save({name: opened.get_tensor(name) for name in opened.keys()}, cleared)  # noqa: SIM118
-        except (ValueError, SafetensorError) as error:
-            raise ModelError(f"cannot read {path}: it is not a delta that hfft wrote; train again") from error
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(f"cannot read {path}: it is not as hfft wrote it; train again") from error
 
 
 def _texts(value: Any) -> Iterator[str]:

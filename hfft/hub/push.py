@@ -15,6 +15,7 @@ from hfft._version import __version__
 from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.download import DELTA, WEIGHTS, has_weights
+from hfft.output_folder import KNOWN
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
-PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv")
+PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv", KNOWN)
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
@@ -148,6 +149,8 @@ def _published(file: Path, paths: LocalPaths) -> Path | bytes:
     """A file as it goes to the Hub: what may name local paths is sent without them."""
     if file.name == DELTA:
         return paths.delta(file)
+    if file.name == KNOWN:
+        return paths.known(file)
     return paths.json(file.read_text(encoding="utf-8")).encode() if file.suffix == ".json" else file
 
 

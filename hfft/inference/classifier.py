@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
@@ -19,12 +21,18 @@ from hfft.data.layout import EXTENSIONS, ending_of, hidden, seen_endings
 from hfft.data.preprocessing import Pixels, collate
 from hfft.data.readers.sources import walk
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
-from hfft.errors import ArgumentError, DataError, HfftError, one_line
+from hfft.errors import ArgumentError, DataError, HfftError, ModelError, one_line
+from hfft.metrics import probabilities
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
+from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
 from hfft.models.load import check_channels, check_one_label_per_image
+from hfft.output_folder import KNOWN
 from hfft.report.record import RunRecord, read_record
+from hfft.trust.calibration import temperature_of
+from hfft.trust.conformal import label_sets
+from hfft.trust.known import Familiarity, KnownImages, Neighbour, read_known
 
 Source = str | os.PathLike[str] | Image.Image
 """An image's file, or an image that is open already."""
@@ -40,6 +48,7 @@ class Classifier:
         pixels: how an image becomes its inputs, as in training.
         labels: the classes' names, by label number.
         record: of the run that made it; None where hfft did not.
+        known: the training images that others are compared with; None where the model came without them.
     """
 
     name: str
@@ -47,6 +56,16 @@ class Classifier:
     pixels: Pixels
     labels: tuple[str, ...]
     record: RunRecord | None = None
+    known: KnownImages | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities; 1 where nothing was calibrated."""
+        return temperature_of(self.model.config)
+
+    def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+        """Return the calibrated probabilities of logits, both of shape (batch, labels)."""
+        return probabilities(logits.numpy(), self.temperature)
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Run a batch of model inputs through the model.
@@ -60,6 +79,29 @@ class Classifier:
         with torch.inference_mode():
             outputs = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
         return logits_of(outputs).float().cpu()
+
+    def outputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Familiarity] | None]:
+        """Run a batch through the model, and compare its images with those that it was trained on.
+
+        Args:
+            inputs: as for `logits`.
+
+        Returns:
+            Logits as of `logits`, and how each image stands to the training images; None where the model came without.
+
+        Raises:
+            ModelError: the training images that came with the model are another model's.
+        """
+        if self.known is None:
+            return self.logits(inputs), None
+        with head_reads(self.model, len(self.labels)) as reads:
+            logits = self.logits(inputs)
+        features = reads[-1][1].float().cpu().numpy() if reads else np.empty((0, 0), np.float32)
+        if features.shape[1] != self.known.features.shape[1]:
+            raise ModelError(
+                f"{self.name}: {KNOWN} belongs to another model; copy it again, or delete it to do without"
+            )
+        return logits, self.known.compare(features)
 
 
 @dataclass(frozen=True)
@@ -80,6 +122,11 @@ class Prediction:
         probability: of that label, 0 to 1.
         top: the most likely labels, best first.
         error: why the image could not be read; empty where it could.
+        unknown: whether the image is unlike all that the model was trained on, so that its label says little; None
+            where the model came without its training images.
+        unknown_score: distance from the training images over the largest that counts as known: above 1 is unknown.
+        nearest: the training images most like it.
+        label_set: the labels that hold the right one as often as was asked for; empty where nothing was.
     """
 
     file: str
@@ -87,6 +134,10 @@ class Prediction:
     probability: float = 0.0
     top: tuple[Score, ...] = ()
     error: str = ""
+    unknown: bool | None = None
+    unknown_score: float | None = None
+    nearest: tuple[Neighbour, ...] = ()
+    label_set: tuple[str, ...] = ()
 
 
 def load_classifier(
@@ -114,7 +165,7 @@ def load_classifier(
         >>> hfft.load_classifier("outputs/photos").labels
         ('blue', 'green', 'red')
     """
-    record = None
+    record, known = None, None
     model: PreTrainedModel
     processor: BaseImageProcessor
     if path_or_repo is None:
@@ -125,16 +176,20 @@ def load_classifier(
         check_channels(model.config, str(path_or_repo))
         check_one_label_per_image(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
+        known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
-    return Classifier(
-        str(path_or_repo or EMBEDDED_MODEL), model, Pixels(processor, exact=_decodes_whole(record)), labels, record
-    )
+    pixels = Pixels(processor, exact=_decodes_whole(record))
+    return Classifier(str(path_or_repo or EMBEDDED_MODEL), model, pixels, labels, record, known)
 
 
 def classify(
-    classifier: Classifier, sources: Iterable[Source], top_k: int = 5, batch_size: int = 32
+    classifier: Classifier,
+    sources: Iterable[Source],
+    top_k: int = 5,
+    batch_size: int = 32,
+    coverage: float | None = None,
 ) -> Iterator[Prediction]:
     """Classify images, in their order, a batch at a time.
 
@@ -145,6 +200,10 @@ def classify(
         sources: files or images.
         top_k: how many labels to give per image; a model with fewer gives all of them.
         batch_size: images per forward pass.
+        coverage: how often `Prediction.label_set` is to hold the right label, 0 to 1; see `hfft.trust.conformal`.
+
+    Raises:
+        ModelError: sets of labels are asked for, and the model came without what they need.
 
     Example:
         >>> classifier = hfft.load_classifier("outputs/photos")
@@ -152,6 +211,8 @@ def classify(
         ...     print(prediction.file, prediction.label in classifier.labels, len(prediction.top))
         photos/test/red/0.png True 3
     """
+    if coverage is not None:
+        check_coverage(classifier, coverage)
     number = 0
     for batch in _batches(sources, batch_size):
         rows: list[Prediction | str] = []
@@ -166,9 +227,9 @@ def classify(
                 rows.append(Prediction(name, error=f"cannot read the image {name}: {error.reason}"))
             except (HfftError, OSError, ValueError, RuntimeError, TypeError) as error:
                 rows.append(Prediction(name, error=one_line(error)))
-        scores = iter(_scores(classifier, inputs, top_k))
+        found = iter(_predictions(classifier, inputs, top_k, coverage))
         for row in rows:
-            yield row if isinstance(row, Prediction) else _prediction(row, next(scores))
+            yield row if isinstance(row, Prediction) else replace(next(found), file=row)
 
 
 def find_images(paths: Sequence[str | Path], say: Callable[[str], None] | None = None) -> list[str]:
@@ -218,18 +279,55 @@ def _open(source: Source, name: str, least: int | None) -> Image.Image:
     return open_image(source, name, least)
 
 
-def _scores(classifier: Classifier, inputs: list[dict[str, Tensor]], top_k: int) -> list[tuple[Score, ...]]:
+def check_coverage(classifier: Classifier, coverage: float) -> None:
+    """Make sure that a model can give sets of labels.
+
+    Raises:
+        ArgumentError: the share does not lie between 0 and 1.
+        ModelError: the model came without what the sets need.
+    """
+    if not 0 < coverage < 1:
+        raise ArgumentError(f"--coverage must lie between 0 and 1, not {coverage}")
+    if classifier.known is None or not len(classifier.known.truth):
+        raise ModelError(
+            f"{classifier.name} holds no {KNOWN}, from which sets of labels are made: train it again with this hfft, "
+            "or leave out --coverage"
+        )
+
+
+def _predictions(
+    classifier: Classifier, inputs: list[dict[str, Tensor]], top_k: int, coverage: float | None
+) -> list[Prediction]:
+    """Return a prediction without a file for each of the inputs."""
     if not inputs:
         return []
     alike = len({tuple(value.shape for value in each.values()) for each in inputs}) == 1
     groups = [inputs] if alike else [[each] for each in inputs]  # some processors keep an image's own shape
-    probabilities = torch.cat([classifier.logits(collate(group)) for group in groups]).softmax(dim=1)
-    values, indices = probabilities.topk(min(top_k, len(classifier.labels)), dim=1)
-    return [
-        tuple(Score(classifier.labels[index], value) for index, value in zip(row, best, strict=True))
-        for row, best in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
+    outputs = [classifier.outputs(collate(group)) for group in groups]
+    shares = classifier.probabilities(torch.cat([logits for logits, _ in outputs]))
+    tops = [best_scores(classifier.labels, row, top_k) for row in shares]
+    rows = [Prediction("", top[0].label, top[0].probability, top) for top in tops]
+    if (known := classifier.known) is not None:
+        compared = [each for _, some in outputs for each in some or ()]
+        rows = [_compared(row, known, found, classifier.labels) for row, found in zip(rows, compared, strict=True)]
+        if coverage is not None:
+            sets = label_sets(shares, known.truth, coverage)
+            named = [tuple(classifier.labels[number] for number in each) for each in sets]
+            rows = [replace(row, label_set=each) for row, each in zip(rows, named, strict=True)]
+    return rows
 
 
-def _prediction(file: str, top: tuple[Score, ...]) -> Prediction:
-    return Prediction(file, top[0].label, top[0].probability, top)
+def _compared(row: Prediction, known: KnownImages, found: Familiarity, labels: tuple[str, ...]) -> Prediction:
+    return replace(row, unknown=found.unknown, unknown_score=found.score, nearest=known.neighbours(found, labels))
+
+
+def best_scores(labels: Sequence[str], shares: NDArray[np.float32], most: int) -> tuple[Score, ...]:
+    """Return the most probable labels of one image, best first.
+
+    Args:
+        labels: the classes' names.
+        shares: probability of each, shape (labels,).
+        most: how many to return at most.
+    """
+    order = np.argsort(-shares, kind="stable")[:most]
+    return tuple(Score(labels[number], float(shares[number])) for number in order)

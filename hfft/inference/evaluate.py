@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,25 @@ from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import (
     ClassRow,
+    PairedDifference,
     SplitMetrics,
+    class_confidence,
     confusion,
     counted,
+    described,
+    paired_difference,
     per_class,
+    probabilities,
     reliability_of,
-    softmax,
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
 from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
+from hfft.report.typed_json import plain
 from hfft.report.write import write_predictions
+from hfft.trust.selective import Selective, selective
 
 FILES = ("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png")
 """What an evaluation writes."""
@@ -58,6 +65,11 @@ class Evaluation:
         metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
         per_class: one row for each label that the model knows.
         notes: what the images were taken for, what was left out, and which names the plots lack.
+        temperature: that the probabilities were calibrated with; 1 where they were not.
+        selective: the accuracy where the model is surest.
+        unknown: share of the images, 0 to 1, that the model takes for unlike what it was trained on; None where it came
+            without its training images.
+        against: another model on the same images; None where none was given.
     """
 
     model: str
@@ -65,6 +77,39 @@ class Evaluation:
     metrics: SplitMetrics
     per_class: list[ClassRow]
     notes: tuple[str, ...] = ()
+    temperature: float = 1.0
+    selective: Selective = field(default_factory=Selective)
+    unknown: float | None = None
+    against: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Another model on the same images.
+
+    Args:
+        model: the folder or repository of the other.
+        accuracy: of the other, 0 to 1.
+        difference: by how much the evaluated model is more accurate.
+    """
+
+    model: str
+    accuracy: float
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model gives out for a set of images.
+
+    Args:
+        logits: shape (images, labels).
+        unknown: how unlike the training images each is, as `Familiarity.score`, shape (images,); None where that is not
+            known.
+    """
+
+    logits: NDArray[np.float32]
+    unknown: NDArray[np.float64] | None
 
 
 def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation:
@@ -88,10 +133,12 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     folder = make_output_folder(output)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
-    logits = predict_logits(classifier, images, use.batch_size)
+    answers = answer(classifier, images, use.batch_size)
     note = shown_by_number(classifier.labels)
-    evaluation = replace(score(classifier, images, logits, options), notes=(*notes, *([note] if note else [])))
-    _write(folder, evaluation, classifier.labels, images, logits)
+    evaluation = replace(score(classifier, images, answers, options), notes=(*notes, *([note] if note else [])))
+    if options.against is not None:
+        evaluation = replace(evaluation, against=_compare(use, options.against, (classifier, images, answers)))
+    _write(folder, evaluation, classifier.labels, images, answers)
     return evaluation
 
 
@@ -129,35 +176,54 @@ def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[I
     return sample(replace(found.images, labels=numbers), options.max_eval_samples, options.seed), notes
 
 
-def predict_logits(classifier: Classifier, images: ImageSet, batch_size: int) -> NDArray[np.float32]:
+def answer(classifier: Classifier, images: ImageSet, batch_size: int) -> Answers:
     """Run all images through the model; the progress goes to standard error.
-
-    Returns:
-        Logits of shape (images, labels).
 
     Raises:
         DataError: an image cannot be read.
     """
     loader = DataLoader(PixelDataset(images, classifier.pixels), batch_size, collate_fn=collate)
     with tqdm(total=len(images), unit="image", file=sys.stderr, disable=None) as bar:
-        batches = []
+        batches, compared = [], []
         for batch in loader:
             labels = batch.pop("labels")
-            batches.append(classifier.logits(batch))
+            logits, found = classifier.outputs(batch)
+            batches.append(logits)
+            compared += found or []
             bar.update(len(labels))
-    return torch.cat(batches).numpy()
+    unknown = None if classifier.known is None else np.array([each.score for each in compared])
+    return Answers(torch.cat(batches).numpy(), unknown)
 
 
-def score(
-    classifier: Classifier, images: ImageSet, logits: NDArray[np.float32], options: EvaluateArguments
-) -> Evaluation:
-    """Sum up the logits, of shape (images, labels), of labelled images."""
+def score(classifier: Classifier, images: ImageSet, answers: Answers, options: EvaluateArguments) -> Evaluation:
+    """Sum up what a model gives out for labelled images."""
+    logits, temperature = answers.logits, classifier.temperature
+    shares = probabilities(logits, temperature)
+    matrix = confusion(logits, images.labels, len(classifier.labels))
     return Evaluation(
         classifier.name,
         images.name,
-        split_metrics(logits, images.labels, options.top_k),
-        per_class(confusion(logits, images.labels, len(classifier.labels)), list(classifier.labels)),
+        split_metrics(logits, images.labels, options.top_k, temperature),
+        per_class(matrix, list(classifier.labels), class_confidence(shares)),
+        temperature=temperature,
+        selective=selective(shares.max(axis=1), logits.argmax(axis=1) == images.labels),
+        unknown=None if answers.unknown is None else float((answers.unknown > 1).mean()),
     )
+
+
+def _compare(use: CheckpointArguments, name: str, mine: tuple[Classifier, ImageSet, Answers]) -> Comparison:
+    """Hold another model against one, with the images and the answers of the one."""
+    classifier, images, answers = mine
+    other = load_classifier(name, token=use.token, trust_remote_code=use.trust_remote_code)
+    named = [composed(label) for label in classifier.labels]
+    lacking = sorted({named[number] for number in images.labels} - {composed(label) for label in other.labels})
+    if lacking:
+        raise DataError(f"{name} does not know the class {lacking[0]!r}, so it cannot be compared on these images")
+    chosen = answer(other, images, use.batch_size).logits.argmax(axis=1)
+    said = [composed(other.labels[place]) for place in chosen]
+    right = np.array(said) == np.array(named)[images.labels]
+    difference = paired_difference(answers.logits.argmax(axis=1) == images.labels, right)
+    return Comparison(name, float(right.mean()), difference)
 
 
 def describe_evaluation(evaluation: Evaluation) -> str:
@@ -173,17 +239,41 @@ def describe_evaluation(evaluation: Evaluation) -> str:
         f"macro-F1   {values['f1_macro']:.4f}",
         *(f"{name.removesuffix('_accuracy'):<9}  {value:.4f}" for name, value in values.items() if name[:3] == "top"),
         f"loss       {values['loss']:.4f}  (cross-entropy, nats)",
-        f"ECE        {values['ece']:.4f}  (expected calibration error)",
+        f"ECE        {values['ece']:.4f}  (expected calibration error{_calibrated(evaluation)})",
+        *_trust(evaluation),
         "",
     ]
     width = max(5, *(len(row.label) for row in evaluation.per_class))
-    lines.append(f"{'class':<{width}}  precision  recall      F1  images")
+    lines.append(f"{'class':<{width}}  precision  confidence  recall      F1  images")
     lines += [
-        f"{row.label:<{width}}  {row.precision:>9.3f}  {row.recall:>6.3f}  {row.f1:>6.3f}  {row.support:>6}"
+        f"{row.label:<{width}}  {row.precision:>9.3f}  {_number(row.confidence):>10}  {row.recall:>6.3f}  "
+        f"{row.f1:>6.3f}  {row.support:>6}"
         for row in evaluation.per_class
         if row.support or row.precision or len(evaluation.per_class) <= 100
     ]
     return "\n".join(lines)
+
+
+def _calibrated(evaluation: Evaluation) -> str:
+    return (
+        "" if evaluation.temperature == 1 else f", probabilities calibrated with temperature {evaluation.temperature:g}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _trust(evaluation: Evaluation) -> Iterator[str]:
+    found = evaluation.selective
+    surest = ", ".join(f"{row.accuracy:.4f} at {row.coverage:.0%} (from {row.probability:.3f})" for row in found.rows)
+    yield f"surest     {surest}  (accuracy where the model is surest, and the probability that it begins at)"
+    if found.auroc is not None:
+        yield f"AUROC      {found.auroc:.4f}  (a right answer is given a higher probability than a wrong one)"
+    if evaluation.unknown is not None:
+        yield f"unknown    {evaluation.unknown:.4f}  (share taken for unlike the training images)"
+    if (other := evaluation.against) is not None:
+        yield f"against    {other.accuracy:.4f} of {other.model}: {described(other.difference)}"
 
 
 def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImages, tuple[str, ...]]:
@@ -222,20 +312,19 @@ def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
     )
 
 
-def _write(
-    folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, logits: NDArray[np.float32]
-) -> None:
-    probabilities = softmax(logits)
+def _write(folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, answers: Answers) -> None:
+    logits, temperature = answers.logits, evaluation.temperature
+    shares = probabilities(logits, temperature)
     truth = [labels[number] for number in images.labels]
-    chosen = [labels[number] for number in probabilities.argmax(1)]
+    chosen = [labels[number] for number in shares.argmax(1)]
     try:
         claim(folder, FILES)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; free some room") from error
-    write_predictions(folder / "predictions.csv", images.files, truth, chosen, probabilities.max(1))
+    write_predictions(folder / "predictions.csv", images.files, truth, chosen, shares.max(1), answers.unknown)
     confusion_figure(confusion(logits, images.labels, len(labels)), labels, folder / "confusion_matrix.png")
-    reliability_figure(reliability_of(logits, images.labels), folder / "reliability.png")
-    data: dict[str, Any] = asdict(evaluation)
+    reliability_figure(reliability_of(logits, images.labels, temperature), folder / "reliability.png")
+    data = plain(asdict(evaluation))
     try:
         write_whole(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:

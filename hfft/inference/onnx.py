@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,8 +27,10 @@ from hfft.errors import ArgumentError, HfftError, ModelError, OutputError, one_l
 from hfft.files import whole_file
 from hfft.inference.classifier import Classifier, find_images, load_classifier
 from hfft.models.checkpoint import make_output_folder
+from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
 from hfft.output_folder import RECORD, claim
+from hfft.trust.known import neighbour_place
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,6 +49,7 @@ class Parity:
         difference: the largest difference of a logit.
         scale: the largest absolute logit.
         same_labels: how many images got the same label from both.
+        others: the largest difference of a probability, or of a distance from the training images.
     """
 
     images: int
@@ -52,12 +57,14 @@ class Parity:
     difference: float
     scale: float
     same_labels: int
+    others: float = 0.0
 
 
 def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
     """Export a finished model to ONNX and check the file against PyTorch.
 
-    The file takes batches of any size and returns ``logits``. Its metadata holds the labels and the
+    The file takes batches of any size and returns ``logits``, calibrated ``probabilities`` and, where the model came
+    with its training images, ``unknown_score``: above 1 an image is unlike them. Its metadata holds the labels and the
     preprocessing as JSON (``labels``, ``preprocessing``).
 
     Args:
@@ -88,6 +95,12 @@ def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
                     f"the exported model is not the model: on {parity.images} images its logits differ by up to "
                     f"{parity.difference:.2e} on a scale of {parity.scale:.2f}, and --tolerance {options.tolerance:g} "
                     f"allows {options.tolerance * max(1.0, parity.scale):.2e}; {path} was not written"
+                )
+            if parity.others > options.tolerance:
+                raise ModelError(
+                    f"the exported model is not the model: on {parity.images} images its probabilities, or its "
+                    f"distances from the training images, differ by up to {parity.others:.2e}, and --tolerance "
+                    f"{options.tolerance:g} is less; {path} was not written"
                 )
             if (path.parent / RECORD).exists():
                 claim(path.parent, [path.name])
@@ -142,14 +155,20 @@ def write_onnx(classifier: Classifier, inputs: dict[str, Tensor], path: Path) ->
     size = sum(tensor.numel() * tensor.element_size() for tensor in classifier.model.state_dict().values())
     if size > _MOST_BYTES:
         raise ModelError(f"{classifier.name} takes {size / 1e9:.1f} GB; an ONNX file holds 2 GB at most")
-    wrapped = _Logits(classifier.model)
+    wrapped = _Outputs(classifier)
     wrapped.train(False)
     shapes = {"inputs": {name: {0: "batch"} for name in inputs}}
     try:
         # With gradients the trace of Swin's attention holds a view that the exporter cannot take apart.
         with _without_warnings(), torch.no_grad():
             program = torch.onnx.export(
-                wrapped, (), kwargs=inputs, dynamic_shapes=shapes, output_names=["logits"], dynamo=True, verbose=False
+                wrapped,
+                (),
+                kwargs=inputs,
+                dynamic_shapes=shapes,
+                output_names=wrapped.names,
+                dynamo=True,
+                verbose=False,
             )
     except Exception as error:  # the exporter, the tracer and every model's own code have their own types
         reason = one_line(error.__cause__ or error)[:300]  # the exporter's own text is advice for PyTorch's authors
@@ -176,6 +195,8 @@ def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, 
         "labels": json.dumps(list(classifier.labels), ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing, default=str),
         "output": "logits of shape (batch, labels), before the softmax",
+        "probabilities": f"softmax of the logits over {classifier.temperature:g}, of shape (batch, labels)",
+        **({"unknown_score": _UNKNOWN} if classifier.known is not None else {}),
     }
 
 
@@ -187,31 +208,62 @@ def compare(classifier: Classifier, inputs: dict[str, Tensor], path: Path, sourc
     """
     import onnx
 
-    expected = classifier.logits(inputs).numpy()
+    wrapped = _Outputs(classifier)
+    wrapped.train(False)
+    with torch.inference_mode():
+        expected = [tensor.numpy() for tensor in wrapped(**inputs)]
     try:
         onnx.checker.check_model(str(path), full_check=True)
         session = _session(path)
-        batches = [{name: tensor[i : i + 1] for name, tensor in inputs.items()} for i in range(len(expected))]
-        single = np.concatenate([_run(session, batch) for batch in batches])
-        whole = _run(session, inputs)
+        batches = [{name: tensor[i : i + 1] for name, tensor in inputs.items()} for i in range(len(expected[0]))]
+        each = [_run(session, wrapped.names, batch) for batch in batches]
+        single = [np.concatenate(rows) for rows in zip(*each, strict=True)]
+        whole = _run(session, wrapped.names, inputs)
     except Exception as error:  # onnx and onnxruntime raise types of their own, some of them not public
         raise ModelError(f"the exported model does not run in onnxruntime: {one_line(error)[:300]}") from error
-    difference = max(float(np.abs(found - expected).max()) for found in (single, whole))
-    same = (whole.argmax(1) == expected.argmax(1)) & (single.argmax(1) == expected.argmax(1))
-    # A NaN on either side must not pass for a small difference.
-    difference = difference if np.isfinite(difference) else float("inf")
-    return Parity(len(expected), source, difference, float(np.abs(expected).max()), int(same.sum()))
+    # A distance is what the tolerance is for, not its multiple of a threshold that may be tiny.
+    scales = [1.0, 1.0, *([classifier.known.threshold] if classifier.known is not None else [])]
+    differences = [
+        max(_difference(found[place], expected[place]) for found in (single, whole)) * scale
+        for place, scale in enumerate(scales)
+    ]
+    label = expected[0].argmax(1)
+    same = (whole[0].argmax(1) == label) & (single[0].argmax(1) == label)
+    scale = float(np.abs(expected[0]).max())
+    return Parity(len(label), source, differences[0], scale, int(same.sum()), max(differences[1:]))
 
 
-class _Logits(nn.Module):
-    """A classifier whose forward returns nothing but logits."""
+def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference; a NaN on either side does not pass for a small one."""
+    difference = float(np.abs(found - expected).max())
+    return difference if math.isfinite(difference) else math.inf
 
-    def __init__(self, model: nn.Module) -> None:
+
+_UNKNOWN = "of shape (batch,): above 1 an image is unlike the training images, and none of the labels"
+
+
+class _Outputs(nn.Module):
+    """A classifier whose forward returns tensors alone, `names` says which."""
+
+    known: Tensor
+
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.classes = classifier.model, len(classifier.labels)
+        self.temperature, self.images = classifier.temperature, classifier.known
+        self.names = ["logits", "probabilities", *(["unknown_score"] * (self.images is not None))]
+        if self.images is not None:
+            self.register_buffer("known", torch.from_numpy(self.images.features).float())
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        return logits_of(self.model(**inputs))
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        with head_reads(self.model, self.classes) as reads:
+            logits = logits_of(self.model(**inputs))
+        shares = (logits / self.temperature).softmax(dim=1)
+        if self.images is None:
+            return logits, shares
+        similarity = nn.functional.normalize(reads[-1][1], dim=1) @ self.known.T
+        distance = 1 - similarity.topk(neighbour_place(self.images.labels), dim=1).values[:, -1]
+        return logits, shares, distance / self.images.threshold
 
 
 def _require(*packages: str) -> None:
@@ -262,11 +314,11 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _run(session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _run(session: onnxruntime.InferenceSession, names: list[str], inputs: dict[str, Tensor]) -> list[NDArray[Any]]:
     wanted = {node.name for node in session.get_inputs()}
     feeds = {name: tensor.numpy() for name, tensor in inputs.items() if name in wanted}
-    logits: np.ndarray[Any, np.dtype[np.float32]] = session.run(["logits"], feeds)[0]
-    return logits
+    outputs: list[NDArray[Any]] = session.run(names, feeds)
+    return outputs
 
 
 @contextmanager

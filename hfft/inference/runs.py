@@ -14,7 +14,7 @@ from PIL import Image
 
 from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet, upright_rgb
-from hfft.data.load import load_image_sets
+from hfft.data.load import ImageSets, load_image_sets
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import HfftError
 from hfft.models.download import has_weights
@@ -133,34 +133,53 @@ class EvaluationImages:
     def __init__(self, record: RunRecord, local: bool) -> None:
         self.record = record
         self.local = local
+        self._sets: ImageSets | None = None
+        self._read = False
         self._images: dict[str, tuple[ImageSet, int]] | None = None
+        self._trained: dict[str, tuple[ImageSet, int]] | None = None
 
     def get(self, file: str) -> Image.Image | None:
         """Return an image, upright, in RGB; None where it is no longer there."""
         if self._images is None:
-            self._images = self._load()
-        found = self._images.get(file)
-        if found is None:
-            return None
-        try:
-            return found[0].image(found[1])
-        except HfftError:
-            return None
+            sets = self._load()
+            self._images = _by_name([sets.validation, *([sets.test] if sets.test else [])] if sets else [])
+        return _picture(self._images.get(file))
 
-    def _load(self) -> dict[str, tuple[ImageSet, int]]:
+    def trained_on(self, file: str) -> Image.Image | None:
+        """Return a training image in the same way."""
+        if self._trained is None:
+            sets = self._load()
+            self._trained = _by_name([sets.train] if sets else [])
+        return _picture(self._trained.get(file))
+
+    def _load(self) -> ImageSets | None:
+        if not self._read:
+            self._read, self._sets = True, self._load_sets()
+        return self._sets
+
+    def _load_sets(self) -> ImageSets | None:
         embedded = self.record.data.name == EMBEDDED_DATA.partition("==")[0]
         if not self.local and not embedded:
-            return {}
+            return None
         known = {item.name for item in fields(DataArguments)}
         options = {name: value for name, value in self.record.arguments.items() if name in known}
         if not options.get("train_dir") and not embedded:
-            return {}  # a data set on the Hub: looking at a few images is not worth a download
+            return None  # a data set on the Hub: looking at a few images is not worth a download
         try:
-            sets = load_image_sets(DataArguments(**({} if embedded else options)), self.record.seed)
+            return load_image_sets(DataArguments(**({} if embedded else options)), self.record.seed)
         except (HfftError, OSError, TypeError):
-            return {}
-        judged = [sets.validation, *([sets.test] if sets.test else [])]
-        return {file: (images, row) for images in judged for row, file in enumerate(images.files)}
+            return None
+
+
+def _by_name(sets: list[ImageSet]) -> dict[str, tuple[ImageSet, int]]:
+    return {file: (images, row) for images in sets for row, file in enumerate(images.files)}
+
+
+def _picture(found: tuple[ImageSet, int] | None) -> Image.Image | None:
+    try:
+        return found and found[0].image(found[1])
+    except HfftError:
+        return None
 
 
 def embedded_examples(count: int = 5) -> list[tuple[str, Image.Image]]:

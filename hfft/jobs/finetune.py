@@ -20,7 +20,8 @@ from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
-from hfft.jobs.run import Run
+from hfft.jobs.run import Run, judged
+from hfft.jobs.trust import Trust, learn_trust
 from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
@@ -91,7 +92,7 @@ def _finetune(
         say(findings)
     with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
-        run = finish(setup, progress, trainer, began)
+        run = finish(setup, progress, trainer, began, trusted=main)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
             _add_full_baseline(setup, progress.baselines, say)
@@ -217,7 +218,7 @@ def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
     return {**each[-1], **sums, "epoch": sum(phase.epochs for phase in phases)}
 
 
-def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float) -> Run:
+def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, trusted: bool = False) -> Run:
     """Evaluate the weights that are handed back; the test images are seen here for the first time.
 
     Args:
@@ -225,6 +226,7 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         progress: with all phases.
         trainer: of the last phase.
         began: when the run did, by `time.perf_counter`.
+        trusted: calibrate its probabilities, and note its training images.
     """
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
     predictions = {"validation": trainer.predictions}
@@ -234,7 +236,8 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         metrics["test"] = outcome.metrics or {}
     trainer.release()
     unfreeze(setup.model)
-    return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began)
+    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust()
+    return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
 
 
 def _silent(line: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.trainer_utils import EvalLoopOutput
+from numpy.typing import NDArray
 
 from hfft._version import __version__
 from hfft.data.check import deep_grey_share
@@ -24,18 +24,19 @@ from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
 from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
-from hfft.jobs.run import Run
+from hfft.jobs.run import Run, judged
 from hfft.metrics import (
+    class_confidence,
     confusion,
     counted,
     described,
     per_class,
+    probabilities,
     reliability_of,
-    softmax,
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import RECORD
+from hfft.output_folder import KNOWN, RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
@@ -57,6 +58,9 @@ from hfft.training.callbacks import RESUME_HINT
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Setup
+from hfft.trust.calibration import Calibration, measure, set_temperature
+from hfft.trust.known import write_known
+from hfft.trust.selective import selective
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
@@ -73,11 +77,14 @@ def write_results(run: Run) -> str:
     rows = trace_rows(run)
     drawn = frozenset(name for name in run.setup.drawn if (run.folder / name).exists())
     with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
+        set_temperature(run.model.config, run.trust.temperature)
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.setup.pretrained, (run.setup.base.name, run.setup.base.revision))
         _write_metrics(folder, run)
-        logits, _ = _judged(run.predictions["validation"])
-        _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, logits)
+        if run.trust.known is not None:
+            write_known(folder / KNOWN, run.trust.known)
+        shares = _probabilities(run, "validation")
+        _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, shares)
         record = make_record(run, folder)
         evidence = _evidence(run, folder, record)
         write_report(folder, record, rows, evidence, str(run.folder))
@@ -116,7 +123,8 @@ def make_record(run: Run, folder: Path) -> RunRecord:
     """Gather everything that a reader needs to judge the run and to repeat it; `folder` holds its checkpoint."""
     training = run.settings.training
     split = "test" if "test" in run.predictions else "validation"
-    logits, labels = _judged(run.predictions[split])
+    logits, labels = judged(run.predictions[split])
+    shares, temperature = _probabilities(run, split), run.trust.temperature
     return RunRecord(
         hfft_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,7 +132,10 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         data=_data(run),
         policy=run.plan.policy,
         plan=[_phase(result) for result in run.phases],
-        metrics={name: split_metrics(*_judged(prediction)) for name, prediction in run.predictions.items()},
+        metrics={
+            name: split_metrics(*judged(prediction), temperature=temperature)
+            for name, prediction in run.predictions.items()
+        },
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run),
         anatomy=asdict(run.plan.anatomy),
@@ -134,7 +145,9 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         device=torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else training.device.type,
         seconds=_seconds(run),
         cache=_cache(run),
-        per_class=per_class(confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels)),
+        per_class=per_class(
+            confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels), class_confidence(shares)
+        ),
         per_class_split=split,
         best_epoch=run.phases[-1].best_epoch or None,
         frozen=_frozen(run.phases[-1]),
@@ -143,6 +156,9 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
         identity=run.progress.identity,
+        calibration=_calibration(run),
+        selective=selective(shares.max(axis=1), logits.argmax(axis=1) == labels),
+        known=run.trust.record,
     )
 
 
@@ -155,8 +171,14 @@ def arguments_of(run: Run) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if "token" not in name}
 
 
-def _judged(prediction: EvalLoopOutput) -> tuple[Any, Any]:
-    return np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+def _probabilities(run: Run, split: str) -> NDArray[np.float32]:
+    """Return the calibrated probabilities of a split, shape (images, labels)."""
+    return probabilities(judged(run.predictions[split])[0], run.trust.temperature)
+
+
+def _calibration(run: Run) -> Calibration:
+    test = judged(run.predictions["test"]) if "test" in run.predictions else (None, None)
+    return measure(run.trust.temperature, len(run.sets.validation), *test)
 
 
 def _base(run: Run) -> BaseRecord:
@@ -214,6 +236,7 @@ def _seconds(run: Run) -> dict[str, float]:
         "prefix": sum(result.cache.prefix_seconds for result in run.phases),
         "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
         "baselines": run.baselines.seconds,
+        "trust": run.trust.seconds,
     }
 
 
@@ -250,21 +273,21 @@ def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
     """Add the most confident mistakes to the record, and return what the figures show, if any are wanted."""
     split = record.per_class_split
     images = run.sets.test if split == "test" else run.sets.validation
-    logits, labels = _judged(run.predictions[split])
+    logits, labels = judged(run.predictions[split])
     assert images is not None
-    found = find_mistakes(images, run.sets.labels, logits)
+    found = find_mistakes(images, run.sets.labels, _probabilities(run, split))
     record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
     if not run.settings.training.figures:
         return None
     drawn = write_mistakes(folder / "mistakes.png", images, run.sets.labels, found)
-    return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability_of(logits, labels), drawn)
+    reliability = reliability_of(logits, labels, run.trust.temperature)
+    return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability, drawn)
 
 
-def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], logits: Any) -> None:
-    probabilities = softmax(logits)
-    chosen = probabilities.argmax(1)
+def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], shares: NDArray[np.float32]) -> None:
+    chosen = shares.argmax(1)
     truth = [labels[index] for index in images.labels]
-    write_predictions(path, images.files, truth, [labels[index] for index in chosen], probabilities.max(1))
+    write_predictions(path, images.files, truth, [labels[index] for index in chosen], shares.max(1))
 
 
 def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
@@ -277,6 +300,7 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
             + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
     yield from _against_baselines(record)
+    yield from trust_lines(record)
     if record.best_epoch is not None:
         metric = record.arguments.get("metric_for_best_model")
         by = f" by {metric}" if metric else ""
@@ -291,6 +315,23 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
         yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
+
+
+def trust_lines(record: RunRecord) -> Iterator[str]:
+    """Say what was learned about when to believe the model."""
+    found = record.calibration
+    if found.temperature != 1:
+        line = f"Probabilities are calibrated with temperature {found.temperature:g}"
+        if found.before is not None:
+            line += (
+                f": expected calibration error on the test images {found.before:.3f} before, {found.after:.3f} after"
+            )
+        yield f"{line}."
+    if record.known.missing:
+        yield f"Unknown images are not recognized: {record.known.missing}."
+    elif record.known.images:
+        kept = "" if record.known.kept is None else f"; {record.known.kept:.1%} of the test images are taken for known"
+        yield f"Images unlike the training images are called unknown{kept}."
 
 
 def _against_baselines(record: RunRecord) -> Iterator[str]:

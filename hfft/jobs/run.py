@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
 
 from hfft.data.load import ImageSets
+from hfft.jobs.trust import Trust
 from hfft.planning.plan import Plan
 from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.setup import Settings, Setup
@@ -25,6 +28,7 @@ class Run:
         metrics: the Trainer's, by its own names for the splits (train, eval, test).
         state: the Trainer's at the end, over all phases.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
+        trust: its temperature, and the training images that others are compared with.
     """
 
     setup: Setup
@@ -33,6 +37,7 @@ class Run:
     metrics: dict[str, dict[str, float]]
     state: TrainerState
     seconds: float
+    trust: Trust = field(default_factory=Trust)
 
     @property
     def settings(self) -> Settings:
@@ -73,3 +78,8 @@ class Run:
     def baselines(self) -> Baselines:
         """What the result is compared with."""
         return self.progress.baselines
+
+
+def judged(prediction: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the logits (images, labels) and the true labels (images,) of the Trainer's prediction of a split."""
+    return np.asarray(prediction.predictions), np.asarray(prediction.label_ids)

@@ -17,13 +17,13 @@ from hfft.models.delta import load_delta
 from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.load import load_pretrained, quiet
 from hfft.models.tensors import state_to_save
-from hfft.output_folder import CONFIG, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
+from hfft.output_folder import CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 
-BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md")
+BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md", KNOWN)
 """What belongs to a checkpoint besides its tensors."""
 
 

@@ -25,6 +25,7 @@ from hfft.files import whole_file
 from hfft.models.download import DELTA, fetch
 from hfft.models.load import load_pretrained
 from hfft.models.tensors import digest
+from hfft.trust.calibration import KEY, set_temperature
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -152,6 +153,7 @@ def load_delta(
     _check_fit(folder / DELTA, info, tensors, state)
     model.load_state_dict({**state, **tensors})
     model.eval()
+    set_temperature(model.config, getattr(config, KEY, None))  # the embedded model has a configuration of its own
     return model, processor
 
 

@@ -8,6 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hfft.errors import ModelError, one_line
+from hfft.output_folder import KNOWN
 
 DELTA = "delta.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -31,7 +32,7 @@ def fetch(
     """
     if Path(path_or_repo).is_dir():
         return Path(path_or_repo)
-    patterns = ["*.json", *WEIGHTS, *(["*.py"] if trust_remote_code else [])]
+    patterns = ["*.json", *WEIGHTS, KNOWN, *(["*.py"] if trust_remote_code else [])]
     folder = _download(str(path_or_repo), revision, token, patterns)
     return folder if has_weights(folder) else _download(str(path_or_repo), revision, token, [*patterns, DELTA])
 

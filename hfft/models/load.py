@@ -20,6 +20,7 @@ from hfft.data.preprocessing import resize_processor
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
 from hfft.errors import ModelError, one_line
 from hfft.models.head import fit_head
+from hfft.trust.calibration import set_temperature
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -95,6 +96,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         # timm's own list of names, which stock loading believes before id2label.
         model.config.label_names = list(labels)
     model.config.problem_type = "single_label_classification"
+    set_temperature(model.config, None)  # that of the base was fitted to its own logits
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
     return model, processor, base

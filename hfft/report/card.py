@@ -11,6 +11,7 @@ from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, c
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import RunRecord
 from hfft.report.trace import EpochRow, best_row
+from hfft.trust.calibration import KEY
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -60,7 +61,8 @@ def model_card(
         _plan(record),
         _trace(record, rows),
         _classes(record),
-        _usage(repo_id, delta_only),
+        _trust(record),
+        _usage(repo_id, delta_only, record.calibration.temperature),
         limits(record),
         _provenance(record),
     )
@@ -207,16 +209,70 @@ def _classes(record: RunRecord) -> str:
         return ""
     shown = rows if len(rows) <= MOST_ROWS else sorted(rows, key=lambda row: (row.f1, row.label))[:MOST_ROWS]
     lines = [
-        [escape(row.label), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}", f"{row.support:,}"]
+        [
+            *(escape(row.label), f"{row.precision:.3f}", _share(row.confidence), f"{row.recall:.3f}", f"{row.f1:.3f}"),
+            f"{row.support:,}",
+        ]
         for row in shown
     ]
     cut = f"\n\nThe {len(shown)} weakest of {len(rows):,} classes." if len(shown) < len(rows) else ""
-    text = table(["Class", "Precision", "Recall", "F1", "Images"], lines)
-    return f"## By class ({escape(record.per_class_split)} images)\n\n{text}{cut}"
+    text = table(["Class", "Precision", "Confidence", "Recall", "F1", "Images"], lines)
+    note = "\n\nConfidence is the mean probability of the images that are given the class: at best, its precision."
+    return f"## By class ({escape(record.per_class_split)} images)\n\n{text}{cut}{note}"
 
 
-def _usage(repo_id: str, delta_only: bool) -> str:
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _trust(record: RunRecord) -> str:
+    """Return the section on when to believe the model; empty for a record that says nothing of it."""
+    sentences = [*_calibration(record), *_unknown(record)]
+    lines = [
+        [f"{row.coverage:.0%}", f"{row.accuracy:.4f} ({row.correct:,} of {row.images:,})", f"{row.probability:.3f}"]
+        for row in record.selective.rows
+    ]
+    if lines:
+        heads = ["Images that it is surest of", "Accuracy", "Their least probability"]
+        sentences.append(f"On the {escape(record.per_class_split)} images:\n\n{table(heads, lines)}")
+    if record.selective.auroc is not None:
+        sentences.append(
+            f"With a probability of {record.selective.auroc:.3f} (AUROC) a right answer is given a higher probability "
+            "than a wrong one; 0.5 would be chance."
+        )
+    return "## When to believe it\n\n" + "\n\n".join(sentences) if sentences else ""
+
+
+def _calibration(record: RunRecord) -> Iterable[str]:
+    found = record.calibration
+    if not found.images:
+        return
+    yield (
+        f"Probabilities are calibrated: logits are divided by the temperature {found.temperature:g}, fitted on the "
+        f"{found.images:,} validation images, which is `{KEY}` in `config.json`. `hfft` applies it; the `pipeline` of "
+        "`transformers` does not, and gives the same labels."
+    )
+    if found.before is None or found.after is None:
+        yield "What that did to the calibration error was not measured, as there are no test images."
+    else:
+        yield f"Expected calibration error on the test images: {found.before:.4f} before, {found.after:.4f} after."
+
+
+def _unknown(record: RunRecord) -> Iterable[str]:
+    known = record.known
+    if known.missing:
+        yield f"It cannot tell unknown images: {escape(known.missing)}."
+    elif known.images:
+        kept = "" if known.kept is None else f" Of the test images, {known.kept:.1%} are taken for known."
+        yield (
+            f"An image that is further from {known.images:,} of the training images than {known.share:.0%} of "
+            f"{known.held_out:,} validation images is called unknown by `hfft`: none of the labels.{kept}"
+        )
+
+
+def _usage(repo_id: str, delta_only: bool, temperature: float = 1.0) -> str:
     name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
+    logits = "model(**inputs).logits" if temperature == 1 else f"(model(**inputs).logits / {temperature:g})"
     note = (
         "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
         f"write the whole checkpoint: `hfft merge {repo_id} --output_dir merged`.\n\nThen, with"
@@ -244,7 +300,7 @@ model = AutoModelForImageClassification.from_pretrained({name}).eval()
 image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")  # turned as the camera was held
 inputs = processor(image, return_tensors="pt")
 with torch.no_grad():
-    probabilities = model(**inputs).logits.softmax(-1)[0]
+    probabilities = {logits}.softmax(-1)[0]
 print(model.config.id2label[probabilities.argmax().item()], probabilities.max().item())
 ```
 
@@ -313,7 +369,8 @@ def limits(record: RunRecord) -> str:
     labels = len(record.data.labels)
     train = record.data.counts.get("train", 0)
     sentences = [
-        f"It knows {labels:,} labels and gives one of them to every image, of whatever it may be.",
+        f"It knows {labels:,} labels and gives one of them to every image, of whatever it may be"
+        + ("; `hfft` says beside it which images are unlike the training images." if record.known.images else "."),
         f"It has seen {train:,} training images, {train / max(labels, 1):.3g} per label on average; "
         "images unlike them (other cameras, places, times) may be labelled worse than the metrics above say.",
         *_limits_of_evidence(record),

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from hfft.data.images import ImageSet
 from hfft.errors import HfftError, OutputError
-from hfft.metrics import softmax
 from hfft.report.fonts import class_names, families
 
 MOST = 20  # mistakes on a sheet
@@ -42,17 +41,16 @@ class Mistake:
 
 
 def find_mistakes(
-    images: ImageSet, labels: Sequence[str], logits: NDArray[Any], most: int | None = MOST
+    images: ImageSet, labels: Sequence[str], probabilities: NDArray[Any], most: int | None = MOST
 ) -> list[Mistake]:
     """Return the mistakes, the most confident first.
 
     Args:
         images: the evaluated set.
         labels: names of the classes.
-        logits: of the model, shape (images, labels).
+        probabilities: that the model gives, shape (images, labels).
         most: how many to return at most; None for all.
     """
-    probabilities = softmax(logits)
     chosen, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(chosen != images.labels)
     ranked = wrong[np.argsort(-sure[wrong], kind="stable")][:most]

@@ -11,6 +11,9 @@ from hfft.errors import HfftError, OutputError
 from hfft.files import write_whole
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics
 from hfft.report.typed_json import build, plain
+from hfft.trust.calibration import Calibration
+from hfft.trust.known import KnownRecord
+from hfft.trust.selective import Selective
 
 
 @dataclass
@@ -166,6 +169,9 @@ class RunRecord:
         mistakes: the most confident ones of that split, the most confident first.
         written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
         identity: by name, what another run must share to count as the same one; empty in older records.
+        calibration: the temperature of the model's probabilities, and what it did.
+        selective: accuracy where the model is surest, of the same split as `per_class`.
+        known: the training images that others are compared with.
     """
 
     hfft_version: str
@@ -196,6 +202,9 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     written: list[str] | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=lambda: Calibration(1.0, 0))
+    selective: Selective = field(default_factory=Selective)
+    known: KnownRecord = field(default_factory=KnownRecord)
     format: Literal[1] = 1
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:

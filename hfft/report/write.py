@@ -87,8 +87,9 @@ def write_predictions(
     labels: Sequence[str],
     predictions: Sequence[str],
     probabilities: NDArray[Any] | Sequence[float],
+    unknown: NDArray[Any] | None = None,
 ) -> None:
-    """Write a CSV with a line per image: file, label, prediction, probability.
+    """Write a CSV with a line per image: file, label, prediction, probability, and perhaps unknown_score and unknown.
 
     Args:
         path: of the CSV.
@@ -96,19 +97,24 @@ def write_predictions(
         labels: the true labels' names, (images,).
         predictions: the predicted labels' names, (images,).
         probabilities: what the model gave to each prediction, 0 to 1, (images,).
+        unknown: how unlike the training images each is, above 1 unknown, (images,); None leaves both columns out.
 
     Raises:
         DataError: the columns differ in length.
         OutputError: the file cannot be written.
     """
-    lengths = {len(files), len(labels), len(predictions), len(probabilities)}
+    scores = [()] * len(files) if unknown is None else [(f"{each:.4f}", str(each > 1).lower()) for each in unknown]
+    lengths = {len(files), len(labels), len(predictions), len(probabilities), len(scores)}
     if len(lengths) != 1:
         raise DataError(f"cannot write {path}: its columns have {sorted(lengths)} lines; they need equally many")
     try:
         with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["file", "label", "prediction", "probability"])
-            for name, label, prediction, probability in zip(files, labels, predictions, probabilities, strict=True):
-                writer.writerow([name, label, prediction, f"{float(probability):.6f}"])
+            more = [] if unknown is None else ["unknown_score", "unknown"]
+            writer.writerow(["file", "label", "prediction", "probability", *more])
+            for name, label, chosen, share, score in zip(
+                files, labels, predictions, probabilities, scores, strict=True
+            ):
+                writer.writerow([name, label, chosen, f"{float(share):.6f}", *score])
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,6 +21,7 @@ from hfft.space.quiz import Question, make_quiz
 from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload, remove
+from hfft.trust.known import Neighbour
 
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: press Train."
 GONE = "your model {!r} is not here any more; train it again, or choose another under Model"
@@ -136,6 +138,15 @@ class Space:
             raise DataError(prediction.error)
         return image, prediction, loaded.map(image, about), list(loaded.classifier.labels)
 
+    def nearest(
+        self, session: Session, name: str | None, found: Prediction
+    ) -> list[tuple[Neighbour, Image.Image | None]]:
+        """Return the training images nearest to an unknown image, with their pictures where those are still there."""
+        if not found.unknown:
+            return []
+        images = self.loaded(session, name).images
+        return [(each, images.trained_on(each.file) if images else None) for each in found.nearest]
+
     def classify_batch(
         self, session: Session, name: str | None, paths: Sequence[str]
     ) -> tuple[list[Prediction], list[tuple[Image.Image, str]], Path]:
@@ -217,7 +228,7 @@ class Space:
             runs.append(FinishedRun(loaded.run.folder, name, loaded.run.record, loaded.run.rows))
             least = loaded.classifier.pixels.least
             found = loaded.classify([self.image(path, least)])[0] if path else None
-            answers.append(f"{found.label} {found.probability:.1%}" if found else "-")
+            answers.append(said(found) if found else "-")
         session.shown = shown
         return runs, answers
 
@@ -268,18 +279,35 @@ def classify_files(
             rows.append(Prediction(name, error=str(error)))
             continue
         (found,) = loaded.classify([image])
-        rows.append(Prediction(name, found.label, found.probability, found.top, found.error))
+        rows.append(replace(found, file=name))
         image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        gallery.append((image, f"{name}: {found.label} {found.probability:.1%}"))
+        gallery.append((image, f"{name}: {said(found)}"))
     return rows, gallery
 
 
+NONE = "none of these"
+"""What an image is called that is unlike all training images."""
+
+
+def said(found: Prediction) -> str:
+    """Say in a few words what a model makes of an image."""
+    answer = f"{found.label} {found.probability:.1%}"
+    return f"{NONE} (at most {answer})" if found.unknown else answer
+
+
 def write_sheet(path: Path, rows: Sequence[Prediction]) -> Path:
-    """Write predictions as CSV with the columns file, label, probability (0 to 1) and error; return the path."""
+    """Write predictions as CSV and return the path.
+
+    The columns are file, label, probability (0 to 1), error, and where the model came with its training images,
+    unknown_score (above 1 is unknown) and unknown.
+    """
+    scored = any(row.unknown_score is not None for row in rows)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file", "label", "probability", "error"])
+        writer.writerow(["file", "label", "probability", "error", *(["unknown_score", "unknown"] * scored)])
         # A leading quote keeps a spreadsheet from running a file name as a formula.
         shown = [("'" + row.file if row.file[:1] in "=+-@" else row.file, row) for row in rows]
-        writer.writerows([name, row.label, f"{row.probability:.6f}", row.error] for name, row in shown)
+        for name, row in shown:
+            score = ["" if row.unknown_score is None else f"{row.unknown_score:.4f}", str(bool(row.unknown)).lower()]
+            writer.writerow([name, row.label, f"{row.probability:.6f}", row.error, *(score * scored)])
     return path

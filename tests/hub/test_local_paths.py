@@ -57,5 +57,5 @@ def test_json_keeps_its_bytes_where_there_is_nothing_to_hide() -> None:
 
 def test_a_damaged_delta(tmp_path: Path) -> None:
     (tmp_path / "delta.safetensors").write_bytes(b"\x05\x00\x00\x00\x00\x00\x00\x00nonsense")
-    with pytest.raises(ModelError, match="not a delta that hfft wrote"):
+    with pytest.raises(ModelError, match="it is not as hfft wrote it"):
         LocalPaths(_record()).delta(tmp_path / "delta.safetensors")

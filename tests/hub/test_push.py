@@ -87,7 +87,7 @@ def test_pushed_and_pulled_byte_for_byte(hub: FakeHub, output: Path, capsys: pyt
     names = {file.name for file in pulled.iterdir()} - {".gitattributes"}
     assert names == {
         *("model.safetensors", "delta.safetensors", "config.json", "preprocessor_config.json", "README.md"),
-        *("hfft.json", "trace.csv", *(file.name for file in output.glob("*.png"))),
+        *("hfft.json", "trace.csv", "known_images.safetensors", *(file.name for file in output.glob("*.png"))),
     }
     assert names >= {"curves.png", "confusion_matrix.png", "reliability.png"}
     for name in names - {"README.md", "hfft.json", "delta.safetensors"}:  # these name the base's folder

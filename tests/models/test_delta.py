@@ -24,7 +24,10 @@ from hfft.models.checkpoint import load, merge
 from hfft.models.delta import Pretrained, write_delta
 from hfft.report.record import read_record
 
-DELTA_FILES = ("delta.safetensors", "config.json", "preprocessor_config.json", "hfft.json", "README.md")
+DELTA_FILES = (
+    *("delta.safetensors", "config.json", "preprocessor_config.json", "hfft.json", "README.md"),
+    "known_images.safetensors",
+)
 
 
 @pytest.fixture(scope="module")

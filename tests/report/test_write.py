@@ -359,7 +359,7 @@ def test_labels_cannot_break_the_card(tmp_path: Path) -> None:
     lines = card.text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| Class |"))
     table = lines[start : start + 2 + len(NASTY)]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {7}
 
 
 def test_long_tables_are_cut_and_say_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
-from hfft.inference.classifier import classify, load_classifier
+from hfft.inference.classifier import Prediction, Score, classify, load_classifier
 from hfft.inference.runs import read_run
 from hfft.space.first_screen import FirstScreen
 from hfft.space.options import SpaceArguments
@@ -143,3 +144,12 @@ def test_without_a_model_the_pretrained_one_answers(folder: Path, tmp_path: Path
     before, after = FirstScreen(space).answers(Session(), None, str(folder / "images" / "red" / "0.png"))
     assert before.label
     assert after is None
+
+
+def test_an_image_unlike_all_is_none_of_these() -> None:
+    found = Prediction("a.png", "cat", 0.9, (Score("cat", 0.9),), unknown=True, unknown_score=3.0)
+    html = both_answers(found, replace(found, unknown=False), "run")
+    before, after = html.split("After training")
+    assert "None of these" in before
+    assert "None of these" not in after
+    assert "<b>cat</b>" in after

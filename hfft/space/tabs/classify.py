@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from hfft.space.service import Space
+from hfft.space.service import NONE, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
-from hfft.space.views.evidence import laid_over
+from hfft.space.views.evidence import laid_over, unlike
 from hfft.space.widgets import BUTTONS, ImageFile, Name, plainly
 
 _OPACITY = "(value) => {document.documentElement.style.setProperty('--hf-map', value)}"
@@ -107,9 +107,11 @@ class ClassifyTab:
 
     def classify(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with probabilities, the image under its map, and the classes that can be explained."""
-        image, found, values, labels = self.space.classify(self.space.visits.of(request.session_hash), model, path)
-        scores = {score.label: score.probability for score in found.top}
-        return scores, laid_over(image, values, found.label), gr.update(choices=labels, value=found.label)
+        session = self.space.visits.of(request.session_hash)
+        image, found, values, labels = self.space.classify(session, model, path)
+        scores = NONE if found.unknown else {score.label: score.probability for score in found.top}
+        shown = unlike(found, self.space.nearest(session, model, found)) + laid_over(image, values, found.label)
+        return scores, shown, gr.update(choices=labels, value=found.label)
 
     def changed(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Classify as soon as an image or another model is there; an image taken away clears the results."""
@@ -137,6 +139,9 @@ class ClassifyTab:
         """Answer with a gallery, a table, the same as CSV, and an emptied upload."""
         session = self.space.visits.of(request.session_hash)
         found, pictures, path = self.space.classify_batch(session, model, paths or [])
-        cells = [(row.file, row.label, f"{row.probability:.1%}" if row.label else "", row.error) for row in found]
+        cells = [
+            (row.file, NONE if row.unknown else row.label, f"{row.probability:.1%}" if row.label else "", row.error)
+            for row in found
+        ]
         heads = ("file", "label", "probability", "problem")
         return pictures, views.table("Labels of the images", heads, cells, (2,)), str(path), None

@@ -33,5 +33,7 @@ def _answer(title: str, found: Prediction | None, nothing: str) -> str:
     if found is not None and found.error:
         nothing, found = f"No answer: {found.error}.", None
     body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(found.label)}</b></p>"
+    if found is not None and found.unknown:
+        body = "<p><b>None of these</b>: it is unlike all training images. Among the classes it would be:</p>"
     rows = bars([(score.label, score.probability) for score in found.top[:_SHOWN]]) if found else ""
     return f"<h3>{escape(title)}</h3>{body}{rows}"

@@ -11,7 +11,9 @@ from PIL import Image
 
 from hfft.explain.evidence import Channel, Evidence, PredictionTrace
 from hfft.explain.gradcam import ActivationMap, heat_image
+from hfft.inference.classifier import Prediction
 from hfft.space.views import html as views
+from hfft.trust.known import Neighbour
 
 
 def steps(trace: PredictionTrace) -> str:
@@ -125,6 +127,34 @@ def laid_over(image: Image.Image, found: ActivationMap | None, label: str) -> st
     return (
         f"<p>Where the evidence for <b>{escape(label)}</b> lies</p>"
         f'<figure class="hf-laid">{picture}<img src="{_data(heat)}" alt="{alt}"></figure>'
+    )
+
+
+_NEAR = 104  # pixels of the longer side of a training image beside an unknown one
+
+
+def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | None]]) -> str:
+    """Say in plain words that an image is none of the classes, with the training images nearest to it.
+
+    Args:
+        found: what the model says; nothing is said of an image that is known, or where that is not known.
+        nearest: the training images, with their pictures where those are still there.
+    """
+    if not found.unknown or found.unknown_score is None:
+        return ""
+    figures = []
+    for each, picture in nearest:
+        name = f"{escape(each.label)} <small>{escape(each.file.rpartition('/')[2])}</small>"
+        if picture is not None:
+            picture.thumbnail((_NEAR, _NEAR))
+            alt = f"Training image, {escape(each.label)}"
+            name = f'<img src="{_data(picture)}" alt="{alt}"><figcaption>{name}</figcaption>'
+        figures.append(f"<figure>{name}</figure>")
+    return (
+        "<p><b>None of these.</b> The image is unlike all training images: "
+        f"{found.unknown_score:.1f} times as far from them as an image that counts as known. If it had to be one of "
+        f"the classes, it would be {escape(found.label)} ({found.probability:.1%}).</p>"
+        f'<p>The nearest training images</p><div class="hf-maps">{"".join(figures)}</div>'
     )
 
 

@@ -88,7 +88,9 @@ def right_of(accuracy: float, images: int) -> str:
 def right(run: FinishedRun) -> str:
     """Return how many images a run had right, of the split that it was evaluated on last."""
     found = run.record.metrics.get(run.record.per_class_split)
-    return right_of(run.accuracy, found.images if found else 0)
+    text = right_of(run.accuracy, found.images if found else 0)
+    optimistic = run.record.optimistic(run.record.per_class_split)
+    return f"{text}, optimistic as the best epoch was chosen on them" if optimistic else text
 
 
 def evaluated(run: FinishedRun) -> str:

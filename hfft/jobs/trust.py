@@ -1,0 +1,132 @@
+"""When to believe a finished run's model: its temperature, and the training images that others are compared with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
+
+from hfft.cache.prepare import precision_of
+from hfft.data.preprocessing import collate
+from hfft.data.sampling import stratified
+from hfft.metrics import probabilities
+from hfft.models.features import head_reads
+from hfft.training.setup import Setup
+from hfft.training.trainer import FreezeTrainer
+from hfft.trust.calibration import fit_temperature
+from hfft.trust.known import KnownImages, KnownRecord, learn
+
+MOST = 5_000
+"""Most training images that others are compared with, and most validation and test images that are compared."""
+_BATCH = 64
+_PATIENCE = 2.0  # seconds without a progress bar
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What was learned about a model beside its weights.
+
+    Args:
+        temperature: that its logits are divided by.
+        known: the training images that others are compared with; None where there are none.
+        record: what the run's record says of them.
+        seconds: that it took.
+    """
+
+    temperature: float = 1.0
+    known: KnownImages | None = None
+    record: KnownRecord = field(default_factory=KnownRecord)
+    seconds: float = 0.0
+
+
+def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any]) -> Trust:
+    """Fit the temperature to the validation images, and note the features of training images.
+
+    Neither reads the test images; the share of them that is taken for known is counted afterwards.
+
+    Args:
+        setup: its model is trained, and its suffix reads what the trainer's data sets give.
+        trainer: of the last phase, released.
+        logits: of the validation images, shape (images, labels).
+        labels: of the validation images, shape (images,).
+    """
+    began = time.perf_counter()
+    temperature = fit_temperature(logits, labels)
+    reader = _Features(setup, trainer)
+    rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
+    features = reader.read(trainer.train_dataset, rows, "training")
+    if features is None:
+        missing = "the head of this model is not a linear layer, whose inputs could be compared"
+        return Trust(temperature, record=KnownRecord(missing=missing), seconds=time.perf_counter() - began)
+    held_out = _sampled(labels, setup.settings.training.seed)
+    files = setup.sets.train.files
+    known = learn(
+        features,
+        setup.sets.train.labels[rows],
+        tuple(files[row] for row in rows),
+        reader.read(trainer.eval_dataset, held_out, "validation"),
+    )
+    truth = probabilities(logits, temperature)[np.arange(len(labels)), labels]
+    known = replace(known, truth=truth)
+    record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
+    return Trust(temperature, known, record, time.perf_counter() - began)
+
+
+class _Features:
+    """Reads what the head of a trained model reads, from activations or pixels.
+
+    Args:
+        setup: of the run.
+        trainer: of its last phase.
+    """
+
+    def __init__(self, setup: Setup, trainer: FreezeTrainer) -> None:
+        self.setup, self.trainer = setup, trainer
+
+    def kept(self, known: KnownImages) -> float | None:
+        """Return the share of the test images that is taken for known; None where there are none."""
+        test = self.setup.sets.test
+        if test is None or self.trainer.test_dataset is None:
+            return None
+        rows = _sampled(test.labels, self.setup.settings.training.seed)
+        features = self.read(self.trainer.test_dataset, rows, "test")
+        return float(np.mean([not each.unknown for each in known.compare(features)]))
+
+    def read(self, dataset: Any, rows: NDArray[np.int64], name: str) -> Any:
+        """Return the features of some items of a data set, shape (rows, features); None where the head has none."""
+        model, found = self.setup.model, []
+        model.eval()
+        batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)
+        device = next(model.parameters()).device
+        autocast = precision_of(self.setup.settings.training)
+        for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE):
+            moved = {key: tensor.to(device) for key, tensor in batch.items() if key != "labels"}
+            with (
+                torch.no_grad(),
+                torch.autocast(device.type, autocast, enabled=autocast is not None),
+                head_reads(model, len(self.setup.sets.labels)) as reads,
+                self.trainer.suffix.inputs(model, moved) as inputs,
+            ):
+                model(**inputs)
+            if not reads:
+                return None
+            found.append(reads[-1][1].float().cpu().numpy())
+        return np.concatenate(found)
+
+
+def _items(dataset: Any) -> Dataset[Any]:
+    assert dataset is not None
+    items: Dataset[Any] = dataset
+    return items
+
+
+def _sampled(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    """Rows of at most `MOST` images in order, each class with its share of them."""
+    most = max(MOST, len(np.unique(labels)))
+    return np.arange(len(labels)) if len(labels) <= most else np.sort(stratified(labels, most, seed))

@@ -1,0 +1,236 @@
+"""Unknown images: how far an image is from the training images, in the features that the model's head reads.
+
+The distance is that to the k-th nearest training image, on features of unit length (Sun, Ming, Zhu and Li,
+"Out-of-distribution detection with deep nearest neighbors", ICML 2022). Mahalanobis distances were no better
+(`scripts/bench_trust.py`), and name no image that one could look at. What counts as unknown lies further out than
+nearly all validation images, which are not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hfft.errors import ModelError
+from hfft.trust.conformal import upper_quantile
+
+SHARE = 0.95
+"""Of known images that are to be taken for known."""
+NEIGHBOUR = 5
+"""Which nearest training image the distance goes to, where its class has so many."""
+FORMAT = 1
+_ENTRY = "hfft_known_images"
+_TINY = 1e-6  # a distance that is none: of an image to itself, in the resolution of float16
+
+Distance = Callable[[NDArray[Any]], NDArray[np.float64]]
+"""From features of unit length, shape (images, features), to one distance for each image, shape (images,)."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image near another image.
+
+    Args:
+        file: as the run calls it.
+        label: its class.
+        similarity: cosine between the features of both, -1 to 1.
+    """
+
+    file: str
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How an image stands to the training images.
+
+    Args:
+        score: its distance from them over the largest distance that counts as known.
+        nearest: the most similar of them, most similar first, as (row among `KnownImages`, cosine).
+    """
+
+    score: float
+    nearest: tuple[tuple[int, float], ...]
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the image is further from the training images than known ones are."""
+        return not self.score <= 1
+
+
+@dataclass(frozen=True)
+class KnownRecord:
+    """What a run's record says of its known images.
+
+    Args:
+        images: training images that others are compared with.
+        held_out: validation images that the largest known distance was chosen on.
+        share: of known images that are to be taken for known, 0 to 1.
+        kept: share of the test images that are; None where there are none.
+        missing: why there are no known images; empty where there are.
+    """
+
+    images: int = 0
+    held_out: int = 0
+    share: float = SHARE
+    kept: float | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """The training images that others are compared with, and the largest distance from them that is known.
+
+    Args:
+        features: of unit length, shape (images, features).
+        labels: class of each, shape (images,).
+        files: name of each.
+        threshold: the largest distance that counts as known.
+        truth: probability that the model gave the true label of each validation image, for `hfft.trust.conformal`.
+    """
+
+    features: NDArray[np.float16]
+    labels: NDArray[np.int64]
+    files: tuple[str, ...]
+    threshold: float
+    truth: NDArray[np.float32]
+
+    @cached_property
+    def distance(self) -> Distance:
+        """The distance from these images; it is fitted when it is first asked for."""
+        return neighbour_distance(self.features.astype(np.float32), self.labels)
+
+    def compare(self, features: NDArray[Any], nearest: int = 3) -> list[Familiarity]:
+        """Compare images with the known ones.
+
+        Args:
+            features: what the head reads of each, shape (images, features).
+            nearest: how many known images to name.
+        """
+        rows = unit(features)
+        similarity = rows @ self.features.astype(np.float32).T
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :nearest]
+        return [
+            Familiarity(float(score), tuple((int(place), float(similarity[row, place])) for place in order[row]))
+            for row, score in enumerate(self.distance(rows) / self.threshold)
+        ]
+
+    def neighbours(self, found: Familiarity, labels: tuple[str, ...]) -> tuple[Neighbour, ...]:
+        """Name the nearest known images.
+
+        Args:
+            found: of these images.
+            labels: the classes' names.
+        """
+        return tuple(
+            Neighbour(self.files[row], labels[int(self.labels[row])], similarity) for row, similarity in found.nearest
+        )
+
+
+def learn(
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    files: tuple[str, ...],
+    held_out: NDArray[Any],
+) -> KnownImages:
+    """Return known images with the largest known distance, of which `SHARE` of the held-out images keep within.
+
+    Args:
+        features: of training images, shape (images, features).
+        labels: class of each.
+        files: name of each.
+        held_out: features of images of the same kinds that were not trained on, shape (others, features).
+    """
+    rows = unit(features).astype(np.float16)
+    distances = neighbour_distance(rows.astype(np.float32), labels)(unit(held_out))
+    threshold = max(min(upper_quantile(distances, SHARE), float(distances.max())), _TINY)
+    return KnownImages(rows, labels, files, threshold, np.empty(0, np.float32))
+
+
+def unit(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale each row of features to length 1; a row of zeros stays."""
+    rows = np.asarray(features, np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
+
+
+def neighbour_distance(known: NDArray[np.float32], labels: NDArray[np.int64]) -> Distance:
+    """Return one less the cosine to the `NEIGHBOUR`-th nearest known image; to a nearer one of small classes."""
+    place = neighbour_place(labels)
+
+    def distance(rows: NDArray[Any]) -> NDArray[np.float64]:
+        similarity = rows @ known.T
+        return 1 - np.partition(similarity, -place, axis=1)[:, -place].astype(np.float64)
+
+    return distance
+
+
+def neighbour_place(labels: NDArray[np.int64]) -> int:
+    """Return which nearest known image the distance goes to: one that a class of middling size has twice over."""
+    counts = np.bincount(labels)
+    return min(NEIGHBOUR, max(1, int(np.median(counts[counts > 0])) // 2))
+
+
+def write_known(path: Path, known: KnownImages) -> None:
+    """Write known images as a safetensors file with one entry of metadata, which is JSON.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the same, as safetensors says it.
+    """
+    tensors: dict[str, NDArray[Any]] = {"features": known.features, "labels": known.labels, "truth": known.truth}
+    about = {"format": FORMAT, "threshold": known.threshold, "files": known.files}
+    save_file(tensors, path, {_ENTRY: json.dumps(about)})
+
+
+def read_known(path: Path, labels: int) -> KnownImages:
+    """Read what `write_known` wrote.
+
+    Args:
+        path: of the file.
+        labels: how many classes the model has.
+
+    Raises:
+        ModelError: the file is damaged, of another version, or does not belong to a model of so many classes.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            about = json.loads((file.metadata() or {})[_ENTRY])
+            if about["format"] != FORMAT:
+                raise ModelError(f"{path} has format {about['format']}, but this hfft reads {FORMAT}; update hfft")
+            tensors = [file.get_tensor(name) for name in ("features", "labels", "truth")]
+        known = KnownImages(
+            tensors[0],
+            tensors[1],
+            tuple(map(str, about["files"])),
+            float(about["threshold"]),
+            tensors[2],
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}; copy it again, or delete it to do without") from error
+    if problem := _problem(known, labels):
+        raise ModelError(f"{path} {problem}; copy it again, or delete it to do without")
+    return known
+
+
+def _problem(known: KnownImages, labels: int) -> str:
+    """Return what is wrong with known images that were read; empty where nothing is."""
+    count = len(known.files)
+    if known.features.ndim != 2 or known.labels.shape != (count,) or len(known.features) != count or not count:
+        return "holds features, labels and names that do not belong together"
+    if known.labels.min() < 0 or known.labels.max() >= labels:
+        return f"names classes that a model of {labels} does not have"
+    if not (math.isfinite(known.threshold) and known.threshold > 0 and np.isfinite(known.features).all()):
+        return "holds numbers that are not finite"
+    return ""
