@@ -117,10 +117,11 @@ is a bare PyTorch loop over the same suffix with its activations in memory.
 
 Random weights at 224 pixels, `last_block`, batches of 8 for the prefix, one in each lane at once, and of 32 for the
 suffix (`scripts/bench_limit.py`). The limit is what the counted operations take at the rate of a 1024 x 1024 matrix
-product, measured in the same run. PyTorch counts the backward of grouped convolutions as that of dense ones, so suffixes
-that hold them seem faster than the limit. `--prefix_engine auto` races the engines that are installed on the first images, and
-takes the fastest whose activations stay within `--engine_tolerance` of PyTorch's; `--bf16` is off by default. The last
-table is what the allocator's thresholds do, which hfft sets for itself (`HFFT_KEEP_FREED_MEMORY=0` leaves them alone).
+product, measured in the same run. PyTorch counts the backward of grouped convolutions as that of dense ones, so
+suffixes that hold them seem faster than the limit. `--prefix_engine auto` races the engines that are installed on the
+first images, and takes the fastest whose activations stay within `--engine_tolerance` of PyTorch's; `--bf16` is off by
+default. The last table is what the allocator's thresholds do, which hfft sets for itself
+(`HFFT_KEEP_FREED_MEMORY=0` leaves them alone).
 
 {limit_tables()}
 
