@@ -3,6 +3,7 @@
 Everything public is loaded when it is first used, so that ``import hfft`` itself takes no time:
 
 - ``hfft.finetune(...)`` runs the main job; its keywords are the flags of ``hfft finetune``.
+- ``hfft.advise(...)`` compares policies on the images themselves, and recommends one.
 - ``hfft.plan(...)`` shows what a policy would train, ``hfft.evaluate(...)`` measures a finished model.
 - ``hfft.load(...)`` gives back the model and the image processor of a finished run, or of its delta.
 - ``hfft.load_classifier(...)`` and ``hfft.classify(...)`` label images with it.
@@ -20,6 +21,7 @@ __all__ = [
     "FreezeTrainer",
     "Plan",
     "__version__",
+    "advise",
     "classify",
     "embed",
     "evaluate",
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from hfft.curate.embed import embed_with as embed
     from hfft.inference.classifier import classify, load_classifier
     from hfft.inference.evaluate import evaluate_with as evaluate
+    from hfft.jobs.advise import advise_with as advise
     from hfft.jobs.finetune import finetune_with as finetune
     from hfft.jobs.plan import plan_with as plan
     from hfft.models.checkpoint import load
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "FreezeTrainer": "hfft.training.trainer:FreezeTrainer",
     "Plan": "hfft.planning.plan:Plan",
+    "advise": "hfft.jobs.advise:advise_with",
     "classify": "hfft.inference.classifier:classify",
     "embed": "hfft.curate.embed:embed_with",
     "evaluate": "hfft.inference.evaluate:evaluate_with",

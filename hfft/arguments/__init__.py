@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.arguments.groups import (
     OWN_GROUPS,
+    AdviseArguments,
     CacheArguments,
     CacheToolArguments,
     CheckArguments,
@@ -32,6 +33,7 @@ from hfft.arguments.groups import (
 __all__ = [
     "OWN_GROUPS",
     "RUN_ARGUMENTS",
+    "AdviseArguments",
     "CacheArguments",
     "CacheToolArguments",
     "CheckArguments",

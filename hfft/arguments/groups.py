@@ -131,7 +131,8 @@ class PolicyArguments:
     policy: str = option(
         "last_block",
         "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, or in "
-        "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package.",
+        "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package; "
+        "auto compares head, last_block, last_n:2 and lp_ft on the training images first (see hfft advise).",
     )
     head_lr_scale: float = option(
         5.0, "Factor on the learning rate of the head in the first phase, where it starts from nothing."
@@ -208,6 +209,22 @@ class PlanArguments:
     suggest_anatomy: bool = option(
         False, "Print a starting point for --anatomy FILE.yaml, found from a recorded forward, and nothing else."
     )
+
+
+@dataclass
+class AdviseArguments:
+    """What is compared, and how it is shown."""
+
+    policies: str = option(
+        "head,last_block,last_n:2,lp_ft",
+        "Policies to compare, with commas between them; full and others without a frozen part take long.",
+    )
+    folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
+    json: bool = option(False, "Print JSON, for programs.")
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise ArgumentError(f"--folds must be at least 2, not {self.folds}")
 
 
 @dataclass

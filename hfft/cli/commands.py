@@ -38,6 +38,10 @@ COMMANDS = {
     "finetune": Command(
         "hfft.cli.train:finetune_command", "Fine-tune a pretrained image classifier with most of it frozen."
     ),
+    "advise": Command(
+        "hfft.cli.train:advise_command",
+        "Compare policies on the images themselves, with cross-validation on cached activations, and recommend one.",
+    ),
     "plan": Command("hfft.cli.train:plan_command", "Show what a policy would train, without any data."),
     "sweep": Command(
         "hfft.cli.train:sweep_command",

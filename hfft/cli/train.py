@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfft.cli.commands import summary_of
@@ -38,6 +39,28 @@ def finetune_settings(argv: list[str]) -> Settings:
     from hfft.training.setup import Settings
 
     return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", summary_of("finetune")))
+
+
+def advise_command(argv: list[str]) -> int:
+    """Compare policies on the images themselves, and recommend one."""
+    import json
+
+    from hfft.arguments import AdviseArguments
+
+    if asks_for_help(argv):
+        print_run_help("advise", summary_of("advise"), AdviseArguments)
+    from hfft.arguments import RUN_ARGUMENTS
+    from hfft.jobs.advise import advise
+    from hfft.training.setup import Settings
+
+    data = {"nargs": "?", "metavar": "DATA", "help": "What --dataset_name takes: a folder, an archive or a Hub id."}
+    *groups, options, name = parse((*RUN_ARGUMENTS, AdviseArguments), argv, "advise", summary_of("advise"), data)
+    settings = Settings(*groups)
+    if name is not None:
+        settings.data = replace(settings.data, dataset_name=name)
+    advice = advise(settings, options, (lambda line: None) if options.json else print)
+    print(json.dumps(advice.data(), indent=2) if options.json else f"\n{advice}")
+    return 0
 
 
 def plan_command(argv: list[str]) -> int:

@@ -121,12 +121,12 @@ def group_folds(
     Args:
         labels: label number of each image, shape (images,).
         groups: of each image, shape (images,).
-        count: of folds, at most that of groups.
+        count: of folds; with fewer groups there are as many folds as groups.
         seed: of the order.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    splitter = StratifiedGroupKFold(min(count, len(np.unique(groups))), shuffle=True, random_state=seed % 2**32)
     for train, held_out in splitter.split(np.zeros(len(labels)), labels, groups):
         yield train.astype(np.int64), held_out.astype(np.int64)
 

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, set_seed
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
+from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
@@ -28,12 +29,13 @@ from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign,
 from hfft.parsing import parse_keywords
 from hfft.planning.freezing import unfreeze
 from hfft.planning.plan import make_plan
+from hfft.planning.policies import AUTO
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
-from hfft.training.resume import list_checkpoints, remove_checkpoints
+from hfft.training.resume import find_checkpoint, list_checkpoints, remove_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.training.trackers import Trackers
 from hfft.training.trainer import FreezeTrainer
@@ -83,8 +85,9 @@ def _finetune(
     hub = _open_hub(settings) if training.push_to_hub and main else None
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     trackers = Trackers(training)  # before images are read, since packages may be missing
+    settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
-    progress = Progress()
+    progress = Progress(decisions=decided)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
@@ -196,6 +199,25 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
         )
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
     return Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
+
+
+def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]) -> tuple[Settings, list[str]]:
+    """Replace ``--policy auto`` by the policy that the training images ask for, and say why.
+
+    A run that was interrupted goes on with what it had decided.
+    """
+    if settings.policy.policy != AUTO:
+        return settings, []
+    resumed = find_checkpoint(settings.training.resume_from_checkpoint, Path(settings.training.output_dir or ""))
+    if resumed is not None:
+        policy = str(resumed.record["identity"]["policy"])
+        reason = f"Policy auto: {policy}, as decided before the interruption."
+    else:
+        first = replace(settings, policy=replace(settings.policy, policy=POLICIES[0]))
+        advice = compare(set_up(first, shared, test=False), POLICIES, None, say, curve=False)
+        policy, reason = advice.policy, f"Policy auto: {advice.reason}"
+    say(reason)
+    return replace(settings, policy=replace(settings.policy, policy=policy)), [reason]
 
 
 def _what_is_new(setup: Setup) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,20 +51,25 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
 
 def record_flags(record: RunRecord) -> list[str]:
     """Return the flags of a run, as far as they differ from the defaults."""
-    known = {item.name: item for group in RUN_ARGUMENTS for item in fields(group)}
-    standard = _defaults()
-    values = {
-        name: value
-        for name, value in record.arguments.items()
-        if name in known and name not in _NOT_REPEATED and value != standard.get(name)
-    }
+    values = given_options(record.arguments)
     if record.cache.mode != "off":  # a race on another machine may be won by another engine
         values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
     if epochs:
         values["num_train_epochs"] = epochs
-    return flags_of({name: value for name, value in values.items() if value != []})
+    return flags_of(values)
+
+
+def given_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that differ from their defaults, without those that name the run's folder or its logs."""
+    known = {item.name for group in RUN_ARGUMENTS for item in fields(group)}
+    standard = _defaults()
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name in known and name not in _NOT_REPEATED and value != standard.get(name) and value != []
+    }
 
 
 def compare(record: RunRecord, folder: Path) -> Iterator[str]:

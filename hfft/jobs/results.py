@@ -57,7 +57,7 @@ from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.training.callbacks import RESUME_HINT
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
-from hfft.training.setup import Setup
+from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, measure, set_temperature
 from hfft.trust.known import write_known
 from hfft.trust.selective import selective
@@ -137,7 +137,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
             for name, prediction in run.predictions.items()
         },
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        arguments=arguments_of(run),
+        arguments=arguments_of(run.settings),
         anatomy=asdict(run.plan.anatomy),
         parts=_parts(run),
         seed=training.seed,
@@ -156,15 +156,15 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
         identity=run.progress.identity,
+        decisions=list(run.progress.decisions),
         calibration=_calibration(run),
         selective=selective(shares.max(axis=1), logits.argmax(axis=1) == labels),
         known=run.trust.record,
     )
 
 
-def arguments_of(run: Run) -> dict[str, Any]:
+def arguments_of(settings: Settings) -> dict[str, Any]:
     """Return every option with its value, flat, without secrets."""
-    settings = run.settings
     groups = (settings.model, settings.data, settings.policy, settings.cache)
     flat = {name: value for group in groups for name, value in asdict(group).items()}
     flat |= settings.training.to_dict()  # type: ignore[no-untyped-call]

@@ -18,6 +18,8 @@ from hfft.errors import ArgumentError, PluginError
 from hfft.plugin.contract import Anatomy, PhaseSpec
 
 GROUP = "hfft.policies"
+AUTO = "auto"
+"""Stands for the policy that `hfft.jobs.advice` recommends."""
 
 
 Policy = Callable[[Anatomy, str, float], tuple[PhaseSpec, ...]]
@@ -184,6 +186,10 @@ def find_policy(policy: str) -> tuple[Policy, str]:
         PluginError: it does not load, or two have that name.
     """
     name, _, argument = policy.partition(":")
+    if name == AUTO:
+        raise ArgumentError(
+            f"--policy {AUTO} is decided by the images, so only hfft finetune knows it; hfft advise too"
+        )
     found = installed_policies()
     if name not in found:
         raise ArgumentError(f"--policy {policy!r} is unknown; choose one of {', '.join(found)}")

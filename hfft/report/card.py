@@ -176,7 +176,8 @@ def _plan(record: RunRecord) -> str:
     tables = [table(header, phases)]
     if parts:
         tables.append(table(["Part", "Parameters", "Trained", "Share"], parts))
-    return "## What was trained\n\n" + "\n\n".join(tables)
+    decided = ["\n".join(f"- {escape(decision)}" for decision in record.decisions)] if record.decisions else []
+    return "## What was trained\n\n" + "\n\n".join([*tables, *decided])
 
 
 def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:

@@ -169,6 +169,7 @@ class RunRecord:
         mistakes: the most confident ones of that split, the most confident first.
         written: names of all files in the run's folder that hfft wrote, itself included; no other is ever deleted.
         identity: by name, what another run must share to count as the same one; empty in older records.
+        decisions: what the run decided by its images, a sentence each.
         calibration: the temperature of the model's probabilities, and what it did.
         selective: accuracy where the model is surest, of the same split as `per_class`.
         known: the training images that others are compared with.
@@ -202,6 +203,7 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     written: list[str] | None = None
     identity: dict[str, Any] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
     calibration: Calibration = field(default_factory=lambda: Calibration(1.0, 0))
     selective: Selective = field(default_factory=Selective)
     known: KnownRecord = field(default_factory=KnownRecord)

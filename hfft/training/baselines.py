@@ -142,11 +142,12 @@ def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: in
 
     # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
     with threadpool_limits(1):
-        strength = _choose_strength(features, labels, seed)
-        return _fitted(features, labels, strength).predict
+        strength = choose_strength(features, labels, seed)
+        return fit_with(features, labels, strength).predict
 
 
-def _choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
+def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
+    """Return the inverse strength of regularisation that does best on a held-out part."""
     classes = len(np.unique(labels))
     count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - classes)
     if count < 1:  # a single image of each class: nothing can be held out
@@ -154,13 +155,14 @@ def _choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], s
     held_out = stratified(labels, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     scores = [
-        float((_fitted(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
+        float((fit_with(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
         for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
     ]
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def _fitted(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
+def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
+    """Fit a logistic regression of one inverse strength of regularisation, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -97,7 +97,7 @@ def train_phases(
         HfftError: images, cache or output folder are not usable.
     """
     training, phases = setup.settings.training, setup.plan.phases
-    _to_device(setup)
+    to_device(setup)
     progress.identity = identity_of(setup)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, setup.folder)
     if resumed is not None:
@@ -136,7 +136,7 @@ def fill_caches(setup: Setup, share: tuple[int, int], say: Callable[[str], None]
     """
     phases = setup.plan.phases
     together = count_fillable_together(phases)
-    _to_device(setup)
+    to_device(setup)
     ready = make_ready(setup, phases[:together], say, share)
     if reasons := [each.prepared.uncached_reason for each in ready if each.prepared.uncached_reason]:
         raise ArgumentError(f"nothing to fill: {reasons[0]}")
@@ -173,7 +173,8 @@ def make_ready(
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
-def _to_device(setup: Setup) -> None:
+def to_device(setup: Setup) -> None:
+    """Move the model to where it trains, in the memory format that it trains in."""
     memory_format = choose_memory_format(setup.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(setup.model, setup.settings.training.device), memory_format=memory_format)
 
@@ -182,13 +183,13 @@ def _train_phase(
     setup: Setup, progress: Progress, ready: ReadyPhase, around: Interruptible, say: Callable[[str], None]
 ) -> FreezeTrainer:
     """Train one phase with an evaluation after each epoch."""
-    phase, names, resumed = ready.phase, _changing(setup.model, ready.phase), around.resumed
+    phase, names, resumed = ready.phase, changing(setup.model, ready.phase), around.resumed
     progress.changed |= names
     freeze(setup.model, phase)
     before = digest(frozen_tensors(setup.model, phase))
     if (steps := _steps(setup, ready)) < FEW_STEPS:
         say(_few_steps(phase.name, steps, setup.settings.training.per_device_train_batch_size))
-    trainer = _make_trainer(setup, progress, ready, _learning_rate(setup, progress, ready, resumed, say))
+    trainer = make_trainer(setup, progress, ready, _learning_rate(setup, progress, ready, resumed, say))
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, progress, names)
     setup.trackers.place(len(progress.phases) + 1, progress.steps, progress.epochs)
@@ -293,7 +294,7 @@ def _learning_rate(
         return float(resumed.record["learning_rate"])
     if not setup.settings.training.find_lr:
         return given
-    found = find_learning_rate(_make_trainer(setup, progress, ready, given), _changing(setup.model, ready.phase))
+    found = find_learning_rate(make_trainer(setup, progress, ready, given), changing(setup.model, ready.phase))
     if setup.settings.training.process_index == 0:
         from hfft.report.plots import rates_figure  # it draws; other runs do not wait for its imports
 
@@ -331,7 +332,8 @@ def _splits(setup: Setup, phase: Phase) -> dict[str, ImagesAndPixels]:
     return splits
 
 
-def _make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
+def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FreezeTrainer:
+    """Make the trainer of a phase that can be trained: its arguments, data, objective and callbacks."""
     prepared, training = ready.prepared, _arguments_of(setup, progress, ready, learning_rate)
     set_seed(training.seed)
     datasets = prepared.datasets
@@ -399,7 +401,7 @@ def _objective(setup: Setup) -> Objective:
     return Objective(classes, training.label_smoothing_factor, weights, training.mixup)
 
 
-def _changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
+def changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
     """Names of all tensors of the state that this phase may change."""
     frozen = {name for name, _ in frozen_tensors(model, phase)}
     return frozenset(name for name in model.state_dict() if name not in frozen)

@@ -149,6 +149,7 @@ class Progress:
         best: the best weights so far.
         changed: names of all tensors that training may have changed so far.
         baselines: what the result is compared with.
+        decisions: what the run decided by its images, a sentence each.
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
@@ -159,6 +160,7 @@ class Progress:
     best: Best = field(default_factory=Best)
     changed: frozenset[str] = frozenset()
     baselines: Baselines = field(default_factory=Baselines)
+    decisions: list[str] = field(default_factory=list)
     stepped: bool = False
     written: bool = False
     identity: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from hfft.arguments import DataArguments
 from hfft.cli import main
 from hfft.data.load import load_image_sets
+from hfft.metrics import probabilities
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.training.baselines import fit_probe, pooled
 from hfft.training.progress import Baselines
@@ -130,7 +131,7 @@ def test_mistakes_come_most_confident_first_and_are_drawn(image_folder: Folder, 
     logits[1, (images.labels[1] + 1) % 3] = 2  # wrong
     logits[2, (images.labels[2] + 1) % 3] = 4  # wrong and surer
     labels = ("blue", "green", "red")
-    found = find_mistakes(images, labels, logits)
+    found = find_mistakes(images, labels, probabilities(logits, 1.0))
     assert [mistake.row for mistake in found] == [2, 1]
     assert found[0].probability == pytest.approx(np.exp(4) / (np.exp(4) + 2), abs=1e-5)
     assert found[0].file == images.files[2]

@@ -1,0 +1,287 @@
+"""Recipes compared on the images themselves: cross-validated accuracy, what each costs, and which one to take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfft.errors import ArgumentError, DataError
+from hfft.jobs.advice.curve import LearningCurve, learning_curve
+from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
+from hfft.metrics import counted, wilson_interval
+from hfft.planning.plan import Phase, Plan, make_plan
+from hfft.training.baselines import HeadInputs
+from hfft.training.phases import ReadyPhase, make_ready, to_device
+from hfft.training.setup import Setup
+
+POLICIES = ("head", "last_block", "last_n:2", "lp_ft")
+"""What is compared by default."""
+PROBE = "linear probe"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe as the images see it.
+
+    Args:
+        policy: that is trained; `PROBE` for the linear probe.
+        correct: whether each image was labelled rightly by a model that never saw it, shape (images,).
+        seconds: of one training, on cached activations where there are any.
+        megabytes: of activations that it reads.
+        share: of the parameters that learn, 0 to 1.
+    """
+
+    policy: str
+    correct: NDArray[np.bool_]
+    seconds: float
+    megabytes: float
+    share: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that were labelled rightly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
+        return wilson_interval(int(self.correct.sum()), len(self.correct))
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to train, and why.
+
+    Args:
+        candidates: in the order of their cost, the linear probe first.
+        policy: the recommended one.
+        reason: in a sentence.
+        images: that were compared on.
+        folds: how many models each of them stands for.
+        curve: of the linear probe over the number of images; None where there are too few.
+        command: that trains what is recommended.
+    """
+
+    candidates: tuple[Candidate, ...]
+    policy: str
+    reason: str
+    images: int
+    folds: int
+    curve: LearningCurve | None = None
+    command: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{'recipe':<14}  accuracy  95% interval    seconds  MB cached  trained"]
+        for each in self.candidates:
+            low, high = each.interval
+            numbers = f"{each.accuracy:8.3f}  {low:.3f} to {high:.3f}  {each.seconds:7.1f}  {each.megabytes:9.1f}"
+            mark = "  <- recommended" if each.policy == self.policy else ""
+            lines.append(f"{each.policy:<14}  {numbers}  {each.share:7.1%}{mark}")
+        lines.append(
+            f"\nBy {self.folds}-fold cross-validation on {self.images} images; intervals are Wilson's, of all "
+            "predictions as one sample, so they leave out what another split would change."
+        )
+        lines.append(self.reason)
+        if self.curve is not None:
+            lines.append(self.curve.more(_round_up(self.images)))
+        if self.command:
+            lines.append(f"\n{self.command}")
+        return "\n".join(lines)
+
+    def data(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        rows = [
+            {
+                "policy": each.policy,
+                "accuracy": each.accuracy,
+                "interval": list(each.interval),
+                "seconds": each.seconds,
+                "megabytes": each.megabytes,
+                "share": each.share,
+            }
+            for each in self.candidates
+        ]
+        plain = {"candidates": rows, "policy": self.policy, "reason": self.reason, "command": self.command}
+        return {**plain, "images": self.images, "folds": self.folds, "curve": self._curve()}
+
+    def _curve(self) -> dict[str, Any] | None:
+        if self.curve is None:
+            return None
+        more, points = _round_up(self.images), zip(self.curve.sizes, self.curve.accuracies, strict=True)
+        return {
+            "points": [[int(size), float(accuracy)] for size, accuracy in points],
+            "now": self.curve.at(self.images),
+            "more": more,
+            "then": self.curve.at(self.images + more),
+        }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """The phases of all candidates, each with its data sets."""
+
+    by_trainable: dict[frozenset[str], ReadyPhase] = field(default_factory=dict)
+
+    def stages(self, plan: Plan) -> list[ReadyPhase]:
+        """Return the phases of a plan, each with the data sets of those that train the same."""
+        return [replace(self.by_trainable[phase.trainable], phase=phase) for phase in plan.phases]
+
+
+def compare(
+    setup: Setup,
+    policies: Sequence[str],
+    folds: int | None,
+    say: Callable[[str], None],
+    curve: bool = True,
+) -> Advice:
+    """Cross-validate policies and the linear probe on a setup's training images, after one pass through the model.
+
+    Args:
+        setup: its model holds the pretrained weights, and holds them again afterwards; its policy does not count.
+        policies: in any order.
+        folds: how many; by default as many as `folds_for` says.
+        say: prints a line for the user.
+        curve: measure the learning curve as well.
+
+    Raises:
+        ArgumentError: a policy is unknown or does not fit the model, or there are fewer images than folds.
+        DataError: a fold holds all images of all classes but one.
+        HfftError: images or cache are not usable.
+    """
+    training, labels = setup.settings.training, setup.sets.train.labels
+    count = folds or folds_for(len(labels))
+    if count > len(labels):
+        raise ArgumentError(f"--folds {count} is more than the {len(labels)} training images")
+    parts = Folds.of(setup.sets.train, count, training.seed)
+    if any(len(np.unique(labels[rows])) < 2 for rows, _ in parts):
+        raise DataError(
+            f"{setup.sets.train.place}: without one of {count} folds a single class is left; give more images, or more "
+            "groups of each class"
+        )
+    plans = {policy: _plan(setup, policy) for policy in policies}
+    ready = _make_ready(setup, [phase for plan in plans.values() for phase in plan.phases], say)
+    deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
+    began = time.perf_counter()
+    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared)
+    features = reader.features(deepest.prepared.datasets["plain"], "training")
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    probe = cross_validate_probe(features, parts, training.seed) == labels
+    seconds += (time.perf_counter() - began) / count
+    found = [Candidate(PROBE, probe, seconds, _megabytes([deepest]), _share(deepest))]
+    for policy, plan in plans.items():
+        say(f"{policy}: {count} trainings")
+        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts))
+    order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
+    policy, reason = recommend(order[1:], order[0])
+    learned = learning_curve(features, labels, training.seed) if curve else None
+    return Advice(tuple(order), policy, reason, len(labels), count, learned)
+
+
+def folds_for(images: int) -> int:
+    """Return how many folds fit a number of images: more of them where each image counts."""
+    return 5 if images <= 500 else 3
+
+
+def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, str]:
+    """Return the cheapest policy within one standard error of the best, and why in a sentence.
+
+    The error is that of the difference on the same images, which is smaller than that of either accuracy (the rule is
+    Breiman et al.'s, "Classification and regression trees", 1984, section 3.4.3).
+
+    Args:
+        candidates: the cheapest first.
+        probe: the linear probe, which is pointed out where it is better.
+    """
+    best = max(candidates, key=lambda each: each.accuracy)
+    chosen = next(each for each in candidates if best.accuracy - each.accuracy <= _error(best, each))
+    images = len(best.correct)
+    if chosen is best:
+        reason = f"{best.policy}, the most accurate, {counted(best.accuracy, images)}"
+        less = any(each.share < best.share for each in candidates)
+        reason += ", by more than a standard error above all that train less" if less else ", which also trains least"
+    else:
+        reason = (
+            f"{chosen.policy}, {counted(chosen.accuracy, images)}, trains less than {best.policy}, "
+            f"{counted(best.accuracy, images)}, and is within one standard error of it ({_error(best, chosen):.3f})"
+        )
+    ahead = probe.accuracy - chosen.accuracy
+    if ahead > _error(probe, chosen):
+        reason += f"; the linear probe, {counted(probe.accuracy, images)}, does better still"
+    return chosen.policy, f"Recommended: {reason}."
+
+
+def _error(one: Candidate, other: Candidate) -> float:
+    """Return the standard error of the difference of two accuracies on the same images.
+
+    Half an image is added to each of the four outcomes, or a single image that tells them apart would count as sure
+    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
+    """
+    only_one = (one.correct & ~other.correct).sum() + 0.5
+    only_other = (other.correct & ~one.correct).sum() + 0.5
+    images = len(one.correct) + 2
+    return float(np.sqrt(only_one + only_other - (only_one - only_other) ** 2 / images) / images)
+
+
+def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds) -> Candidate:
+    began = time.perf_counter()
+    logits = cross_validate(setup, stages, starting_tensors(setup), folds)
+    seconds = (time.perf_counter() - began) / len(list(folds))
+    share = max(_share(stage) for stage in stages)
+    return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, _megabytes(stages), share)
+
+
+def _plan(setup: Setup, policy: str) -> Plan:
+    options, epochs = setup.settings.policy, float(setup.settings.training.num_train_epochs)
+    return make_plan(setup.model, setup.plan.anatomy, policy, epochs, options.head_lr_scale, options.layer_decay)
+
+
+def _make_ready(setup: Setup, phases: Sequence[Phase], say: Callable[[str], None]) -> _Ready:
+    """Fill the caches of all phases: the earliest boundary from images, deeper ones from its activations."""
+    plain = setup.settings.data.augment == "none"
+    train = setup.sets.train
+    # Where nothing is augmented, the training set itself is what held-out rows are read from.
+    sets = replace(setup.sets, validation=train.select([0]) if plain else train, test=None)
+    different = {phase.trainable: phase for phase in phases}
+    order = tuple(sorted(different.values(), key=lambda phase: len(phase.trainable)))
+    several = replace(setup, sets=sets, plan=Plan("advice", setup.plan.anatomy, order))
+    to_device(several)
+    began = time.perf_counter()
+    ready: list[ReadyPhase] = []
+    for group in _nested(order):
+        ready += make_ready(several, group, lambda line: None)
+    say(f"{len(train)} images through the frozen part: {time.perf_counter() - began:.1f} s.")
+    for each in ready:
+        datasets = each.prepared.datasets
+        datasets["plain"] = datasets["train" if plain else "validation"]
+    return _Ready({each.phase.trainable: each for each in ready})
+
+
+def _nested(phases: Sequence[Phase]) -> list[list[Phase]]:
+    """Group phases so that in each group whatever one trains the next ones train as well."""
+    groups: list[list[Phase]] = []
+    for phase in phases:
+        fits = next((group for group in groups if group[-1].trainable <= phase.trainable), None)
+        if fits is None:
+            groups.append([phase])
+        else:
+            fits.append(phase)
+    return groups
+
+
+def _share(ready: ReadyPhase) -> float:
+    return ready.view.trainable / ready.view.parameters
+
+
+def _megabytes(stages: Sequence[ReadyPhase]) -> float:
+    return max(stage.prepared.bytes for stage in stages) / 1e6
+
+
+def _round_up(images: int) -> int:
+    """Return a round number of images to ask for: about as many as there are, at most 1,000."""
+    return next(step for step in (10, 20, 50, 100, 200, 500, 1000) if step >= min(images / 2, 1000) or step == 1000)

@@ -1,0 +1,159 @@
+"""Train on all folds but one, predict that one, and so on: a prediction of every image by a model that never saw it.
+
+Trainings read cached activations, so that a fold costs no pass through the frozen prefix.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hfft.cache.prepare import Prepared
+from hfft.data.images import ImageSet
+from hfft.data.sampling import group_folds
+from hfft.training.baselines import fit_probe
+from hfft.training.phases import ReadyPhase, changing, make_trainer
+from hfft.training.progress import Progress
+from hfft.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A stratified partition of images.
+
+    Args:
+        number: of each image's fold, shape (images,), counted from 0.
+        labels: of the images, shape (images,).
+    """
+
+    number: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: ImageSet, count: int, seed: int) -> Folds:
+        """Deal the images of each class out to the folds in turn, in a random order.
+
+        Groups of images stay whole.
+
+        Args:
+            images: labelled.
+            count: of folds, at least 2.
+            seed: of the order.
+        """
+        labels, number = images.labels, np.empty(len(images), np.int64)
+        if images.groups is not None:
+            parts = [held_out for _, held_out in group_folds(labels, images.groups, count, seed) if len(held_out)]
+            for fold, held_out in enumerate(parts):
+                number[held_out] = fold
+            return cls(number, labels)
+        random = np.random.RandomState(seed % 2**32)  # whose stream numpy promises
+        order = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+        number[order] = np.arange(len(labels)) % count
+        return cls(number, labels)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield for each fold the rows to train on and the rows that are held out."""
+        for fold in range(int(self.number.max()) + 1):
+            yield np.flatnonzero(self.number != fold), np.flatnonzero(self.number == fold)
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Some rows of a data set that gives whole batches and shows views."""
+
+    def __init__(self, whole: Any, rows: NDArray[np.int64]) -> None:
+        self.whole, self.rows = whole, rows.tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        item: dict[str, Tensor] = self.whole[self.rows[row]]
+        return item
+
+    def __getitems__(self, rows: list[int]) -> Any:
+        return self.whole.__getitems__([self.rows[row] for row in rows])
+
+    def show_view(self, epoch: int) -> None:
+        """Show an epoch's augmented view."""
+        self.whole.show_view(epoch)
+
+
+def cross_validate(
+    setup: Setup, stages: Sequence[ReadyPhase], start: Mapping[str, Tensor], folds: Folds
+) -> NDArray[np.float32]:
+    """Return the logits of every image by a model that was trained without its fold, shape (images, labels).
+
+    A training makes all of its epochs and keeps its last weights: nothing is chosen on what is held out.
+
+    Args:
+        setup: its training images are those of `folds`.
+        stages: the phases of the training; their data sets ``train`` and ``plain`` hold these images, the latter
+            without augmentation.
+        start: what each training begins with: all tensors that a phase may change. The model has them again afterwards.
+        folds: what is held out in turn.
+    """
+    logits = np.zeros((len(folds.labels), len(setup.sets.labels)), np.float32)
+    quiet = _quiet(setup)
+    for train, held_out in folds:
+        _restore(setup, start)
+        for stage in stages:
+            trainer = _fold_trainer(quiet, stage, train, held_out)
+            trainer.train()
+            trainer.release()
+        outcome = trainer.predict(trainer.eval_dataset)
+        logits[held_out] = np.asarray(outcome.predictions)
+        trainer.release()
+    _restore(setup, start)
+    return logits
+
+
+def cross_validate_probe(features: NDArray[np.float64], folds: Folds, seed: int) -> NDArray[np.int64]:
+    """Return the label number of every image by a linear probe that was fitted without its fold.
+
+    Args:
+        features: what the pretrained head reads, shape (images, features).
+        folds: what is held out in turn.
+        seed: of the images that the probe's strength is chosen on.
+    """
+    predicted = np.zeros(len(folds.labels), np.int64)
+    for train, held_out in folds:
+        predicted[held_out] = fit_probe(features[train], folds.labels[train], seed)(features[held_out])
+    return predicted
+
+
+def starting_tensors(setup: Setup) -> dict[str, Tensor]:
+    """Return copies of all tensors that some phase may change, as they are now."""
+    names = frozenset[str]().union(*(changing(setup.model, phase) for phase in setup.plan.phases))
+    state = setup.model.state_dict()
+    return {name: state[name].detach().clone() for name in sorted(names)}
+
+
+def _restore(setup: Setup, start: Mapping[str, Tensor]) -> None:
+    setup.model.load_state_dict(dict(start), strict=False)
+
+
+def _quiet(setup: Setup) -> Setup:
+    """Return a setup whose trainings evaluate, save and say nothing on the way."""
+    training = copy.copy(setup.settings.training)
+    training.eval_strategy = training.save_strategy = training.logging_strategy = "no"
+    training.eval_on_start, training.disable_tqdm = False, True
+    return replace(setup, settings=replace(setup.settings, training=training), callbacks=())
+
+
+def _fold_trainer(setup: Setup, stage: ReadyPhase, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> Any:
+    datasets = stage.prepared.datasets
+    parts: dict[str, Dataset[dict[str, Tensor]]] = {
+        "train": Rows(datasets["train"], train),
+        "validation": Rows(datasets["plain"], held_out),
+    }
+    sets = replace(setup.sets, train=setup.sets.train.select(train.tolist()))
+    prepared = Prepared(stage.prepared.suffix, parts)
+    rate = setup.settings.training.learning_rate
+    return make_trainer(replace(setup, sets=sets), Progress(), replace(stage, prepared=prepared), rate)

@@ -1,0 +1,97 @@
+"""`hfft advise`: which policy these images ask for, before anything is trained for good."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from datasets import concatenate_datasets
+
+from hfft.arguments import RUN_ARGUMENTS, AdviseArguments
+from hfft.data.images import ImageSet
+from hfft.errors import ArgumentError
+from hfft.jobs.advice.compare import Advice, compare
+from hfft.jobs.finetune import check_processes, set_up
+from hfft.jobs.reproduce import given_options
+from hfft.jobs.results import arguments_of
+from hfft.machine import keep_freed_memory
+from hfft.parsing import flags_of, parse_keywords
+from hfft.training.setup import Settings, Setup
+
+
+def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], None] = print) -> Advice:
+    """Cross-validate policies on the training images, and recommend one; nothing is written but the cache.
+
+    Args:
+        settings: every option of a run; the policy does not count.
+        options: what is compared.
+        say: prints a line for the user.
+
+    Raises:
+        HfftError: data, model or policies are not usable, and how to mend it.
+    """
+    policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in options.policies.split(",")))))
+    if not policies:
+        raise ArgumentError("--policies names none; give for example head,last_block")
+    check_processes(settings.training)
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory(prefix="hfft-advise-") as folder:
+        training = copy.copy(settings.training)
+        training.output_dir, training.report_to = folder, []
+        first = replace(settings, policy=replace(settings.policy, policy=policies[0]), training=training)
+        setup = _with_all_images(set_up(first, test=False))
+        advice = compare(setup, policies, options.folds, say)
+    return replace(advice, command=_command(settings, advice.policy))
+
+
+def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice:
+    """Compare policies on the images themselves, and recommend one; this is ``hfft.advise``.
+
+    Args:
+        say: prints a line for the user.
+        options: the flags of ``hfft advise`` under their own names, for example ``train_dir``, ``policies`` (with
+            commas between them), ``folds``, or any option of `hfft.finetune`.
+
+    Returns:
+        What was compared (``advice.candidates``, each with ``accuracy`` and ``interval``), the recommended
+        ``advice.policy``, its ``advice.reason``, and ``advice.curve``; ``print`` draws it as a table.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: data or model are not usable, and how to mend it.
+
+    Example:
+        >>> advice = hfft.advise(train_dir="photos/train", policies="head,last_block", folds=2, say=lambda line: None)
+        >>> [candidate.policy for candidate in advice.candidates], advice.policy in ("head", "last_block")
+        (['linear probe', 'head', 'last_block'], True)
+    """
+    *groups, advised = parse_keywords((*RUN_ARGUMENTS, AdviseArguments), options, "hfft.advise")
+    return advise(Settings(*groups), advised, say)
+
+
+def _with_all_images(setup: Setup) -> Setup:
+    """Return a setup whose training images include those that were set aside for validation."""
+    train, validation = setup.sets.train, setup.sets.validation
+    if setup.settings.data.validation_dir or train.root != validation.root or train.name != validation.name:
+        return setup
+    together = ImageSet(
+        concatenate_datasets([train.dataset, validation.dataset]),
+        np.concatenate([train.labels, validation.labels]),
+        train.name,
+        train.root,
+        None
+        if train.groups is None or validation.groups is None
+        else np.concatenate([train.groups, validation.groups]),
+    )
+    return replace(setup, sets=replace(setup.sets, train=together))
+
+
+def _command(settings: Settings, policy: str) -> str:
+    """Return the command line that trains a policy with the options that were given."""
+    flags = flags_of(given_options(arguments_of(settings)) | {"policy": policy})
+    return shlex.join(["hfft", "finetune", *flags])
