@@ -2,8 +2,8 @@
 
 The distance is that to the k-th nearest training image, on features of unit length (Sun, Ming, Zhu and Li,
 "Out-of-distribution detection with deep nearest neighbors", ICML 2022). Mahalanobis distances tell about as well, now a
-little better and now a little worse (`scripts/bench_trust.py`), and name no image that one could look at. What counts as
-unknown lies further out than nearly all validation images, which are not trained on.
+little better and now a little worse (`scripts/bench_trust.py`), and name no image that one could look at. What counts
+as unknown lies further out than nearly all validation images, which are not trained on.
 """
 
 from __future__ import annotations
