@@ -85,18 +85,45 @@ def print_run_help(command: str, description: str, *more: type) -> None:
         description: what the command does.
         more: dataclasses with the options that the command has beside those of a run.
     """
+    parser = _run_parser(command, description, more)
+    if parser is not None:
+        parser.print_help()
+        raise SystemExit(0)
+
+
+def refuse_unknown_flags(argv: Sequence[str], *beside: str) -> None:
+    """Refuse a flag that no run has before anything is loaded, as far as that can be told; the parser sees them all.
+
+    Args:
+        argv: of a command that takes every option of a run.
+        beside: flags that the command has beside those of a run.
+
+    Raises:
+        ArgumentError: a flag is unknown.
+    """
+    parser = _run_parser("", "")
+    if parser is None:
+        return
+    known = [flag for action in parser._actions for flag in action.option_strings] + list(beside)
+    for word in argv:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            raise ArgumentError(f"unknown argument {word!r}{closest(name, known)}")
+
+
+def _run_parser(command: str, description: str, more: Sequence[type] = ()) -> argparse.ArgumentParser | None:
+    """Return the parser of a run's options with what is known of transformers' own; None for another version of it."""
     from hfft.arguments import OWN_GROUPS
 
     known = json.loads(resources.files("hfft.arguments").joinpath("training.json").read_text(encoding="utf-8"))
     if known["transformers"] != metadata.version("transformers"):
-        return
+        return None
     parser = parser_of(OWN_GROUPS, command, description)
     for names, options in known["flags"]:
         parser.add_argument(*names, **options)
     for group in more:
         _add_group(parser, group)
-    parser.print_help()
-    raise SystemExit(0)
+    return parser
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hfft.cli.commands import summary_of
-from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, split_sweep_flags
+from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, refuse_unknown_flags, split_sweep_flags
 
 if TYPE_CHECKING:
     from hfft.training.setup import Settings
@@ -19,6 +19,7 @@ def finetune_command(argv: list[str]) -> int:
     """
     if asks_for_help(argv):
         print_run_help("finetune", summary_of("finetune"))
+    refuse_unknown_flags(argv, "--from_record")
     from hfft.jobs.finetune import finetune
     from hfft.jobs.reproduce import compare, take_record
 

@@ -22,6 +22,7 @@ DOORS = (
     ["cache", "prune"],
     ["plugins"],
     ["plan", "--polcy", "head"],
+    ["finetune", "--polcy", "head"],
     ["predict", "cat.jpg", "--top_k", "0"],
     ["finetun"],
 )

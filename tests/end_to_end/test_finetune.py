@@ -130,7 +130,8 @@ def test_results_are_complete_and_stock_transformers_reads_them(
     for row in rows:
         image = Image.open(test_images.parent / "images" / row["file"]).convert("RGB")
         with torch.no_grad():
-            probabilities = model(**processor(image, return_tensors="pt")).logits.softmax(-1)[0]
+            logits = model(**processor(image, return_tensors="pt")).logits
+        probabilities = (logits / model.config.calibration_temperature).softmax(-1)[0]
         assert model.config.id2label[int(probabilities.argmax())] == row["prediction"]
         assert abs(float(probabilities.max()) - float(row["probability"])) < 1e-4
     figures = json.loads((folder / "all_results.json").read_text())

@@ -81,6 +81,7 @@ def test_whatever_changes_an_activation_changes_the_signature(
         (vit, {}),
         (vit, {"num_labels": 7}),
         (vit, {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}),
+        (vit, {"calibration_temperature": 1.7}),
         (vit, {"problem_type": "single_label_classification"}),
         (vit, {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2}),
         (swin, {"drop_path_rate": 0.3}),

@@ -137,7 +137,8 @@ def test_a_photograph_is_sent_small(client: Client, served: Served, tmp_path: Pa
     Image.linear_gradient("L").resize((1100, 800)).convert("RGB").save(tmp_path / "photo.png")
     _, html, _ = client.predict(handle_file(str(tmp_path / "photo.png")), api_name="/classify")
     sides = [max(Image.open(io.BytesIO(data)).size) for data in pictures(html)]
-    assert sides == [1024, 224]
+    assert sides[-2:] == [1024, 224]
+    assert max(sides[:-2], default=0) <= 104  # of the nearest training images, since the model does not know this one
 
 
 def test_the_pipeline_shows_this_models_figures(client: Client, image: Any, folder: Path) -> None:
