@@ -38,7 +38,7 @@ from hfft.demo import embedded_images
 from hfft.inference.classifier import Classifier
 from hfft.models.features import head_reads
 from hfft.report.record import read_record
-from hfft.trust.known import KnownImages, neighbour_distance, unit
+from hfft.trust.known import KnownImages, neighbour_distance, unit_rows
 from hfft.trust.selective import auroc
 
 PICTURES = (
@@ -140,8 +140,8 @@ def compare(
     assert trained is not None
     rows = trained.features.astype(np.float32)
     scores: dict[str, Callable[[tuple[NDArray[Any], NDArray[Any]]], NDArray[Any]]] = {
-        "neighbours": lambda found: neighbour_distance(rows, trained.labels)(unit(found[0])),
-        "mahalanobis": lambda found: mahalanobis(trained, unit(found[0])),
+        "neighbours": lambda found: neighbour_distance(rows, trained.labels)(unit_rows(found[0])),
+        "mahalanobis": lambda found: mahalanobis(trained, unit_rows(found[0])),
         "softmax": lambda found: -classifier.probabilities(torch.from_numpy(found[1])).max(axis=1),
         "energy": lambda found: -logsumexp(found[1], axis=1),
     }

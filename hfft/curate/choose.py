@@ -22,11 +22,11 @@ from hfft.curate.embed import readable
 from hfft.curate.encoder import load_encoder, run_record
 from hfft.curate.features import read_features
 from hfft.curate.gather import UNLABELLED, Gathered, gather, gather_unlabelled, path_from, refuse_existing
-from hfft.curate.neighbours import unit_rows
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
 from hfft.files import write_whole
 from hfft.metrics import probabilities as probabilities_of
+from hfft.trust.known import unit_rows
 
 ADVICE = (
     "Label them, put them among the training images and train again with the same options: what the cache holds is not "

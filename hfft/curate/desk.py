@@ -18,7 +18,7 @@ from hfft.arguments import DataArguments, FeatureArguments, LabelsArguments
 from hfft.curate.encoder import Encoder, load_base, load_encoder
 from hfft.curate.features import boundary_part, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
-from hfft.curate.neighbours import far_from_all, nearest, unit_rows
+from hfft.curate.neighbours import far_from_all, nearest
 from hfft.curate.noise import Opinion, Rows, cross_validated, opinion_of_others, trusted_rows
 from hfft.curate.tone import blurred, dark, uniform
 from hfft.data.duplicates import equal_groups, near_groups
@@ -27,6 +27,7 @@ from hfft.data.probe import ImageProbe, probe_images
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole
 from hfft.parsing import parse_keywords
+from hfft.trust.known import unit_rows
 
 SHOWN = 20
 """Suspect labels in the table."""
@@ -133,7 +134,7 @@ def label_desk(
     say: Callable[[str], None],
     progress: Progress | None = None,
 ) -> Desk:
-    """ImageProbe at every image and its label, and write the findings where ``options.output`` says.
+    """Look at every image and its label, and write the findings where ``options.output`` says.
 
     Labels of test images are asked about, but nothing is learned from them.
 
@@ -206,7 +207,7 @@ def _views(encoder: Encoder, sound: Gathered, say: Callable[[str], None]) -> lis
 
 
 def _probed(gathered: Gathered, progress: Progress | None) -> tuple[Gathered, list[_Image], list[Suspect]]:
-    """ImageProbe at every image; return those that can be read, in a set and one by one, and findings about the others.
+    """Probe every image; return those that can be read, in a set and one by one, and findings about the others.
 
     Raises:
         DataError: not one can be read.

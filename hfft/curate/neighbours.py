@@ -18,13 +18,6 @@ _BLOCK = 512
 _PATIENCE = 2.0  # seconds without a progress bar
 
 
-def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return features of length 1, shape (images, features)."""
-    values = np.asarray(features, np.float32)
-    lengths = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    return np.asarray(values / lengths, np.float32)
-
-
 def nearest(
     unit: NDArray[np.float32], rows: NDArray[np.int64], count: int, among: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from hfft.curate.neighbours import unit_rows, votes
+from hfft.curate.neighbours import votes
 from hfft.data.sampling import stratified
+from hfft.trust.known import unit_rows
 
 FOLDS = 5
 STRENGTH = 0.01

@@ -118,7 +118,7 @@ class KnownImages:
             features: what the head reads of each, shape (images, features).
             nearest: how many known images to name.
         """
-        rows = unit(features)
+        rows = unit_rows(features)
         similarity = rows @ self.features.astype(np.float32).T
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :nearest]
         return [
@@ -152,13 +152,13 @@ def learn(
         files: name of each.
         held_out: features of images of the same kinds that were not trained on, shape (others, features).
     """
-    rows = unit(features).astype(np.float16)
-    distances = neighbour_distance(rows.astype(np.float32), labels)(unit(held_out))
+    rows = unit_rows(features).astype(np.float16)
+    distances = neighbour_distance(rows.astype(np.float32), labels)(unit_rows(held_out))
     threshold = max(min(upper_quantile(distances, SHARE), float(distances.max())), _TINY)
     return KnownImages(rows, labels, files, threshold, np.empty(0, np.float32))
 
 
-def unit(features: NDArray[Any]) -> NDArray[np.float32]:
+def unit_rows(features: NDArray[Any]) -> NDArray[np.float32]:
     """Scale each row of features to length 1; a row of zeros stays."""
     rows = np.asarray(features, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

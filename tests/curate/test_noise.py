@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hfft.curate.neighbours import far_from_all, nearest, unit_rows
+from hfft.curate.neighbours import far_from_all, nearest
 from hfft.curate.noise import Opinion, cross_validated, opinion_of_others
+from hfft.trust.known import unit_rows
 
 
 def blobs(per_class: int = 40, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

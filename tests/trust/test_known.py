@@ -17,7 +17,7 @@ from hfft.trust.known import (
     neighbour_distance,
     neighbour_place,
     read_known,
-    unit,
+    unit_rows,
     write_known,
 )
 
@@ -43,7 +43,7 @@ def test_neighbours_by_hand() -> None:
     place = neighbour_place(labels)
     cosines = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in rows] for a in others])
     expected = 1 - np.sort(cosines, axis=1)[:, -place]
-    assert neighbour_distance(unit(rows), labels)(unit(others)) == pytest.approx(expected, abs=1e-6)
+    assert neighbour_distance(unit_rows(rows), labels)(unit_rows(others)) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("images", "place"), [(3, 1), (9, 1), (12, 2), (300, 5)])
