@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from finished import make_images, make_model
+from hfft.inference.onnx import _is_own
 
 import hfft.jobs.finetune
 import hfft.jobs.inputs
 from hfft.cli import main
 from hfft.errors import OutputError
-from hfft.inference.onnx import _is_own
 from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, owned, refuse_overlap
 from hfft.report.staging import staged_results
 from hfft.training.resume import list_checkpoints, remove_checkpoints

@@ -387,20 +387,32 @@ class EvaluateArguments:
 class ExportArguments:
     """What to export to, and how it is checked."""
 
-    format: str = option("onnx", "File format.", ["onnx"])
-    output_file: str | None = option(None, "The file to write; by default model.onnx in the run's folder.")
-    images: str | None = option(
-        None, "Image or folder for the check against PyTorch; by default the run's own, else the embedded ones."
+    to: tuple[str, ...] = field(
+        default=("onnx",),
+        metadata={
+            "help": "Formats, one or several; each goes into a folder of its name.",
+            "nargs": "+",
+            "choices": ["onnx", "openvino", "int8", "web", "executorch", "coreml", "tflite"],
+        },
     )
-    check_images: int = option(16, "How many images the check uses.")
-    tolerance: float = option(1e-4, "Largest difference of a logit that passes, as a share of the largest logit.")
+    output_dir: str | None = option(None, "Folder for the exports; by default export in the run's folder.")
+    images: str | None = option(
+        None,
+        "Image or folder for the check against PyTorch; by default the run's test or validation images, else the "
+        "embedded ones.",
+    )
+    check_images: int = option(200, "How many images the check uses.")
+    calibration_images: int = option(128, "How many training images int8 is calibrated with.")
+    tolerance: float = option(0.01, "Largest difference of a probability that passes; int8 goes by accuracy.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
 
     def __post_init__(self) -> None:
-        if self.check_images < 1:
-            raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
-        if self.tolerance < 0:
-            raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
+        self.to = tuple(dict.fromkeys(self.to))
+        for name in ("check_images", "calibration_images"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.tolerance < 1:
+            raise ArgumentError(f"--tolerance must lie between 0 and 1, not {self.tolerance}")
 
 
 @dataclass

@@ -75,7 +75,8 @@ COMMANDS = {
         "Make a whole checkpoint, which stock transformers loads, of a delta and its base model.",
     ),
     "export": Command(
-        "hfft.cli.models:export_command", "Export a finished model to ONNX, checked against PyTorch on real images."
+        "hfft.cli.models:export_command",
+        "Export a finished model (ONNX, OpenVINO, int8, a web page), each checked against PyTorch on real images.",
     ),
     "push": Command(
         "hfft.cli.models:push_command",

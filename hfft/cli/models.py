@@ -32,12 +32,12 @@ def merge_command(argv: list[str]) -> int:
 
 
 def export_command(argv: list[str]) -> int:
-    """Export a finished model to ONNX, checked against PyTorch on real images."""
+    """Export a finished model to other formats, each checked against PyTorch on real images."""
     model = {"metavar": "OUTPUT", "help": "A run's output folder, or a Hub id."}
     options, output = parse((ExportArguments,), argv, "export", summary_of("export"), model)
-    from hfft.inference.onnx import describe_export, export
+    from hfft.inference.export.job import export
 
-    print(describe_export(*export(output, options)))
+    export(output, options, print)
     return 0
 
 

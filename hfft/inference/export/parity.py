@@ -1,0 +1,206 @@
+"""How close an export is to PyTorch on real images, and whether that is close enough."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfft._version import __version__
+from hfft.data.preprocessing import collate
+from hfft.errors import ModelError
+from hfft.files import write_whole
+from hfft.inference.export.images import RealImages
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from hfft.inference.classifier import Classifier
+
+PARITY = "parity.json"
+ACCURACY_POINTS = 0.5
+"""Percentage points of accuracy that a quantized export may lose."""
+_TIMED = 10  # images whose median is the time of one
+
+Answers = dict[str, NDArray[np.float32]]
+"""By output, ``probabilities`` for instance, one row for each image."""
+Runner = Callable[[NDArray[np.uint8]], Answers]
+"""From images of one size, uint8 of shape (batch, height, width, 3), to the answers of a model."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close an exported model is to PyTorch, preprocessing included.
+
+    Args:
+        format: of the export.
+        images: how many real images both saw.
+        source: where those came from.
+        same_labels: how many of them got the same label from both.
+        difference: the largest difference of a probability.
+        unknown_difference: the largest difference of a distance from the training images; None without them.
+        torch_accuracy: share of right labels by PyTorch; None where nobody knows the right ones.
+        accuracy: the same by the export.
+        megabytes: what the export takes on disk.
+        milliseconds: for one image, with its preprocessing, on the CPU of this machine; the median of a few.
+        torch_milliseconds: the same in PyTorch.
+        bound: what it had to pass.
+    """
+
+    format: str
+    images: int
+    source: str
+    same_labels: int
+    difference: float
+    unknown_difference: float | None
+    torch_accuracy: float | None
+    accuracy: float | None
+    megabytes: float
+    milliseconds: float
+    torch_milliseconds: float
+    bound: str
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        accuracy = ""
+        if self.accuracy is not None and self.torch_accuracy is not None:
+            accuracy = f", accuracy {self.accuracy:.3f} (PyTorch {self.torch_accuracy:.3f})"
+        return (
+            f"{self.same_labels} of {self.images} images ({self.source}) get PyTorch's label{accuracy}; probabilities "
+            f"differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, {self.milliseconds:.1f} ms an image "
+            f"(PyTorch {self.torch_milliseconds:.1f})"
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What PyTorch says of real images.
+
+    Args:
+        images: the images.
+        answers: to each of them.
+        milliseconds: for one image; the median of a few.
+        threshold: the distance from the training images that scores are multiples of; 1 without them.
+    """
+
+    images: RealImages
+    answers: Answers
+    milliseconds: float
+    threshold: float = 1.0
+
+
+def expected_of(classifier: Classifier, images: RealImages) -> Expected:
+    """Let PyTorch answer, image by image."""
+    outputs, seconds = [], []
+    for image in images:
+        start = time.perf_counter()
+        logits, compared = classifier.outputs(collate([classifier.pixels(image)]))
+        seconds.append(time.perf_counter() - start)
+        scores = [] if compared is None else [compared[0].score]
+        outputs.append((logits[0].numpy(), classifier.probabilities(logits)[0], scores))
+    logits_, shares, scores_ = zip(*outputs, strict=True)
+    answers = {"logits": np.stack(logits_), "probabilities": np.stack(shares)}
+    threshold = 1.0
+    if classifier.known is not None:
+        answers["unknown_score"] = np.array(scores_, np.float32)[:, 0]
+        threshold = classifier.known.threshold
+    return Expected(images, answers, statistics.median(seconds[:_TIMED]) * 1000, threshold)
+
+
+def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance: float | None) -> Parity:
+    """Run the same images through an export, one by one, and one of them in a batch as well.
+
+    Args:
+        name: of the format.
+        run: the export.
+        expected: what PyTorch said.
+        folder: with the export's files.
+        tolerance: largest difference of a probability that passes; None where accuracy decides.
+
+    Raises:
+        ModelError: an image is answered in another way in a batch than alone.
+    """
+    rows, seconds = [], []
+    for image in expected.images:
+        pixels = np.asarray(image)[None]
+        start = time.perf_counter()
+        rows.append(run(pixels))
+        seconds.append(time.perf_counter() - start)
+    found = {output: np.concatenate([row[output] for row in rows]) for output in expected.answers}
+    _check_batch(name, run, expected.images.open(0), {output: rows[0][output] for output in found})
+    label, truth = expected.answers["probabilities"].argmax(1), expected.images.truth
+    answer = found["probabilities"].argmax(1)
+    apart = None
+    if "unknown_score" in found:
+        apart = largest(found["unknown_score"], expected.answers["unknown_score"]) * expected.threshold
+    return Parity(
+        format=name,
+        images=len(label),
+        source=expected.images.source,
+        same_labels=int((answer == label).sum()),
+        difference=largest(found["probabilities"], expected.answers["probabilities"]),
+        unknown_difference=apart,
+        torch_accuracy=None if truth is None else float((label == truth).mean()),
+        accuracy=None if truth is None else float((answer == truth).mean()),
+        megabytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        milliseconds=statistics.median(seconds[:_TIMED]) * 1000,
+        torch_milliseconds=expected.milliseconds,
+        bound=bound_of(tolerance),
+    )
+
+
+def largest(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference; a NaN on either side does not pass for a small one."""
+    difference = float(np.abs(found - expected).max())
+    return difference if math.isfinite(difference) else math.inf
+
+
+def bound_of(tolerance: float | None) -> str:
+    """Say what an export has to pass."""
+    if tolerance is None:
+        return f"accuracy within {ACCURACY_POINTS:g} points of PyTorch's"
+    return f"the same label on all images, probabilities and distances within {tolerance:g}"
+
+
+def require(parity: Parity, tolerance: float | None) -> None:
+    """Make sure that an export passes its bound.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if tolerance is None:
+        before = 1.0 if parity.torch_accuracy is None else parity.torch_accuracy
+        after = parity.same_labels / parity.images if parity.accuracy is None else parity.accuracy
+        passed = before - after <= ACCURACY_POINTS / 100 + 1e-9
+    else:
+        worst = max(parity.difference, parity.unknown_difference or 0.0)
+        passed = parity.same_labels == parity.images and worst <= tolerance
+    if not passed:
+        raise ModelError(
+            f"the {parity.format} export is not the model: {parity.describe()}; the bound is {parity.bound}; it was "
+            "not kept"
+        )
+
+
+def write_parity(folder: Path, parity: Parity) -> None:
+    """Write ``parity.json`` beside an export."""
+    text = json.dumps({"producer": f"hfft {__version__}", **asdict(parity)}, indent=2, ensure_ascii=False)
+    write_whole(folder / PARITY, f"{text}\n".encode())
+
+
+def _check_batch(name: str, run: Runner, image: Image.Image, alone: Answers) -> None:
+    pixels = np.asarray(image)
+    batch = run(np.stack([pixels, pixels[:, ::-1], pixels[::-1]]))
+    worst = max(largest(batch[output][:1], alone[output]) for output in alone)
+    if not worst <= 1e-2 * max(1.0, *(float(np.abs(rows).max()) for rows in alone.values())):
+        raise ModelError(
+            f"the {name} export is not the model: in a batch of three an image is answered in another way than alone"
+        )
