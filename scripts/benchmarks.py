@@ -1,4 +1,5 @@
 """Write ``docs/benchmarks.md`` and the table of ``docs/export.md`` from ``docs/measured``; ``--check`` compares."""
+
 import json
 import re
 import sys

@@ -205,7 +205,6 @@ class PlanArguments:
     num_train_epochs: float = option(EPOCHS, "Passes over the training images.")
     learning_rate: float = option(LEARNING_RATE, "Peak learning rate of the retrained blocks.")
 
-    json: bool = option(False, "Print JSON, for programs.")
     suggest_anatomy: bool = option(
         False, "Print a starting point for --anatomy FILE.yaml, found from a recorded forward, and nothing else."
     )
@@ -220,7 +219,6 @@ class AdviseArguments:
         "Policies to compare, with commas between them; full and others without a frozen part take long.",
     )
     folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
-    json: bool = option(False, "Print JSON, for programs.")
 
     def __post_init__(self) -> None:
         if self.folds is not None and self.folds < 2:
@@ -229,9 +227,8 @@ class AdviseArguments:
 
 @dataclass
 class CheckArguments:
-    """How findings are shown, and which of them fail."""
+    """Which findings fail."""
 
-    json: bool = option(False, "Print JSON with every file of every finding, for programs.")
     strict: bool = option(False, "Exit with 1 for warnings as well as for errors.")
 
 
@@ -295,7 +292,6 @@ class EmbedArguments:
         None,
         "Part whose output is pooled: stem, block N or neck, as `hfft plan` names them. Left out: what the head reads.",
     )
-    json: bool = option(False, "Print what was written as JSON, for programs.")
 
     def __post_init__(self) -> None:
         check_ending("--output", self.output, (".parquet", ".safetensors"))
@@ -311,7 +307,6 @@ class LabelsArguments:
     apply: str | None = option(
         None, "CSV of findings with decisions in its column action (keep, relabel, drop): write a new list by them."
     )
-    json: bool = option(False, "Print all findings as JSON, for programs.")
     seed: int = option(0, "Seed of the folds.")
 
     def __post_init__(self) -> None:
@@ -320,8 +315,6 @@ class LabelsArguments:
         if self.apply is not None:
             check_ending("--apply", self.apply, (".csv",))
             check_ending("--output", self.new_list, (".csv", ".parquet"))
-            if self.json:
-                raise ArgumentError("--json prints findings; leave it out beside --apply")
 
     @property
     def new_list(self) -> str:
@@ -335,7 +328,6 @@ class NextArguments:
 
     count: int = option(20, "How many images to choose, those first that would teach the model most.")
     output: str | None = option(None, "File for the list, .csv or .json.")
-    json: bool = option(False, "Print the list as JSON, for programs.")
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -83,7 +83,9 @@ class HeadInputs:
         self.model.eval()
         try:
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
+            for batch in tqdm(
+                batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
+            ):
                 moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
                 rows.append(self._read(moved))
         finally:
@@ -156,7 +158,7 @@ def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], se
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     scores = [
         float((fit_with(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
-        for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
+        for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
     ]
     return STRENGTHS[int(np.argmax(scores))]
 
