@@ -6,7 +6,14 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments, LabelsArguments, NextArguments
+from hfft.arguments import (
+    DataArguments,
+    DepthArguments,
+    EmbedArguments,
+    FeatureArguments,
+    LabelsArguments,
+    NextArguments,
+)
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
@@ -31,6 +38,16 @@ def embed_command(argv: list[str]) -> Reply:
         "features": width,
     }
     return Reply(facts, describe_embedding(embedding, options.output))
+
+
+def depth_command(argv: list[str]) -> Reply:
+    """Measure what linear probes make of each block's output, which shows where pretrained features stop helping."""
+    groups = (FeatureArguments, DataArguments, DepthArguments)
+    use, data, options, place = parse(groups, argv, "depth", summary_of("depth"), _place(""))
+    from hfft.curate.depth import accuracy_over_depth
+
+    depth = accuracy_over_depth(use, data, options, place, _say)
+    return Reply(depth.data, str(depth))
 
 
 def labels_command(argv: list[str]) -> Reply:

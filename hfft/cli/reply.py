@@ -166,7 +166,7 @@ def failure_of(error: BaseException) -> Failure:
         return _failure("interrupted", f"interrupted; what was complete is kept{notes}", 130, "hfft")
     if isinstance(error, HfftError):
         exit = 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
-        return _failure(error.code, error_line(error), exit)
+        return _failure(error.code, one_line(error), exit)
     assert isinstance(error, Exception)
     kind, text = describe_unexpected(error)
     return _failure(kind, f"{text}{notes}", 1)
@@ -206,11 +206,3 @@ def describe_unexpected(error: Exception) -> tuple[str, str]:
         return "system", text or type(error).__name__
     advice = "unexpected error: run again with --debug and report what it shows"
     return "unexpected", f"{type(error).__name__}: {text}; {advice}"
-
-
-def error_line(error: HfftError) -> str:
-    """Return an error's own line, also where a data loader's worker wrapped its traceback around it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    wrapped = lines and lines[0].startswith("Caught ")
-    return last.partition(": ")[2] if wrapped else " ".join(lines)

@@ -38,6 +38,7 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: Any) -> tuple[int, dict[st
 COMMAND_LINES: dict[str, list[str]] = {
     "check": ["{photos}"],
     "labels": ["{photos}", "--model", "{base}"],
+    "depth": ["{photos}", "--model", "{base}"],
     "plan": ["--model_name_or_path", "{base}"],
     "cache": ["list"],
     "plugins": [],
