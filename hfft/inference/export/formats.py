@@ -133,6 +133,6 @@ def open_openvino(folder: Path) -> Runner:
 
     def run(images: NDArray[np.uint8]) -> Answers:
         found = compiled(np.ascontiguousarray(images))
-        return {output.get_any_name(): np.array(found[output]) for output in compiled.outputs}
+        return {name: np.array(found[output]) for output in compiled.outputs for name in output.names}
 
     return run

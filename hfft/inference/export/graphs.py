@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from hfft.data.preprocessing import Pixels
     from hfft.inference.classifier import Classifier
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 10
+"""Of every graph: old enough for runtimes that are years behind, the browser's among them."""
 PRODUCER = "hfft "
 """How the entry ``producer`` of the metadata begins."""
 _MOST_BYTES = 2_000_000_000  # a protobuf message holds 2 GiB, and a model in a single file is one message
@@ -78,7 +79,7 @@ class Nodes:
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> ModelProto:
         """Return the graph as a model."""
         graph = helper.make_graph(self.nodes, self.prefix, inputs, outputs)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
     def _constant(self, value: Any) -> str:
         array = np.asarray(value)
@@ -204,6 +205,7 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
         raise ModelError(f"{type(classifier.model).__name__} cannot be exported to ONNX: {reason}") from error
     assert program is not None
     model: ModelProto = program.model_proto
+    model.ir_version = IR_VERSION
     for node in model.graph.node:
         del node.metadata_props[:]  # where in whose files each node was traced
     return model
@@ -234,8 +236,6 @@ def _unknown(n: Nodes, known: KnownImages) -> None:
 
 def joined(core: ModelProto, tail: ModelProto, front: ModelProto | None = None) -> ModelProto:
     """Put the graphs together; without the front, the whole begins at ``pixel_values``."""
-    for part in (tail, *([front] if front is not None else [])):
-        part.ir_version = core.ir_version
     io_map = [(value.name.removeprefix("tail_"), value.name) for value in tail.graph.input]
     outputs = ["logits", *(value.name for value in tail.graph.output)]
     whole = compose.merge_models(core, tail, io_map=io_map, outputs=outputs)

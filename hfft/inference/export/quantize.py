@@ -47,7 +47,9 @@ def quantized(core: ModelProto, inputs: Iterable[NDArray[np.float32]]) -> ModelP
             )
         except Exception as error:  # onnxruntime raises its own types, and whatever its passes run into
             raise ModelError(f"onnxruntime cannot quantize the model: {one_line(error)[:300]}") from error
-        return onnx.load(str(done))
+        model = onnx.load(str(done))
+        model.ir_version = core.ir_version
+        return model
 
 
 def _reader(inputs: Iterable[NDArray[np.float32]]) -> Any:

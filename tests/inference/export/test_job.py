@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +22,27 @@ from hfft.data.preprocessing import collate
 from hfft.errors import HfftError, ModelError
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.export import job
-from hfft.inference.export.formats import open_onnx
+from hfft.inference.export.formats import Parts, open_onnx
 from hfft.inference.export.graphs import tail_graph
 from hfft.inference.export.images import RealImages, held_out_images, training_images
 from hfft.inference.export.job import Exported, export, parts_of
-from hfft.inference.export.parity import compare, expected_of, require
+from hfft.inference.export.parity import Parity, compare, expected_of, require
 from hfft.output_folder import discard
 
 
 @pytest.fixture(scope="module")
-def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+def parts(trained: Path) -> Parts:
+    """The graphs of the run, made once: tracing takes seconds."""
+    classifier, options = load_classifier(trained, device="cpu"), ExportArguments()
+    return parts_of(classifier, held_out_images(classifier, options), lambda: job._calibration(classifier, options))
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     target = tmp_path_factory.mktemp("exported")
-    done = export(trained, ExportArguments(to=("onnx", "int8"), output_dir=str(target)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "parts_of", lambda *rest: parts)
+        done = export(trained, ExportArguments(to=("onnx", "int8"), output_dir=str(target)))
     return {each.parity.format: each for each in done}
 
 
@@ -97,8 +108,9 @@ def test_other_models(pretrained: Callable[[str], Path], images: Path, tmp_path:
     assert done.parity.same_labels == done.parity.images == 18
 
 
-def test_openvino(trained: Path, tmp_path: Path) -> None:
+def test_openvino(trained: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    monkeypatch.setattr(job, "parts_of", lambda *rest: parts)
     (done,) = export(trained, ExportArguments(to=("openvino",), output_dir=str(tmp_path)))
     assert {"model.xml", "model.bin", "parity.json"} <= {file.name for file in done.folder.iterdir()}
     assert "hfft" in (done.folder / "model.xml").read_text()
@@ -106,16 +118,13 @@ def test_openvino(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [3.0, float("nan")])
 def test_another_model_is_refused_and_removed(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+    trained: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
-    def other_tail(classifier: object) -> onnx.ModelProto:
-        graph = tail_graph(classifier)  # type: ignore[arg-type]
-        scale = next(node for node in graph.graph.node if node.op_type == "Div")
-        constant = next(node for node in graph.graph.node if node.output[0] == scale.input[1])
-        constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.float32(wrong)))
-        return graph
-
-    monkeypatch.setattr(job, "tail_graph", other_tail)
+    tail = tail_graph(parts.classifier)
+    scale = next(node for node in tail.graph.node if node.op_type == "Div")
+    constant = next(node for node in tail.graph.node if node.output[0] == scale.input[1])
+    constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.float32(wrong)))
+    monkeypatch.setattr(job, "parts_of", lambda *rest: replace(parts, tail=tail))
     with pytest.raises(ModelError, match=r"the onnx export is not the model: 1?\d of 18 .*the bound is .*not kept"):
         export(trained, ExportArguments(output_dir=str(tmp_path / "out")))
     assert not list(tmp_path.iterdir())
@@ -167,7 +176,7 @@ def test_an_export_goes_with_the_run_and_leaves_what_is_the_users(
     exported: dict[str, Exported], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    monkeypatch.setattr(job, "_write", fake_write)
+    monkeypatch.setattr(job, "_write", partial(fake_write, exported["onnx"].parity))
     monkeypatch.setattr(job, "parts_of", lambda *rest: None)
     export(run, ExportArguments())
     export(run, ExportArguments())
@@ -179,12 +188,12 @@ def test_an_export_goes_with_the_run_and_leaves_what_is_the_users(
     assert [str(path.relative_to(run)) for path in sorted(run.rglob("*")) if path.is_file()] == ["export/onnx/mine.txt"]
 
 
-def fake_write(name: str, *rest: object) -> Exported:
+def fake_write(parity: Parity, name: str, *rest: object) -> Exported:
     target = rest[-1]
     assert isinstance(target, Path)
     with job._staged(target / name) as folder:
         (folder / "model.onnx").write_bytes(b"x")
-    return Exported(target / name, None)  # type: ignore[arg-type]
+    return Exported(target / name, parity)
 
 
 @pytest.mark.parametrize(

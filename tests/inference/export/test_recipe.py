@@ -58,14 +58,16 @@ def test_the_graph_makes_the_processors_pixels(kind: str) -> None:
     prove(recipe, pixels)
     session = session_of(front_graph(recipe))
     random = np.random.default_rng(1)
-    level = float(np.min(recipe.scale))
+    scale = np.reshape(recipe.scale, (3, 1, 1))
     for height, width in ((31, 140), (90, 47), (500, 333)):
         smooth = Image.fromarray(random.integers(0, 256, (5, 7, 3), np.uint8)).resize((width, height))
         image = np.asarray(smooth)
         expected = pixels(smooth)["pixel_values"].numpy()
         (found,) = session.run(None, {"images": np.stack([image, image[::-1]])})
         assert found.shape == (2, *expected.shape)
-        assert np.abs(found[0] - expected).max() <= 1.01 * level * (255 / 255) + 1e-5
+        levels = np.abs((found[0] - expected) / scale)
+        assert levels.max() < 2.1, "of 255, by which Pillow and torchvision differ as well"
+        assert levels.mean() < 0.1
 
 
 @pytest.mark.parametrize(
