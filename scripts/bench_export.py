@@ -112,17 +112,16 @@ def trained(kind: str, scratch: Path) -> Path:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Draw the measurements as a Markdown table, one line for each model and format."""
-    lines = [
-        "| Model | Format | Same label as PyTorch | Accuracy | Difference of a probability, most | MB | ms an image | "
-        "PyTorch, ms |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    names = ["Model", "Format", "Same label as PyTorch", 'Same "none of these"', "Accuracy", "Largest difference"]
+    names += ["MB", "ms an image", "PyTorch, ms"]
+    lines = [f"| {' | '.join(names)} |", f"| --- | --- |{' ---: |' * (len(names) - 2)}"]
     for run in runs:
         if "refused" in run:
-            lines.append(f"| {run['model']} | `{run['format']}` | refused: {run['refused']} | | | | | |")
+            lines.append(f"| {run['model']} | `{run['format']}` | refused: {run['refused']} | | | | | | |")
             continue
         accuracy = f"{run['accuracy']:.3f} (PyTorch {run['torch_accuracy']:.3f})"
-        cells = [run["model"], f"`{run['format']}`", f"{run['same_labels']} of {run['images']}", accuracy]
+        cells = [run["model"], f"`{run['format']}`", f"{run['same_labels']} of {run['images']}"]
+        cells += ["" if run["same_unknown"] is None else f"{run['same_unknown']} of {run['images']}", accuracy]
         cells += [f"{run['difference']:.1e}", f"{run['megabytes']:.1f}"]
         cells += [f"{run['milliseconds']:.1f}", f"{run['torch_milliseconds']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")

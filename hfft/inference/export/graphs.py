@@ -27,6 +27,7 @@ from hfft.inference.export.recipe import Geometry, Recipe, unfit
 from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
 from hfft.report.card_metadata import base_name, data_name
+from hfft.report.typed_json import plain
 from hfft.trust.known import KnownImages, neighbour_place
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def metadata_of(classifier: Classifier) -> dict[str, str]:
         "logits": "of shape (batch, labels), before the softmax",
         "probabilities": f"softmax of the logits over {classifier.temperature:g}, of shape (batch, labels)",
         **({"unknown_score": unknown} if classifier.known is not None else {}),
-        "card": json.dumps(about, ensure_ascii=False),
+        "card": json.dumps(plain(about), ensure_ascii=False),
     }
 
 

@@ -47,6 +47,7 @@ class Parity:
         same_labels: how many of them got the same label from both.
         difference: the largest difference of a probability.
         unknown_difference: the largest difference of a distance from the training images; None without them.
+        same_unknown: how many images are "none of these" for both or for neither; None without training images.
         torch_accuracy: share of right labels by PyTorch; None where nobody knows the right ones.
         accuracy: the same by the export.
         megabytes: what the export takes on disk.
@@ -61,6 +62,7 @@ class Parity:
     same_labels: int
     difference: float
     unknown_difference: float | None
+    same_unknown: int | None
     torch_accuracy: float | None
     accuracy: float | None
     megabytes: float
@@ -73,10 +75,11 @@ class Parity:
         accuracy = ""
         if self.accuracy is not None and self.torch_accuracy is not None:
             accuracy = f", accuracy {self.accuracy:.3f} (PyTorch {self.torch_accuracy:.3f})"
+        unknown = "" if self.same_unknown is None else f', {self.same_unknown} its answer to "none of these"'
         return (
-            f"{self.same_labels} of {self.images} images ({self.source}) get PyTorch's label{accuracy}; probabilities "
-            f"differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, {self.milliseconds:.1f} ms an image "
-            f"(PyTorch {self.torch_milliseconds:.1f})"
+            f"{self.same_labels} of {self.images} images ({self.source}) get PyTorch's label{unknown}{accuracy}; "
+            f"probabilities differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, "
+            f"{self.milliseconds:.1f} ms an image (PyTorch {self.torch_milliseconds:.1f})"
         )
 
 
@@ -138,9 +141,10 @@ def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance:
     _check_batch(name, run, expected.images.open(0), {output: rows[0][output] for output in found})
     label, truth = expected.answers["probabilities"].argmax(1), expected.images.truth
     answer = found["probabilities"].argmax(1)
-    apart = None
+    apart, verdicts = None, None
     if "unknown_score" in found:
-        apart = largest(found["unknown_score"], expected.answers["unknown_score"]) * expected.threshold
+        scores, before = found["unknown_score"], expected.answers["unknown_score"]
+        apart, verdicts = largest(scores, before) * expected.threshold, int(((scores > 1) == (before > 1)).sum())
     return Parity(
         format=name,
         images=len(label),
@@ -148,6 +152,7 @@ def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance:
         same_labels=int((answer == label).sum()),
         difference=largest(found["probabilities"], expected.answers["probabilities"]),
         unknown_difference=apart,
+        same_unknown=verdicts,
         torch_accuracy=None if truth is None else float((label == truth).mean()),
         accuracy=None if truth is None else float((answer == truth).mean()),
         megabytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,

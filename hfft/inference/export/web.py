@@ -27,14 +27,11 @@ from hfft.report.card_metadata import base_name, data_name
 
 RUNTIME = "onnxruntime-web", "1.30.0"
 """Package and version of what runs the graphs in the browser."""
-_RUNTIME_FILES = (
-    "dist/ort.wasm.min.mjs",
-    "dist/ort-wasm-simd-threaded.mjs",
-    "dist/ort-wasm-simd-threaded.wasm",
-    "dist/ort.webgpu.min.mjs",
-    "dist/ort-wasm-simd-threaded.asyncify.mjs",
-    "dist/ort-wasm-simd-threaded.asyncify.wasm",
-)
+_BY_KIND = {
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+RUNTIME_FILES = tuple(f"dist/{name}" for names in _BY_KIND.values() for name in names)
 _PAGE = ("app.js", "style.css", "icon.svg")
 _FRONT, _MODEL = "preprocess.onnx", "onnx/model.onnx"
 _LARGEST = 4  # a photo's shorter side, in multiples of the model's input, above which the browser scales it down first
@@ -47,7 +44,7 @@ def write_web(parts: Parts, folder: Path) -> None:
     Raises:
         HfftError: the runtime's package cannot be had.
     """
-    runtime = npm_files(*RUNTIME, _RUNTIME_FILES)
+    runtime = npm_files(*RUNTIME, RUNTIME_FILES)
     for name in ("ort", "onnx"):
         (folder / name).mkdir()
     for file in runtime:
@@ -104,6 +101,7 @@ def _about(parts: Parts, run: Runner, name: str) -> dict[str, Any]:
         "title": name,
         "labels": list(parts.classifier.labels),
         "unknown": parts.classifier.known is not None,
+        "runtime": _BY_KIND,
         "most": _LARGEST * max(height, width),
         "sample": {
             "height": _SAMPLE[0],

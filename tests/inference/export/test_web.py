@@ -25,7 +25,7 @@ from hfft.errors import HfftError
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.export.job import Exported, export
 from hfft.inference.export.npm import npm_files
-from hfft.inference.export.web import _RUNTIME_FILES, RUNTIME
+from hfft.inference.export.web import RUNTIME, RUNTIME_FILES
 
 CACHE = os.environ.get("HFFT_CACHE") or str(Path.home() / ".cache" / "hfft")
 """The user's own, so that the runtime is fetched once and not for each test."""
@@ -42,7 +42,7 @@ def exported_page(run: Path, target: Path, **options: Any) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HFFT_CACHE", CACHE)
         try:
-            npm_files(*RUNTIME, _RUNTIME_FILES)
+            npm_files(*RUNTIME, RUNTIME_FILES)
         except HfftError as error:
             pytest.skip(str(error))
         return export(run, ExportArguments(to=("web",), output_dir=str(target), **options))[0]

@@ -43,7 +43,7 @@ async function start() {
         const run = await runner("webgpu");
         const { probabilities } = await run(sample());
         const apart = probabilities.map((value, place) => Math.abs(value - about.sample.probabilities[place]));
-        if (Math.max(...apart) <= GPU_TOLERANCE) return { run, where: "on the GPU" };
+        if (Math.max(...apart) <= GPU_TOLERANCE) return { run, kind: "webgpu", where: "on the GPU" };
         console.warn("The GPU answers otherwise than the model; WebAssembly it is.");
       }
     } catch (error) {
@@ -52,7 +52,7 @@ async function start() {
   }
   const run = await runner("wasm");
   await run(sample());
-  return { run, where: "on the processor" };
+  return { run, kind: "wasm", where: "on the processor" };
 }
 
 // Upright RGB bytes. Photos much larger than the model's input are scaled down by the browser first.
@@ -176,7 +176,7 @@ try {
 }
 if (navigator.serviceWorker) {
   const { active } = await navigator.serviceWorker.register("sw.js").then(() => navigator.serviceWorker.ready);
-  // What this browser loaded of the runtime, so that it is there without a network as well.
-  const loaded = performance.getEntriesByType("resource").map(({ name }) => name);
-  active.postMessage(loaded.filter((name) => name.includes("/ort/")));
+  // Of the two runtimes the one that this browser uses, so that it is there without a network as well.
+  const { kind } = await ready;
+  active.postMessage(about.runtime[kind].map((name) => new URL(`ort/${name}`, document.baseURI).href));
 }
