@@ -123,7 +123,7 @@ def test_another_model_is_refused_and_removed(
     tail = tail_graph(parts.classifier)
     scale = next(node for node in tail.graph.node if node.op_type == "Div")
     constant = next(node for node in tail.graph.node if node.output[0] == scale.input[1])
-    constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.float32(wrong)))
+    constant.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array(wrong, np.float32)))
     monkeypatch.setattr(job, "parts_of", lambda *rest: replace(parts, tail=tail))
     with pytest.raises(ModelError, match=r"the onnx export is not the model: 1?\d of 18 .*the bound is .*not kept"):
         export(trained, ExportArguments(output_dir=str(tmp_path / "out")))

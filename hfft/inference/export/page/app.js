@@ -178,5 +178,6 @@ if (navigator.serviceWorker) {
   const { active } = await navigator.serviceWorker.register("sw.js").then(() => navigator.serviceWorker.ready);
   // Of the two runtimes the one that this browser uses, so that it is there without a network as well.
   const { kind } = await ready;
+  navigator.serviceWorker.onmessage = () => (document.body.dataset.kept = "yes");
   active.postMessage(about.runtime[kind].map((name) => new URL(`ort/${name}`, document.baseURI).href));
 }

@@ -21,7 +21,12 @@ self.addEventListener("activate", (event) =>
   ),
 );
 self.addEventListener("message", (event) =>
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(event.data))),
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(event.data))
+      .then(() => event.source.postMessage("kept")),
+  ),
 );
 self.addEventListener("fetch", (event) => {
   if (event.request.method !== "GET" || new URL(event.request.url).origin !== self.location.origin) return;
