@@ -84,7 +84,7 @@ class Review:
 
     def describe(self) -> str:
         """Say in a sentence what was decided."""
-        counts = Counter(decision.action for decision in self.decisions.values())
+        counts: Counter[str] = Counter(decision.action for decision in self.decisions.values())
         words = {"keep": "kept", "relabel": "relabelled", "drop": "dropped"}
         said = ", ".join(f"{counts[action]} {word}" for action, word in words.items() if counts[action])
         return f"{len(self.decisions)} of {len(self.findings)} findings decided{': ' if said else ''}{said}."
