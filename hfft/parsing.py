@@ -141,8 +141,10 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     hints = get_type_hints(group)
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
-        default = {"required": True} if item.default is MISSING else {"default": item.default}
+        default: dict[str, Any] = {"required": True} if item.default is MISSING else {"default": item.default}
         kind = next(one for one in get_args(hints[item.name]) or (hints[item.name],) if one is not NoneType)
+        if item.default_factory is not MISSING:  # a list of values
+            default = {"default": item.default_factory(), "nargs": "+"}
         if kind is not bool:
             parser.add_argument(*names, type=kind, **default, **item.metadata)
             continue

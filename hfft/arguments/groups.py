@@ -398,11 +398,10 @@ class EvaluateArguments:
 class ExportArguments:
     """What to export to, and how it is checked."""
 
-    to: tuple[str, ...] = field(
-        default=("onnx",),
+    to: list[str] = field(
+        default_factory=lambda: ["onnx"],
         metadata={
             "help": "Formats, one or several; each goes into a folder of its name.",
-            "nargs": "+",
             "choices": ["onnx", "openvino", "int8", "web", "executorch", "coreml", "tflite"],
         },
     )
@@ -418,7 +417,7 @@ class ExportArguments:
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
 
     def __post_init__(self) -> None:
-        self.to = tuple(dict.fromkeys(self.to))
+        self.to = list(dict.fromkeys(self.to))
         for name in ("check_images", "calibration_images"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")

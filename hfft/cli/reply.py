@@ -176,7 +176,7 @@ def _failure(code: str, text: str, exit: int, prefix: str = "hfft: error") -> Fa
     message, _, hint = text.rpartition("; ")
     if not message:
         message, hint = hint, ""
-    return Failure(code, message, hint, _place(text), f"{prefix}: {text}", exit)
+    return Failure(code, message, hint, _place(message), f"{prefix}: {text}", exit)
 
 
 def _place(text: str) -> str | None:

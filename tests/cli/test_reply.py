@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reply")
     images = make_images(folder / "photos")
+    make_images(folder / "others", ("pink",), 3)
     run_finetune(make_model(folder / "base"), images, folder / "run", "head")
     return folder
 
@@ -44,7 +45,7 @@ COMMAND_LINES: dict[str, list[str]] = {
     "plugins": [],
     "predict": ["{photos}", "--model", "{run}"],
     "evaluate": ["--model", "{run}", "--validation_dir", "{photos}", "--output_dir", "{new}/judged"],
-    "next": ["{photos}", "--model", "{base}"],
+    "next": ["{others}", "--model", "{run}"],
     "embed": ["{photos}", "--model", "{base}", "--output", "{new}/f.safetensors"],
     "merge": ["{run}", "--output_dir", "{new}/merged"],
     "finetune": ["--model_name_or_path", "{base}", "--train_dir", "{photos}", "--output_dir", "{new}/out"],
@@ -60,7 +61,7 @@ FAILING = {"sweep": 1, "advise": 2, "export": 2, "push": 1}
 def test_every_command_answers_in_the_schema(
     command: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {name: place / name for name in ("photos", "base", "run")} | {"new": tmp_path}
+    names = {name: place / name for name in ("photos", "others", "base", "run")} | {"new": tmp_path}
     extra = ["--num_train_epochs", "1", "--figures", "false", "--baselines", "none"] if command == "finetune" else []
     code, found = answer(capsys, command, *(word.format(**names) for word in COMMAND_LINES[command]), *extra)
     assert found["command"] == command

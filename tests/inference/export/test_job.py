@@ -42,7 +42,7 @@ def exported(trained: Path, parts: Parts, tmp_path_factory: pytest.TempPathFacto
     target = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "parts_of", lambda *rest: parts)
-        done = export(trained, ExportArguments(to=("onnx", "int8"), output_dir=str(target)))
+        done = export(trained, ExportArguments(to=["onnx", "int8"], output_dir=str(target)))
     return {each.parity.format: each for each in done}
 
 
@@ -111,7 +111,7 @@ def test_other_models(pretrained: Callable[[str], Path], images: Path, tmp_path:
 def test_openvino(trained: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     monkeypatch.setattr(job, "parts_of", lambda *rest: parts)
-    (done,) = export(trained, ExportArguments(to=("openvino",), output_dir=str(tmp_path)))
+    (done,) = export(trained, ExportArguments(to=["openvino"], output_dir=str(tmp_path)))
     assert {"model.xml", "model.bin", "parity.json"} <= {file.name for file in done.folder.iterdir()}
     assert "hfft" in (done.folder / "model.xml").read_text()
 

@@ -45,7 +45,7 @@ def exported_page(run: Path, target: Path, **options: Any) -> Exported:
             npm_files(*RUNTIME, RUNTIME_FILES)
         except HfftError as error:
             pytest.skip(str(error))
-        return export(run, ExportArguments(to=("web",), output_dir=str(target), **options))[0]
+        return export(run, ExportArguments(to=["web"], output_dir=str(target), **options))[0]
 
 
 @pytest.fixture(scope="module")
