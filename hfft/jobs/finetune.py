@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 
@@ -23,6 +22,7 @@ from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust, learn_trust
+from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
@@ -189,7 +189,10 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     training, shared = settings.training, shared or Shared(keep=False)
     set_seed(training.seed)
     sets = shared.images(settings.data, training.seed, test)
-    model, processor, base = shared.model(settings.model, sets.labels, training.seed)
+    sets.task.check_options(training.label_smoothing_factor)
+    if training.class_weights == "balanced":
+        sets.task.class_weights(sets.train.labels, len(sets.labels))
+    model, processor, base = shared.model(settings.model, sets.labels, training.seed, sets.task)
     anatomy = resolve_anatomy(model, settings.model)
     policy = settings.policy
     plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
@@ -198,7 +201,9 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
             f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
         )
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
-    return Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
+    setup = Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
+    in_standard_units(setup)
+    return setup
 
 
 def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]) -> tuple[Settings, list[str]]:
@@ -230,7 +235,7 @@ def _what_is_new(setup: Setup) -> str:
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
     notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
-    return f"{sets.name}: {counts} of {len(sets.labels)} classes.{notes}{warning}{skipped}"
+    return f"{sets.name}: {counts} of {len(sets.labels)} {sets.task.noun}.{notes}{warning}{skipped}"
 
 
 def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
@@ -258,7 +263,12 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         metrics["test"] = outcome.metrics or {}
     trainer.release()
     unfreeze(setup.model)
-    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust()
+    task = setup.sets.task
+    if in_own_units(setup, progress):
+        predictions = {
+            split: found._replace(predictions=task.scores(found.predictions)) for split, found in predictions.items()
+        }
+    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust(task)
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
 
 
@@ -306,8 +316,8 @@ def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], 
         say(f"Baseline: full fine-tuning failed, so that nothing is compared with it: {one_line(error)}")
 
 
-def full_baseline(given: Setup) -> tuple[dict[str, NDArray[np.int64]], float]:
-    """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
+def full_baseline(given: Setup) -> tuple[dict[str, NDArray[Any]], float]:
+    """Fine-tune the same pretrained model in full, with the same options, and return its answers and seconds."""
     began = time.perf_counter()
     settings = copy.copy(given.settings)
     with tempfile.TemporaryDirectory(prefix="hfft-full-") as folder:
@@ -321,5 +331,5 @@ def full_baseline(given: Setup) -> tuple[dict[str, NDArray[np.int64]], float]:
         settings.training.num_train_epochs = sum(phase.epochs for phase in given.plan.phases)
         setup, progress = replace(set_up(settings), sets=given.sets), Progress()
         other = finish(setup, progress, train_phases(setup, progress, _silent), began)
-    found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
+    found = {split: other.trust.task.answers(judged(output)[0]) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began

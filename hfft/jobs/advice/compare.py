@@ -15,6 +15,7 @@ from hfft.jobs.advice.curve import LearningCurve, learning_curve
 from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
 from hfft.metrics import counted, wilson_interval
 from hfft.planning.plan import Phase, Plan, make_plan
+from hfft.tasks.contract import needs_one_label
 from hfft.training.baselines import HeadInputs
 from hfft.training.phases import ReadyPhase, make_ready, to_device
 from hfft.training.setup import Setup
@@ -149,10 +150,12 @@ def compare(
         curve: measure the learning curve as well.
 
     Raises:
-        ArgumentError: a policy is unknown or does not fit the model, or there are fewer images than folds.
+        ArgumentError: a policy is unknown or does not fit the model, there are fewer images than folds, or they do not
+            have one label each.
         DataError: a fold holds all images of all classes but one.
         HfftError: images or cache are not usable.
     """
+    needs_one_label(setup.sets.task, "comparing policies (hfft advise, --policy auto)")
     training, labels = setup.settings.training, setup.sets.train.labels
     count = folds or folds_for(len(labels))
     if count > len(labels):
