@@ -2,7 +2,8 @@
 
 The probe is a logistic regression, of numbers a ridge regression, on what the pretrained head reads, from one pass
 over the images before training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier
-probes", 2016). Its regularisation is chosen on a part of the training images; validation and test images are only judged.
+probes", 2016). Its regularisation is chosen on a part of the training images; validation and test images are only
+judged.
 """
 
 from __future__ import annotations
