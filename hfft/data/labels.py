@@ -168,10 +168,10 @@ def _merged(named: NamedImages) -> NamedImages:
     for row, (content, name) in enumerate(zip(images.contents(), named.names, strict=True)):
         rows.setdefault(content, row)
         found.setdefault(content, {})[str(name)] = None
-    labels: list[Label | None] = [tuple(found[content]) for content in rows]
+    labels = [tuple(found[content]) for content in rows]
     several = sum(len(label) > 1 for label in labels)
     note = f"Read as multi_label: {several:,} of {len(labels):,} images lie in several class folders"
-    return NamedImages(images.select(list(rows.values())), labels, named.order, (note,))
+    return NamedImages(images.select(list(rows.values())), list(labels), named.order, (note,))
 
 
 def label_map(train: NamedImages) -> tuple[str, ...]:

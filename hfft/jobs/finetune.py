@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
@@ -32,6 +33,7 @@ from hfft.planning.plan import make_plan
 from hfft.planning.policies import AUTO
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
+from hfft.tasks.contract import Task
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
@@ -265,11 +267,15 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
     unfreeze(setup.model)
     task = setup.sets.task
     if in_own_units(setup, progress):
-        predictions = {
-            split: found._replace(predictions=task.scores(found.predictions)) for split, found in predictions.items()
-        }
+        predictions = {split: _in_units(found, task) for split, found in predictions.items()}
     trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust(task)
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
+
+
+def _in_units(found: EvalLoopOutput | None, task: Task) -> EvalLoopOutput:
+    """Return predictions in the targets' own units, as the scaled head gives them."""
+    assert found is not None
+    return found._replace(predictions=task.scores(judged(found)[0]))
 
 
 def _silent(line: str) -> None:

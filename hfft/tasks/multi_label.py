@@ -52,7 +52,7 @@ class MultiLabel(Task):
     def strata(self, targets: Targets) -> NDArray[np.int64]:
         """Each image counts for its rarest label; those without any are a stratum of their own."""
         counts = np.where(targets > 0, targets.sum(axis=0), np.inf)
-        return np.where(targets.any(axis=1), counts.argmin(axis=1), targets.shape[1]).astype(np.int64)
+        return np.asarray(np.where(targets.any(axis=1), counts.argmin(axis=1), targets.shape[1]), np.int64)
 
     def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
         """Return the summed binary cross-entropy, in nats; weights are factors on the images that have a label."""
@@ -205,7 +205,7 @@ MULTI_LABEL = MultiLabel()
 
 
 def _named(given: NDArray[np.bool_], classes: Sequence[str]) -> list[Label]:
-    return [tuple(classes[number] for number in np.flatnonzero(row)) for row in given]
+    return [tuple(classes[number] for number in np.flatnonzero(row).tolist()) for row in given]
 
 
 def _mean_loss(logits: NDArray[Any], targets: Targets) -> float:

