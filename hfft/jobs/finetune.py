@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.inputs import Shared
@@ -191,9 +192,7 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     training, shared = settings.training, shared or Shared(keep=False)
     set_seed(training.seed)
     sets = shared.images(settings.data, training.seed, test)
-    sets.task.check_options(training.label_smoothing_factor)
-    if training.class_weights == "balanced":
-        sets.task.class_weights(sets.train.labels, len(sets.labels))
+    _check_options(training, sets)
     model, processor, base = shared.model(settings.model, sets.labels, training.seed, sets.task)
     anatomy = resolve_anatomy(model, settings.model)
     policy = settings.policy
@@ -206,6 +205,22 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     setup = Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
     in_standard_units(setup)
     return setup
+
+
+def _check_options(training: FinetuneArguments, sets: ImageSets) -> None:
+    """Make sure that options of training have a meaning for the task, before anything is computed.
+
+    Raises:
+        ArgumentError: one has none.
+    """
+    task, metric = sets.task, training.metric_for_best_model
+    task.check_options(training.label_smoothing_factor)
+    if training.class_weights == "balanced":
+        task.class_weights(sets.train.labels, len(sets.labels))
+    if metric is not None and metric not in task.metrics:
+        raise ArgumentError(
+            f"--metric_for_best_model {metric} is not a metric of {task.name}; give {', '.join(task.metrics)}"
+        )
 
 
 def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]) -> tuple[Settings, list[str]]:

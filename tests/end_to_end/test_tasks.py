@@ -75,7 +75,7 @@ def task(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def finished(world: World, task: str) -> Path:
     """The run that most tests look at: all of the model is trained, and it learns."""
-    learning = ("--policy", "full", "--num_train_epochs", 12, "--learning_rate", "3e-3", "--figures", "true")
+    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3", "--figures", "true")
     return world.run(task, "finished", *learning)
 
 
@@ -87,7 +87,7 @@ def test_it_learns_and_says_so(finished: Path, task: str) -> None:
     assert found["baselines"]["majority"][METRIC[task]] < 0.7 < found["baselines"]["linear_probe"][METRIC[task]]
     with (finished / "trace.csv").open(newline="") as file:
         scores = [float(row[METRIC[task]]) for row in csv.DictReader(file)]
-    assert len(scores) == 12
+    assert len(scores) == 10
     assert scores[int(found["best_epoch"]) - 1] == max(scores)
     assert "accuracy" not in (finished / "trace.csv").read_text()
 
@@ -169,7 +169,7 @@ def test_evaluate(finished: Path, world: World, task: str, tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("policy", ["last_block", "lp_ft"])
+@pytest.mark.parametrize("policy", ["lp_ft", pytest.param("last_block", marks=pytest.mark.slow)])
 def test_cached_and_uncached_are_equal(world: World, task: str, policy: str) -> None:
     cached = world.run(task, f"cached-{policy}", "--policy", policy, "--cache", "memory")
     plain = world.run(task, f"plain-{policy}", "--policy", policy, "--cache", "off")
@@ -248,6 +248,7 @@ def test_several_class_weights_and_no_smoothing(world: World, capsys: pytest.Cap
     for task, flag in (
         ("regression", ("--class_weights", "balanced")),
         ("multi_label", ("--label_smoothing_factor", 0.1)),
+        ("multi_label", ("--metric_for_best_model", "accuracy")),
     ):
         common = ("--model_name_or_path", world.model, "--dataset_name", world.table, *TASKS[task], *flag)
         assert run(*common, "--output_dir", world.folder / f"refused-{task}") == 2
@@ -272,6 +273,7 @@ def test_the_space_refuses_it_clearly(finished: Path) -> None:
         Models(None, finished.parent)._load(str(finished))
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_answers(finished: Path, world: World, task: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"
