@@ -126,7 +126,7 @@ def _results(record: RunRecord) -> str:
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
     kind = f" are {escape(first.method)}'s and" if first.method else ""
     notes = []
-    if first.intervals or not first.method:
+    if first.intervals or first.method:
         notes.append(f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds.")
     if record.optimistic("validation") and "validation" in record.metrics:
         notes.append("Validation metrics are optimistic: the best epoch was chosen on the same images.")

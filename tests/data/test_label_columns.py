@@ -203,7 +203,7 @@ def test_class_folders_hold_neither_columns_nor_numbers(table: Path, tmp_path: P
     place = folders(table, tmp_path).train_dir
     for options in ({"task": "regression"}, {"label_separator": ","}, {"label_columns": ["a"]}):
         with pytest.raises(DataError, match="class folders"):
-            load_image_sets(DataArguments(train_dir=place, **options), seed=0)  # type: ignore[arg-type]
+            load_image_sets(DataArguments(train_dir=place, **options), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,14 @@ METRIC = {"multi_label": "map", "regression": "r2"}
 def _model(folder: Path) -> Path:
     """Write a small seeded model whose attention gives the same bits in every batch (docs/design.md)."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    config: Any = ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=4)
-    ViTForImageClassification(config).save_pretrained(folder)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    sizes |= {"image_size": 32, "patch_size": 8, "num_labels": 4}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 

@@ -43,7 +43,8 @@ def test_what_is_encoded_is_decoded(task: Task) -> None:
 
 def test_the_loss_is_transformers_own(task: Task) -> None:
     torch.manual_seed(0)
-    config: Any = ViTConfig(**SMALL["vit"], num_labels=3, problem_type=task.problem_type)
+    options: dict[str, Any] = {**SMALL["vit"], "num_labels": 3, "problem_type": task.problem_type}
+    config = ViTConfig(**options)
     model = ViTForImageClassification(config).eval()
     targets = torch.from_numpy(task.encode(LABELS[task.name], CLASSES))
     with torch.no_grad():
