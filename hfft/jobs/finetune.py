@@ -20,6 +20,7 @@ from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.compare import POLICIES, compare
+from hfft.jobs.advice.crossed import CrossPlan, cross_fit
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
@@ -34,7 +35,7 @@ from hfft.planning.plan import make_plan
 from hfft.planning.policies import AUTO
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
-from hfft.tasks.contract import Task
+from hfft.tasks.contract import Task, needs_one_label
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
@@ -90,7 +91,7 @@ def _finetune(
     trackers = Trackers(training)  # before images are read, since packages may be missing
     settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
-    progress = Progress(decisions=decided)
+    progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
@@ -98,7 +99,9 @@ def _finetune(
         say(findings)
     with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
-        run = finish(setup, progress, trainer, began, trusted=main)
+        if line := crossing.begins(progress.phases[-1]):
+            say(line)
+        run = finish(setup, progress, trainer, began, crossing if main else None)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
             _add_full_baseline(setup, progress.baselines, say)
@@ -215,6 +218,8 @@ def _check_options(training: FinetuneArguments, sets: ImageSets) -> None:
     """
     task, metric = sets.task, training.metric_for_best_model
     task.check_options(training.label_smoothing_factor)
+    if training.calibration_folds:
+        needs_one_label(task, "--calibration_folds")
     if training.class_weights == "balanced":
         task.class_weights(sets.train.labels, len(sets.labels))
     if metric is not None and metric not in task.metrics:
@@ -262,7 +267,9 @@ def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
     return {**each[-1], **sums, "epoch": sum(phase.epochs for phase in phases)}
 
 
-def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, trusted: bool = False) -> Run:
+def finish(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, crossing: CrossPlan | None = None
+) -> Run:
     """Evaluate the weights that are handed back; the test images are seen here for the first time.
 
     Args:
@@ -270,7 +277,7 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         progress: with all phases.
         trainer: of the last phase.
         began: when the run did, by `time.perf_counter`.
-        trusted: calibrate its probabilities, and note its training images.
+        crossing: how its probabilities are calibrated, and note its training images; None for neither.
     """
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
     predictions = {"validation": trainer.predictions}
@@ -279,11 +286,16 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         predictions["test"] = trainer.predictions
         metrics["test"] = outcome.metrics or {}
     trainer.release()
-    unfreeze(setup.model)
     task = setup.sets.task
+    trust = Trust(task)
+    if crossing is not None:
+        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        unfreeze(setup.model)
+        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
+    unfreeze(setup.model)
     if in_own_units(setup, progress):
         predictions = {split: _in_units(found, task) for split, found in predictions.items()}
-    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust(task)
+        trust = replace(trust, task=task.scaled)
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
 
 

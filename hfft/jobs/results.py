@@ -30,6 +30,7 @@ from hfft.output_folder import KNOWN, RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
 from hfft.report.record import (
+    CROSSED,
     BaseRecord,
     CacheRecord,
     DataRecord,
@@ -48,7 +49,7 @@ from hfft.training.callbacks import RESUME_HINT
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
-from hfft.trust.calibration import Calibration, measure, temperature_of
+from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
 from hfft.trust.known import write_known
 
 PACKAGES = (
@@ -122,7 +123,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         data=_data(run),
         policy=run.plan.policy,
         plan=[_phase(result) for result in run.phases],
-        metrics={name: each.metrics for name, each in found.items()},
+        metrics={name: each.metrics for name, each in found.items()} | _cross_validated(run),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run.settings),
         anatomy=asdict(run.plan.anatomy),
@@ -160,11 +161,24 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
 
 def _calibration(run: Run) -> Calibration:
     """Return the temperature and what it did; nothing of a task without one."""
-    temperature = temperature_of(run.model.config)
+    crossed, temperature = run.trust.crossed, temperature_of(run.model.config)
+    errors: tuple[float | None, float | None] = None, None
     if not run.trust.task.chooses:
         return Calibration(temperature, 0)
-    test = judged(run.predictions["test"]) if "test" in run.predictions else (None, None)
-    return measure(temperature, len(run.sets.validation), *test)
+    if "test" in run.predictions:
+        errors = calibration_errors(*judged(run.predictions["test"]), temperature)
+    elif crossed.folds:
+        errors = crossed_errors(crossed.logits, crossed.labels, crossed.number)
+    images = len(run.sets.validation) + len(crossed.labels)
+    return Calibration(temperature, images, *errors, crossed.folds, crossed.missing)
+
+
+def _cross_validated(run: Run) -> dict[str, SplitMetrics]:
+    """Return what models reach on training images that they had not seen; nothing where there are none."""
+    crossed = run.trust.crossed
+    if not crossed.folds:
+        return {}
+    return {CROSSED: run.trust.task.judge(crossed.logits, crossed.labels, run.sets.labels).metrics}
 
 
 def _base(run: Run) -> BaseRecord:
@@ -223,6 +237,7 @@ def _seconds(run: Run) -> dict[str, float]:
         "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
         "baselines": run.baselines.seconds,
         "trust": run.trust.seconds,
+        "folds": run.trust.crossed.seconds,
     }
 
 
@@ -317,12 +332,13 @@ def trust_lines(record: RunRecord) -> Iterator[str]:
     """Say what was learned about when to believe the model."""
     found = record.calibration
     if found.temperature != 1:
-        line = f"Probabilities are calibrated with temperature {found.temperature:g}"
+        line = f"Probabilities are calibrated with temperature {found.temperature:g}, fitted on {found.source}"
         if found.before is not None:
-            line += (
-                f": expected calibration error on the test images {found.before:.3f} before, {found.after:.3f} after"
-            )
+            where = "the test images" if "test" in record.metrics else "training images in folds"
+            line += f": expected calibration error on {where} {found.before:.3f} before, {found.after:.3f} after"
         yield f"{line}."
+    if found.missing:
+        yield f"The temperature is not cross-fitted: {found.missing}."
     if record.known.missing:
         yield f"Unknown images are not recognized: {record.known.missing}."
     elif record.known.images:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from hfft.cache.prepare import precision_of
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
+from hfft.jobs.advice.crossed import Crossed
 from hfft.models.features import head_reads
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -36,17 +37,21 @@ class Trust:
         task: how its logits are read, with what was fitted to the validation images.
         known: the training images that others are compared with; None where there are none.
         record: what the run's record says of them.
+        crossed: what models said of training images that they had not seen, where no validation set was given.
         seconds: that it took.
     """
 
     task: Task = SINGLE_LABEL
     known: KnownImages | None = None
     record: KnownRecord = field(default_factory=KnownRecord)
+    crossed: Crossed = field(default_factory=Crossed)
     seconds: float = 0.0
 
 
-def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any]) -> Trust:
-    """Fit temperature or thresholds to the validation images, and note the features of training images.
+def learn_trust(
+    setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed
+) -> Trust:
+    """Fit temperature or thresholds to images that were not trained on, and note the features of training images.
 
     Neither reads the test images; the share of them that is taken for known is counted afterwards.
 
@@ -55,17 +60,18 @@ def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labe
         trainer: of the last phase, released.
         logits: of the validation images, shape (images, labels).
         labels: of the validation images, as the task encodes them.
+        crossed: what models said of training images that they had not seen.
     """
     began = time.perf_counter()
-    task = setup.sets.task.calibrated(logits, labels)
+    task = setup.sets.task.calibrated(*_unseen(logits, labels, crossed))
     if task.missing:
-        return Trust(task, record=KnownRecord(missing=task.missing), seconds=time.perf_counter() - began)
+        return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
     reader = _Features(setup, trainer)
     rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
     features = reader.read(trainer.train_dataset, rows, "training")
     if features is None:
         missing = "the head of this model is not a linear layer, whose inputs could be compared"
-        return Trust(task, record=KnownRecord(missing=missing), seconds=time.perf_counter() - began)
+        return Trust(task, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
     held_out = _sampled(labels, setup.settings.training.seed)
     files = setup.sets.train.files
     known = learn(
@@ -77,7 +83,14 @@ def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labe
     truth = task.scores(logits)[np.arange(len(labels)), labels]
     known = replace(known, truth=truth)
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    return Trust(task, known, record, time.perf_counter() - began)
+    return Trust(task, known, record, crossed, time.perf_counter() - began)
+
+
+def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return logits and labels of all images that the models which speak of them had not seen."""
+    if not crossed.folds:
+        return logits, labels
+    return np.concatenate([logits, crossed.logits]), np.concatenate([labels, crossed.labels])
 
 
 class _Features:

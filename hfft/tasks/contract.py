@@ -173,6 +173,11 @@ class Task(ABC):
         """Scale and offset by which a trained head's outputs become what the task asks for; None where they are it."""
         return None
 
+    @property
+    def scaled(self) -> Task:
+        """The task of a model whose head was scaled by `affine`."""
+        return self
+
     # Answers --------------------------------------------------------------------------------------------
 
     @abstractmethod
