@@ -31,6 +31,7 @@ from hfft.jobs.run import Run, judged
 from hfft.models.checkpoint import merge
 from hfft.output_folder import KNOWN
 from hfft.report.record import read_record
+from hfft.tasks.single_label import SingleLabel
 from hfft.trust.calibration import KEY, temperature_of
 from hfft.trust.known import read_known
 
@@ -72,14 +73,14 @@ def test_the_temperature_is_kept_and_the_weights_are_not_touched(run: Run) -> No
     assert config[KEY] == record.calibration.temperature == temperature_of(run.model.config) != 1
     assert record.calibration.images == len(run.sets.validation)
     weights = (run.folder / "model.safetensors").read_bytes()
-    object.__setattr__(run.trust, "temperature", HOT)
+    object.__setattr__(run.trust, "task", SingleLabel(HOT))
     try:
         run.settings.training.overwrite_output_dir = True
         write_results(run)
         assert json.loads((run.folder / "config.json").read_text())[KEY] == HOT
         assert (run.folder / "model.safetensors").read_bytes() == weights
     finally:
-        object.__setattr__(run.trust, "temperature", config[KEY])
+        object.__setattr__(run.trust, "task", SingleLabel(config[KEY]))
         write_results(run)
 
 
