@@ -32,7 +32,7 @@ class Parts:
     Args:
         front: from bytes to ``pixel_values``.
         core: the model.
-        tail: from logits to probabilities.
+        tail: from what the head reads to ``unknown_score``; None without training images.
         metadata: labels, card and what the outputs mean.
         calibration: returns model inputs of training images, each of shape (1, 3, height, width).
         classifier: the model in PyTorch.
@@ -41,7 +41,7 @@ class Parts:
 
     front: ModelProto
     core: ModelProto
-    tail: ModelProto
+    tail: ModelProto | None
     metadata: dict[str, str]
     calibration: Callable[[], Iterable[NDArray[np.float32]]]
     classifier: Classifier

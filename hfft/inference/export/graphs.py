@@ -1,4 +1,4 @@
-"""The three ONNX graphs of an export: preprocessing before the model, the model, and what its logits mean after it.
+"""The ONNX graphs of an export: preprocessing before the model, the model, and the comparison with training images.
 
 The resizing is written out as two products with matrices of weights, as Pillow and torchvision resize: across, round,
 down, round. ONNX has Resize with antialiasing as well, but onnxruntime's differs from Pillow by up to 20 of 255 levels
@@ -173,7 +173,9 @@ def _float(n: Nodes, value: Any) -> str:
 
 
 def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
-    """Return the model itself: from ``pixel_values`` to ``logits``, and ``features`` where images are compared.
+    """Return the model itself: from ``pixel_values`` to ``logits``, what they stand for, and what the head reads.
+
+    The head's ``features`` come out where images are compared with the training images.
 
     Args:
         classifier: on the CPU.
@@ -185,7 +187,7 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
     size = sum(tensor.numel() * tensor.element_size() for tensor in classifier.model.state_dict().values())
     if size > _MOST_BYTES:
         raise ModelError(f"{classifier.name} takes {size / 1e9:.1f} GB; an ONNX file holds 2 GB at most")
-    names = ["logits", *(["features"] * (classifier.known is not None))]
+    names = ["logits", classifier.task.output, *(["features"] * (classifier.known is not None))]
     wrapped = _Outputs(classifier)
     wrapped.train(False)
     try:
@@ -212,16 +214,16 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
     return model
 
 
-def tail_graph(classifier: Classifier) -> ModelProto:
-    """Return the graph from ``tail_logits`` and ``tail_features`` to ``probabilities`` and ``unknown_score``."""
-    n, labels, known = Nodes("tail"), len(classifier.labels), classifier.known
-    n("Softmax", n("Div", "tail_logits", float(classifier.temperature)), axis=-1, output="probabilities")
-    inputs, outputs = [_floats("tail_logits", ["batch", labels])], [_floats("probabilities", ["batch", labels])]
-    if known is not None:
-        _unknown(n, known)
-        inputs.append(_floats("tail_features", ["batch", known.features.shape[1]]))
-        outputs.append(_floats("unknown_score", ["batch"]))
-    return n.model(inputs, outputs)
+def tail_graph(classifier: Classifier) -> ModelProto | None:
+    """Return the graph from ``tail_features`` to ``unknown_score``; None where the model came without its images."""
+    known = classifier.known
+    if known is None:
+        return None
+    n = Nodes("tail")
+    _unknown(n, known)
+    return n.model(
+        [_floats("tail_features", ["batch", known.features.shape[1]])], [_floats("unknown_score", ["batch"])]
+    )
 
 
 def _unknown(n: Nodes, known: KnownImages) -> None:
@@ -235,11 +237,12 @@ def _unknown(n: Nodes, known: KnownImages) -> None:
     n("Div", n("Sub", 1.0, last), float(known.threshold), output="unknown_score")
 
 
-def joined(core: ModelProto, tail: ModelProto, front: ModelProto | None = None) -> ModelProto:
+def joined(core: ModelProto, tail: ModelProto | None, front: ModelProto | None = None) -> ModelProto:
     """Put the graphs together; without the front, the whole begins at ``pixel_values``."""
-    io_map = [(value.name.removeprefix("tail_"), value.name) for value in tail.graph.input]
-    outputs = ["logits", *(value.name for value in tail.graph.output)]
-    whole = compose.merge_models(core, tail, io_map=io_map, outputs=outputs)
+    whole = core
+    if tail is not None:
+        outputs = [*(value.name for value in core.graph.output if value.name != "features"), "unknown_score"]
+        whole = compose.merge_models(core, tail, io_map=[("features", "tail_features")], outputs=outputs)
     if front is not None:
         whole = compose.merge_models(front, whole, io_map=[("pixel_values", "pixel_values")])
     return whole
@@ -263,8 +266,8 @@ def metadata_of(classifier: Classifier) -> dict[str, str]:
         "producer": f"{PRODUCER}{__version__}",
         "labels": json.dumps(list(classifier.labels), ensure_ascii=False),
         "images": "uint8 of shape (batch, height, width, 3), RGB, upright as EXIF says; preprocessing is in the graph",
-        "logits": "of shape (batch, labels), before the softmax",
-        "probabilities": f"softmax of the logits over {classifier.temperature:g}, of shape (batch, labels)",
+        "problem_type": classifier.task.problem_type,
+        **classifier.task.exported(),
         **({"unknown_score": unknown} if classifier.known is not None else {}),
         "card": json.dumps(plain(about), ensure_ascii=False),
     }
@@ -279,17 +282,18 @@ def session_of(model: ModelProto | str) -> Any:
 
 
 class _Outputs(nn.Module):
-    """A classifier whose forward returns tensors alone: logits, and what the head reads where images are compared."""
+    """A classifier whose forward returns tensors alone: logits, scores, and what the head reads if that is compared."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.model, self.labels = classifier.model, len(classifier.labels)
+        self.model, self.labels, self.task = classifier.model, len(classifier.labels), classifier.task
         self.compares = classifier.known is not None
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         with head_reads(self.model, self.labels) as reads:
             logits = logits_of(self.model(**inputs))
-        return (logits, reads[-1][1]) if self.compares else (logits,)
+        scores = self.task.tensor_scores(logits)
+        return (logits, scores, reads[-1][1]) if self.compares else (logits, scores)
 
 
 def _floats(name: str, shape: list[Any]) -> onnx.ValueInfoProto:

@@ -29,7 +29,7 @@ class RealImages:
         count: how many.
         open: opens the one at a place, upright, in RGB.
         source: where they came from, for people.
-        truth: label number of each, shape (count,); None where nobody knows.
+        truth: label number of each, shape (count,); None where nobody knows, or they have none or several.
     """
 
     count: int
@@ -56,7 +56,8 @@ def held_out_images(classifier: Classifier, options: ExportArguments) -> RealIma
     split, images = ("test", sets.test) if sets.test is not None else ("validation", sets.validation)
     few = sample(images, max(options.check_images, len(sets.labels)), seed=0)
     few = few.select(range(min(options.check_images, len(few))))
-    return _of_set(few, f"{sets.name}, {split}", few.labels if known else None)
+    truth = few.labels if known and classifier.task.chooses else None
+    return _of_set(few, f"{sets.name}, {split}", truth)
 
 
 def training_images(classifier: Classifier, options: ExportArguments) -> RealImages:
@@ -75,7 +76,7 @@ def training_images(classifier: Classifier, options: ExportArguments) -> RealIma
             "images like them with --images FOLDER"
         ) from error
     few = sample(sets.train, max(options.calibration_images, len(sets.labels)), seed=0)
-    return _of_set(few, f"{sets.name}, train", few.labels)
+    return _of_set(few, f"{sets.name}, train", None)
 
 
 def _own_sets(classifier: Classifier) -> ImageSets:

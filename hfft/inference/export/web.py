@@ -24,6 +24,7 @@ from hfft.inference.export.npm import npm_files
 from hfft.inference.export.parity import Answers, Runner
 from hfft.inference.export.recipe import Recipe
 from hfft.report.card_metadata import base_name, data_name
+from hfft.tasks.contract import needs_one_label
 
 RUNTIME = "onnxruntime-web", "1.30.0"
 """Package and version of what runs the graphs in the browser."""
@@ -42,8 +43,9 @@ def write_web(parts: Parts, folder: Path) -> None:
     """Write the page, its two graphs, the runtime, and the configuration that transformers.js reads.
 
     Raises:
-        HfftError: the runtime's package cannot be had.
+        HfftError: the runtime's package cannot be had, or an image does not have one label of several.
     """
+    needs_one_label(parts.classifier.task, "--to web")
     runtime = npm_files(*RUNTIME, RUNTIME_FILES)
     for name in ("ort", "onnx"):
         (folder / name).mkdir()
