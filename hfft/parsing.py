@@ -142,7 +142,9 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
         default: dict[str, Any] = {"required": True} if item.default is MISSING else {"default": item.default}
-        kind = next(one for one in get_args(hints[item.name]) or (hints[item.name],) if one is not NoneType)
+        hint = hints[item.name]
+        choices = () if get_origin(hint) is list else get_args(hint)
+        kind = next(one for one in choices or (hint,) if one is not NoneType)
         if item.default_factory is not MISSING:
             default = {"default": item.default_factory()}
         if get_origin(kind) is list:
