@@ -27,7 +27,7 @@ from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
-from hfft.models.load import check_channels, check_one_label_per_image
+from hfft.models.load import check_one_label_per_image
 from hfft.output_folder import KNOWN
 from hfft.report.record import RunRecord, read_record
 from hfft.trust.calibration import temperature_of
@@ -173,7 +173,6 @@ def load_classifier(
     else:
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
-        check_channels(model.config, str(path_or_repo))
         check_one_label_per_image(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
         known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None

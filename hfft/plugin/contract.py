@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hfft.errors import PluginError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,20 @@ class TokenLayout:
     """
 
     grid: tuple[int, int]
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What a new head reads of a backbone that has no classifier of its own.
+
+    Args:
+        how: ``token`` (the first one), ``mean`` (of the patches' tokens, or of a feature map), ``token+mean`` (both,
+            one after the other) or ``pooler`` (the backbone's own ``pooler_output``).
+        prefix: how many tokens come before those of the patches.
+    """
+
+    how: str
     prefix: int = 0
 
 
@@ -122,6 +136,16 @@ class BackbonePlugin(ABC):
         Raises:
             UnsupportedModelError: this architecture cannot be split into blocks, and why.
         """
+
+    def pooling(self, config: PreTrainedConfig) -> Pooling | None:
+        """Return what a head reads of a backbone of this configuration; None where it brings a classifier.
+
+        The parts of such a model lie below ``backbone``, the head is ``norm`` and ``classifier``.
+
+        Raises:
+            UnsupportedModelError: this architecture cannot be given a head, and why.
+        """
+        return None
 
 
 def covers(name: str, tensor_name: str) -> bool:
