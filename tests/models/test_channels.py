@@ -141,7 +141,7 @@ def test_one_mean_for_three_channels_stays_in_colour(tmp_path: Path) -> None:
     assert json.loads((folder / "preprocessor_config.json").read_text())["image_mean"] == [0.4]
     _, processor, base = load_model(ModelArguments(model_name_or_path=str(folder)), ["a", "b"])
     assert not reads_grey(processor)
-    assert base.notes == ()
+    assert not any("grey" in note for note in base.notes)
     picture = Image.new("RGB", (32, 32), (200, 30, 90))
     red, green, blue = (channel.unique().item() for channel in Pixels(processor)(picture)["pixel_values"])
     assert [red, green, blue] == pytest.approx([(value / 255 - 0.4) / 0.5 for value in (200, 30, 90)], abs=1e-6)

@@ -74,7 +74,7 @@ def test_a_backbone_is_trained_saved_loaded_merged_and_exported(tmp_path: Path, 
     picture = str(next((images / "red").iterdir()))
     prediction = next(hfft.classify(hfft.load_classifier(cached), [picture]))
     assert prediction.label in ("red", "green", "blue")
-    assert main(["export", "--model", str(cached), "--images", str(images)]) == 0
+    assert main(["export", str(cached), "--images", str(images)]) == 0
 
 
 def _delta_alone(run: Path, folder: Path) -> Path:

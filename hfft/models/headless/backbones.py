@@ -158,19 +158,15 @@ def _stock_config(encoder: PreTrainedConfig) -> PreTrainedConfig | None:
         fields = wanted().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
         return wanted(**{key: value for key, value in encoder.to_dict().items() if key in fields})
     whole = _towers().get(encoder.model_type)
-    return None if whole is None else whole(vision_config=encoder.to_dict())
+    with quiet():  # nobody builds the part for text, whose configuration is the default
+        return None if whole is None else whole(vision_config=encoder.to_dict())
 
 
 @cache
 def _towers() -> dict[str, Any]:
     """By an encoder's type, the configuration of the classifier that it is the vision tower of."""
-    found = {}
-    for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        tower = CONFIG_MAPPING[name].sub_configs.get("vision_config")
-        # A type of its own: ShieldGemma's tower is SigLIP's.
-        if tower is not None and tower.model_type.startswith(name):
-            found[tower.model_type] = CONFIG_MAPPING[name]
-    return found
+    names = [name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if f"{name}_vision_model" in CONFIG_MAPPING]
+    return {f"{name}_vision_model": CONFIG_MAPPING[name] for name in names}
 
 
 def _pooling(encoder: PreTrainedConfig, plugin: str | None) -> tuple[Pooling, str]:

@@ -50,7 +50,7 @@ class BackboneForImageClassification(PreTrainedModel):
     """A backbone that `AutoModel` loads, with a head."""
 
     config_class = BackboneClassifierConfig
-    base_model_prefix = "backbone"
+    base_model_prefix = ""  # with the backbone's, names of the head and of the backbone would be taken for each other
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
