@@ -54,6 +54,8 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
         ModelError: nothing is found there, it is not a vision model, or its files are unusable.
         UnsupportedModelError: it can be given no head, and why.
     """
+    model: PreTrainedModel
+    processor: BaseImageProcessor
     if arguments.model_name_or_path is None:
         model, processor = embedded_model(labels)
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from finished import make_images
+from PIL import Image
 from runs import equal, weights
 from safetensors.torch import load_file
 from small_models import small_encoder
@@ -21,6 +22,7 @@ import hfft
 from hfft.arguments import ModelArguments
 from hfft.cli import main
 from hfft.errors import ModelError
+from hfft.explain.pipeline import activation_map, pipeline_trace
 from hfft.models.checkpoint import merge
 from hfft.models.load import load_model
 from hfft.models.pretrained import in_timm, load_pretrained
@@ -72,8 +74,11 @@ def test_a_backbone_is_trained_saved_loaded_merged_and_exported(tmp_path: Path, 
     assert (merged / CODE).exists() == (cached / CODE).exists() == (model.config.model_type == "backbone_classifier")
 
     picture = str(next((images / "red").iterdir()))
-    prediction = next(hfft.classify(hfft.load_classifier(cached), [picture]))
-    assert prediction.label in ("red", "green", "blue")
+    classifier = hfft.load_classifier(cached)
+    prediction = next(hfft.classify(classifier, [picture]))
+    seen = Image.open(picture)
+    assert pipeline_trace(classifier, seen).scores[0].label == prediction.label
+    assert activation_map(classifier, seen) is not None
     assert main(["export", str(cached), "--images", str(images)]) == 0
 
 
@@ -119,8 +124,6 @@ def test_others_load_it_with_the_code_beside_it_and_no_hfft(tmp_path: Path) -> N
     classifier = hfft.load_classifier(run)
     prediction = next(hfft.classify(classifier, [picture]))
     assert done.stdout.split()[-1] == prediction.label
-    from PIL import Image
-
     mine = classifier.logits({"pixel_values": classifier.pixels(Image.open(picture))["pixel_values"][None]})
     assert torch.allclose(load_file(run / "stranger.safetensors")["logits"], mine, atol=1e-6)
     assert (run / "again" / CODE).read_bytes() == (run / CODE).read_bytes()
@@ -159,7 +162,7 @@ def test_the_vision_tower_of_a_model_of_images_and_text_is_taken(tmp_path: Path)
     model, _, base = load_model(ModelArguments(model_name_or_path=str(tmp_path)), ["a", "b"])
     assert base.fresh == ("classifier.bias", "classifier.weight", "norm.bias", "norm.weight")
     expected = whole.vision_model.state_dict()
-    assert equal(dict(model.backbone.state_dict()), dict(expected))
+    assert equal(dict(model.get_submodule("backbone").state_dict()), dict(expected))
 
 
 def test_what_is_not_a_vision_model_is_refused(tmp_path: Path) -> None:

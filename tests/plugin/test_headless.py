@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from small_models import HEADLESS, small_encoder, small_headed
+from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
@@ -94,19 +96,20 @@ def test_nothing_idle_is_trained_but_a_pooling_that_the_head_does_not_read(model
 
 @pytest.mark.parametrize("model_type", OWN_CODE)
 def test_the_head_reads_what_the_plugin_says(model_type: str) -> None:
+    model: Any
     model, inputs = small_headed(model_type)
     config = model.config
     with torch.no_grad():
         outputs = model.backbone(**inputs)
         states = outputs.last_hidden_state
         patches = states.mean((2, 3)) if states.ndim == 4 else states[:, config.prefix_tokens :].mean(1)
-        read = {
+        reads: dict[str, Callable[[], Tensor]] = {
             "token": lambda: states[:, 0],
             "mean": lambda: patches,
             "token+mean": lambda: torch.cat([states[:, 0], patches], 1),
             "pooler": lambda: outputs.pooler_output,
-        }[config.pooling]()
-        expected = model.classifier(model.norm(read))
+        }
+        expected = model.classifier(model.norm(reads[config.pooling]()))
         assert torch.equal(model(**inputs).logits, expected)
 
 
@@ -119,9 +122,11 @@ def test_what_transformers_has_under_another_type_becomes_that(model_type: str, 
 
 def test_vit_mae_becomes_vit_without_the_mask() -> None:
     """The encoder with nothing masked and nothing shuffled is ViT's."""
-    encoder = CONFIG_MAPPING["vit_mae"](**HEADLESS["vit_mae"], mask_ratio=0.0)
+    encoder: Any = small_encoder("vit_mae")
+    encoder.mask_ratio = 0.0
     torch.manual_seed(0)
     mae = AutoModel.from_config(encoder).eval()
+    model: Any
     model, inputs = small_headed("vit_mae")
     model.vit.load_state_dict(mae.state_dict())
     patches = (encoder.image_size // encoder.patch_size) ** 2

@@ -156,7 +156,8 @@ def _stock_config(encoder: PreTrainedConfig) -> PreTrainedConfig | None:
     if other is not None:
         wanted: Any = CONFIG_MAPPING[other]
         fields = wanted().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
-        return wanted(**{key: value for key, value in encoder.to_dict().items() if key in fields})
+        same: PreTrainedConfig = wanted(**{key: value for key, value in encoder.to_dict().items() if key in fields})
+        return same
     whole = _towers().get(encoder.model_type)
     with quiet():  # nobody builds the part for text, whose configuration is the default
         return None if whole is None else whole(vision_config=encoder.to_dict())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 
 class BackboneClassifierConfig(PreTrainedConfig):
@@ -52,7 +52,7 @@ class BackboneForImageClassification(PreTrainedModel):
     config_class = BackboneClassifierConfig
     base_model_prefix = ""  # with the backbone's, names of the head and of the backbone would be taken for each other
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012  (transformers' own declaration)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     # The backbone decides by itself; here they say only that a wish may be passed on to it.
@@ -62,15 +62,15 @@ class BackboneForImageClassification(PreTrainedModel):
 
     def __init__(self, config: BackboneClassifierConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = config.num_labels or 0
         self.backbone = AutoModel.from_config(config.backbone_config)
         if config.pooling != "pooler" and isinstance(getattr(self.backbone, "pooler", None), nn.Module):
             self.backbone.pooler = None  # nobody would read what it computes
         self.norm = nn.LayerNorm(config.features)
-        self.classifier = nn.Linear(config.features, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.features, self.num_labels)
+        self.post_init()  # type: ignore[no-untyped-call]
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:
@@ -89,13 +89,14 @@ class BackboneForImageClassification(PreTrainedModel):
         """Return what the head reads of the backbone's outputs, shape (batch, features)."""
         how = self.config.pooling
         if how == "pooler":
-            return outputs.pooler_output.flatten(1)
-        states = outputs.last_hidden_state
+            pooled: Tensor = outputs.pooler_output
+            return pooled.flatten(1)
+        states: Tensor = outputs.last_hidden_state
         if states.ndim == 4:  # a feature map, (batch, channels, height, width)
             return states.mean((2, 3))
         parts = {"token": states[:, 0], "mean": states[:, self.config.prefix_tokens :].mean(1)}
         return torch.cat([parts[part] for part in how.split("+")], 1)
 
 
-BackboneClassifierConfig.register_for_auto_class()
-BackboneForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+BackboneClassifierConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+BackboneForImageClassification.register_for_auto_class("AutoModelForImageClassification")  # type: ignore[no-untyped-call]
