@@ -214,6 +214,7 @@ class ViT(TablePlugin):
             pooling="token",
         ),
     }
+    same_encoder: ClassVar = {"vit_mae": "vit"}  # but for a random mask, which no classifier wants
     refused: ClassVar = {
         **dict.fromkeys(("cohere2_vision", "llama4", "mllama"), "it is a language model that reads images as well"),
         **dict.fromkeys(

@@ -7,7 +7,7 @@ an `Anatomy`, which is data; everything else that hfft does is derived from that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -122,9 +122,12 @@ class BackbonePlugin(ABC):
 
     Attributes:
         model_types: the ``config.model_type`` values this plugin speaks for.
+        same_encoder: by the type of a backbone without a classifier, that of a classifier with the very same encoder,
+            tensor by tensor, which it then becomes.
     """
 
     model_types: ClassVar[frozenset[str]]
+    same_encoder: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def anatomy(self, model: PreTrainedModel) -> Anatomy:

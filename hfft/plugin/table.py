@@ -69,7 +69,7 @@ class TablePlugin(BackbonePlugin):
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls.model_types = frozenset({*cls.rows, *cls.refused})
+        cls.model_types = frozenset({*cls.rows, *cls.refused, *cls.same_encoder})
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """See `BackbonePlugin.anatomy`."""
@@ -83,6 +83,8 @@ class TablePlugin(BackbonePlugin):
     def _row(self, model_type: str) -> Row:
         if model_type in self.refused:
             raise UnsupportedModelError(f"model type {model_type!r}: {self.refused[model_type]}")
+        if model_type not in self.rows:
+            raise UnsupportedModelError(f"{type(self).__name__} has no row for model type {model_type!r}")
         return self.rows[model_type]
 
 

@@ -276,6 +276,7 @@ def _usage(record: RunRecord, repo_id: str, delta_only: bool) -> str:
     name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
     temperature, grey = record.calibration.temperature, record.base.channels == 1
     logits = "model(**inputs).logits" if temperature == 1 else f"(model(**inputs).logits / {temperature:g})"
+    mode = '"L"' if grey else '"RGB"'
     trusted = ", trust_remote_code=True" if record.base.own_code else ""
     note = (
         "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
@@ -292,8 +293,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 processor = AutoImageProcessor.from_pretrained({name})
 model = AutoModelForImageClassification.from_pretrained({name}{trusted}).eval()
-image = Image.open("image.jpg")
-image = ImageOps.exif_transpose(image).convert("{"L" if grey else "RGB"}")  # turned as the camera was held
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert({mode})  # turned as the camera was held
 inputs = processor(image, return_tensors="pt")
 with torch.no_grad():
     probabilities = {logits}.softmax(-1)[0]

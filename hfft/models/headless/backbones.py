@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 AutoConfig.register(HEADED, BackboneClassifierConfig, exist_ok=True)
 AutoModelForImageClassification.register(BackboneClassifierConfig, BackboneForImageClassification, exist_ok=True)
 
-SAME_ENCODER = {"vit_mae": "vit"}
-"""Types whose encoder is a classifier's under other names; ViTMAE's differs from ViT's in its random mask alone."""
-
 _WORDS = {
     "token": "the class token",
     "mean": "the mean over the image",
@@ -152,8 +149,11 @@ def _reads_images_alone(config: PreTrainedConfig) -> bool:
 
 def _stock_config(encoder: PreTrainedConfig) -> PreTrainedConfig | None:
     """Return the configuration of the classifier that transformers has for an encoder under another type."""
-    other = SAME_ENCODER.get(encoder.model_type)
-    if other is not None:
+    plugins = [found.plugin for found in installed_plugins() if found.plugin]
+    other = next(
+        (each.same_encoder[encoder.model_type] for each in plugins if encoder.model_type in each.same_encoder), ""
+    )
+    if other:
         wanted: Any = CONFIG_MAPPING[other]
         fields = wanted().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
         same: PreTrainedConfig = wanted(**{key: value for key, value in encoder.to_dict().items() if key in fields})
