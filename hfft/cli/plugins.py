@@ -5,7 +5,7 @@ from __future__ import annotations
 from hfft.arguments import PluginCheckArguments
 from hfft.cli.commands import summary_of
 from hfft.parsing import parse
-from hfft.planning.registry import installed_plugins
+from hfft.plugin.installed import installed_plugins
 
 
 def plugin_table() -> str:

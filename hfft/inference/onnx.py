@@ -184,7 +184,7 @@ def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, 
     """Describe labels and preprocessing, each as JSON, for whoever has the file alone."""
     processor = classifier.pixels.processor
     preprocessing = {
-        "color": "RGB",
+        "color": "grey (mode L of Pillow)" if classifier.pixels.grey else "RGB",
         "orientation": "upright, as EXIF says",
         "inputs": {name: ["batch", *tensor.shape[1:]] for name, tensor in inputs.items()},
         "types": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in inputs.items()},
