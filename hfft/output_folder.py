@@ -65,6 +65,22 @@ def note(folder: Path, names: Iterable[str]) -> None:
     _write(folder / CLAIMS, "\n".join(sorted(set(names) - {CLAIMS})))
 
 
+def discard(folder: Path) -> None:
+    """Delete what hfft wrote into a folder, and the folder if nothing else is in it."""
+    for name in owned(folder):
+        remove(folder / name)
+    with suppress(OSError):  # the user's own files are in it, or it is not there
+        folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Delete a file of hfft's own, or what hfft says it wrote into a folder of that name."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif (path / CLAIMS).exists():  # else the folder is the user's
+        discard(path)
+
+
 def foreign(folder: Path, patterns: Iterable[str]) -> list[str]:
     """Return the names in a folder that match one of the patterns and are not hfft's own."""
     found = {path.name for pattern in patterns for path in folder.glob(pattern)}
