@@ -36,8 +36,9 @@ from hfft.metrics import (
 )
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import KNOWN, RECORD
+from hfft.output_folder import EPOCH_ANSWERS, KNOWN, RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
+from hfft.report.epoch_answers import write_epoch_answers
 from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
@@ -83,6 +84,8 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
+        if len(run.progress.answers.epochs) > 1:  # else there is nothing beside the result
+            write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         shares = _probabilities(run, "validation")
         _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, shares)
         record = make_record(run, folder)

@@ -14,6 +14,7 @@ from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
 from hfft.evaluation import Accuracy, MacroF1
 from hfft.metrics import PairedDifference, paired_difference
+from hfft.report.epoch_answers import EpochAnswers
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
 
@@ -153,6 +154,7 @@ class Progress:
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
+        answers: what was said of the validation images at each evaluation.
     """
 
     phases: list[PhaseResult] = field(default_factory=list)
@@ -164,6 +166,7 @@ class Progress:
     stepped: bool = False
     written: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
+    answers: EpochAnswers = field(default_factory=EpochAnswers)
 
     @property
     def epochs(self) -> float:

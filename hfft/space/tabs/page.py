@@ -46,10 +46,13 @@ def build(space: Space) -> gr.Blocks:
 
 KEYS = """() => document.addEventListener("keydown", (event) => {
     const tab = event.target.closest('[role="tab"]');
-    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-    if (!tab || !step) return;
+    if (!tab) return;
     const tabs = [...tab.closest('[role="tablist"]').querySelectorAll('[role="tab"]')];
-    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    const here = tabs.indexOf(tab), last = tabs.length - 1;
+    const place = {ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: last}[event.key];
+    if (place === undefined) return;
+    event.preventDefault();
+    const next = tabs[(place + tabs.length) % tabs.length];
     next.focus();
     next.click();
 })"""
