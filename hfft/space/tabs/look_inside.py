@@ -55,7 +55,7 @@ class PipelineTab:
             return views.empty(NO_MODEL), None, None, ""
         image, note = _image(self.space, session, path, model)
         trace = loaded.pipeline(image)
-        return note + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
+        return _noted(note) + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
 
 
 class TraceTab:
@@ -99,7 +99,7 @@ class TraceTab:
                 raise
             return views.empty(NO_MODEL)
         image, note = _image(self.space, session, path, model)
-        return note + steps(loaded.trace(image))
+        return _noted(note) + steps(loaded.trace(image))
 
     def journey(self, path: str | None, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with the journey of the image as it is."""
@@ -127,6 +127,10 @@ def _picture(label: str, text: str) -> gr.Image:
     )
 
 
+def _noted(note: str) -> str:
+    return views.note(note) if note else ""
+
+
 def _image(space: Space, session: Session, path: str | None, model: str | None) -> tuple[Image.Image, str]:
     """Return the image to follow, and a line where it is not one that the visitor chose."""
     least = space.loaded(session, model).classifier.pixels.least
@@ -135,6 +139,6 @@ def _image(space: Space, session: Session, path: str | None, model: str | None) 
     example = next(iter(space.examples(session, model)), None)
     if example is None:
         raise DataError("choose an image under Classify first")
-    return space.image(example[0], least), views.note(
+    return space.image(example[0], least), (
         f"No image is chosen under Classify, so this follows one that the model was evaluated on ({example[1]})."
     )

@@ -42,7 +42,6 @@ class TrainingTab:
     def __init__(self, space: Space, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Training", id="training") as tab:
-            table = gr.HTML(label="Epochs", elem_id="epochs")
             player = gr.HTML(
                 no_epochs(""),
                 html_template=_PLAYER.with_suffix(".html").read_text(),
@@ -50,6 +49,7 @@ class TrainingTab:
                 label="Epoch by epoch",
                 elem_id="player",
             )
+            table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
                 loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
                 accuracy = curve_plot("Accuracy", "series", visible=False)

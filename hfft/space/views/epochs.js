@@ -22,7 +22,10 @@ const drawn = (kind, attributes, text) => {
   if (text !== undefined) made.textContent = text;
   return made;
 };
-const percent = (share) => (100 * share).toFixed(share > 0.995 || share < 0.005 ? 1 : 0) + " %";
+const percent = (share) => {
+  const near = share !== 0 && share !== 1 && (share > 0.995 || share < 0.005);
+  return (100 * share).toFixed(near ? 1 : 0) + " %";
+};
 
 function draw() {
   stop();

@@ -180,13 +180,13 @@ def _stages(journey: Journey, seen: Image.Image, image: str) -> str:
     picture.thumbnail((_SIDE, _SIDE))
     frozen = [stop for stop in journey.stops if not stop.trained and stop.part != "head"]
     trained = [stop for stop in journey.stops if stop.trained and stop.part != "head"]
+    head = [stop for stop in journey.stops if stop.part == "head"]
+    groups = (("Frozen part", "frozen", frozen), ("Retrained part", "trained", trained), ("Head", "trained", head))
     shape = journey.stops[0].shape_in if journey.stops else ()
     alt = f"The model's input, {image}"
     cards = [
         _card("Picture", "plain", f'<img src="{address_of(picture, "JPEG")}" alt="{escape(alt)}">', (), shape),
-        *[_stage("Frozen part", "frozen", frozen)] * bool(frozen),
-        *[_stage("Retrained part", "trained", trained)] * bool(trained),
-        *[_stage("Head", "trained", [stop for stop in journey.stops if stop.part == "head"])],
+        *(_stage(name, kind, stops) for name, kind, stops in groups if stops),
         _card("Answer", "plain", f"<b>{escape(journey.scores[0].label)}</b>", (), ()),
     ]
     return f'<ol class="hf-flow" aria-label="Stages">{"".join(cards)}</ol><p class="hf-note">Of {escape(image)}.</p>'

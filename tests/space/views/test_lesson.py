@@ -37,6 +37,15 @@ def test_each_register_tells_this_models_figures(register: str, told: Told) -> N
     assert "<red>" not in html
 
 
+@pytest.mark.parametrize(("trained", "missing"), [((), "Retrained part"), (("stem", "block", "neck"), "Frozen part")])
+def test_a_stage_without_parts_is_left_out(trained: tuple[str, ...], missing: str, told: Told) -> None:
+    assert told.journey is not None
+    stops = tuple(replace(stop, trained=float(stop.part.startswith((*trained, "head")))) for stop in told.journey.stops)
+    html = lesson(REGISTERS[0], replace(told, journey=replace(told.journey, stops=stops)))
+    assert missing not in html
+    assert ">Head<" in html
+
+
 def test_the_registers_differ(told: Told) -> None:
     assert len({lesson(register, told) for register in REGISTERS}) == 3
     assert "softmax(h(z_i; b))" in lesson(REGISTERS[2], told)
