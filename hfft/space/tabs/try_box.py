@@ -42,7 +42,8 @@ class TryBox:
                 elem_id="try-live",
                 webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 320}}}),
             )
-            gr.Markdown(f"The answers follow the camera for {_LIVE} s at a time.", elem_classes="hf-note")
+            note = f"Press Record, and the answers follow the camera for {_LIVE} s. Nothing of it is kept."
+            gr.Markdown(note, elem_classes="hf-note")
         self.answers = gr.HTML(both_answers(None, None, ""), label="Answers", elem_id="try-answers")
         offered = self._offered(Session(), model.value)
         self.examples = gr.Gallery(

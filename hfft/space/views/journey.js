@@ -197,7 +197,11 @@ find(".undo").addEventListener("click", () => {
   reset();
   ask();
 });
+canvas.addEventListener("dragstart", (event) => event.preventDefault()); // the browser's own dragging of pictures
 square.addEventListener("pointerdown", (event) => {
+  if (event.button) return;
+  event.preventDefault();
+  square.focus({ preventScroll: true });
   const area = canvas.getBoundingClientRect();
   dragged = [(event.clientX - area.left) / area.width - spot[0], (event.clientY - area.top) / area.height - spot[1]];
   square.setPointerCapture(event.pointerId);
