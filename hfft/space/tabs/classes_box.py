@@ -107,7 +107,9 @@ class ClassesBox:
     def there(self, source: str, request: gr.Request) -> Any:
         """Answer with what a visitor who comes again has given: the source, what was read, and the uploads."""
         session = self.space.visits.of(request.session_hash)
-        source = SOURCES[0] if session.given else source
+        if session.given is None:  # by the time of this answer another source may have been chosen
+            return [gr.skip()] * (2 + len(self.shown))
+        source = source if source in SOURCES[:2] else SOURCES[0]
         return source, self.space.trainings.describe(session), *self.showing(source)
 
     def read_zip(self, path: str | None, request: gr.Request) -> Any:

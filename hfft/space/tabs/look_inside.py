@@ -86,7 +86,13 @@ class TraceTab:
         tabs.fill(tab, self.trace, inputs, [shown], ("",))
         tabs.fill(tab, self.journey, inputs, [way], (no_journey(""),))
         way.input(
-            plainly(self.what_if), inputs, way, api_visibility="private", show_progress="hidden", concurrency_limit=4
+            plainly(self.what_if),
+            inputs,
+            way,
+            api_visibility="private",
+            show_progress="hidden",
+            concurrency_limit=4,
+            trigger_mode="multiple",  # it waits for answers itself; what it asks while one settles must not be dropped
         )
 
     def trace(self, path: str | None, model: str | None, request: gr.Request) -> Any:
