@@ -19,6 +19,7 @@ from transformers import TrainerCallback, set_seed
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.compare import POLICIES, compare
+from hfft.jobs.advice.crossed import CrossPlan, cross_fit
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
@@ -87,7 +88,7 @@ def _finetune(
     trackers = Trackers(training)  # before images are read, since packages may be missing
     settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
-    progress = Progress(decisions=decided)
+    progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
@@ -95,7 +96,9 @@ def _finetune(
         say(findings)
     with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
-        run = finish(setup, progress, trainer, began, trusted=main)
+        if line := crossing.begins(progress.phases[-1]):
+            say(line)
+        run = finish(setup, progress, trainer, began, crossing if main else None)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
             _add_full_baseline(setup, progress.baselines, say)
@@ -240,7 +243,9 @@ def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
     return {**each[-1], **sums, "epoch": sum(phase.epochs for phase in phases)}
 
 
-def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, trusted: bool = False) -> Run:
+def finish(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, crossing: CrossPlan | None = None
+) -> Run:
     """Evaluate the weights that are handed back; the test images are seen here for the first time.
 
     Args:
@@ -248,7 +253,7 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         progress: with all phases.
         trainer: of the last phase.
         began: when the run did, by `time.perf_counter`.
-        trusted: calibrate its probabilities, and note its training images.
+        crossing: how its probabilities are calibrated, and note its training images; None for neither.
     """
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
     predictions = {"validation": trainer.predictions}
@@ -257,8 +262,12 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         predictions["test"] = trainer.predictions
         metrics["test"] = outcome.metrics or {}
     trainer.release()
+    trust = Trust()
+    if crossing is not None:
+        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        unfreeze(setup.model)
+        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
     unfreeze(setup.model)
-    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust()
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
 
 
