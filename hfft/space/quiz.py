@@ -182,8 +182,10 @@ OWN = 3
 
 def make_quiz(run: FinishedRun | None) -> tuple[Item, ...]:
     """Return the questions: five general ones and, where there is a run, up to three about its own figures."""
-    own = () if run is None else (_share_guess(run), _passes_question(run), _probe_guess(run))
-    return (*GENERAL, *filter(None, own))
+    if run is None:
+        return GENERAL
+    own: tuple[Item | None, ...] = (_share_guess(run), _passes_question(run), _probe_guess(run))
+    return (*GENERAL, *(item for item in own if item is not None))
 
 
 def _share_guess(run: FinishedRun) -> Guess | None:

@@ -41,21 +41,17 @@ class LearnTab:
             gr.Markdown("## Quiz\nChoose or guess first; what is right, or was measured, is shown after that.")
             about = gr.State("")  # the model that the last questions are about
             self.marks = gr.State({})
-            self.score = gr.HTML(label="Score", elem_id="score", render=False)
-            asked = [widget for number in range(1, QUESTIONS + 1) for widget in self._slot(number)]
-            self.score.render()
-        outputs = [about, self.marks, self.score, *asked]
+            slots = [_slot(number) for number in range(1, QUESTIONS + 1)]
+            self.score = gr.HTML(label="Score", elem_id="score")
+        for number, slot in enumerate(slots, start=1):
+            self._wire(number, *slot)
+        outputs = [about, self.marks, self.score, *(widget for slot in slots for widget in slot)]
         tabs.fill(tab, self.questions, [tabs.model, about], outputs, [gr.skip()] * len(outputs))
         tabs.fill(tab, self.lesson, [register, tabs.model], [told], (gr.skip(),))
         register.input(plainly(self.lesson), [register, tabs.model], told, **_QUICK)
 
-    def _slot(self, number: int) -> tuple[Any, ...]:
-        """Make room for a question of either kind; return its widgets as `questions` fills them."""
-        with gr.Group():
-            choices = gr.Radio([], label=f"Question {number}", elem_id=f"question-{number}", elem_classes="hf-quiz")
-            guess = gr.Slider(0, 1, label=f"Question {number}", elem_id=f"guess-{number}", visible=False)
-            show = gr.Button("Show what was measured", size="sm", elem_id=f"show-{number}", visible=False)
-        verdict = gr.HTML(label=f"Verdict {number}", elem_id=f"verdict-{number}")
+    def _wire(self, number: int, choices: gr.Radio, guess: gr.Slider, show: gr.Button, verdict: gr.HTML) -> None:
+        """Let a question be answered."""
 
         def judge(answer: Any, model: str | None, marks: Marks, request: gr.Request) -> Any:
             return self.judged(number, answer, model, marks, request)
@@ -64,7 +60,6 @@ class LearnTab:
         choices.input(plainly(judge), [choices, self.model, self.marks], outputs, **_QUICK)
         show.click(plainly(judge), [guess, self.model, self.marks], outputs, **_QUICK)
         guess.input(None, None, verdict, js="() => ''")  # a verdict is about the guess that it judged
-        return choices, guess, show, verdict
 
     def questions(self, model: str | None, about: str, request: gr.Request) -> Any:
         """Answer with the questions, none of them answered; those that stand there already stay as they are."""
@@ -125,6 +120,15 @@ class LearnTab:
             {"number": place, "question": item.text, "own": item.own} | _asked(item)
             for place, item in enumerate(questions, start=1)
         ]
+
+
+def _slot(number: int) -> tuple[gr.Radio, gr.Slider, gr.Button, gr.HTML]:
+    """Make room for a question of either kind; return its widgets in the order in which they are filled."""
+    with gr.Group():
+        choices = gr.Radio([], label=f"Question {number}", elem_id=f"question-{number}", elem_classes="hf-quiz")
+        guess = gr.Slider(0, 1, label=f"Question {number}", elem_id=f"guess-{number}", visible=False)
+        show = gr.Button("Show what was measured", size="sm", elem_id=f"show-{number}", visible=False)
+    return choices, guess, show, gr.HTML(label=f"Verdict {number}", elem_id=f"verdict-{number}")
 
 
 def _asked(item: Item) -> dict[str, Any]:

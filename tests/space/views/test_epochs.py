@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ ROWS = [EpochRow(1.0, "head", 0.5, 0.4, 0.75, 0.1, 1.0)]
 WATCHED = [Watched(0, "0.png", "data:image/jpeg;base64,"), Watched(3, "3.png", "data:image/jpeg;base64,")]
 
 
-def value(**changed: object) -> dict[str, object]:
-    return epochs_value(ANSWERS, TRUTH, LABELS, ROWS, WATCHED, **changed)  # type: ignore[arg-type]
+def value(**changed: Any) -> dict[str, Any]:
+    return epochs_value(ANSWERS, TRUTH, LABELS, ROWS, WATCHED, **changed)
 
 
 def test_each_epoch_says_how_many_of_which_images_with_an_interval() -> None:
-    first, last = value()["epochs"]  # type: ignore[misc]
+    first, last = value()["epochs"]
     assert first["text"].startswith("Before any training: 1 of 4 validation images right (95 % interval 5% to 70%)")
     assert last["text"].startswith("Epoch 1: 3 of 4 validation images right")
     assert (first["accuracy"], last["accuracy"]) == (0.25, 0.75)
@@ -37,13 +38,13 @@ def test_each_epoch_says_how_many_of_which_images_with_an_interval() -> None:
 
 @pytest.mark.parametrize(("kept", "which"), [(None, [False, True]), (0.0, [True, False])])
 def test_the_epoch_that_was_kept_is_marked(kept: float | None, which: list[bool]) -> None:
-    assert [epoch["kept"] for epoch in value(kept=kept)["epochs"]] == which  # type: ignore[attr-defined]
+    assert [epoch["kept"] for epoch in value(kept=kept)["epochs"]] == which
 
 
 def test_the_matrix_counts_all_images_and_the_pictures_some() -> None:
     found = value()
     assert found["matrix"] == [[[0, 2], [1, 1]], [[2, 0], [1, 1]]]
-    first, last = found["images"]  # type: ignore[misc]
+    first, last = found["images"]
     assert (first["label"], first["said"]) == (0, [1, 0])
     assert (last["label"], last["said"]) == (1, [0, 0])
     assert {each["label"]: each["share"][1] for each in first["shares"]}[0] == pytest.approx(
@@ -54,7 +55,7 @@ def test_the_matrix_counts_all_images_and_the_pictures_some() -> None:
 
 
 def test_the_temperature_softens_the_probabilities() -> None:
-    plain, soft = (value(temperature=temperature)["images"][0]["sure"][1] for temperature in (1.0, 4.0))  # type: ignore[index]
+    plain, soft = (value(temperature=temperature)["images"][0]["sure"][1] for temperature in (1.0, 4.0))
     assert plain > soft > 0.5
 
 
