@@ -16,7 +16,7 @@ RECORD, CONFIG = "hfft.json", "config.json"
 KNOWN = "known_images.safetensors"
 """Of the training images that others are compared with; see `hfft.trust.known`."""
 EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
-"""What was said of the validation images at each epoch; see `hfft.report.epoch_answers`."""
+"""What was said of the validation images at each epoch; see `hfft.trust.epoch_answers`."""
 CLAIMS = ".hfft-files"
 """Names, one a line, of what hfft wrote into a folder that holds no ``hfft.json`` to list them."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -24,6 +24,7 @@ RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
     *(*WEIGHTS, "delta.safetensors", KNOWN, EPOCH_ANSWERS),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
+    "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""

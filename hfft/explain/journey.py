@@ -24,8 +24,9 @@ from hfft.explain.pipeline import (
     scores_of,
     seen_image,
 )
-from hfft.inference.classifier import Classifier, Score
+from hfft.inference.classifier import Classifier
 from hfft.plugin.contract import Anatomy
+from hfft.tasks.contract import Score
 
 MAPS = 3
 """Channels shown of each part, beside the mean over all of them."""

@@ -209,7 +209,7 @@ def _share_guess(run: FinishedRun) -> Guess | None:
 def _probe_guess(run: FinishedRun) -> Guess | None:
     split = run.record.per_class_split
     found, probe = run.record.metrics.get(split), run.record.baselines.get("linear_probe", {})
-    if found is None or "accuracy" not in probe:
+    if found is None or "accuracy" not in probe or "accuracy" not in found.values:
         return None
     right, ours = round(probe["accuracy"] * found.images), round(found.values["accuracy"] * found.images)
     low, high = wilson_interval(right, found.images)

@@ -14,12 +14,13 @@ from finished import make_images, make_model, run_finetune
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
 from hfft.errors import DataError, HfftError
-from hfft.inference.classifier import Prediction, Score
+from hfft.inference.classifier import Prediction
 from hfft.space.options import SpaceArguments
 from hfft.space.service import Space, write_sheet
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import MOST_FRAMES, RECORDED
 from hfft.space.uploads import Limits, frame
+from hfft.tasks.contract import Score
 
 
 @pytest.fixture(scope="module")

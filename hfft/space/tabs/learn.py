@@ -9,13 +9,13 @@ import gradio as gr
 
 from hfft.errors import HfftError
 from hfft.output_folder import EPOCH_ANSWERS
-from hfft.report.epoch_answers import read_epoch_answers
 from hfft.space.models import Loaded
 from hfft.space.quiz import GENERAL, OWN, Guess, Item, Verdict
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views.lesson import REGISTERS, Told, insight, lesson
 from hfft.space.widgets import Tabs, plainly
+from hfft.trust.epoch_answers import read_epoch_answers
 
 QUESTIONS = len(GENERAL) + OWN
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

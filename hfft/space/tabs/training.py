@@ -11,7 +11,6 @@ import gradio as gr
 from hfft.errors import DataError, HfftError, ModelError
 from hfft.inference.runs import confusion_counts, most_confident_mistakes
 from hfft.output_folder import EPOCH_ANSWERS
-from hfft.report.epoch_answers import MOST, read_epoch_answers
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
@@ -21,6 +20,7 @@ from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_
 from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
 from hfft.space.views.evidence import address_of
 from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
+from hfft.trust.epoch_answers import MOST, read_epoch_answers
 
 _PLAYER = Path(epoch_views.__file__)
 _SIDE = 72  # pixels of a followed image's longer side, twice what is drawn

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.metrics import confusion, log_probabilities, wilson_interval
-from hfft.report.epoch_answers import EpochAnswers
 from hfft.report.trace import EpochRow
+from hfft.trust.epoch_answers import EpochAnswers
 
 CLASSES = 12
 """Classes up to which the matrix is drawn, and of which pictures are shown."""

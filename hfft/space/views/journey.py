@@ -9,8 +9,8 @@ from PIL import Image
 
 from hfft.explain.gradcam import heat_image
 from hfft.explain.journey import Change, Journey, Layer, Stop
-from hfft.inference.classifier import Score
 from hfft.space.views.evidence import address_of, doubt
+from hfft.tasks.contract import Score
 
 _MOST_CROP = 0.9
 _SIDE = 448  # pixels of the picture's longer side

@@ -14,7 +14,7 @@ from hfft.explain.journey import Journey, Stop
 from hfft.inference.runs import FinishedRun
 from hfft.report.trace import EpochRow
 from hfft.space.views.evidence import address_of, bars
-from hfft.space.views.html import right_of
+from hfft.space.views.html import leading_split, right, right_of
 
 REGISTERS = ("At a glance", "For a practitioner", "With the mathematics")
 
@@ -70,7 +70,7 @@ def insight(told: Told) -> str:
     rest = "The rest was computed once for each image, and kept." if _cached(run) else "The rest never changed."
     return (
         f"<b>The key.</b> This run trained {run.trained_share:.1%} of the weights{spared}. {rest} "
-        f"On its {escape(run.record.per_class_split)} images: {escape(_right(run))}."
+        f"On its {escape(leading_split(run))} images: {escape(right(run, leading_split(run)))}."
     )
 
 
@@ -153,7 +153,8 @@ def _best(rows: Sequence[EpochRow], best: float | None, images: int) -> str:
     row = next((row for row in rows if best is not None and math.isclose(row.epoch, best)), rows[-1])
     which = "best" if best is not None else "last"
     note = "; the best epoch was chosen on them, so this is optimistic" if best is not None else ""
-    return f"After epoch {row.epoch:g}, the {which}, {right_of(row.accuracy, images)}{note}."
+    found = right_of(row.score, images) if row.metric == "accuracy" else f"{row.metric} {row.score:.3f}"
+    return f"After epoch {row.epoch:g}, the {which}, {found}{note}."
 
 
 def _prediction(level: int, told: Told) -> str:
@@ -215,8 +216,3 @@ def _section(title: str, text: str, more: str = "") -> str:
 
 def _cached(run: FinishedRun) -> bool:
     return run.record.cache.mode != "off"
-
-
-def _right(run: FinishedRun) -> str:
-    found = run.record.metrics.get(run.record.per_class_split)
-    return right_of(run.accuracy, found.images if found else 0)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hfft.report.epoch_answers import EpochAnswers
 from hfft.report.trace import EpochRow
 from hfft.space.views.epochs import CLASSES, Watched, epochs_value, no_epochs, watched_rows
+from hfft.trust.epoch_answers import EpochAnswers
 
 TRUTH = np.array([0, 0, 1, 1])
 LABELS = ("cat", "<b>dog</b>")

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hfft.explain.journey import Change, Journey, Layer, Stop
-from hfft.inference.classifier import Score
 from hfft.space.views.journey import change_of, journey_value, no_journey
+from hfft.tasks.contract import Score
 
 LAYER = Layer("channel 3", np.eye(4, dtype=np.float32))
 STOPS = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hfft.errors import OutputError
-from hfft.report import epoch_answers
-from hfft.report.epoch_answers import EpochAnswers, read_epoch_answers, write_epoch_answers
+from hfft.trust import epoch_answers
+from hfft.trust.epoch_answers import EpochAnswers, read_epoch_answers, write_epoch_answers
 
 
 def made(epochs: int = 3) -> EpochAnswers:

@@ -9,9 +9,9 @@ import pytest
 from runs import Job, equal, losses, record, weights
 
 from hfft.output_folder import EPOCH_ANSWERS
-from hfft.report.epoch_answers import read_epoch_answers
 from hfft.report.trace import read_trace
 from hfft.training.trainer import KeepAnswers
+from hfft.trust.epoch_answers import read_epoch_answers
 
 NOISY = ("--policy", "lp_ft", "--num_train_epochs", 4, "--mixup", 0.4, "--augment", "flip", "--views", 2)
 
@@ -37,7 +37,7 @@ def test_they_are_those_of_the_trace_with_one_from_before_training(kind: str, jo
     rows = read_trace(folder / "trace.csv")
     assert answers.epochs == [0.0, *(row.epoch for row in rows)]
     right = [float((logits.argmax(1) == truth).mean()) for logits in answers.logits]
-    assert right[1:] == pytest.approx([row.accuracy for row in rows])
+    assert right[1:] == pytest.approx([row.score for row in rows])
     best = answers.epochs.index(record(folder)["best_epoch"])
     lines = (folder / "predictions.csv").read_text().splitlines()[1:]
     labels = record(folder)["data"]["labels"]
@@ -59,5 +59,5 @@ def test_a_run_that_was_not_evaluated_has_none(flags: tuple[Any, ...], job: Job)
 
 
 def test_a_run_with_too_many_has_none(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hfft.report.epoch_answers.MOST", 20)
+    monkeypatch.setattr("hfft.trust.epoch_answers.MOST", 20)
     assert not (job("vit", "run") / EPOCH_ANSWERS).exists()
