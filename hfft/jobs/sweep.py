@@ -25,6 +25,7 @@ from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
 from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
 from hfft.report.terminal import aligned
+from hfft.tasks.contract import needs_one_label
 from hfft.training.resume import differences, identity_of
 from hfft.training.setup import Settings
 
@@ -234,7 +235,9 @@ def _of_sweep(settings: Settings) -> Settings:
 
 
 def _check(settings: Settings, shared: Shared) -> str:
-    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
+    sets = shared.images(settings.data, settings.training.seed, test=False)
+    needs_one_label(sets.task, "hfft sweep")
+    return shared.findings(sets)
 
 
 def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:

@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from hfft.arguments import ModelArguments
 from hfft.data.preprocessing import reads_grey, resize_processor
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
-from hfft.errors import ModelError
 from hfft.models.channels import GREY, check_channels, fit_channels
 from hfft.models.head import fit_head
 from hfft.models.headless.backbones import classifier_config, encoder_of, load_with_head
 from hfft.models.pretrained import in_timm, load_pretrained
-from hfft.trust.calibration import set_temperature
+from hfft.tasks.contract import Task
+from hfft.tasks.single_label import SINGLE_LABEL
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -44,8 +44,10 @@ class Base:
     notes: tuple[str, ...] = ()
 
 
-def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
-    """Load a pretrained image classifier with a head for `labels`.
+def load_model(
+    arguments: ModelArguments, labels: Sequence[str], task: Task = SINGLE_LABEL
+) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
+    """Load a pretrained image classifier with a head for `labels`, or for the targets of a `task` of numbers.
 
     The head is new, drawn from torch's global random state, unless the checkpoint's knows the same classes by name;
     its rows then follow the names.
@@ -77,8 +79,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     if hasattr(model.config, "label_names"):
         # timm's own list of names, which stock loading believes before id2label.
         model.config.label_names = list(labels)
-    model.config.problem_type = "single_label_classification"
-    set_temperature(model.config, None)  # that of the base was fitted to its own logits
+    task.write(model.config)  # without the temperature or thresholds of the base, fitted to its own logits
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
     return model, processor, base
@@ -126,22 +127,6 @@ def _classes(labels: Sequence[str]) -> dict[str, Any]:
     """Return what a configuration says of its classes."""
     numbers = {label: index for index, label in enumerate(labels)}
     return {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": numbers}
-
-
-def check_one_label_per_image(config: PreTrainedConfig, name: str) -> None:
-    """Make sure that a finished model chooses one of its labels, so that its probabilities mean what they say.
-
-    Raises:
-        ModelError: its labels do not exclude each other, or its output is not a choice.
-    """
-    kind = getattr(config, "problem_type", None)
-    outputs = len(config.id2label or {})
-    if kind in ("multi_label_classification", "regression") or outputs == 1:
-        what = f"its problem_type is {kind}" if kind else "it has a single output"
-        raise ModelError(
-            f"{name!r} does not choose one label for each image: {what}. Use transformers for it, or fine-tune it: "
-            "hfft finetune gives it a new head"
-        )
 
 
 def _commit_of(arguments: ModelArguments) -> str:

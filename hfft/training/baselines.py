@@ -1,15 +1,17 @@
 """What a result is compared with: the commonest class, a linear probe, and full fine-tuning.
 
-The probe is a logistic regression on what the pretrained head reads, from one pass over the images before
-training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016).
-Its regularisation is chosen on a part of the training images; validation and test images are only judged.
+The probe is a logistic regression, of numbers a ridge regression, on what the pretrained head reads, from one pass
+over the images before training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier
+probes", 2016). Its regularisation is chosen on a part of the training images; validation and test images are only
+judged.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
 from hfft.plugin.contract import Anatomy, covers
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.progress import Baselines
 from hfft.training.setup import Setup
 
@@ -36,7 +40,6 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation strengths that the probe chooses from, on standardised features."""
 
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
-_STEPS = 200  # of L-BFGS at most
 _BATCH = 64
 _PATIENCE = 2.0  # seconds without a progress bar
 
@@ -51,15 +54,15 @@ def probe_baselines(setup: Setup, prepared: Prepared) -> Baselines:
     began = time.perf_counter()
     sets = setup.sets
     judged = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
-    commonest = int(np.bincount(sets.train.labels).argmax())
-    majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
+    task = sets.task
+    majority = {split: task.constant(sets.train.labels, len(images)) for split, images in judged.items()}
     rows = _sampled(sets.train, setup.settings.training.seed)
     data = prepared.datasets
     reader = HeadInputs(setup.model, setup.plan.anatomy, prepared)
     train = reader.features(Subset(data["train"], rows.tolist()), "train")
-    predict = fit_probe(train, sets.train.labels[rows], setup.settings.training.seed)
+    predict = fit_probe(train, sets.train.labels[rows], setup.settings.training.seed, task)
     probe = {split: predict(reader.features(data[split], split)) for split in judged}
-    return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
+    return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began, task)
 
 
 class HeadInputs:
@@ -127,53 +130,58 @@ def pooled(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
 
 
-def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Any:
-    """Fit a logistic regression whose strength is chosen on a held-out part of the same images.
+def fit_probe(
+    features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL
+) -> Callable[[NDArray[np.float64]], NDArray[Any]]:
+    """Fit a linear probe whose strength is chosen on a held-out part of the same images.
 
     Args:
         features: shape (images, features).
-        labels: shape (images,); at least two different ones.
+        labels: as the task encodes them; at least two different ones.
         seed: of the part that is held out.
+        task: what the labels mean.
 
     Returns:
-        A function from features to label numbers.
+        A function from features to the task's answers.
     """
     from threadpoolctl import threadpool_limits
 
     # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
     with threadpool_limits(1):
-        strength = choose_strength(features, labels, seed)
-        return fit_with(features, labels, strength).predict
+        strength = choose_strength(features, labels, seed, task)
+        return partial(task.probed, fit_with(features, labels, strength, task))
 
 
-def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
+def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> float:
     """Return the inverse strength of regularisation that does best on a held-out part."""
-    classes = len(np.unique(labels))
-    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - classes)
+    strata = task.strata(labels)
+    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - len(np.unique(strata)))
     if count < 1:  # a single image of each class: nothing can be held out
         return STRENGTHS[-1]
-    held_out = stratified(labels, count, seed, keep_one=True)
+    held_out = stratified(strata, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    scores = [
-        float((fit_with(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
-        for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
-    ]
+
+    def score(strength: float) -> float:
+        answers = task.probed(fit_with(features[rest], labels[rest], strength, task), features[held_out])
+        return task.compared(answers, labels[held_out])[task.metric]
+
+    scores = [score(strength) for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)]
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
-    """Fit a logistic regression of one inverse strength of regularisation, on standardised features."""
+def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Any:
+    """Fit a linear probe of one inverse strength of regularisation, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_STEPS))
+    model = make_pipeline(StandardScaler(), task.probe(strength))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # a constant answers it
         return model.fit(features, labels)
 
 
 def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:
-    most = max(PROBE_IMAGES, len(np.unique(train.labels)))
-    return np.arange(len(train)) if len(train) <= most else stratified(train.labels, most, seed)
+    most = max(PROBE_IMAGES, len(np.unique(train.strata)))
+    return np.arange(len(train)) if len(train) <= most else stratified(train.strata, most, seed)
