@@ -27,7 +27,7 @@ from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import CODE, KNOWN, RECORD
+from hfft.output_folder import CODE, EPOCH_ANSWERS, KNOWN, RECORD
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
@@ -52,6 +52,7 @@ from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
+from hfft.trust.epoch_answers import write_epoch_answers
 from hfft.trust.known import write_known
 
 PACKAGES = (
@@ -75,6 +76,8 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
+        if len(run.progress.answers.epochs) > 1:  # else there is nothing beside the result
+            write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)
         evidence = _evidence(run, record)
