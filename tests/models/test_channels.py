@@ -129,6 +129,13 @@ def test_a_model_of_one_channel_is_fed_grey(tmp_path: Path, kind: str) -> None:
     assert red.tobytes() == green.tobytes()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_image_size_keeps_the_one_channel(tmp_path: Path, kind: str) -> None:
+    folder = _folder(tmp_path / "model", kind, 1)
+    _, processor, _ = load_model(ModelArguments(model_name_or_path=str(folder), image_size=64), ["a", "b"])
+    assert Pixels(processor)(Image.new("RGB", (50, 40)))["pixel_values"].shape == (1, 64, 64)
+
+
 def test_grey_is_pillows(tmp_path: Path) -> None:
     _, processor, _ = load_model(ModelArguments(model_name_or_path=str(_folder(tmp_path / "m", "vit", 1))), ["a", "b"])
     flat = Image.new("RGB", (32, 32), (200, 30, 90))

@@ -23,6 +23,7 @@ from hfft.arguments import ModelArguments
 from hfft.cli import main
 from hfft.errors import ModelError
 from hfft.explain.pipeline import activation_map, pipeline_trace
+from hfft.hub.push import Target, collect
 from hfft.models.checkpoint import merge
 from hfft.models.load import load_model
 from hfft.models.pretrained import in_timm, load_pretrained
@@ -72,6 +73,8 @@ def test_a_backbone_is_trained_saved_loaded_merged_and_exported(tmp_path: Path, 
     again, _ = hfft.load(merged)
     assert equal(dict(model.state_dict()), dict(again.state_dict()))
     assert (merged / CODE).exists() == (cached / CODE).exists() == (model.config.model_type == "backbone_classifier")
+
+    assert (CODE in collect(cached, Target("me/photos"))) == (cached / CODE).exists()
 
     picture = str(next((images / "red").iterdir()))
     classifier = hfft.load_classifier(cached)

@@ -89,6 +89,12 @@ def test_the_last_block_is_the_one_reviewed(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", OWN_CODE)
+def test_a_probe_of_the_head_caches_what_it_reads_and_no_more(model_type: str) -> None:
+    model, _ = small_headed(model_type)
+    assert f"boundary norm; keeps pool ({model.config.features},)" in _checked(model_type)["split[head]"].detail
+
+
+@pytest.mark.parametrize("model_type", OWN_CODE)
 def test_nothing_idle_is_trained_but_a_pooling_that_the_head_does_not_read(model_type: str) -> None:
     idle = _checked(model_type)["frozen[last_block]"].detail.partition("idle: ")[2].split()
     assert all(name.startswith("backbone.head.") for name in idle) if model_type in UNREAD else idle == ["none"]

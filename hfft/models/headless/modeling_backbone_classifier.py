@@ -46,6 +46,31 @@ class BackboneClassifierConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
+class Pool(nn.Module):
+    """What the head reads of a backbone's outputs; a module, so that who looks at modules sees where it ends.
+
+    Args:
+        how: see `BackboneClassifierConfig.pooling`.
+        prefix: how many tokens come before those of the patches.
+    """
+
+    def __init__(self, how: str, prefix: int) -> None:
+        super().__init__()
+        self.how = how
+        self.prefix = prefix
+
+    def forward(self, outputs: Any) -> Tensor:
+        """Return features of shape (batch, features)."""
+        if self.how == "pooler":
+            pooled: Tensor = outputs.pooler_output
+            return pooled.flatten(1)
+        states: Tensor = outputs.last_hidden_state
+        if states.ndim == 4:  # a feature map, (batch, channels, height, width)
+            return states.mean((2, 3))
+        parts = {"token": states[:, 0], "mean": states[:, self.prefix :].mean(1)}
+        return torch.cat([parts[part] for part in self.how.split("+")], 1)
+
+
 class BackboneForImageClassification(PreTrainedModel):
     """A backbone that `AutoModel` loads, with a head."""
 
@@ -53,7 +78,6 @@ class BackboneForImageClassification(PreTrainedModel):
     base_model_prefix = ""  # with the backbone's, names of the head and of the backbone would be taken for each other
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012  (transformers' own declaration)
-    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     # The backbone decides by itself; here they say only that a wish may be passed on to it.
     _supports_sdpa = True
@@ -64,8 +88,10 @@ class BackboneForImageClassification(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels or 0
         self.backbone = AutoModel.from_config(config.backbone_config)
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         if config.pooling != "pooler" and isinstance(getattr(self.backbone, "pooler", None), nn.Module):
             self.backbone.pooler = None  # nobody would read what it computes
+        self.pool = Pool(config.pooling, config.prefix_tokens)
         self.norm = nn.LayerNorm(config.features)
         self.classifier = nn.Linear(config.features, self.num_labels)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -84,18 +110,6 @@ class BackboneForImageClassification(PreTrainedModel):
             hidden_states=getattr(outputs, "hidden_states", None),
             attentions=getattr(outputs, "attentions", None),
         )
-
-    def pool(self, outputs: Any) -> Tensor:
-        """Return what the head reads of the backbone's outputs, shape (batch, features)."""
-        how = self.config.pooling
-        if how == "pooler":
-            pooled: Tensor = outputs.pooler_output
-            return pooled.flatten(1)
-        states: Tensor = outputs.last_hidden_state
-        if states.ndim == 4:  # a feature map, (batch, channels, height, width)
-            return states.mean((2, 3))
-        parts = {"token": states[:, 0], "mean": states[:, self.config.prefix_tokens :].mean(1)}
-        return torch.cat([parts[part] for part in how.split("+")], 1)
 
 
 BackboneClassifierConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
