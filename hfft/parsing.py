@@ -142,11 +142,11 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
         default: dict[str, Any] = {"required": True} if item.default is MISSING else {"default": item.default}
-        hint = hints[item.name]
-        choices = () if get_origin(hint) is list else get_args(hint)
-        kind = next(one for one in choices or (hint,) if one is not NoneType)
         if item.default_factory is not MISSING:
             default = {"default": item.default_factory()}
+        hint = hints[item.name]
+        choices = (hint,) if get_origin(hint) is list else get_args(hint) or (hint,)
+        kind = next(one for one in choices if one is not NoneType)
         if get_origin(kind) is list:
             parser.add_argument(*names, type=get_args(kind)[0], nargs="+", **default, **item.metadata)
             continue

@@ -6,7 +6,7 @@ from hfft.arguments import PluginCheckArguments
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
-from hfft.planning.registry import installed_plugins
+from hfft.plugin.installed import installed_plugins
 
 
 def plugin_list() -> Reply:
