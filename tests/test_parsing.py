@@ -45,6 +45,12 @@ def test_flags_that_negate_and_flags_without_a_value() -> None:
     assert (cache.class_token_shortcut, cache.exact, cache.cache_max_gb) == (False, False, 1.5)
 
 
+def test_lists_of_values() -> None:
+    (export,) = parse((arguments.ExportArguments,), ["--to", "web", "onnx", "web", "--check-images", "3"], "x", "")
+    assert (export.to, export.check_images) == (["web", "onnx"], 3)
+    assert parse((arguments.ExportArguments,), [], "x", "")[0].to == ["onnx"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
