@@ -141,7 +141,7 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     hints = get_type_hints(group)
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
-        default: dict[str, Any] = {"required": True} if item.default is MISSING else {"default": item.default}
+        default = {"required": True} if item.default is MISSING else {"default": item.default}
         if item.default_factory is not MISSING:
             default = {"default": item.default_factory()}
         hint = hints[item.name]

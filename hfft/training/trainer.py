@@ -357,7 +357,7 @@ class KeepAnswers(TrainerCallback):
             return
         found = self.trainer.predictions
         assert found is not None
-        self.answers.add(self.before + state.epoch, np.asarray(found.predictions))
+        self.answers.add(self.before + (state.epoch or 0.0), np.asarray(found.predictions))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass over what is evaluated after training: other weights may have been put back."""

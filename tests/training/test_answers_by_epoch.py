@@ -35,9 +35,9 @@ def test_they_are_those_of_the_trace_with_one_from_before_training(kind: str, jo
     folder = job(kind, "run", "--policy", "lp_ft", "--num_train_epochs", 4)
     answers, truth = read_epoch_answers(folder / EPOCH_ANSWERS)
     rows = read_trace(folder / "trace.csv")
-    assert answers.epochs == [0.0, *(row.epoch for row in rows)]
+    assert answers.epochs == sorted({0.0, *(row.epoch for row in rows)})
     right = [float((logits.argmax(1) == truth).mean()) for logits in answers.logits]
-    assert right[1:] == pytest.approx([row.score for row in rows])
+    assert right[-len(rows) :] == pytest.approx([row.score for row in rows])
     best = answers.epochs.index(record(folder)["best_epoch"])
     lines = (folder / "predictions.csv").read_text().splitlines()[1:]
     labels = record(folder)["data"]["labels"]

@@ -104,9 +104,14 @@ def _named(split: str) -> str:
     return split if split == CROSSED else f"{split} images"
 
 
-def _images_of(run: FinishedRun) -> str:
-    """Return the split whose images the leading metrics are of."""
-    return "train" if leading_split(run) == CROSSED else leading_split(run)
+def _shared_split(runs: Sequence[FinishedRun]) -> str | None:
+    """Return the first split that all runs have metrics of on the same images, the least flattering first."""
+    for split, _ in runs[0].record.leading_metrics():
+        images = "train" if split == CROSSED else split
+        prints = {run.record.data.fingerprints.get(images, run.name) for run in runs}
+        if len(prints) == 1 and all(split in run.record.metrics for run in runs):
+            return split
+    return None
 
 
 def evaluated(run: FinishedRun) -> str:
@@ -361,22 +366,23 @@ def _station(training: Training | None, place: int, here: int) -> str:
 def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     """Return runs side by side, with a word where their figures were not counted on the same images."""
     heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
+    shared = _shared_split(runs)
+    splits = [shared or leading_split(run) for run in runs]
     rows = [
         (
             run.name,
             run.record.base.id,
             run.record.policy,
-            f"{leading_split(run)} of {run.record.data.name}",
-            right(run, leading_split(run)),
+            f"{split} of {run.record.data.name}",
+            right(run, split),
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
             run.record.cache.mode,
             answer,
         )
-        for run, answer in zip(runs, answers, strict=True)
+        for run, split, answer in zip(runs, splits, answers, strict=True)
     ]
-    same = len({run.record.data.fingerprints.get(_images_of(run), run.name) for run in runs}) == 1
-    warning = "" if same else note("These runs were evaluated on different images: their accuracies do not compare.")
+    warning = "" if shared else note("These runs were evaluated on different images: their accuracies do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
 
 
