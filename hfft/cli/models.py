@@ -15,7 +15,13 @@ def evaluate_command(argv: list[str]) -> int:
     use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
     from hfft.inference.evaluate import describe_evaluation, evaluate
 
-    print(describe_evaluation(evaluate(use, options)))
+    if options.folds is None:
+        evaluation = evaluate(use, options)
+    else:
+        from hfft.jobs.evaluate import evaluate_folds
+
+        evaluation = evaluate_folds(use, options, print)
+    print(describe_evaluation(evaluation))
     print(f"\nFigures, predictions and evaluation.json are in {options.output_dir}.")
     return 0
 

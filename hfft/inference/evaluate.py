@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +42,6 @@ from hfft.metrics import (
 )
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
-from hfft.parsing import parse_keywords
 from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.typed_json import plain
@@ -125,12 +123,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
         DataError: an image cannot be read, or is of a class that the model does not know.
         OutputError: a file cannot be written.
     """
-    output = Path(options.output_dir).expanduser()
-    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
-    if (output / RECORD).exists():
-        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
-    refuse_foreign(output, FILES)
-    folder = make_output_folder(output)
+    folder = make_evaluation_folder(options)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
     answers = answer(classifier, images, use.batch_size)
@@ -138,27 +131,22 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     evaluation = replace(score(classifier, images, answers, options), notes=(*notes, *([note] if note else [])))
     if options.against is not None:
         evaluation = replace(evaluation, against=_compare(use, options.against, (classifier, images, answers)))
-    _write(folder, evaluation, classifier.labels, images, answers)
+    write_evaluation(folder, evaluation, classifier.labels, images, answers)
     return evaluation
 
 
-def evaluate_with(**options: Any) -> Evaluation:
-    """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
-
-    Args:
-        options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
-            ``output_dir``.
+def make_evaluation_folder(options: EvaluateArguments) -> Path:
+    """Make the folder for an evaluation.
 
     Raises:
-        ArgumentError: there is no such option, or its value is wrong.
-        HfftError: the model, the images or the folder are not usable, and how to mend it.
-
-    Example:
-        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test", output_dir="outputs/test")
-        >>> evaluation.metrics.images, 0 <= evaluation.metrics.values["accuracy"] <= 1
-        (6, True)
+        OutputError: it holds a run, files of other origin or the images, or cannot be made.
     """
-    return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
+    output = Path(options.output_dir).expanduser()
+    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
+    if (output / RECORD).exists():
+        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
+    refuse_foreign(output, FILES)
+    return make_output_folder(output)
 
 
 def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:
@@ -312,7 +300,14 @@ def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
     )
 
 
-def _write(folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, answers: Answers) -> None:
+def write_evaluation(
+    folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, answers: Answers
+) -> None:
+    """Write ``evaluation.json``, ``predictions.csv``, ``confusion_matrix.png`` and ``reliability.png``.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     logits, temperature = answers.logits, evaluation.temperature
     shares = probabilities(logits, temperature)
     truth = [labels[number] for number in images.labels]

@@ -44,7 +44,7 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
         training = copy.copy(settings.training)
         training.output_dir, training.report_to = folder, []
         first = replace(settings, policy=replace(settings.policy, policy=policies[0]), training=training)
-        setup = _with_all_images(set_up(first, test=False))
+        setup = with_all_images(set_up(first, test=False))
         advice = compare(setup, policies, options.folds, say)
     return replace(advice, command=_command(settings, advice.policy))
 
@@ -74,7 +74,7 @@ def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice
     return advise(Settings(*groups), advised, say)
 
 
-def _with_all_images(setup: Setup) -> Setup:
+def with_all_images(setup: Setup) -> Setup:
     """Return a setup whose training images include those that were set aside for validation."""
     train, validation = setup.sets.train, setup.sets.validation
     if setup.settings.data.validation_dir or train.root != validation.root or train.name != validation.name:

@@ -55,6 +55,7 @@ from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.training.callbacks import RESUME_HINT
+from hfft.training.phases import keeps_best
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
@@ -116,7 +117,23 @@ def trace_rows(run: Run) -> list[EpochRow]:
             )
             rows.append(row)
             row.observation = observe(rows, len(run.sets.labels))
-    return rows
+    return [*_probe_row(run), *rows]
+
+
+def _probe_row(run: Run) -> Iterator[EpochRow]:
+    """Yield the linear probe as epoch 0 where it stood beside a training that did not begin with it."""
+    if metrics := run.progress.untrained:
+        accuracy, loss = metrics["eval_accuracy"], metrics["eval_loss"]
+        yield EpochRow(
+            epoch=0.0,
+            phase=run.phases[0].view.name,
+            train_loss=float("nan"),
+            eval_loss=loss,
+            accuracy=accuracy,
+            learning_rate=float("nan"),
+            seconds=float("nan"),
+            observation=f"Linear probe: accuracy {accuracy:.3f} at validation loss {loss:.3f}, beside the training.",
+        )
 
 
 def make_record(run: Run, folder: Path) -> RunRecord:
@@ -149,7 +166,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
             confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels), class_confidence(shares)
         ),
         per_class_split=split,
-        best_epoch=run.phases[-1].best_epoch or None,
+        best_epoch=run.progress.best.epoch if keeps_best(training) and run.progress.best.score else None,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.metrics(split, labels),
         differences=run.baselines.differences(split, logits.argmax(1), labels),
@@ -167,7 +184,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     """Return every option with its value, flat, without secrets."""
     groups = (settings.model, settings.data, settings.policy, settings.cache)
     flat = {name: value for group in groups for name, value in asdict(group).items()}
-    flat |= settings.training.to_dict()  # type: ignore[no-untyped-call]
+    flat |= settings.training.to_dict()
     return {name: value for name, value in flat.items() if "token" not in name}
 
 
@@ -304,7 +321,11 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     if record.best_epoch is not None:
         metric = record.arguments.get("metric_for_best_model")
         by = f" by {metric}" if metric else ""
-        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
+        yield (
+            f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
+            if record.best_epoch
+            else "The weights are those of epoch 0, before training."
+        )
     if record.frozen is not None:
         yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
     seconds = record.seconds

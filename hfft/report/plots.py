@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hfft.errors import OutputError
 from hfft.report.fonts import class_names, escaped, families
-from hfft.report.trace import EpochRow, best_row
+from hfft.report.trace import EpochRow, kept_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,15 +34,15 @@ _CELLS = 250  # so many cells per side are drawn at most
 _LONGEST = 22  # characters of a class's name that an axis shows
 
 
-def curves_figure(rows: Sequence[EpochRow], path: str | Path) -> None:
+def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None = None) -> None:
     """Write `curves` as a PNG.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    best = best_row(rows)
+    best = kept_row(rows, kept)
     reached = f"best accuracy {best.accuracy:.3f} after epoch {best.epoch:g}" if best else "no accuracy"
-    _save(curves(rows), path, f"Losses and validation accuracy over {len(rows)} epochs; {reached}.")
+    _save(curves(rows, kept), path, f"Losses and validation accuracy over {len(rows)} epochs; {reached}.")
 
 
 def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str], path: str | Path) -> None:
@@ -66,10 +66,11 @@ def reliability_figure(bins: Reliability, path: str | Path) -> None:
     _save(reliability_diagram(bins), path, text)
 
 
-def curves(rows: Sequence[EpochRow]) -> Figure:
+def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     """Draw the losses and the accuracy of each epoch, one above the other.
 
-    A phase that follows another begins at a dotted line; the epoch with the best accuracy is marked.
+    A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked, or the one with
+    the best accuracy where none was chosen.
     """
     figure = _figure(7.5, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -81,7 +82,7 @@ def curves(rows: Sequence[EpochRow]) -> Figure:
     upper.set(ylabel="cross-entropy (nats)")
     upper.set_title("Loss", pad=20 if _changes(rows) else 6)
     lower.set(ylabel="share of images", xlabel="epoch")
-    _mark_best(rows, lower)
+    _mark_best(kept_row(rows, kept), lower)
     _set_limits(rows, upper, lower)
     _mark_phases(rows, upper, lower)
     for axes in (upper, lower):
@@ -230,8 +231,7 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
         )
 
 
-def _mark_best(rows: Sequence[EpochRow], axes: Axes) -> None:
-    best = best_row(rows)
+def _mark_best(best: EpochRow | None, axes: Axes) -> None:
     title = "Accuracy on the validation images"
     if best is not None:
         axes.plot([best.epoch], [best.accuracy], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)

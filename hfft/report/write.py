@@ -73,7 +73,7 @@ def write_report(
 def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
     """Write the figures and return their names, with that of the mistakes where those are drawn."""
     figures = ["curves.png", "confusion_matrix.png"]
-    curves_figure(rows, folder / "curves.png")
+    curves_figure(rows, folder / "curves.png", record.best_epoch)
     confusion_figure(evidence.matrix, record.data.labels, folder / "confusion_matrix.png")
     if evidence.reliability is not None:
         figures.append("reliability.png")

@@ -2,15 +2,16 @@
 
 The probe is a logistic regression on what the pretrained head reads, from one pass over the images before
 training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016).
-Its regularisation is chosen on a part of the training images; validation and test images are only judged.
+Its regularisation is chosen on a part of the training images; validation and test images are only evaluated.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,11 @@ from tqdm.auto import tqdm
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
-from hfft.plugin.contract import Anatomy, covers
-from hfft.training.progress import Baselines
+from hfft.models.features import head_modules, linear_layer
+from hfft.models.forward import logits_of
+from hfft.plugin.contract import Anatomy
+from hfft.split.halves import Suffix
 from hfft.training.setup import Setup
-
-if TYPE_CHECKING:
-    from hfft.cache.prepare import Prepared
-
 
 PROBE_IMAGES = 10_000
 """Most training images that the probe learns from; more of them are sampled, keeping the class shares."""
@@ -38,28 +37,60 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
 _STEPS = 200  # of L-BFGS at most
 _BATCH = 64
+_NOISE = 1e-5  # of a feature's deviation, relative to its mean
 _PATIENCE = 2.0  # seconds without a progress bar
 
 
-def probe_baselines(setup: Setup, prepared: Prepared) -> Baselines:
-    """Evaluate the commonest class and a linear probe, before training changes the model.
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression as one linear layer on features as they are.
 
     Args:
-        setup: its model holds the pretrained weights.
-        prepared: the first phase, its activations cached where they can be, those of the test images as well.
+        classes: label number of each row, shape (classes,).
+        weight: shape (classes, features).
+        bias: shape (classes,).
     """
-    began = time.perf_counter()
+
+    classes: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the label number of each row of features."""
+        return self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+
+
+def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
+    """Fit a linear probe on what the head reads of the training images.
+
+    Args:
+        setup: its images and its seed.
+        reader: of the model with the pretrained weights.
+        train: the training images.
+    """
+    rows = _sampled(setup.sets.train, setup.settings.training.seed)
+    features = reader.features(Subset(train, rows.tolist()), "train")
+    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed)
+
+
+def predict_baselines(
+    setup: Setup, reader: HeadInputs, probe: LinearProbe, data: Mapping[str, Dataset[Any]]
+) -> dict[str, dict[str, NDArray[np.int64]]]:
+    """Return what the commonest class and a linear probe say of the validation and the test images.
+
+    Args:
+        setup: its images.
+        reader: of the model with the pretrained weights.
+        probe: fitted on the training images.
+        data: by split, what batches come from.
+    """
     sets = setup.sets
-    judged = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
+    evaluated = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
     commonest = int(np.bincount(sets.train.labels).argmax())
-    majority = {split: np.full(len(images), commonest, np.int64) for split, images in judged.items()}
-    rows = _sampled(sets.train, setup.settings.training.seed)
-    data = prepared.datasets
-    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared)
-    train = reader.features(Subset(data["train"], rows.tolist()), "train")
-    predict = fit_probe(train, sets.train.labels[rows], setup.settings.training.seed)
-    probe = {split: predict(reader.features(data[split], split)) for split in judged}
-    return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began)
+    return {
+        "majority": {split: np.full(len(images), commonest, np.int64) for split, images in evaluated.items()},
+        "linear_probe": {split: probe(reader.features(data[split], split)) for split in evaluated},
+    }
 
 
 class HeadInputs:
@@ -68,27 +99,49 @@ class HeadInputs:
     Args:
         model: with pretrained weights; left in the mode that it was in.
         anatomy: names the head.
-        prepared: says how a batch reaches the model.
+        suffix: how a batch reaches the model.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, prepared: Prepared) -> None:
-        self.model, self.prepared = model, prepared
-        self.heads = head_modules(model, anatomy)
+    def __init__(self, model: nn.Module, anatomy: Anatomy, suffix: Suffix) -> None:
+        self.model, self.suffix = model, suffix
+        self.linear, self.not_linear = linear_layer(model, anatomy)
+        # The linear layer itself where there is one: a norm before it belongs to the features.
+        self.heads = [self.linear] if self.linear is not None else head_modules(model, anatomy)
 
     def features(self, dataset: Dataset[Any], name: str) -> NDArray[np.float64]:
         """Return the features of all items, shape (images, features); `name` is that of the split."""
         rows: list[NDArray[np.float64]] = []
-        device = next(self.model.parameters()).device
+        with self._evaluating():
+            batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
+            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
+                rows.append(self._read(self._moved(batch)))
+        return np.concatenate(rows)
+
+    def gives_logits(self, dataset: Dataset[Any]) -> bool:
+        """Return whether what the linear layer makes of one row per image are the model's logits, untouched."""
+        assert self.linear is not None
+        seen: list[Tensor] = []
+        handle = self.linear.register_forward_hook(lambda module, args, output: seen.append(output))
+        batch = self._moved(collate([dataset[0]]))
+        try:
+            with self._evaluating(), torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
+                logits = logits_of(self.model(**inputs))
+        finally:
+            handle.remove()
+        return len(seen) == 1 and seen[0].ndim == 2 and torch.equal(seen[0], logits)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.model.training
         self.model.eval()
         try:
-            batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
-                moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-                rows.append(self._read(moved))
+            yield
         finally:
             self.model.train(training)
-        return np.concatenate(rows)
+
+    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device
+        return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
 
     def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
         seen: list[Tensor] = []
@@ -99,25 +152,13 @@ class HeadInputs:
 
         handles = [head.register_forward_pre_hook(remember, with_kwargs=True) for head in self.heads]
         try:
-            with torch.no_grad(), self.prepared.suffix.inputs(self.model, batch) as inputs:
+            with torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
                 self.model(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
         # Double precision: features that hardly vary are divided by a deviation too small for single.
         return pooled(seen[0]).double().cpu().numpy()
-
-
-def head_modules(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
-    """Return the head's modules with weights, not a container around them.
-
-    With cached activations, what a container is given may be a placeholder that nobody reads.
-    """
-    return [
-        module
-        for name, module in model.named_modules()
-        if any(covers(head, name) for head in anatomy.head) and next(module.parameters(recurse=False), None) is not None
-    ]
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -127,7 +168,7 @@ def pooled(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
 
 
-def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Any:
+def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> LinearProbe:
     """Fit a logistic regression whose strength is chosen on a held-out part of the same images.
 
     Args:
@@ -136,14 +177,14 @@ def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: in
         seed: of the part that is held out.
 
     Returns:
-        A function from features to label numbers.
+        The probe, which reads features as they are: their standardisation is folded into its weights.
     """
     from threadpoolctl import threadpool_limits
 
     # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
     with threadpool_limits(1):
         strength = choose_strength(features, labels, seed)
-        return fit_with(features, labels, strength).predict
+        return fit_with(features, labels, strength)
 
 
 def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
@@ -155,23 +196,28 @@ def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], se
     held_out = stratified(labels, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
     scores = [
-        float((fit_with(features[rest], labels[rest], strength).predict(features[held_out]) == labels[held_out]).mean())
+        float((fit_with(features[rest], labels[rest], strength)(features[held_out]) == labels[held_out]).mean())
         for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
     ]
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> Any:
-    """Fit a logistic regression of one inverse strength of regularisation, on standardised features."""
+def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> LinearProbe:
+    """Fit a logistic regression of one inverse strength of regularisation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_STEPS))
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # What varies by no more than the rounding of single precision is noise, however it is scaled.
+    scale = np.where(deviation > _NOISE * np.abs(mean), deviation, np.inf)
+    model = LogisticRegression(C=strength, max_iter=_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
-        return model.fit(features, labels)
+        model.fit((features - mean) / scale, labels)
+    weight, bias = model.coef_ / scale, model.intercept_
+    if len(model.classes_) == 2:  # one row of odds; two rows of half of it each have the same softmax
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return LinearProbe(model.classes_, weight, bias - weight @ np.where(np.isinf(scale), 0.0, mean))
 
 
 def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:

@@ -155,19 +155,12 @@ def compare(
     """
     training, labels = setup.settings.training, setup.sets.train.labels
     count = folds or folds_for(len(labels))
-    if count > len(labels):
-        raise ArgumentError(f"--folds {count} is more than the {len(labels)} training images")
-    parts = Folds.of(setup.sets.train, count, training.seed)
-    if any(len(np.unique(labels[rows])) < 2 for rows, _ in parts):
-        raise DataError(
-            f"{setup.sets.train.place}: without one of {count} folds a single class is left; give more images, or more "
-            "groups of each class"
-        )
+    parts = deal(setup, count)
     plans = {policy: _plan(setup, policy) for policy in policies}
     ready = _make_ready(setup, [phase for plan in plans.values() for phase in plan.phases], say)
     deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
     began = time.perf_counter()
-    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared)
+    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared.suffix)
     features = reader.features(deepest.prepared.datasets["plain"], "training")
     seconds = time.perf_counter() - began
     began = time.perf_counter()
@@ -181,6 +174,46 @@ def compare(
     policy, reason = recommend(order[1:], order[0])
     learned = learning_curve(features, labels, training.seed) if curve else None
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
+
+
+def deal(setup: Setup, count: int) -> Folds:
+    """Deal a setup's training images out to folds.
+
+    Raises:
+        ArgumentError: there are fewer images than folds.
+        DataError: a fold holds all images of all classes but one.
+    """
+    labels = setup.sets.train.labels
+    if count > len(labels):
+        raise ArgumentError(f"--folds {count} is more than the {len(labels)} training images")
+    parts = Folds.of(setup.sets.train, count, setup.settings.training.seed)
+    if any(len(np.unique(labels[rows])) < 2 for rows, _ in parts):
+        raise DataError(
+            f"{setup.sets.train.place}: without one of {count} folds a single class is left; give more images, or more "
+            "groups of each class"
+        )
+    return parts
+
+
+def cross_validated(
+    setup: Setup, parts: Folds, say: Callable[[str], None]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Cross-validate a setup's own plan, and the linear probe beside it.
+
+    Args:
+        setup: its model holds the pretrained weights, and holds them again afterwards.
+        parts: of its training images.
+        say: prints a line for the user.
+
+    Returns:
+        The logits of every image, shape (images, labels), and the label number that the probe gives it.
+    """
+    stages = _make_ready(setup, setup.plan.phases, say).stages(setup.plan)
+    reader = HeadInputs(setup.model, setup.plan.anatomy, stages[0].prepared.suffix)
+    features = reader.features(stages[0].prepared.datasets["plain"], "training")
+    probe = cross_validate_probe(features, parts, setup.settings.training.seed)
+    say(f"{setup.plan.policy}: {len(list(parts))} trainings")
+    return cross_validate(setup, stages, starting_tensors(setup), parts), probe
 
 
 def folds_for(images: int) -> int:
