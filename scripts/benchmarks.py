@@ -110,9 +110,9 @@ runs. Retraining a block or two is as good here as retraining everything, in a f
 
 The embedded default at {content("recipe")["conditions"]["image_size"]} pixels on sets that packages carry, accuracy on
 held-out test images, mean of the seeds (`scripts/bench_recipe.py`, one thread). `5 epochs` is what the default was:
-`--num_train_epochs 5` in batches of 32. `policy auto` is what `hfft advise` recommends, and `full` is full fine-tuning with
-as many steps as the default. Intervals are Newcombe's, of the test images of all seeds as one sample, so they leave out
-what other training images would change. Where nothing stands, nothing was measured.
+`--num_train_epochs 5` in batches of 32. `policy auto` is what `hfft advise` recommends, and `full` is full fine-tuning
+with as many steps as the default. Intervals are Newcombe's, of the test images of all seeds as one sample, so they
+leave out what other training images would change. Where nothing stands, nothing was measured.
 
 {recipe_table(measured("recipe"))}
 

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.curve import LearningCurve, learning_curve
-from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
+from hfft.jobs.advice.folds import (
+    Begin,
+    Folds,
+    cross_validate,
+    cross_validate_probe,
+    probe_start,
+    starting_tensors,
+)
 from hfft.metrics import counted, wilson_interval
 from hfft.planning.plan import Phase, Plan, make_plan
 from hfft.training.baselines import HeadInputs
@@ -167,9 +174,10 @@ def compare(
     probe = cross_validate_probe(features, parts, training.seed) == labels
     seconds += (time.perf_counter() - began) / count
     found = [Candidate(PROBE, probe, seconds, _megabytes([deepest]), _share(deepest))]
+    begin = probe_start(setup, reader, features, deepest.prepared.datasets["plain"])
     for policy, plan in plans.items():
         say(f"{policy}: {count} trainings")
-        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts))
+        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts, begin))
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
     learned = learning_curve(features, labels, training.seed) if curve else None
@@ -213,7 +221,8 @@ def cross_validated(
     features = reader.features(stages[0].prepared.datasets["plain"], "training")
     probe = cross_validate_probe(features, parts, setup.settings.training.seed)
     say(f"{setup.plan.policy}: {len(list(parts))} trainings")
-    return cross_validate(setup, stages, starting_tensors(setup), parts), probe
+    begin = probe_start(setup, reader, features, stages[0].prepared.datasets["plain"])
+    return cross_validate(setup, stages, starting_tensors(setup), parts, begin), probe
 
 
 def folds_for(images: int) -> int:
@@ -261,9 +270,9 @@ def _error(one: Candidate, other: Candidate) -> float:
     return float(np.sqrt(only_one + only_other - (only_one - only_other) ** 2 / images) / images)
 
 
-def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds) -> Candidate:
+def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begin | None) -> Candidate:
     began = time.perf_counter()
-    logits = cross_validate(setup, stages, starting_tensors(setup), folds)
+    logits = cross_validate(setup, stages, starting_tensors(setup), folds, begin)
     seconds = (time.perf_counter() - began) / len(list(folds))
     share = max(_share(stage) for stage in stages)
     return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, _megabytes(stages), share)

@@ -106,12 +106,14 @@ def fold(probe: LinearProbe, linear: nn.Linear) -> None:
     """Give a linear layer a probe's weights, so that it computes the probe's logits.
 
     Args:
-        probe: its rows are those of the layer.
+        probe: of all the layer's classes, or of some; nothing speaks for the others.
         linear: with a bias.
     """
     with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(probe.weight))
-        linear.bias.copy_(torch.from_numpy(probe.bias))
+        linear.weight.zero_()
+        linear.bias.fill_(float(probe.bias.min()))
+        linear.weight[probe.classes] = torch.from_numpy(probe.weight).to(linear.weight)
+        linear.bias[probe.classes] = torch.from_numpy(probe.bias).to(linear.bias)
 
 
 def why_no_probe(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> str:
