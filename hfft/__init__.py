@@ -7,7 +7,8 @@ Everything public is loaded when it is first used, so that ``import hfft`` itsel
 - ``hfft.plan(...)`` shows what a policy would train, ``hfft.evaluate(...)`` measures a finished model.
 - ``hfft.load(...)`` gives back the model and the image processor of a finished run, or of its delta.
 - ``hfft.load_classifier(...)`` and ``hfft.classify(...)`` label images with it.
-- ``hfft.labels(...)`` finds labels that are probably wrong, ``hfft.embed(...)`` gives a model's pooled features.
+- ``hfft.labels(...)`` finds labels that are probably wrong, ``hfft.embed(...)`` gives a model's pooled features,
+  and ``hfft.depth(...)`` says at which block they are good enough.
 - ``hfft.Plan`` says what a policy trains when, ``hfft.FreezeTrainer`` is the Trainer of one phase of a plan.
 
 Plugins and policies of other packages import ``hfft.plugin``. All else is private, and may change.
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "advise",
     "classify",
+    "depth",
     "embed",
     "evaluate",
     "finetune",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hfft.curate.depth import depth_with as depth
     from hfft.curate.desk import labels_with as labels
     from hfft.curate.embed import embed_with as embed
     from hfft.inference.classifier import classify, load_classifier
@@ -49,6 +52,7 @@ _PLACES = {
     "Plan": "hfft.planning.plan:Plan",
     "advise": "hfft.jobs.advise:advise_with",
     "classify": "hfft.inference.classifier:classify",
+    "depth": "hfft.curate.depth:depth_with",
     "embed": "hfft.curate.embed:embed_with",
     "evaluate": "hfft.jobs.evaluate:evaluate_with",
     "finetune": "hfft.jobs.finetune:finetune_with",

@@ -219,6 +219,21 @@ def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
+def difference_error(correct: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the standard error of the difference of two accuracies on the same images.
+
+    Half an image is added to each of the four outcomes, or a single image that tells them apart would count as sure
+    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
+
+    Args:
+        correct: whether each prediction of the one is right, shape (images,).
+        other: the same of the other model.
+    """
+    only_one, only_other = (correct & ~other).sum() + 0.5, (other & ~correct).sum() + 0.5
+    images = len(correct) + 2
+    return float(np.sqrt(only_one + only_other - (only_one - only_other) ** 2 / images) / images)
+
+
 def counted(accuracy: float, images: int) -> str:
     """Return an accuracy with three decimals, and beside it the count where a single image weighs 1 % or more."""
     if images >= FEW_IMAGES or not math.isfinite(accuracy):
@@ -273,7 +288,7 @@ def _ranked(rows: NDArray[np.float64], k: int) -> NDArray[np.int64]:
 
 @dataclass
 class SplitMetrics:
-    """Figures of one split.
+    """Metrics of one split.
 
     Args:
         images: how many were evaluated.

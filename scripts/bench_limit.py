@@ -154,7 +154,7 @@ def measure(name: str, engines: list[str], turns: int, compile_suffix: bool) -> 
         ways: dict[str, Callable[[], object]] = {"torch": lambda: prefix.capture(pixels)}
         for engine in engines:
             _add_engine(engine, prefix, pixels, Path(folder), (ways, result))
-        times = _in_turns({"matrix": _matrix(), **ways}, turns)
+        times = in_turns({"matrix": _matrix(), **ways}, turns)
     result.rate = 2 * _SIDE**3 / times.pop("matrix") / 1e9
     result.prefix = {way: seconds / size * 1e3 for way, seconds in times.items()}
     _measure_suffix((model, prefix, suffix), result, turns, compile_suffix)
@@ -217,7 +217,7 @@ def _measure_suffix(
     ways: dict[str, Callable[[], object]] = {"float32": lambda: step(False), "bfloat16": lambda: step(True)}
     if compile_suffix and not suffix.class_token:  # the shortcut replaces the block's forward for each batch
         ways["compiled"] = _compiled(model, suffix, lambda: step(False))
-    times = _in_turns(ways, turns)
+    times = in_turns(ways, turns)
     result.suffix = {way: seconds / TRAINING_BATCH * 1e3 for way, seconds in times.items()}
 
 
@@ -249,7 +249,7 @@ def freeze_batch_norms(model: nn.Module) -> None:
             module.eval()
 
 
-def _in_turns(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+def in_turns(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
     """Return the best seconds of each way, all of them taken in turns; a way that gives seconds is believed."""
     for compute in ways.values():
         compute()

@@ -224,6 +224,10 @@ class AdviseArguments:
         "head,last_block,last_n:2,lp_ft",
         "Policies to compare, with commas between them; full and others without a frozen part take long.",
     )
+    models: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Compare these pretrained models instead, by linear probes: folders or Hub ids."},
+    )
     folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
     json: bool = option(False, "Print JSON, for programs.")
 
@@ -304,6 +308,22 @@ class EmbedArguments:
 
     def __post_init__(self) -> None:
         check_ending("--output", self.output, (".parquet", ".safetensors"))
+
+
+@dataclass
+class DepthArguments:
+    """How accuracy over depth is measured, and where its figure goes."""
+
+    output: str | None = option(None, "File for the figure, .png.")
+    folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
+    json: bool = option(False, "Print JSON, for programs.")
+    seed: int = option(0, "Seed of the folds.")
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise ArgumentError(f"--folds must be at least 2, not {self.folds}")
+        if self.output is not None:
+            check_ending("--output", self.output, (".png",))
 
 
 @dataclass

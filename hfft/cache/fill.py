@@ -21,12 +21,15 @@ from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
+from hfft.data.workers import hand_over, received
 from hfft.errors import ModelError
 from hfft.machine import cores
 from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
+_FEW_ROWS = 64
+_WORKERS_SECONDS = 0.5
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 CHECKED_ROWS = 4
@@ -201,14 +204,30 @@ def rows_agree(
 
 def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
-    workers = min(cores(), 16)
-    return lambda rows: DataLoader(
-        _Rows(images, pixels, rows),
-        batch_size=fill_batch(device),
-        collate_fn=collate,
-        num_workers=workers if len(rows) > 64 else 0,
-        pin_memory=device.type == "cuda",
-    )
+
+    def batches(rows: list[int]) -> Batches:
+        dataset = _Rows(images, pixels, rows)
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            dataset,
+            batch_size=fill_batch(device),
+            collate_fn=collate,
+            num_workers=min(cores(), 16) if _worth_workers(dataset) else 0,
+            pin_memory=device.type == "cuda",
+        )
+        return map(received, loader)
+
+    return batches
+
+
+def _worth_workers(dataset: _Rows) -> bool:
+    """Whether decoding takes longer than worker processes take to start, which 45 phone photos do, or 65 of any."""
+    if len(dataset) > _FEW_ROWS:
+        return True
+    if len(dataset) < 2 * cores():
+        return False
+    start = time.perf_counter()
+    dataset[0]
+    return (time.perf_counter() - start) * len(dataset) > _WORKERS_SECONDS
 
 
 def activation_batches(entry: ActivationCache, device: torch.device) -> Callable[[list[int]], Batches]:
@@ -289,6 +308,7 @@ class _Rows(Dataset[dict[str, Tensor]]):
         view, image = divmod(self.rows[index], len(self.images))
         return self.pixels(self.images.image(image, self.pixels.least), self.contents[image], view)
 
+    @hand_over
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         rows = [self.rows[index] % len(self.images) for index in indices]
         return of_one_shape([self[index] for index in indices], self.images, rows)

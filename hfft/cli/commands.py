@@ -70,6 +70,10 @@ COMMANDS = {
         "hfft.cli.curate:embed_command",
         "Write pooled features of any block to Parquet or safetensors, for other tools.",
     ),
+    "depth": Command(
+        "hfft.cli.curate:depth_command",
+        "Measure a linear probe on each block's output, which shows where pretrained features stop helping.",
+    ),
     "merge": Command(
         "hfft.cli.models:merge_command",
         "Make a whole checkpoint, which stock transformers loads, of a delta and its base model.",

@@ -7,7 +7,14 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments, LabelsArguments, NextArguments
+from hfft.arguments import (
+    DataArguments,
+    DepthArguments,
+    EmbedArguments,
+    FeatureArguments,
+    LabelsArguments,
+    NextArguments,
+)
 from hfft.cli.commands import summary_of
 from hfft.parsing import parse
 
@@ -31,6 +38,17 @@ def embed_command(argv: list[str]) -> int:
         "features": width,
     }
     print(json.dumps(facts, indent=2) if options.json else describe_embedding(embedding, options.output))
+    return 0
+
+
+def depth_command(argv: list[str]) -> int:
+    """Measure what linear probes make of each block's output, which shows where pretrained features stop helping."""
+    groups = (FeatureArguments, DataArguments, DepthArguments)
+    use, data, options, place = parse(groups, argv, "depth", summary_of("depth"), _place(""))
+    from hfft.curate.depth import accuracy_over_depth
+
+    depth = accuracy_over_depth(use, data, options, place, _say)
+    print(json.dumps(depth.data(), indent=2) if options.json else depth)
     return 0
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
-from hfft.cli.errors import describe_unexpected, error_line
-from hfft.errors import ArgumentError, HfftError, PreemptedError
+from hfft.cli.errors import describe_unexpected
+from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
 from hfft.machine import keep_freed_memory, take_all_cores
 from hfft.parsing import closest
 
@@ -62,7 +62,7 @@ def _outcome(error: BaseException) -> tuple[str, int]:
         return f"hfft: interrupted; what was complete is kept{notes}", 130
     if isinstance(error, HfftError):
         code = 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
-        return f"hfft: error: {error_line(error)}", code
+        return f"hfft: error: {one_line(error)}", code
     assert isinstance(error, Exception)
     return f"hfft: error: {describe_unexpected(error)}{notes}", 1
 

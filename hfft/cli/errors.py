@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from hfft.errors import HfftError, one_line
+from hfft.errors import one_line
 
 
 def describe_unexpected(error: Exception) -> str:
@@ -20,11 +20,3 @@ def describe_unexpected(error: Exception) -> str:
     if isinstance(error, OSError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}; unexpected error: run again with --debug and report what it shows"
-
-
-def error_line(error: HfftError) -> str:
-    """Return an error's own line, also where a data loader's worker wrapped its traceback around it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    wrapped = lines and lines[0].startswith("Caught ")
-    return last.partition(": ")[2] if wrapped else " ".join(lines)

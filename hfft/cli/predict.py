@@ -88,7 +88,7 @@ def write_predictions(
     """
     stream = sys.stdout if stream is None else stream
     if hasattr(stream, "reconfigure"):
-        # A file's name may hold bytes that are no text in any encoding; they come out as they went in.
+        # A file's name may hold bytes that are not text in any encoding; they come out as they went in.
         stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     writers: dict[str, Callable[[], Iterator[str]]] = {
         "table": lambda: _table(rows, files),

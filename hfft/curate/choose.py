@@ -26,6 +26,7 @@ from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
 from hfft.files import write_whole
 from hfft.metrics import probabilities as probabilities_of
+from hfft.report.terminal import aligned
 from hfft.trust.known import unit_rows
 
 ADVICE = (
@@ -195,9 +196,8 @@ def chosen_json(chosen: Chosen) -> str:
 def chosen_table(chosen: Chosen) -> str:
     """Return the choice for people."""
     lines = [f"{len(chosen.chosen):,} of {chosen.images:,} images for {chosen.model}, those first that teach most:"]
-    width = max(len(each.image) for each in chosen.chosen)
-    for each in chosen.chosen:
-        lines.append(f"{each.rank:>4}  {each.image:<{width}}  {each.prediction} {each.probability:.2f}")
+    rows = [(str(each.rank), each.image, each.prediction, f"{each.probability:.2f}") for each in chosen.chosen]
+    lines += aligned(("rank", "image", "prediction", "probability"), rows, words=(1, 2))
     return "\n".join([*lines, ADVICE])
 
 

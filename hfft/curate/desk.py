@@ -27,6 +27,7 @@ from hfft.data.probe import ImageProbe, probe_images
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole
 from hfft.parsing import parse_keywords
+from hfft.report.terminal import aligned
 from hfft.trust.known import unit_rows
 
 SHOWN = 20
@@ -395,8 +396,7 @@ def desk_table(desk: Desk) -> str:
 def _label_table(suspects: Sequence[Suspect]) -> list[str]:
     if not suspects:
         return []
-    rows = [("image", "label", "suggestion", "", "nearest images")]
-    rows += [
+    rows = [
         (
             _tail(_name(each)),
             str(each.label),
@@ -406,11 +406,8 @@ def _label_table(suspects: Sequence[Suspect]) -> list[str]:
         )
         for each in suspects
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        "  " + "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[4]])
-        for row in rows
-    ]
+    head = ("image", "label", "suggestion", "confidence", "nearest images")
+    return [f"  {line}" for line in aligned(head, rows, words=(0, 1, 2, 4))]
 
 
 def _name(each: Suspect) -> str:

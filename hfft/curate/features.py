@@ -27,6 +27,7 @@ from hfft.cache.prepare import (
 from hfft.curate.encoder import Encoder
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
+from hfft.data.workers import received
 from hfft.errors import ArgumentError, ModelError
 from hfft.explain.forward_pass import called_modules, first_tensor
 from hfft.explain.gradcam import feature_maps
@@ -96,7 +97,7 @@ def read_features(
 def boundary_part(encoder: Encoder) -> str | None:
     """Return the block whose output the cache holds: that before the first block with something to train.
 
-    None where nothing is frozen before it, or the first part with something to train is no block.
+    None where nothing is frozen before it, or the first part with something to train is not a block.
     """
     labels = [label for label, names in encoder.anatomy.parts() if names]
     trained = {encoder.anatomy.part_of(name) for name in encoder.phase.trainable}
@@ -148,7 +149,7 @@ def _read(encoder: Encoder, prepared: Prepared, name: str, parts: Sequence[str |
     logits = []
     decoding = bool(prepared.uncached_reason) and len(dataset) > _FEW  # type: ignore[arg-type]
     loader = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate, num_workers=cores() if decoding else 0)
-    for batch in tqdm(loader, desc=f"Features, {name} images", unit="batch", delay=_PATIENCE, disable=None):
+    for batch in map(received, tqdm(loader, f"Features, {name} images", unit="batch", delay=_PATIENCE, disable=None)):
         moved = {key: value.to(encoder.training.device) for key, value in batch.items() if key != "labels"}
         seen, scores = _forward(encoder, prepared.suffix, moved, parts)
         for part, kept, values in zip(parts, rows, seen, strict=True):

@@ -17,12 +17,14 @@ from hfft.data.labels import NamedImages
 from hfft.data.layout import EXTENSIONS, hidden
 from hfft.data.load import find_splits
 from hfft.data.readers.sources import walk
+from hfft.data.sampling import stratified
 from hfft.errors import ArgumentError, OutputError
 from hfft.inference.classifier import find_images
 from hfft.report.record import RunRecord
 
 UNLABELLED = "unlabelled"
 """The split of images without labels."""
+_SEED = 0  # of a sample: which images are looked at does not depend on a command's own seed
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 
 
@@ -87,7 +89,18 @@ def gather(data: DataArguments, place: str | None) -> Gathered:
     if record is None and place is not None and _is_flat(Path(place).expanduser()):
         return gather_unlabelled([place])
     found = find_splits(data)
-    return Gathered(found.name, found.splits, found.notes, record)
+    return _sampled(Gathered(found.name, found.splits, found.notes, record), data)
+
+
+def _sampled(gathered: Gathered, data: DataArguments) -> Gathered:
+    """Return at most as many images of each split as is asked for, keeping the shares of the classes."""
+    rows = {}
+    for split, named in gathered.splits.items():
+        most = data.max_train_samples if split == "train" else data.max_eval_samples
+        numbers = np.unique(np.array([str(name) for name in named.names]), return_inverse=True)[1]
+        enough = most is None or most >= len(numbers)
+        rows[split] = list(range(len(numbers))) if enough else stratified(numbers, int(most or 0), _SEED).tolist()
+    return gathered.select(rows)
 
 
 def gather_unlabelled(places: Sequence[str]) -> Gathered:

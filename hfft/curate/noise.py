@@ -158,7 +158,7 @@ def fitted(features: Floats, labels: Rows, rows: Rows, seed: int) -> Callable[[F
 
 
 def trusted_rows(opinion: Opinion) -> NDArray[np.bool_]:
-    """Return which rows are no suspects; of a class that would lose all its rows but one, all are trusted."""
+    """Return which rows are not suspect; of a class that would lose all its rows but one, all are trusted."""
     trusted = np.ones(len(opinion.labels), bool)
     trusted[opinion.suspects()] = False
     left = np.bincount(opinion.labels[trusted], minlength=opinion.probabilities.shape[1])

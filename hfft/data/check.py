@@ -37,7 +37,7 @@ class Finding:
     """One thing that is wrong or unusual.
 
     Args:
-        severity: ``error`` (training fails or its figures deceive), ``warning`` or ``note``.
+        severity: ``error`` (training fails or its metrics deceive), ``warning`` or ``note``.
         kind: a word for programs.
         what: a sentence for people.
         files: what it is about, each as ``split: file``.

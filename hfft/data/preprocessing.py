@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hfft.data.images import READING, ImageSet
+from hfft.data.workers import hand_over
 from hfft.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
         content = self._contents[row] if self._contents is not None else ""
         return {**self.pixels(image, content, int(self._view)), "labels": int(self.images.labels[row])}
 
+    @hand_over
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """The items of a batch.
 

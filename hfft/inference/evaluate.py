@@ -44,6 +44,7 @@ from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.report.fonts import shown_by_number
 from hfft.report.plots import confusion_figure, reliability_figure
+from hfft.report.terminal import aligned
 from hfft.report.typed_json import plain
 from hfft.report.write import write_predictions
 from hfft.trust.selective import Selective, selective
@@ -231,14 +232,12 @@ def describe_evaluation(evaluation: Evaluation) -> str:
         *_trust(evaluation),
         "",
     ]
-    width = max(5, *(len(row.label) for row in evaluation.per_class))
-    lines.append(f"{'class':<{width}}  precision  confidence  recall      F1  images")
-    lines += [
-        f"{row.label:<{width}}  {row.precision:>9.3f}  {_number(row.confidence):>10}  {row.recall:>6.3f}  "
-        f"{row.f1:>6.3f}  {row.support:>6}"
+    rows = [
+        (row.label, *map(_number, (row.precision, row.confidence, row.recall, row.f1)), str(row.support))
         for row in evaluation.per_class
         if row.support or row.precision or len(evaluation.per_class) <= 100
     ]
+    lines += aligned(("class", "precision", "confidence", "recall", "F1", "images"), rows)
     return "\n".join(lines)
 
 

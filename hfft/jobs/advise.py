@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from datasets import concatenate_datasets
 from hfft.arguments import RUN_ARGUMENTS, AdviseArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError
+from hfft.jobs.advice.backbones import BackboneAdvice, compare_backbones
 from hfft.jobs.advice.compare import Advice, compare
 from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import given_options
@@ -24,7 +25,7 @@ from hfft.parsing import flags_of, parse_keywords
 from hfft.training.setup import Settings, Setup
 
 
-def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], None] = print) -> Advice:
+def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], None] = print) -> Advice | BackboneAdvice:
     """Cross-validate policies on the training images, and recommend one; nothing is written but the cache.
 
     Args:
@@ -35,6 +36,8 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
     Raises:
         HfftError: data, model or policies are not usable, and how to mend it.
     """
+    if options.models:
+        return _advise_models(settings, options, say)
     policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in options.policies.split(",")))))
     if not policies:
         raise ArgumentError("--policies names none; give for example head,last_block")
@@ -49,7 +52,25 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
     return replace(advice, command=_command(settings, advice.policy))
 
 
-def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice:
+def _advise_models(settings: Settings, options: AdviseArguments, say: Callable[[str], None]) -> BackboneAdvice:
+    """Compare backbones; what one of them cannot do is said before any of the images passes."""
+    check_processes(settings.training)
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory(prefix="hfft-advise-") as folder:
+        training = copy.copy(settings.training)
+        training.output_dir, training.report_to = folder, []
+
+        def setups() -> Iterator[tuple[str, Setup]]:
+            for name in options.models:
+                model = replace(settings.model, model_name_or_path=name)
+                policy = replace(settings.policy, policy="head")
+                chosen = replace(settings, model=model, policy=policy, training=training)
+                yield name, with_all_images(set_up(chosen, test=False))
+
+        return compare_backbones(setups(), options.folds, say)
+
+
+def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice | BackboneAdvice:
     """Compare policies on the images themselves, and recommend one; this is ``hfft.advise``.
 
     Args:

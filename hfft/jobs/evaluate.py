@@ -17,7 +17,7 @@ from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError
 from hfft.evaluation import split_metrics
 from hfft.inference.evaluate import Answers, Evaluation, evaluate, make_evaluation_folder, write_evaluation
-from hfft.jobs.advice.compare import cross_validated, deal
+from hfft.jobs.advice.compare import cross_validated, folds_of
 from hfft.jobs.advice.folds import Folds
 from hfft.jobs.advise import with_all_images
 from hfft.jobs.finetune import check_processes, set_up
@@ -80,7 +80,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         given = set_up(settings, test=False)
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
-        parts = deal(setup, options.folds)
+        parts = folds_of(setup, options.folds)
         logits, probe = cross_validated(setup, parts, say)
     evaluation = _scored(use, setup, parts, logits, options.top_k)
     evaluation = replace(evaluation, notes=(*_notes(record, parts, logits, probe), *changed))

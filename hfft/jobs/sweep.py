@@ -23,7 +23,9 @@ from hfft.metrics import counted
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
 from hfft.planning.policies import AUTO
+from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
+from hfft.report.terminal import aligned
 from hfft.training.resume import differences, identity_of
 from hfft.training.setup import Settings
 
@@ -99,8 +101,8 @@ def _run_all(
     """Make the runs that are not there yet; return the rows of all that are, and how many failed."""
     rows: list[SweepRow] = []
     failures, shared, said = 0, Shared(), ""
-    for number, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
-        begins = f"[{number}/{len(planned)}] {target.name}"
+    for place, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
+        begins = f"[{place}/{len(planned)}] {target.name}"
         try:
             done, others = finished(target, options, setting, shared)
             say(
@@ -216,11 +218,13 @@ def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:
     """Draw the rows for the terminal, best first."""
-    width = max(len(row.folder.name) for row in rows)
-    lines = [f"{'run':<{width}}  accuracy    loss  seconds  trained"]
-    for row in rows:
-        numbers = f"{row.accuracy:8.4f}  {row.loss:6.4f}  {row.seconds:7.1f}  {row.trained_share:7.1%}"
-        lines.append(f"{row.folder.name:<{width}}  {numbers}")
+    lines = aligned(
+        ("run", "accuracy", "loss", "seconds", "trained"),
+        [
+            (row.folder.name, number(row.accuracy), number(row.loss), f"{row.seconds:.1f}", f"{row.trained_share:.1%}")
+            for row in rows
+        ],
+    )
     best = rows[0]
     lines.append(
         f"\nThe best, {counted(best.accuracy, best.images)} on validation, is optimistic: run and epoch were chosen on "

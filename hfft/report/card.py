@@ -378,7 +378,7 @@ def limits(record: RunRecord) -> str:
         "images unlike them (other cameras, places, times) may be labelled worse than the metrics above say.",
         *_limits_of_evidence(record),
         *_limits_by_class(record.per_class, record.per_class_split),
-        f"Whatever bias the base model's pretraining brought, fine-tuning may have left in place. {_licence(record)}",
+        f"Whatever bias the base model's pretraining brought, fine-tuning may have left in place. {_license(record)}",
     ]
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in sentences)
 
@@ -422,7 +422,7 @@ def _limits_by_class(rows: Sequence[ClassRow], split: str) -> Iterable[str]:
         )
 
 
-def _licence(record: RunRecord) -> str:
+def _license(record: RunRecord) -> str:
     if record.base.license:
         return f"The base model's license is {escape(record.base.license)}."
     return "The base model's license is not known: find out before passing this model on."

@@ -162,6 +162,28 @@ def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
     _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
 
 
+def depth_figure(parts: Sequence[tuple[str, float, tuple[float, float]]], path: str | Path) -> None:
+    """Write accuracy over depth as a PNG.
+
+    Args:
+        parts: name, accuracy and its interval, from the first part to the last.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    figure = _figure(max(5.0, 0.8 * len(parts)), 4)
+    axes = figure.subplots()
+    names, values = [name for name, _, _ in parts], [value for _, value, _ in parts]
+    reach = [[value - low for _, value, (low, _) in parts], [high - value for _, value, (_, high) in parts]]
+    axes.errorbar(range(len(parts)), values, reach, fmt="o-", color=BLUE, capsize=3)
+    axes.set_xticks(range(len(parts)), names, rotation=45, ha="right")
+    axes.set_ylabel("accuracy of a linear probe, 95% interval")
+    axes.set_ylim(0, 1.02)
+    axes.grid(True, alpha=0.3)
+    _save(figure, path, f"Accuracy of linear probes over depth: {', '.join(f'{n} {v:.3f}' for n, v, _ in parts)}.")
+
+
 def rates_figure(tried: Sequence[float], losses: Sequence[float], chosen: float, path: str | Path) -> None:
     """Write the curve of a learning-rate range test as a PNG.
 

@@ -194,8 +194,8 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
         other = found.get(key)
         if other is None or other.shape != value.shape:
             return float("inf")
-        gap = float((other.double().cpu() - value.double().cpu()).abs().max())
-        ratio = gap / max(float(value.double().abs().max()), 1e-30)
+        gap = float((other.cpu().double() - value.cpu().double()).abs().max())
+        ratio = gap / max(float(value.cpu().double().abs().max()), 1e-30)
         worst = max(worst, ratio) if ratio == ratio else float("inf")
     return worst
 

@@ -158,7 +158,7 @@ class HeadInputs:
             for handle in handles:
                 handle.remove()
         # Double precision: features that hardly vary are divided by a deviation too small for single.
-        return pooled(seen[0]).double().cpu().numpy()
+        return pooled(seen[0]).cpu().double().numpy()
 
 
 def pooled(features: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import collate
+from hfft.data.workers import received
 from hfft.errors import ArgumentError, one_line
 from hfft.evaluation import classification_metrics
 from hfft.models.forward import logits_of
@@ -108,10 +109,14 @@ class FreezeTrainer(Trainer):
         self.add_callback(self.divergence)
         self._epoch_began = time.perf_counter()
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Train on a batch as the Trainer does, and note whether its loss is finite."""
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Train on a batch as the Trainer does, and note whether its loss is finite.
+
+        Raises:
+            HfftError: it cannot be trained on, or a data loader's worker could not read it.
+        """
         try:
-            loss: Tensor = super().training_step(*args, **kwargs)
+            loss: Tensor = super().training_step(model, received(inputs), *args, **kwargs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -186,6 +191,14 @@ class FreezeTrainer(Trainer):
             inputs = self.objective.mix(inputs)
         with self.suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
             return super().compute_loss(model, prepared, return_outputs, num_items_in_batch)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch.
+
+        Raises:
+            HfftError: a data loader's worker could not read it.
+        """
+        return super().prediction_step(model, received(inputs), *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, with averaged weights where there are any."""

@@ -148,3 +148,12 @@ def test_a_bad_image_is_named_or_left_out(
     assert "red/bad.png" in capsys.readouterr().err
     assert main([*argv, "--on_bad_image", "skip"]) == 0
     assert "Skipped 1 images that cannot be read: red/bad.png" in capsys.readouterr().err
+
+
+def test_a_sample_keeps_the_shares_of_the_classes(finished: Finished) -> None:
+    """What is asked for is what is looked at, by every command that gathers images."""
+    asked = DataArguments(train_dir=str(finished.images), max_train_samples=6)
+    found = gather(asked, None)
+    assert sorted(str(name) for name in found.splits["train"].names) == ["blue", "blue", "green", "green", "red", "red"]
+    assert found.counts == {"train": 6}
+    assert gather(asked, None).sets["train"].files == found.sets["train"].files

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,3 +194,19 @@ def test_several_processes_share_a_memo(files: list[str], tmp_path: Path, reads:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png: No such file"):
         file_digests([str(tmp_path / "gone.png")], tmp_path / "memo")
+
+
+@pytest.mark.usefixtures("later")
+def test_where_no_time_of_change_is_told_files_are_read_each_time(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows gives the time of creation in its place."""
+    memo = tmp_path / "memo"
+    monkeypatch.setattr(hfft.data.content, "os", SimpleNamespace(stat=os.stat, name="nt"))
+    first = file_digests(files, memo)
+    Path(files[3]).write_bytes(b"\7" * 100)
+    os.utime(files[3], (0, 0))
+    assert [
+        number for number, (one, other) in enumerate(zip(first, file_digests(files, memo), strict=True)) if one != other
+    ] == [3]
+    assert not memo.exists()

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor
 
 from hfft.arguments import DataArguments
-from hfft.data.images import ImageSet, open_image
+from hfft.data.images import NO_IMAGE, ImageSet, UnreadableImageError, open_image
 from hfft.data.load import load_image_sets
 from hfft.data.preprocessing import PixelDataset, Pixels, collate, resize_processor
+from hfft.data.workers import received
 from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import ArgumentError, DataError
 
@@ -218,13 +219,15 @@ def test_data_sets_can_be_pickled() -> None:
     assert torch.equal(copy[2]["pixel_values"], dataset[2]["pixel_values"])
 
 
-def test_a_bad_image_is_named_through_worker_processes() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_is_the_same_from_a_worker_process(workers: int) -> None:
     features = datasets.Features({"image": datasets.Image(decode=False)})
     rows = [{"path": "culprit.png", "bytes": b"junk"}]
     images = ImageSet(datasets.Dataset.from_dict({"image": rows}, features), np.zeros(1, dtype=np.int64), "bad")
-    loader = DataLoader(PixelDataset(images, Pixels(vit())), collate_fn=collate, num_workers=1)
-    with pytest.raises(DataError, match=r"culprit\.png"):
-        next(iter(loader))
+    loader = DataLoader(PixelDataset(images, Pixels(vit())), collate_fn=collate, num_workers=workers)
+    with pytest.raises(UnreadableImageError, match=r"^cannot read the image culprit\.png: .* skip does$") as raised:
+        list(map(received, loader))
+    assert raised.value.reason == NO_IMAGE
 
 
 def test_collate_takes_items_without_labels() -> None:

@@ -32,6 +32,7 @@ def start(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> Callable[
     def go(*flags: Any) -> int:
         given = ["--train_dir", images, "--model_name_or_path", model, "--output_dir", tmp_path / "out"]
         given += ["--num_train_epochs", 1, "--disable_tqdm", "true", "--baselines", "none"]
+        given += ["--figures", "false"]
         return main(["finetune", *map(str, [*given, *flags])])
 
     return go
@@ -104,12 +105,17 @@ def _remove_after(monkeypatch: pytest.MonkeyPatch, files: list[Path]) -> None:
     monkeypatch.setattr(hfft.training.phases, "describe", describe)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_is_named_where_it_is_read_again(
-    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    start: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    workers: int,
 ) -> None:
     _remove_after(monkeypatch, [tmp_path / "images" / "red" / f"{number:03d}.png" for number in range(8)])
-    assert start("--cache", "off") == 1
-    one_line(capsys, "red/00")
+    assert start("--cache", "off", "--dataloader_num_workers", workers) == 1
+    one_line(capsys, "error: cannot read the image red/00", "No such file or directory")
 
 
 def test_a_file_that_vanishes_after_it_was_cached_costs_nothing(

@@ -20,8 +20,9 @@ from hfft.jobs.advice.folds import (
     probe_start,
     starting_tensors,
 )
-from hfft.metrics import counted, wilson_interval
+from hfft.metrics import counted, difference_error, wilson_interval
 from hfft.planning.plan import Phase, Plan, make_plan
+from hfft.report.terminal import aligned
 from hfft.training.baselines import HeadInputs
 from hfft.training.phases import ReadyPhase, make_ready, to_device
 from hfft.training.setup import Setup
@@ -29,6 +30,7 @@ from hfft.training.setup import Setup
 POLICIES = ("head", "last_block", "last_n:2", "lp_ft")
 """What is compared by default."""
 PROBE = "linear probe"
+_COLUMNS = ("recipe", "accuracy", "95% interval", "seconds", "MB cached", "trained", "")
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,7 @@ class Advice:
     command: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{'recipe':<14}  accuracy  95% interval    seconds  MB cached  trained"]
-        for each in self.candidates:
-            low, high = each.interval
-            numbers = f"{each.accuracy:8.3f}  {low:.3f} to {high:.3f}  {each.seconds:7.1f}  {each.megabytes:9.1f}"
-            mark = "  <- recommended" if each.policy == self.policy else ""
-            lines.append(f"{each.policy:<14}  {numbers}  {each.share:7.1%}{mark}")
+        lines = aligned(_COLUMNS, [self._cells(each) for each in self.candidates], words=(0, 2, 6))
         lines.append(
             f"\nBy {self.folds}-fold cross-validation on {self.images} images; intervals are Wilson's, of all "
             "predictions as one sample, so they leave out what another split would change."
@@ -99,6 +96,12 @@ class Advice:
         if self.command:
             lines.append(f"\n{self.command}")
         return "\n".join(lines)
+
+    def _cells(self, each: Candidate) -> tuple[str, ...]:
+        interval = "{:.3f} to {:.3f}".format(*each.interval)
+        mark = "<- recommended" if each.policy == self.policy else ""
+        numbers = (f"{each.seconds:.1f}", f"{each.megabytes:.1f}", f"{each.share:.1%}")
+        return each.policy, f"{each.accuracy:.3f}", interval, *numbers, mark
 
     def data(self) -> dict[str, Any]:
         """Return the same as plain data."""
@@ -129,7 +132,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class _Ready:
+class Ready:
     """The phases of all candidates, each with its data sets."""
 
     by_trainable: dict[frozenset[str], ReadyPhase] = field(default_factory=dict)
@@ -161,10 +164,10 @@ def compare(
         HfftError: images or cache are not usable.
     """
     training, labels = setup.settings.training, setup.sets.train.labels
-    count = folds or folds_for(len(labels))
-    parts = deal(setup, count)
+    parts = folds_of(setup, folds)
+    count = len(list(parts))
     plans = {policy: _plan(setup, policy) for policy in policies}
-    ready = _make_ready(setup, [phase for plan in plans.values() for phase in plan.phases], say)
+    ready = ready_for(setup, [phase for plan in plans.values() for phase in plan.phases], say)
     deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
     began = time.perf_counter()
     reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared.suffix)
@@ -173,7 +176,7 @@ def compare(
     began = time.perf_counter()
     probe = cross_validate_probe(features, parts, training.seed) == labels
     seconds += (time.perf_counter() - began) / count
-    found = [Candidate(PROBE, probe, seconds, _megabytes([deepest]), _share(deepest))]
+    found = [Candidate(PROBE, probe, seconds, cached_megabytes([deepest]), _share(deepest))]
     begin = probe_start(setup, reader, features, deepest.prepared.datasets["plain"])
     for policy, plan in plans.items():
         say(f"{policy}: {count} trainings")
@@ -184,20 +187,25 @@ def compare(
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 
-def deal(setup: Setup, count: int) -> Folds:
-    """Deal a setup's training images out to folds.
+def folds_of(setup: Setup, wanted: int | None) -> Folds:
+    """Part a setup's training images.
+
+    Args:
+        setup: with the images, and the seed.
+        wanted: how many folds; None for as many as `folds_for` says.
 
     Raises:
         ArgumentError: there are fewer images than folds.
-        DataError: a fold holds all images of all classes but one.
+        DataError: without one of the folds a single class is left.
     """
-    labels = setup.sets.train.labels
-    if count > len(labels):
-        raise ArgumentError(f"--folds {count} is more than the {len(labels)} training images")
-    parts = Folds.of(setup.sets.train, count, setup.settings.training.seed)
-    if any(len(np.unique(labels[rows])) < 2 for rows, _ in parts):
+    images = setup.sets.train
+    count = wanted or folds_for(len(images))
+    if count > len(images):
+        raise ArgumentError(f"--folds {count} is more than the {len(images)} training images")
+    parts = Folds.of(images, count, setup.settings.training.seed)
+    if any(len(np.unique(images.labels[rows])) < 2 for rows, _ in parts):
         raise DataError(
-            f"{setup.sets.train.place}: without one of {count} folds a single class is left; give more images, or more "
+            f"{images.place}: without one of {count} folds a single class is left; give more images, or more "
             "groups of each class"
         )
     return parts
@@ -216,7 +224,7 @@ def cross_validated(
     Returns:
         The logits of every image, shape (images, labels), and the label number that the probe gives it.
     """
-    stages = _make_ready(setup, setup.plan.phases, say).stages(setup.plan)
+    stages = ready_for(setup, setup.plan.phases, say).stages(setup.plan)
     reader = HeadInputs(setup.model, setup.plan.anatomy, stages[0].prepared.suffix)
     features = reader.features(stages[0].prepared.datasets["plain"], "training")
     probe = cross_validate_probe(features, parts, setup.settings.training.seed)
@@ -259,15 +267,7 @@ def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, s
 
 
 def _error(one: Candidate, other: Candidate) -> float:
-    """Return the standard error of the difference of two accuracies on the same images.
-
-    Half an image is added to each of the four outcomes, or a single image that tells them apart would count as sure
-    (Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005).
-    """
-    only_one = (one.correct & ~other.correct).sum() + 0.5
-    only_other = (other.correct & ~one.correct).sum() + 0.5
-    images = len(one.correct) + 2
-    return float(np.sqrt(only_one + only_other - (only_one - only_other) ** 2 / images) / images)
+    return difference_error(one.correct, other.correct)
 
 
 def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begin | None) -> Candidate:
@@ -275,7 +275,7 @@ def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begi
     logits = cross_validate(setup, stages, starting_tensors(setup), folds, begin)
     seconds = (time.perf_counter() - began) / len(list(folds))
     share = max(_share(stage) for stage in stages)
-    return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, _megabytes(stages), share)
+    return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, cached_megabytes(stages), share)
 
 
 def _plan(setup: Setup, policy: str) -> Plan:
@@ -283,7 +283,7 @@ def _plan(setup: Setup, policy: str) -> Plan:
     return make_plan(setup.model, setup.plan.anatomy, policy, epochs, options.head_lr_scale, options.layer_decay)
 
 
-def _make_ready(setup: Setup, phases: Sequence[Phase], say: Callable[[str], None]) -> _Ready:
+def ready_for(setup: Setup, phases: Sequence[Phase], say: Callable[[str], None]) -> Ready:
     """Fill the caches of all phases: the earliest boundary from images, deeper ones from its activations."""
     plain = setup.settings.data.augment == "none"
     train = setup.sets.train
@@ -301,7 +301,7 @@ def _make_ready(setup: Setup, phases: Sequence[Phase], say: Callable[[str], None
     for each in ready:
         datasets = each.prepared.datasets
         datasets["plain"] = datasets["train" if plain else "validation"]
-    return _Ready({each.phase.trainable: each for each in ready})
+    return Ready({each.phase.trainable: each for each in ready})
 
 
 def _nested(phases: Sequence[Phase]) -> list[list[Phase]]:
@@ -320,7 +320,8 @@ def _share(ready: ReadyPhase) -> float:
     return ready.view.trainable / ready.view.parameters
 
 
-def _megabytes(stages: Sequence[ReadyPhase]) -> float:
+def cached_megabytes(stages: Sequence[ReadyPhase]) -> float:
+    """Return the megabytes of activations that a training reads."""
     return max(stage.prepared.bytes for stage in stages) / 1e6
 
 

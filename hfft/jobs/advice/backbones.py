@@ -1,0 +1,147 @@
+"""Backbones compared on the images themselves, by cross-validated linear probes on what each one's head reads.
+
+Scores that promise to tell transferability without labels' help are not used: probes ask the question itself, and cost
+one pass through each frozen model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfft.jobs.advice.compare import cached_megabytes, folds_of, ready_for
+from hfft.jobs.advice.folds import cross_validate_probe
+from hfft.metrics import counted, difference_error, wilson_interval
+from hfft.report.terminal import aligned
+from hfft.training.baselines import HeadInputs
+from hfft.training.setup import Setup
+
+_COLUMNS = ("model", "accuracy", "95% interval", "ms an image", "MB cached", "parameters", "")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained model as the images see it.
+
+    Args:
+        model: its name.
+        correct: whether each image was labelled rightly by a probe that never saw it, shape (images,).
+        milliseconds: an image's way through the frozen model, decoding included; 0 where some were cached already.
+        megabytes: of its cached activations before the head.
+        parameters: how many it has.
+    """
+
+    model: str
+    correct: NDArray[np.bool_] = field(repr=False)
+    milliseconds: float
+    megabytes: float
+    parameters: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that were labelled rightly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
+        return wilson_interval(int(self.correct.sum()), len(self.correct))
+
+
+@dataclass(frozen=True)
+class BackboneAdvice:
+    """Which pretrained model to take, and why.
+
+    Args:
+        backbones: in the order in which they were named.
+        model: the recommended one.
+        reason: in a sentence.
+        images: that were compared on.
+        folds: of the cross-validation.
+    """
+
+    backbones: tuple[Backbone, ...]
+    model: str
+    reason: str
+    images: int
+    folds: int
+
+    def __str__(self) -> str:
+        lines = aligned(_COLUMNS, [self._cells(each) for each in self.backbones], words=(0, 2, 6))
+        how = f"By {self.folds}-fold cross-validation of linear probes on {self.images} images; intervals are Wilson's."
+        return "\n".join([*lines, "", how, self.reason])
+
+    def _cells(self, each: Backbone) -> tuple[str, ...]:
+        interval = "{:.3f} to {:.3f}".format(*each.interval)
+        took = f"{each.milliseconds:.1f}" if each.milliseconds else "cached"
+        numbers = (took, f"{each.megabytes:.1f}", f"{each.parameters / 1e6:.1f}M")
+        return each.model, f"{each.accuracy:.3f}", interval, *numbers, "<- recommended" * (each.model == self.model)
+
+    def data(self) -> dict[str, Any]:
+        """Return the same as plain data."""
+        rows = []
+        for each in self.backbones:
+            row = asdict(each) | {"accuracy": each.accuracy, "interval": list(each.interval)}
+            del row["correct"]
+            rows.append(row)
+        plain = {"backbones": rows, "model": self.model, "reason": self.reason}
+        return {**plain, "images": self.images, "folds": self.folds}
+
+
+def compare_backbones(
+    setups: Iterable[tuple[str, Setup]], folds: int | None, say: Callable[[str], None]
+) -> BackboneAdvice:
+    """Cross-validate a linear probe on each model's features of the same images.
+
+    Args:
+        setups: the name and the setup of each model, whose policy is ``head``; made one by one, so that one model at a
+            time is in memory.
+        folds: how many; by default as many as `hfft.jobs.advice.compare.folds_for` says.
+        say: prints a line for the user.
+
+    Raises:
+        ArgumentError: there are fewer images than folds.
+        DataError: a fold holds all images of all classes but one.
+        HfftError: images or cache are not usable.
+    """
+    found = []
+    count = 0
+    for name, setup in setups:
+        parts = folds_of(setup, folds)
+        count = len(list(parts))
+        say(f"{name}:")
+        began = time.perf_counter()
+        (ready,) = ready_for(setup, setup.plan.phases, say).by_trainable.values()
+        reader = HeadInputs(setup.model, setup.plan.anatomy, ready.prepared.suffix)
+        features = reader.features(ready.prepared.datasets["plain"], "training")
+        report = ready.prepared.reports.get("train")
+        seconds = 0.0 if report is not None and report.computed < len(features) else time.perf_counter() - began
+        correct = cross_validate_probe(features, parts, setup.settings.training.seed) == setup.sets.train.labels
+        parameters = sum(parameter.numel() for parameter in setup.model.parameters())
+        found.append(Backbone(name, correct, seconds / len(correct) * 1e3, cached_megabytes([ready]), parameters))
+    model, reason = recommend_backbone(found)
+    return BackboneAdvice(tuple(found), model, reason, len(found[0].correct), count)
+
+
+def recommend_backbone(found: Sequence[Backbone]) -> tuple[str, str]:
+    """Return the smallest model within one standard error of the most accurate one, and why in a sentence."""
+    best = max(found, key=lambda each: each.accuracy)
+    images = len(best.correct)
+    near = [each for each in found if best.accuracy - each.accuracy <= difference_error(best.correct, each.correct)]
+    chosen = min(near, key=lambda each: each.parameters)
+    said = f"{chosen.model}, {counted(chosen.accuracy, images)}"
+    if chosen is best:
+        return (
+            chosen.model,
+            f"Recommended: {said}, the most accurate; no smaller one is within a standard error of it.",
+        )
+    error = difference_error(best.correct, chosen.correct)
+    return chosen.model, (
+        f"Recommended: {said}, smaller than {best.model}, {counted(best.accuracy, images)}, and within one standard "
+        f"error of it ({error:.3f})."
+    )

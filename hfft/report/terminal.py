@@ -1,0 +1,31 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from io import StringIO
+
+_WIDE = 10_000  # columns: a terminal breaks lines by itself, and what reads from a pipe wants them whole
+
+
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> list[str]:
+    """Return the lines of a table, aligned by the width that characters take in a terminal.
+
+    Args:
+        head: names of the columns.
+        rows: cells of each row.
+        words: columns that are aligned to the left; the others hold numbers.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place in words else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))  # a cell's brackets are its own, not rich's markup
+    console = Console(file=StringIO(), width=_WIDE, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]

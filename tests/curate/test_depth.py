@@ -1,0 +1,70 @@
+"""Accuracy over depth is that of probes on what each block gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hfft
+from hfft.arguments import DataArguments, FeatureArguments
+from hfft.cli import main
+from hfft.curate.encoder import load_encoder
+from hfft.curate.features import read_features
+from hfft.curate.gather import gather
+from hfft.jobs.advice.folds import Folds, cross_validate_probe
+
+from .conftest import Finished
+
+
+def test_each_part_is_probed_on_its_own_features(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "depth.png"
+    argv = ["depth", str(finished.images), "--model", str(finished.base), "--output", str(target)]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["part"] for each in found["probes"]] == ["stem", "block 1", "block 2", "block 3", "neck", "head input"]
+    assert (found["images"], found["folds"]) == (18, 5)
+    shares = [each["share"] for each in found["probes"]]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] < 1
+    encoder = load_encoder(FeatureArguments(model=str(finished.base)))
+    images = gather(DataArguments(), str(finished.images)).sets["train"]
+    features = read_features(encoder, {"train": images}, ["block 2"], lambda line: None)["train"].values
+    images.labels[:] = np.repeat([0, 1, 2], 6)
+    predicted = cross_validate_probe(features.astype(np.float64), Folds.of(images, 5, 0), 0)
+    assert found["probes"][2]["accuracy"] == (predicted == images.labels).mean()
+    with Image.open(target) as figure:
+        assert "block 2" in str(figure.info["Description"])
+
+
+def test_the_first_part_that_is_as_good_as_the_best_is_named(finished: Finished) -> None:
+    depth = hfft.depth(dataset_name=str(finished.images), model=str(finished.output), folds=3, say=lambda line: None)
+    best = max(each.accuracy for each in depth.probes)
+    enough = next(each for each in depth.probes if each.part == depth.enough)
+    assert all(each.accuracy < best for each in depth.probes[: depth.probes.index(enough)])
+    assert f"{depth.enough:<10}" in str(depth).split("<-")[0].splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--folds", "1"], 2, "--folds must be at least 2"),
+        (["--folds", "19"], 2, "more than the 18 training images"),
+        (["--output", "depth.svg"], 2, "must end in .png"),
+    ],
+)
+def test_wrong_options(
+    flags: list[str], code: int, message: str, finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["depth", str(finished.images), "--model", str(finished.base), *flags]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_images_without_labels_are_refused(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["depth", str(finished.images / "red"), "--model", str(finished.base)]) == 1
+    assert "no labelled training images" in capsys.readouterr().err
