@@ -103,6 +103,11 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) ->
     FinetuneArguments(output_dir="o", torch_compile=True, torch_compile_backend="eager", use_cpu=True)
 
 
+def test_bf16_needs_no_further_flag_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert FinetuneArguments(output_dir="o", bf16=True).use_cpu
+
+
 @pytest.mark.parametrize(("told", "bf16"), [("bf16", True), ("no", False)])
 def test_what_the_launcher_was_told_counts(told: str, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)

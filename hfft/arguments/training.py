@@ -128,6 +128,8 @@ class FinetuneArguments(TrainingArguments):
         if self.bf16 is None:
             cuda = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = cuda and torch.cuda.is_bf16_supported()
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # else transformers refuses, and asks for that
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
         self._read_json()

@@ -35,6 +35,7 @@ pytestmark = needed
 expect.set_options(timeout=TIMEOUT)
 
 RUNS = ("embedded", "resnet", "vit")
+EACH = ["embedded", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_a_hostile_file_gets_a_message_with_its_name_as_text(page: Page, tmp_pat
     expect(page.get_by_text("not an image that can be read")).to_be_visible(timeout=TIMEOUT)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_tab_shows_the_model_in_use(name: str, page: Page, folder: Path) -> None:
     file, run = folder / "images" / "red" / "0.png", read_run(folder / "outputs" / name)
     (expected,) = classify(load_classifier(run.folder, device="cpu"), [file])
@@ -305,7 +306,7 @@ def test_the_cut_is_moved_by_keys_and_trained_by_enter(page: Page) -> None:
     assert own_model(page).endswith("head, 5 epochs")
 
 
-@pytest.mark.parametrize("pointer", ["mouse", "touch"])
+@pytest.mark.parametrize("pointer", ["mouse", pytest.param("touch", marks=pytest.mark.slow)])
 def test_the_cut_is_dragged_and_trained_where_it_is_let_go(pointer: str, browser: Any, url: str) -> None:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, has_touch=pointer == "touch")
     page = context.new_page()
@@ -386,7 +387,7 @@ def own_model(page: Page) -> str:
     return page.locator("#model input").input_value()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folder: Path) -> None:
     choose_model(page, name)
     start_training(page, folder, 2)

@@ -137,6 +137,7 @@ def test_wrong_rows_in_a_cache_are_computed_again_by_all_ranks(
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_two_processes_train_in_mixed_precision(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
     """Cached activations in bfloat16 meet weights in float32 where DDP is asked for idle parameters as well."""
     flags = ["--model_name_or_path", pretrained("resnet"), "--train_dir", image_folder(), "--bf16", "true"]

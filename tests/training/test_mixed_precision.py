@@ -23,11 +23,15 @@ from hfft.split.halves import Prefix, Suffix, idle_parameters
 from hfft.training.trainer import FreezeTrainer
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
+FEW = ("beit", "convnext", "efficientnet", "mobilevit", "resnet", "swin", "vit")
+"""One architecture of each kind; the others are slow."""
 
 
 @pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", [pytest.param("head", marks=pytest.mark.slow), "last_block"])
-@pytest.mark.parametrize("model_type", SMALL)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in SMALL]
+)
 def test_every_architecture_trains_and_is_evaluated_in_bfloat16(
     model_type: str, policy: str, cached: bool, tmp_path: Path
 ) -> None:
@@ -74,8 +78,15 @@ def _logits(trainer: FreezeTrainer) -> Any:
     return trainer.predictions.predictions
 
 
-@pytest.mark.parametrize("policy", ["head", "last_block", "lp_ft"])
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        ("resnet", "lp_ft"),
+        ("vit", "last_block"),
+        *(pytest.param("resnet", policy, marks=pytest.mark.slow) for policy in ("head", "last_block")),
+        *(pytest.param("vit", policy, marks=pytest.mark.slow) for policy in ("head", "lp_ft")),
+    ],
+)
 def test_cached_and_uncached_runs_are_equal_in_bfloat16(job: Job, kind: str, policy: str) -> None:
     flags = ("--bf16", "true", "--use_cpu", "true", "--policy", policy, "--baselines", "none", "--figures", "false")
     cached, uncached = (job(kind, cache, "--cache", cache, *flags) for cache in ("disk", "off"))
