@@ -14,6 +14,7 @@ photographs does little. A set whose package is missing is left out, which is sa
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import io
 import json
@@ -94,7 +95,7 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
                 if not ways or kind not in readers:
                     continue
                 folder = Path(scratch) / f"{kind}-{count}-{seed}"
-                os.environ["HFFT_CACHE"] = str(folder / "cache")
+                os.environ["HFFT_CACHE"] = f"{scratch}/cache-{kind}"  # the held-out images are the same for every seed
                 write_images(folder, readers[kind](), int(count), seed, options.held_out)
                 for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made):
                     yield {"set": name, "seed": seed, **row}
@@ -139,7 +140,11 @@ def _bits(right: NDArray[np.bool_]) -> str:
 
 def accuracy(run: Row) -> float:
     """Return the share of held-out images that a run labelled rightly."""
-    return run["right"].count("1") / len(run["right"])
+    return float(np.mean(_right(run)))
+
+
+def _right(run: Row) -> NDArray[np.bool_]:
+    return np.array([bit == "1" for bit in run["right"]])
 
 
 def table(runs: Sequence[Row]) -> str:
@@ -178,8 +183,8 @@ def _gain(found: Mapping[str, Mapping[int, Row]], way: str, other: str) -> str:
     seeds = sorted(found.get(way, {}).keys() & found.get(other, {}).keys())
     if not seeds:
         return ""
-    one, two = ("".join(found[each][seed]["right"] for seed in seeds) for each in (way, other))
-    difference = paired_difference(*(np.array([bit == "1" for bit in bits]) for bits in (one, two)))
+    one, two = (np.concatenate([_right(found[each][seed]) for seed in seeds]) for each in (way, other))
+    difference = paired_difference(one, two)
     return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
 
 
@@ -218,6 +223,7 @@ def _readers(options: argparse.Namespace) -> dict[str, Callable[[], Pools]]:
     readers: dict[str, Callable[[], Pools]] = {"animals": _animals, "digits": _digits, "mnist": _mnist}
     readers["clipart"] = lambda: _clipart(options.clipart)
     readers["fashion"] = lambda: _fashion(options.fashion)
+    readers = {kind: functools.cache(reader) for kind, reader in readers.items()}
     for kind in sorted({name.partition(":")[0] for name in options.sets}):
         try:
             readers[kind]()
@@ -268,9 +274,10 @@ def _clipart(folder: Path) -> Pools:
     pools: Pools = {part: {} for part in _PARTS}
     for label in CLIPART:
         files = sorted((folder / label).rglob("*.png"))
-        order = np.random.default_rng(0).permutation(len(files))
-        for part, rows in zip(_PARTS, (order[:40], order[40:70], order[70:100]), strict=True):
-            pools[part][label] = [_on_white(files[row]) for row in rows]
+        order = np.random.default_rng(0).permutation(len(files))[:110]
+        drawings = [drawing for row in order if max((drawing := _on_white(files[row])).size) < 20 * min(drawing.size)]
+        for part, rows in zip(_PARTS, (drawings[:40], drawings[40:70], drawings[70:100]), strict=True):
+            pools[part][label] = rows
     return pools
 
 

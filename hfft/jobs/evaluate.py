@@ -66,8 +66,8 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         ArgumentError: that is no run's folder, or there are fewer images than folds.
         HfftError: the run's images or base are not what or where they were, or files cannot be written.
     """
-    file = Path(use.model).expanduser() / RECORD
-    if not file.is_file():
+    file = Path(use.model or "").expanduser() / RECORD
+    if not use.model or not file.is_file():
         raise ArgumentError(f"--folds needs the folder of a run, with its {RECORD}; {use.model} has none")
     record, output = read_record(file), make_evaluation_folder(options)
     settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record), "evaluate", ""))
@@ -94,7 +94,7 @@ def _scored(
     labels, shares = parts.labels, probabilities(logits, 1.0)
     matrix = confusion(logits, labels, len(setup.sets.labels))
     return Evaluation(
-        use.model,
+        str(use.model),
         setup.sets.name,
         split_metrics(logits, labels, top_k),
         per_class(matrix, list(setup.sets.labels), class_confidence(shares)),

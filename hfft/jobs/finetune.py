@@ -226,11 +226,27 @@ def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]
         policy = str(resumed.record["identity"]["policy"])
         reason = f"Policy auto: {policy}, as decided before the interruption."
     else:
-        first = replace(settings, policy=replace(settings.policy, policy=POLICIES[0]))
-        advice = compare(set_up(first, shared, test=False), POLICIES, None, say, curve=False)
+        setup = set_up(replace(settings, policy=replace(settings.policy, policy=POLICIES[0])), shared, test=False)
+        advice = compare(setup, _fitting(setup, say), None, say, curve=False)
         policy, reason = advice.policy, f"Policy auto: {advice.reason}"
     say(reason)
     return replace(settings, policy=replace(settings.policy, policy=policy)), [reason]
+
+
+def _fitting(setup: Setup, say: Callable[[str], None]) -> list[str]:
+    """Return which of the default policies fit the model and the number of epochs; the others are said."""
+    found, training = [], setup.settings.training
+    for policy in POLICIES:
+        try:
+            phases = make_plan(setup.model, setup.plan.anatomy, policy, float(training.num_train_epochs)).phases
+        except ArgumentError as error:
+            say(f"Policy auto leaves out {policy}: {error}.")
+            continue
+        if training.max_steps > 0 and len(phases) > 1:
+            say(f"Policy auto leaves out {policy}: --max_steps does not say which of its phases ends.")
+        else:
+            found.append(policy)
+    return found
 
 
 def _what_is_new(setup: Setup) -> str:

@@ -57,7 +57,8 @@ class LinearProbe:
 
     def __call__(self, features: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the label number of each row of features."""
-        return self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+        numbers: NDArray[np.int64] = self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+        return numbers
 
 
 def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:

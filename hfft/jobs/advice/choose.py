@@ -69,7 +69,7 @@ def hand_back_the_better(
             if comparison is None or not comparison.better:
                 setup.model.load_state_dict(progress.best.tensors, strict=False)
     if comparison is not None and comparison.better:
-        progress.best.epoch = 0.0
+        progress.best.epoch, progress.best.score = 0.0, _score(progress, trainer)
     line = str(comparison or f"The linear probe was no candidate for the result: {reason}.")
     progress.decisions.append(line)
     say(line)
@@ -122,9 +122,14 @@ def _may_fold(setup: Setup, trainer: FreezeTrainer, folds: Folds) -> bool:
 
 def _by_validation(progress: Progress, trainer: FreezeTrainer, images: int) -> Comparison:
     assert progress.best.score is not None
-    score = (deciding(trainer.args, progress.untrained), -progress.untrained["eval_loss"])
+    score = _score(progress, trainer)
     better = score > progress.best.score
     return Comparison(progress.best.score[0], score[0], better, f"on the {images:,} validation images")
+
+
+def _score(progress: Progress, trainer: FreezeTrainer) -> tuple[float, float]:
+    """Return how the probe did on the validation images, as `Best` holds it."""
+    return deciding(trainer.args, progress.untrained), -progress.untrained["eval_loss"]
 
 
 def _by_folds(

