@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def measure(name: str, rows: int, turns: int) -> Choice:
             return Choice(name, note=found.use.note)
         engine = found.engine
         with ThreadPoolExecutor(engine.lanes) as pool:
-            ways = {
+            ways: dict[str, Callable[[], object]] = {
                 "torch": lambda: prefix.capture(batch),
                 "chosen": lambda: list(pool.map(engine.capture, [batch] * engine.lanes)),
             }

@@ -17,6 +17,7 @@ import argparse
 import functools
 import gzip
 import io
+import itertools
 import json
 import os
 import statistics
@@ -50,6 +51,7 @@ SETS = (
 HELD_OUT = 30  # images of each class that the accuracy is measured on, where there are so many
 FEW = (5, 20)  # images of each class, over which averages are taken
 CLIPART = ("animals", "food", "office", "people", "plants", "recreation", "tools", "transportation")
+MOST_PIXELS = 1_000_000  # of a drawing
 _PARTS = ("train", "development", "test")
 Pool = dict[str, list[Image.Image]]
 Pools = dict[str, Pool]
@@ -274,11 +276,18 @@ def _clipart(folder: Path) -> Pools:
     pools: Pools = {part: {} for part in _PARTS}
     for label in CLIPART:
         files = sorted((folder / label).rglob("*.png"))
-        order = np.random.default_rng(0).permutation(len(files))[:110]
-        drawings = [drawing for row in order if max((drawing := _on_white(files[row])).size) < 20 * min(drawing.size)]
+        order = np.random.default_rng(0).permutation(len(files))
+        fitting = itertools.islice((files[row] for row in order if _fits(files[row])), 100)
+        drawings = [_on_white(file) for file in fitting]
         for part, rows in zip(_PARTS, (drawings[:40], drawings[40:70], drawings[70:100]), strict=True):
             pools[part][label] = rows
     return pools
+
+
+def _fits(file: Path) -> bool:
+    """Whether a drawing is quickly decoded, and not too long for a model."""
+    with Image.open(file) as opened:
+        return opened.width * opened.height < MOST_PIXELS and max(opened.size) < 19 * min(opened.size)
 
 
 def _on_white(file: Path) -> Image.Image:

@@ -34,6 +34,8 @@ TABS = {
     "Training": "#epochs table",
     "Prediction trace": "#steps .hf-step",
     "Compare": "#runs label",
+    "Labels": "#labels-look",
+    "Label next": "#next-rank",
     "Learn": "#question-1 label",
 }
 """By tab, what is there once it has been filled."""

@@ -18,8 +18,9 @@ Job = Callable[..., Path]
 
 
 def run(*flags: Any) -> int:
-    """Fine-tune; plots take longer than a small training, so only a test that looks at them asks for them."""
-    return main(["finetune", "--disable_tqdm", "true", "--figures", "false", *(str(flag) for flag in flags)])
+    """Fine-tune; plots and folds take longer than a small training, so only a test that looks at them asks for them."""
+    quick = ("--disable_tqdm", "true", "--figures", "false", "--calibration_folds", "0")
+    return main(["finetune", *quick, *(str(flag) for flag in flags)])
 
 
 def losses(folder: Path) -> list[float]:

@@ -108,6 +108,12 @@ class FinetuneArguments(TrainingArguments):
         None,
         "Evaluate and hand back an exponential moving average of the weights, for example 0.99; none if not given.",
     )
+    calibration_folds: int | None = option(
+        None,
+        "Where no validation set is given: repeat the training on cached activations without one fold of the training "
+        "images at a time, and fit the temperature to what is said of it; by default 5 up to 500 training images, "
+        "else 0, which is never.",
+    )
     find_lr: bool = option(
         False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."
     )
@@ -218,6 +224,8 @@ class FinetuneArguments(TrainingArguments):
             raise ArgumentError(f"--early_stopping_patience must be at least 1, not {self.early_stopping_patience}")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ArgumentError("--early_stopping_patience needs evaluations: leave out --eval_strategy no")
+        if self.calibration_folds is not None and (self.calibration_folds < 0 or self.calibration_folds == 1):
+            raise ArgumentError(f"--calibration_folds must be 0 or at least 2, not {self.calibration_folds}")
         if self.mixup < 0:
             raise ArgumentError(f"--mixup must not be below 0, but is {self.mixup}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.arguments import DataArguments, FeatureArguments, NextArguments
+from hfft.arguments import CacheArguments, DataArguments, FeatureArguments, NextArguments
 from hfft.curate.embed import readable
 from hfft.curate.encoder import load_encoder, run_record
 from hfft.curate.features import read_features
@@ -76,7 +76,11 @@ class Chosen:
 
 
 def choose_next(
-    use: FeatureArguments, options: NextArguments, places: Sequence[str], say: Callable[[str], None]
+    use: FeatureArguments,
+    options: NextArguments,
+    places: Sequence[str],
+    say: Callable[[str], None],
+    cache: CacheArguments | None = None,
 ) -> Chosen:
     """Choose unlabelled images for a finished run, and list them where ``options.output`` says.
 
@@ -85,6 +89,7 @@ def choose_next(
         options: how many, and where they are listed.
         places: files, and folders with images in them and below.
         say: prints a line for the user.
+        cache: where activations lie; by default where those of the run lie.
 
     Raises:
         ArgumentError: the model is not a finished run.
@@ -99,7 +104,7 @@ def choose_next(
     gathered = _without_known(gathered, owned, notes)
     for note in notes:
         say(note)
-    encoder = load_encoder(use)
+    encoder = load_encoder(use, cache)
     if not encoder.labels:
         raise ArgumentError(f"--model {use.model} is not a finished run: its head has not been trained on your classes")
     labelled = {split: images for split, images in owned.items() if split != "test"}

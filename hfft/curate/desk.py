@@ -152,21 +152,43 @@ def label_desk(
     """
     target = refuse_existing(options.output)
     gathered = gather(data, place)
+    desk = examine(gathered, lambda: _encoder(use, gathered), options.seed, say, progress)
+    if target is not None:
+        write_findings(desk, target)
+    return desk
+
+
+def examine(
+    gathered: Gathered,
+    load: Callable[[], Encoder],
+    seed: int,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Desk:
+    """Look at every image that was gathered, and its label.
+
+    Args:
+        gathered: the images.
+        load: loads the model, once the labels are known to be of use.
+        seed: of the folds.
+        say: prints a line for the user.
+        progress: as of `label_desk`.
+
+    Raises:
+        HfftError: images, labels or model are not usable, and how to mend it.
+    """
     sound, images, unreadable = _probed(gathered, progress)
     labels = _numbered(images, gathered.name)
-    encoder = _encoder(use, gathered)
+    encoder = load()
     views = _views(encoder, sound, say)
-    desk = Desk(
+    return Desk(
         gathered.name,
         encoder.name,
         gathered.counts,
         int((labels.numbers >= 0).sum()),
         (*gathered.notes, *labels.notes),
-        (*_label_findings(images, labels, views, options.seed), *_image_findings(images, views[0]), *unreadable),
+        (*_label_findings(images, labels, views, seed), *_image_findings(images, views[0]), *unreadable),
     )
-    if target is not None:
-        write_findings(desk, target)
-    return desk
 
 
 def labels_with(*, say: Callable[[str], None] = print, **options: Any) -> Desk:
@@ -355,13 +377,16 @@ def desk_csv(desk: Desk) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for each in desk.suspects:
-        near = " | ".join(f"{one.image} ({one.label})" for one in each.nearest)
-        confidence = f"{each.confidence:.4f}" if each.suggestion else ""
-        writer.writerow(
-            [each.image, each.split, each.finding, each.label or "", each.suggestion, confidence, near, "", ""]
-        )
+    writer.writerows(finding_row(each) for each in desk.suspects)
     return stream.getvalue()
+
+
+def finding_row(each: Suspect, action: str = "", new_label: str = "") -> list[str]:
+    """Return a finding as a row of `COLUMNS`, with what is to be done about it."""
+    near = " | ".join(f"{one.image} ({one.label})" for one in each.nearest)
+    confidence = f"{each.confidence:.4f}" if each.suggestion else ""
+    about = [each.image, each.split, each.finding, each.label or "", each.suggestion, confidence, near]
+    return [*about, action, new_label]
 
 
 def write_findings(desk: Desk, target: Path) -> None:

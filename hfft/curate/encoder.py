@@ -6,7 +6,7 @@ is read here, and what is computed here is read by the next run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +60,12 @@ class Encoder:
     labels: tuple[str, ...] = ()
 
 
-def load_encoder(use: FeatureArguments) -> Encoder:
+def load_encoder(use: FeatureArguments, cache: CacheArguments | None = None) -> Encoder:
     """Load a finished run, which knows its classes, or a pretrained model, whose head nobody reads.
+
+    Args:
+        use: the model.
+        cache: where activations lie; by default where those of the run lie, or the usual place.
 
     Raises:
         HfftError: there is no such model, it is not whole, or its parts are not known.
@@ -71,11 +75,13 @@ def load_encoder(use: FeatureArguments) -> Encoder:
         arguments = ModelArguments(
             model_name_or_path=None if folder is None else str(folder), trust_remote_code=use.trust_remote_code
         )
-        return _pretrained(Settings(arguments, training=_no_flags()), use.model)
+        return _pretrained(Settings(arguments, cache=cache or CacheArguments(), training=_no_flags()), use.model)
     record = read_record(folder / RECORD)
     model, processor = load_folder(folder, use.token, use.trust_remote_code)
     labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
-    return _encoder(str(use.model), (model, processor), settings_of(record), record, labels)
+    settings = settings_of(record)
+    settings = replace(settings, cache=cache or settings.cache)
+    return _encoder(str(use.model), (model, processor), settings, record, labels)
 
 
 def load_base(record: RunRecord) -> Encoder:

@@ -79,8 +79,22 @@ def apply_fixes(data: DataArguments, options: LabelsArguments, place: str | None
         raise ArgumentError("name the images as well: hfft labels DATA --apply FIXES.csv")
     target = refuse_existing(options.new_list)
     assert target is not None
-    gathered = gather(data, place)
-    decided = read_decisions(Path(str(options.apply)).expanduser(), gathered)
+    return write_fixed(gather(data, place), Path(str(options.apply)).expanduser(), target)
+
+
+def write_fixed(gathered: Gathered, decisions: Path, target: Path) -> Fixed:
+    """Write the list of images that were gathered, with decisions about them applied.
+
+    Args:
+        gathered: the images.
+        decisions: a CSV, as of `read_decisions`.
+        target: the list, a CSV or Parquet file.
+
+    Raises:
+        DataError: the file of decisions is not usable; the message names the line.
+        OutputError: the list cannot be written.
+    """
+    decided = read_decisions(decisions, gathered)
     rows = [
         (split, row, decided.get((split, file), label))
         for split, named in gathered.splits.items()
@@ -88,7 +102,7 @@ def apply_fixes(data: DataArguments, options: LabelsArguments, place: str | None
     ]
     kept_rows = [(split, row, label) for split, row, label in rows if label != _DROPPED]
     if not kept_rows:
-        raise DataError(f"{options.apply}: it drops every image of {gathered.name}")
+        raise DataError(f"{decisions}: it drops every image of {gathered.name}")
     (_write_csv if target.suffix.lower() == ".csv" else _write_parquet)(gathered, kept_rows, target)
     return _summed_up(target, gathered, decided, kept_rows)
 

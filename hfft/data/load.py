@@ -36,6 +36,7 @@ class ImageSets:
         name: of the data set, for people.
         skipped: files that cannot be read and were left out.
         notes: what the data set was taken for, and what else was left out.
+        held_back: whether no validation images were given, so that a share of the training images was set aside.
     """
 
     train: ImageSet
@@ -45,6 +46,7 @@ class ImageSets:
     name: str
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    held_back: bool = False
 
 
 def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
@@ -83,6 +85,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         labels,
         found.name,
         notes=(*found.notes, *describe_groups(train, {"validation": validation, "test": test})),
+        held_back="validation" not in splits,
     )
 
 

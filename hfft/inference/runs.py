@@ -17,6 +17,7 @@ from hfft.data.images import ImageSet, upright_rgb
 from hfft.data.load import ImageSets, load_image_sets
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import HfftError
+from hfft.metrics import PairedDifference, paired_difference
 from hfft.models.download import has_weights
 from hfft.report.record import RunRecord, read_record
 from hfft.report.trace import EpochRow, read_trace
@@ -105,6 +106,22 @@ def read_answers(folder: Path) -> list[Answer]:
         return []
 
 
+def paired(first: FinishedRun, other: FinishedRun) -> PairedDifference | None:
+    """Return by how much a run is more accurate than another on the same validation images; None where they differ.
+
+    Args:
+        first: the one.
+        other: that it is compared with.
+    """
+    contents = [run.record.data.sha256.get("validation") for run in (first, other)]
+    answers = [read_answers(run.folder) for run in (first, other)]
+    labels = [[answer.label for answer in found] for found in answers]
+    if contents[0] is None or contents[0] != contents[1] or not answers[0] or labels[0] != labels[1]:
+        return None
+    correct = [np.array([answer.label == answer.prediction for answer in found]) for found in answers]
+    return paired_difference(correct[0], correct[1])
+
+
 def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int64]:
     """Return how many images of each class (rows) got which label (columns), shape (labels, labels)."""
     places = {label: place for place, label in enumerate(labels)}
@@ -163,7 +180,8 @@ class EvaluationImages:
             return None
         known = {item.name for item in fields(DataArguments)}
         options = {name: value for name, value in self.record.arguments.items() if name in known}
-        if not options.get("train_dir") and not embedded:
+        here = options.get("train_dir") or os.path.exists(str(options.get("dataset_name")))
+        if not here and not embedded:
             return None  # a data set on the Hub: looking at a few images is not worth a download
         try:
             return load_image_sets(DataArguments(**({} if embedded else options)), self.record.seed)

@@ -20,6 +20,7 @@ from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
+from hfft.jobs.advice.crossed import CrossPlan, cross_fit
 from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
@@ -35,7 +36,7 @@ from hfft.planning.policies import AUTO
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.training.callbacks import Preemption
-from hfft.training.phases import train_phases
+from hfft.training.phases import keeps_best, train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.recipe.amount import describe_amount, settle_amount
 from hfft.training.recipe.head import check_head_init, probe_may_win
@@ -91,7 +92,7 @@ def _finetune(
     trackers = Trackers(training)  # before images are read, since packages may be missing
     settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
-    progress = Progress(decisions=decided)
+    progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
     start = starting_tensors(setup) if probe_may_win(setup) else {}
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
@@ -105,7 +106,10 @@ def _finetune(
         trainer = train_phases(setup, progress, say, preemption)
         if start:
             hand_back_the_better(setup, progress, trainer, start, say)
-        run = finish(setup, progress, trainer, began, trusted=main)
+        crossing = crossing.after(progress.best.epoch, keeps_best(training))
+        if line := crossing.begins(progress.phases[-1]):
+            say(line)
+        run = finish(setup, progress, trainer, began, crossing if main else None)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
             _add_full_baseline(setup, progress.baselines, say)
@@ -269,7 +273,9 @@ def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
     return {**each[-1], **sums, "epoch": sum(phase.epochs for phase in phases)}
 
 
-def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, trusted: bool = False) -> Run:
+def finish(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, crossing: CrossPlan | None = None
+) -> Run:
     """Evaluate the weights that are handed back; the test images are seen here for the first time.
 
     Args:
@@ -277,7 +283,7 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         progress: with all phases.
         trainer: of the last phase.
         began: when the run did, by `time.perf_counter`.
-        trusted: calibrate its probabilities, and note its training images.
+        crossing: how its probabilities are calibrated, and note its training images; None for neither.
     """
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
     predictions = {"validation": trainer.predictions}
@@ -286,8 +292,12 @@ def finish(setup: Setup, progress: Progress, trainer: FreezeTrainer, began: floa
         predictions["test"] = trainer.predictions
         metrics["test"] = outcome.metrics or {}
     trainer.release()
+    trust = Trust()
+    if crossing is not None:
+        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        unfreeze(setup.model)
+        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
     unfreeze(setup.model)
-    trust = learn_trust(setup, trainer, *judged(predictions["validation"])) if trusted else Trust()
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
 
 

@@ -26,6 +26,7 @@ from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.jobs.run import Run, judged
 from hfft.metrics import (
+    SplitMetrics,
     class_confidence,
     confusion,
     counted,
@@ -41,6 +42,7 @@ from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
 from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
+    CROSSED,
     BaseRecord,
     CacheRecord,
     DataRecord,
@@ -59,7 +61,7 @@ from hfft.training.phases import keeps_best
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
-from hfft.trust.calibration import Calibration, measure, set_temperature
+from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, set_temperature
 from hfft.trust.known import write_known
 from hfft.trust.selective import selective
 
@@ -152,7 +154,8 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         metrics={
             name: split_metrics(*judged(prediction), temperature=temperature)
             for name, prediction in run.predictions.items()
-        },
+        }
+        | _cross_validated(run),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run.settings),
         anatomy=asdict(run.plan.anatomy),
@@ -194,8 +197,22 @@ def _probabilities(run: Run, split: str) -> NDArray[np.float32]:
 
 
 def _calibration(run: Run) -> Calibration:
-    test = judged(run.predictions["test"]) if "test" in run.predictions else (None, None)
-    return measure(run.trust.temperature, len(run.sets.validation), *test)
+    crossed, temperature = run.trust.crossed, run.trust.temperature
+    errors: tuple[float | None, float | None] = None, None
+    if "test" in run.predictions:
+        errors = calibration_errors(*judged(run.predictions["test"]), temperature)
+    elif crossed.folds:
+        errors = crossed_errors(crossed.logits, crossed.labels, crossed.number)
+    images = len(run.sets.validation) + len(crossed.labels)
+    return Calibration(temperature, images, *errors, crossed.folds, crossed.missing)
+
+
+def _cross_validated(run: Run) -> dict[str, SplitMetrics]:
+    """Return what models reach on training images that they had not seen; nothing where there are none."""
+    crossed = run.trust.crossed
+    if not crossed.folds:
+        return {}
+    return {CROSSED: split_metrics(crossed.logits, crossed.labels, temperature=run.trust.temperature)}
 
 
 def _base(run: Run) -> BaseRecord:
@@ -254,6 +271,7 @@ def _seconds(run: Run) -> dict[str, float]:
         "training": sum(result.train_metrics["train_runtime"] for result in run.phases),
         "baselines": run.baselines.seconds,
         "trust": run.trust.seconds,
+        "folds": run.trust.crossed.seconds,
     }
 
 
@@ -342,12 +360,13 @@ def trust_lines(record: RunRecord) -> Iterator[str]:
     """Say what was learned about when to believe the model."""
     found = record.calibration
     if found.temperature != 1:
-        line = f"Probabilities are calibrated with temperature {found.temperature:g}"
+        line = f"Probabilities are calibrated with temperature {found.temperature:g}, fitted on {found.source}"
         if found.before is not None:
-            line += (
-                f": expected calibration error on the test images {found.before:.3f} before, {found.after:.3f} after"
-            )
+            where = "the test images" if "test" in record.metrics else "training images in folds"
+            line += f": expected calibration error on {where} {found.before:.3f} before, {found.after:.3f} after"
         yield f"{line}."
+    if found.missing:
+        yield f"The temperature is not cross-fitted: {found.missing}."
     if record.known.missing:
         yield f"Unknown images are not recognized: {record.known.missing}."
     elif record.known.images:

@@ -237,6 +237,7 @@ def _of_sweep(settings: Settings) -> Settings:
     """Return a copy with what all runs of a sweep do without."""
     training = copy.copy(settings.training)
     training.disable_tqdm, training.baselines, training.figures = True, "none", False
+    training.calibration_folds = 0
     return replace(settings, training=training)
 
 

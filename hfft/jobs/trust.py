@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from hfft.cache.prepare import precision_of
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
+from hfft.jobs.advice.crossed import Crossed
 from hfft.metrics import probabilities
 from hfft.models.features import head_reads
 from hfft.training.setup import Setup
@@ -36,17 +37,21 @@ class Trust:
         temperature: that its logits are divided by.
         known: the training images that others are compared with; None where there are none.
         record: what the run's record says of them.
+        crossed: what models said of training images that they had not seen, where no validation set was given.
         seconds: that it took.
     """
 
     temperature: float = 1.0
     known: KnownImages | None = None
     record: KnownRecord = field(default_factory=KnownRecord)
+    crossed: Crossed = field(default_factory=Crossed)
     seconds: float = 0.0
 
 
-def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any]) -> Trust:
-    """Fit the temperature to the validation images, and note the features of training images.
+def learn_trust(
+    setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed
+) -> Trust:
+    """Fit the temperature to images that were not trained on, and note the features of training images.
 
     Neither reads the test images; the share of them that is taken for known is counted afterwards.
 
@@ -55,15 +60,16 @@ def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labe
         trainer: of the last phase, released.
         logits: of the validation images, shape (images, labels).
         labels: of the validation images, shape (images,).
+        crossed: what models said of training images that they had not seen.
     """
     began = time.perf_counter()
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(*_unseen(logits, labels, crossed))
     reader = _Features(setup, trainer)
     rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
     features = reader.read(trainer.train_dataset, rows, "training")
     if features is None:
         missing = "the head of this model is not a linear layer, whose inputs could be compared"
-        return Trust(temperature, record=KnownRecord(missing=missing), seconds=time.perf_counter() - began)
+        return Trust(temperature, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
     held_out = _sampled(labels, setup.settings.training.seed)
     files = setup.sets.train.files
     known = learn(
@@ -75,7 +81,14 @@ def learn_trust(setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labe
     truth = probabilities(logits, temperature)[np.arange(len(labels)), labels]
     known = replace(known, truth=truth)
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    return Trust(temperature, known, record, time.perf_counter() - began)
+    return Trust(temperature, known, record, crossed, time.perf_counter() - began)
+
+
+def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return logits and labels of all images that the models which speak of them had not seen."""
+    if not crossed.folds:
+        return logits, labels
+    return np.concatenate([logits, crossed.logits]), np.concatenate([labels, crossed.labels])
 
 
 class _Features:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hfft.metrics import ClassRow, SplitMetrics, counted, described
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, number, percent, table
-from hfft.report.record import RunRecord
+from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import EpochRow, kept_row
 from hfft.trust.calibration import KEY
 
@@ -124,6 +124,11 @@ def _results(record: RunRecord) -> str:
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
     kind = f" are {escape(first.method)}'s and" if first.method else ""
     notes = [f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds."]
+    if CROSSED in record.metrics:
+        notes.append(
+            f"Cross-validation: {record.calibration.folds} models, each trained as this one was but without its part "
+            "of the training images, on that part; nothing was chosen on it."
+        )
     if record.optimistic("validation") and "validation" in record.metrics:
         notes.append("Validation metrics are optimistic: the best epoch was chosen on the same images.")
     return " ".join(notes)
@@ -251,14 +256,17 @@ def _calibration(record: RunRecord) -> Iterable[str]:
     if not found.images:
         return
     yield (
-        f"Probabilities are calibrated: logits are divided by the temperature {found.temperature:g}, fitted on the "
-        f"{found.images:,} validation images, which is `{KEY}` in `config.json`. `hfft` applies it; the `pipeline` of "
+        f"Probabilities are calibrated: logits are divided by the temperature {found.temperature:g}, fitted on "
+        f"{found.source}, which is `{KEY}` in `config.json`. `hfft` applies it; the `pipeline` of "
         "`transformers` does not, and gives the same labels."
     )
+    if found.missing:
+        yield f"The validation images are held back from training; they were not joined by folds: {found.missing}."
     if found.before is None or found.after is None:
         yield "What that did to the calibration error was not measured, as there are no test images."
     else:
-        yield f"Expected calibration error on the test images: {found.before:.4f} before, {found.after:.4f} after."
+        where = "the test images" if "test" in record.metrics else "training images, fold by fold"
+        yield f"Expected calibration error on {where}: {found.before:.4f} before, {found.after:.4f} after."
 
 
 def _unknown(record: RunRecord) -> Iterable[str]:
@@ -385,9 +393,10 @@ def limits(record: RunRecord) -> str:
 
 def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
     if "test" not in record.metrics:
+        crossed = " Those of cross-validation do not." if CROSSED in record.metrics else ""
         yield (
             "There was no test split. The validation images also served to compare epochs and options, "
-            "so that the metrics on them flatter the model."
+            f"so that the metrics on them flatter the model.{crossed}"
         )
     elif record.test_evaluations is not None:
         times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from hfft.report.record import RunRecord
+from hfft.report.record import CROSSED, RunRecord
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -65,13 +65,13 @@ def _eval_results(record: RunRecord) -> list[EvalResult]:
             dataset_split=split,
             dataset_revision=record.data.revision,
             metric_type=kind,
-            metric_name=METRIC_NAMES[name],
+            metric_name=METRIC_NAMES[name] + (" (optimistic)" if record.optimistic(split) else ""),
             metric_args=arguments,
             metric_value=round(metrics.values[name], 6),
         )
         for split, metrics in record.leading_metrics()
         for name, (kind, arguments) in kinds.items()
-        if math.isfinite(metrics.values.get(name, math.nan))
+        if split != CROSSED and math.isfinite(metrics.values.get(name, math.nan))  # no split that others could repeat
     ]
 
 

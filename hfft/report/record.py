@@ -15,6 +15,9 @@ from hfft.trust.calibration import Calibration
 from hfft.trust.known import KnownRecord
 from hfft.trust.selective import Selective
 
+CROSSED = "cross-validation"
+"""What the metrics are called that models reach on training images which they had not seen."""
+
 
 @dataclass
 class BaseRecord:
@@ -147,7 +150,8 @@ class RunRecord:
         data: images and labels.
         policy: as given, ``last_n:2`` for instance.
         plan: the policy's phases, in order.
-        metrics: metrics by split; ``test`` is missing where there was no test split.
+        metrics: metrics by split; ``test`` is missing where there was no test split, and `CROSSED` where the training
+            was not repeated in folds.
         versions: of Python and of the packages that matter, by name.
         command: the command that ran, ``finetune`` for instance.
         arguments: every option and its value, flat, as a YAML file would hold them.
@@ -211,7 +215,8 @@ class RunRecord:
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:
         """Return the splits' metrics, those first that nothing was chosen on."""
-        return sorted(self.metrics.items(), key=lambda item: item[0] != "test")
+        order = ("test", CROSSED)
+        return sorted(self.metrics.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
 
     def optimistic(self, split: str) -> bool:
         """Whether the weights were chosen on this very split, so that its metrics flatter them."""

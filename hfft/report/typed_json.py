@@ -54,6 +54,8 @@ def _value(kind: Any, data: object, where: str) -> Any:
         return None if data is None else _value(next(k for k in inner if k is not NoneType), data, where)
     if origin is list and isinstance(data, list):
         return [_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(data)]
+    if origin is tuple and isinstance(data, list) and inner[1:] == (Ellipsis,):
+        return tuple(_value(inner[0], item, f"{where}[{index}]") for index, item in enumerate(data))
     if origin is tuple and isinstance(data, list) and len(data) == len(inner):
         return tuple(_value(part, item, where) for part, item in zip(inner, data, strict=True))
     if origin is dict and isinstance(data, dict):

@@ -152,7 +152,7 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
         with zipfile.ZipFile(path) as archive:
             for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
-                    _add(found, target, (split, label), stream, (member.filename, limits))
+                    add(found, target, (split, label), stream, (member.filename, limits))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"this is not a zip that can be read ({error}); make it again") from error
     except RuntimeError as error:  # zipfile's word for an encrypted member
@@ -178,7 +178,7 @@ def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], 
     _count({*found.of("train"), name}, found.counts.total() + len(paths), limits)
     for path in paths:
         with open(path, "rb") as stream:
-            _add(found, target, ("train", name), stream, (os.path.basename(path), limits))
+            add(found, target, ("train", name), stream, (os.path.basename(path), limits))
 
 
 def class_name(text: str) -> str:
@@ -250,8 +250,19 @@ def _count(labels: Collection[str], images: int, limits: Limits) -> None:
         raise DataError(f"there are {images:,} images; at most {limits.images:,} are allowed here")
 
 
-def _add(found: Uploaded, target: Path, place_: tuple[str, str], stream: IO[bytes], rest: tuple[str, Limits]) -> None:
-    """Write one image, look at it, and leave it out where it is damaged or there already."""
+def add(found: Uploaded, target: Path, place_: tuple[str, str], stream: IO[bytes], rest: tuple[str, Limits]) -> None:
+    """Write one image, look at it, and leave it out where it is damaged or there already.
+
+    Args:
+        found: what is there; it is brought up to date.
+        target: a folder.
+        place_: split and class.
+        stream: the image's bytes.
+        rest: the image's name, and the limits.
+
+    Raises:
+        DataError: a limit is exceeded.
+    """
     name, limits = rest
     shown = PurePosixPath(name.replace("\\", "/")).name[-80:]
     folder = target.joinpath(*place_)

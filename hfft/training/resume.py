@@ -200,6 +200,7 @@ MAY_CHANGE = frozenset(
         *("image_column_name", "label_column_name", "on_bad_image", "cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
         *("overwrite_output_dir", "resume_from_checkpoint", "figures", "disable_tqdm", "report_to", "run_name"),
+        "calibration_folds",
         *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
         *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
         *("log_level", "log_level_replica", "include_num_input_tokens_seen", "skip_memory_metrics"),

@@ -30,15 +30,27 @@ class Calibration:
 
     Args:
         temperature: that logits are divided by.
-        images: how many validation images it was fitted on.
-        before: expected calibration error of the test images without it, 0 to 1; None where there are none.
+        images: how many images it was fitted on: validation images, and in folds training images.
+        before: expected calibration error without it of the test images, 0 to 1; where there are none, of the training
+            images in folds, each fold with the temperature of the others; None where there are neither.
         after: the same with it.
+        folds: how many models spoke of training images that they had not seen; 0 for validation images alone.
+        missing: why there are no folds although no validation set was given; empty where nobody would expect any.
     """
 
     temperature: float
     images: int
     before: float | None = None
     after: float | None = None
+    folds: int = 0
+    missing: str = ""
+
+    @property
+    def source(self) -> str:
+        """Say what the temperature was fitted on."""
+        if not self.folds:
+            return f"the {self.images:,} validation images"
+        return f"{self.images:,} images that the model, or one of {self.folds} trained without them, had not seen"
 
 
 def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -73,21 +85,30 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     return round(math.exp(found.x), _DIGITS)
 
 
-def measure(
-    temperature: float, held_out: int, logits: NDArray[Any] | None = None, labels: NDArray[Any] | None = None
-) -> Calibration:
-    """Return what a temperature does to the calibration error of test images; without them, that is not known.
+def calibration_errors(logits: NDArray[Any], labels: NDArray[Any], temperature: float) -> tuple[float, float]:
+    """Return the expected calibration error of images without a temperature and with it.
 
     Args:
-        temperature: what `fit_temperature` returned.
-        held_out: how many images it was fitted on.
-        logits: of the test images, shape (images, labels).
-        labels: their true labels, shape (images,).
+        logits: shape (images, labels).
+        labels: the true labels, shape (images,).
+        temperature: what `fit_temperature` returned for other images.
     """
-    if logits is None or labels is None:
-        return Calibration(temperature, held_out)
     before, after = (reliability_of(logits, labels, each).error for each in (1.0, temperature))
-    return Calibration(temperature, held_out, before, after)
+    return before, after
+
+
+def crossed_errors(logits: NDArray[Any], labels: NDArray[Any], folds: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the same, each fold's logits divided by the temperature of all other folds.
+
+    Args:
+        logits: shape (images, labels).
+        labels: the true labels, shape (images,).
+        folds: number of each image's fold, shape (images,); at least two different ones.
+    """
+    scaled = np.asarray(logits, np.float64).copy()
+    for fold in np.unique(folds):
+        scaled[folds == fold] /= fit_temperature(logits[folds != fold], labels[folds != fold])
+    return reliability_of(logits, labels, 1.0).error, reliability_of(scaled, labels, 1.0).error
 
 
 def temperature_of(config: Any) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from chromium import TABS, TIMEOUT, chromium, needed, open_tab
 from finished import make_images, make_model, run_finetune
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from hfft.inference.classifier import classify, load_classifier
@@ -371,6 +372,52 @@ def test_pictures_are_put_under_a_class_one_after_the_other(page: Page, folder: 
     expect(page.locator("#classes img")).to_have_count(3)
     page.locator("#class-clear").click()
     expect(page.locator("#classes")).to_contain_text("No images yet")
+
+
+def test_labels_are_mended_and_photos_labelled_by_keys(page: Page, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "mine", count=10)
+    (images / "red" / "9.png").rename(images / "blue" / "stray.png")
+    shutil.make_archive(str(tmp_path / "mine"), "zip", images)
+    choose_model(page, "vit")
+    page.locator("#source").get_by_label("Zip of class folders").check()
+    page.wait_for_timeout(1_000)  # the field has just been put on the page
+    page.locator("#zip input[type=file]").set_input_files(str(tmp_path / "mine.zip"))
+    expect(page.locator("#given textarea")).to_have_value(re.compile("30 images in 3 classes"))
+    open_tab(page, "Labels")
+    page.locator("#labels-look").click()
+    expect(page.locator("#labels-finding")).to_contain_text("The other images speak for red", timeout=TIMEOUT)
+    page.locator("#labels-gallery button").first.click()
+    page.keyboard.press("r")
+    expect(page.locator("#labels-said")).to_contain_text("1 relabelled")
+    page.keyboard.press("u")
+    expect(page.locator("#labels-said")).to_contain_text("0 of ")
+    page.keyboard.press("r")
+    expect(page.locator("#labels-said")).to_contain_text("1 relabelled")
+    page.locator("#labels-again").click()
+    expect(page.locator("#labels-trained [data-state=done]")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#labels-trained")).to_contain_text("0 of 30 images went through the frozen part anew")
+    expect(page.locator("#model input")).to_have_value(re.compile("^your model"))
+    open_tab(page, "Label next")
+    photos = [Image.linear_gradient("L").rotate(90 * turn).convert("RGB") for turn in range(3)]
+    for number, photo in enumerate(photos):
+        photo.save(tmp_path / f"{number}.png")
+    page.locator("#next-files input[type=file]").set_input_files([str(tmp_path / f"{n}.png") for n in range(3)])
+    expect(page.locator("#next-files")).to_contain_text("2.png")
+    page.locator("#next-rank").click()
+    expect(page.locator("#next-photo img")).to_be_visible(timeout=TIMEOUT)
+    page.locator("#next-photo").click()
+    page.keyboard.press("2")
+    expect(page.locator("#next-said")).to_contain_text("1 of 3 photos labelled")
+    page.keyboard.press("u")
+    expect(page.locator("#next-said")).to_contain_text("0 of 3 photos labelled")
+    page.keyboard.press("0")
+    expect(page.locator("#next-photo")).to_contain_text("Photo 2 of 3")
+    page.keyboard.press("3")
+    expect(page.locator("#next-said")).to_contain_text("1 of 3 photos labelled")
+    page.locator("#next-join").click()
+    expect(page.locator("#next-said")).to_contain_text("Added. To train on: 31 images in 3 classes")
+    open_tab(page, "Fine-tune")
+    expect(page.locator("#classes li").last).to_contain_text("10 images")
 
 
 def test_the_quiz_is_answered(page: Page, folder: Path) -> None:

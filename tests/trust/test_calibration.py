@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from hfft.errors import DataError
 from hfft.metrics import probabilities, reliability_of
-from hfft.trust.calibration import KEY, RANGE, fit_temperature, measure, set_temperature, temperature_of
+from hfft.trust.calibration import (
+    KEY,
+    RANGE,
+    Calibration,
+    calibration_errors,
+    crossed_errors,
+    fit_temperature,
+    set_temperature,
+    temperature_of,
+)
 
 
 def drawn(temperature: float, images: int = 4000, labels: int = 5) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -30,12 +39,23 @@ def test_finds_the_temperature_that_labels_were_drawn_with(temperature: float) -
 def test_the_calibration_error_of_other_images_falls() -> None:
     logits, labels = drawn(3.0)
     fitted = fit_temperature(logits[:1000], labels[:1000])
-    found = measure(fitted, 1000, logits[1000:], labels[1000:])
-    assert found.before is not None
-    assert found.after is not None
-    assert found.after < 0.03 < 0.2 < found.before
-    assert found.after == reliability_of(logits[1000:], labels[1000:], fitted).error
-    assert measure(fitted, 1000).after is None
+    before, after = calibration_errors(logits[1000:], labels[1000:], fitted)
+    assert after < 0.03 < 0.2 < before
+    assert after == reliability_of(logits[1000:], labels[1000:], fitted).error
+
+
+def test_a_fold_is_measured_with_the_temperature_of_the_others() -> None:
+    logits, labels = drawn(3.0)
+    folds = np.arange(len(labels)) % 2
+    before, after = crossed_errors(logits, labels, folds)
+    assert after < 0.03 < 0.2 < before
+    logits[folds == 0] *= 3  # now the right temperature of either fold is wrong for the other
+    assert crossed_errors(logits, labels, folds)[1] > 0.15
+
+
+def test_it_says_what_it_was_fitted_on() -> None:
+    assert Calibration(1.5, 36).source == "the 36 validation images"
+    assert Calibration(1.5, 240, folds=5).source.startswith("240 images that the model, or one of 5 trained")
 
 
 @pytest.mark.parametrize("images", [1, 3, 20])

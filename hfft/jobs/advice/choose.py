@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ def _by_folds(
     right = from_first_process(
         setup.settings.training, lambda: int((cross_validate_probe(features, folds, seed) == folds.labels).sum())
     )
-    trained = int((cross_validate(setup, stages, start, folds).argmax(1) == folds.labels).sum())
+    trained = int((cross_validate(replace(setup, callbacks=()), stages, start, folds).argmax(1) == folds.labels).sum())
     images = len(folds.labels)
     few = f"{len(setup.sets.validation)} for validation are too few to tell"
     where = f"in {FOLDS}-fold cross-validation on the {images} training images ({few})"

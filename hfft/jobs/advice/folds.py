@@ -170,7 +170,7 @@ def _quiet(setup: Setup) -> Setup:
     training = copy.copy(setup.settings.training)
     training.eval_strategy = training.save_strategy = training.logging_strategy = "no"
     training.eval_on_start, training.disable_tqdm = False, True
-    return replace(setup, settings=replace(setup.settings, training=training), callbacks=())
+    return replace(setup, settings=replace(setup.settings, training=training))
 
 
 def _fold_trainer(setup: Setup, stage: ReadyPhase, train: NDArray[np.int64], held_out: NDArray[np.int64]) -> Any:

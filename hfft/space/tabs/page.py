@@ -10,6 +10,8 @@ from gradio.events import api
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.tabs.classify import ClassifyTab
+from hfft.space.tabs.curation.label_next import LabelNextTab
+from hfft.space.tabs.curation.labels import LabelsTab
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
@@ -34,6 +36,8 @@ def build(space: Space) -> gr.Blocks:
             TrainingTab(space, filled)
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
+            LabelsTab(space, training)
+            LabelNextTab(space, training)
             learn = LearnTab(space, filled)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")

@@ -117,7 +117,7 @@ class CompareTab:
         rows = curve_table([(run.name, run.rows) for run in runs])
         hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
         plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
-        return views.comparison(runs, answers) + hint, *map(plot_update, plots)
+        return views.comparison(runs, answers) + views.differences(runs) + hint, *map(plot_update, plots)
 
 
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:

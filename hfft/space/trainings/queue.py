@@ -36,7 +36,7 @@ class Job:
     Args:
         folder: of this training alone; it takes ``run/`` and ``log.txt``.
         cache: folder of the activations; trainings on the same images share it.
-        images: folder of ``<split>/<class>/``; None for the embedded images.
+        images: folder of ``<split>/<class>/``, or a list of images; None for the embedded ones.
         policy: as ``--policy`` takes it.
         epochs: passes over the training images.
         base: Hub id or folder of the pretrained model; None for the embedded one.
@@ -53,11 +53,9 @@ class Job:
 
     def arguments(self) -> dict[str, dict[str, Any]]:
         """Return the options of the run, grouped as `hfft.training.setup.Settings` groups them."""
-        images = self.images
-        splits = ("train", "validation", "test") if images else ()
         return {
             "model": {"model_name_or_path": self.base},
-            "data": {f"{split}_dir": str(images / split) for split in splits if images and (images / split).is_dir()},
+            "data": data_options(self.images),
             "policy": {"policy": self.policy},
             "cache": {"cache": "auto", "cache_dir": str(self.cache)},
             "training": {
@@ -71,12 +69,48 @@ class Job:
         }
 
 
+@dataclass(frozen=True)
+class Errand:
+    """What else a worker can do for a visitor: see `hfft.space.trainings.errands`.
+
+    Args:
+        folder: of this errand alone; it takes ``found.json``.
+        kind: what to do.
+        options: of it.
+    """
+
+    folder: Path
+    kind: Literal["labels", "next"]
+    options: dict[str, Any]
+    epochs: float = 0
+
+    @property
+    def found(self) -> Path:
+        """Where the worker writes what it found, as JSON."""
+        return self.folder / "found.json"
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the worker is told."""
+        return {"errand": self.kind, "found": str(self.found), **self.options}
+
+
+def data_options(images: Path | None) -> dict[str, str]:
+    """Return the options that name images: a folder of splits, a list of images, or None for the embedded ones."""
+    if images is None:
+        return {}
+    if images.is_file():
+        return {"dataset_name": str(images)}
+    return {
+        f"{split}_dir": str(images / split) for split in ("train", "validation", "test") if (images / split).is_dir()
+    }
+
+
 @dataclass
 class Training:
     """A job on its way.
 
     Args:
-        job: what to train.
+        job: what to train, or what else to do.
         state: where it stands.
         message: the same in words.
         station: of the four that a training passes, the one where it is now.
@@ -88,7 +122,7 @@ class Training:
         seen: when somebody last followed it.
     """
 
-    job: Job
+    job: Job | Errand
     state: State = "waiting"
     message: str = "Waiting."
     station: Station = "load"
@@ -147,7 +181,7 @@ class Trainings:
         self._stopped = False
         self._server: threading.Thread | None = None
 
-    def submit(self, job: Job) -> Training:
+    def submit(self, job: Job | Errand) -> Training:
         """Put a job into the queue.
 
         Raises:
@@ -327,6 +361,8 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     kind = event["event"]
     if kind == "error":
         return "failed", event["text"]
+    if kind == "found":
+        return "done", event["text"]
     if kind == "done":
         return "done", "The page now uses the new model." + _proof(event.get("frozen"))
     if training.ended:

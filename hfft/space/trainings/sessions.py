@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hfft.space.trainings.queue import Training
 from hfft.space.uploads import Uploaded
@@ -79,6 +80,7 @@ class Session:
         tried: trainings that have ended, the oldest first; they outlast the models.
         shown: the model that this visitor used last.
         folder: with all that this visitor gave and trained, made when it is needed.
+        desks: what the tabs that look after images keep of this visit, by tab.
         seen: when something was last asked for, on the monotonic clock.
     """
 
@@ -90,6 +92,7 @@ class Session:
     tried: list[Tried] = field(default_factory=list)
     shown: str = ""
     folder: Path | None = None
+    desks: dict[str, Any] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
 
     def drop_unused(self) -> None:

@@ -60,6 +60,11 @@ def describe_policy(policy: str) -> str:
     return (inspect.getdoc(function) or "").partition("\n\n")[0]
 
 
+def cache_of(folder: Path) -> Path:
+    """Return where a visitor's activations lie, beside any folder that `VisitorTrainings.folder` made."""
+    return folder.with_name("activations")
+
+
 def _takes(policy: str) -> bool:
     try:
         resolve_policy(policy, _SOME_MODEL, _ENOUGH)
@@ -71,6 +76,7 @@ def _takes(policy: str) -> bool:
 def _tried(training: Training) -> Tried:
     """Return what a training that is done came to on its validation images."""
     job = training.job
+    assert isinstance(job, Job)
     found = read_record(job.folder / "run" / "hfft.json").metrics["validation"]
     right = round(found.values["accuracy"] * found.images)
     return Tried(job.images, job.base, job.policy, job.epochs, right, found.images, training.seconds)
@@ -132,10 +138,10 @@ class VisitorTrainings:
         Raises:
             HfftError: there is none, it cannot be used, or a training is under way.
         """
-        self._refuse_while_training(session)
+        self.refuse_while_training(session)
         if not archive:
             raise DataError("choose a zip file first: one folder of images for each class")
-        given = Given(self._folder(session, "images"))
+        given = Given(self.folder(session, "images"))
         try:
             given.uploaded = unpack(archive, given.folder, self.limits)
         except BaseException:
@@ -153,11 +159,11 @@ class VisitorTrainings:
         Raises:
             HfftError: name or files are missing, a limit is exceeded, or a training is under way.
         """
-        self._refuse_while_training(session)
+        self.refuse_while_training(session)
         if not paths:
             raise DataError("choose the images of this class first")
         class_name(label or "")
-        session.given = session.given or Given(self._folder(session, "images"))
+        session.given = session.given or Given(self.folder(session, "images"))
         try:
             place(session.given.uploaded, label, paths, session.given.folder, self.limits)
         finally:
@@ -170,7 +176,7 @@ class VisitorTrainings:
 
     def clear_images(self, session: Session) -> str:
         """Let go of the images; those that a model was trained on stay with it."""
-        self._refuse_while_training(session)
+        self.refuse_while_training(session)
         session.given = None
         session.drop_unused()
         return self.describe(session)
@@ -189,13 +195,21 @@ class VisitorTrainings:
         Raises:
             HfftError: an option or the images cannot be used, or too many trainings are waiting.
         """
-        self._refuse_while_training(session)
+        self.refuse_while_training(session)
         self._check(source, policy, epochs)
         images = None if source == SOURCES[2] else self._ready(session, source).folder
+        return self._submit(session, images, (policy, epochs), model)
+
+    def start_on(self, session: Session, images: Path, policy: str, epochs: float, model: str | None) -> Training:
+        """Put a training on a list of images into the queue, as `start` does."""
+        self.refuse_while_training(session)
+        self._check(SOURCES[0], policy, epochs)
+        return self._submit(session, images, (policy, epochs), model)
+
+    def _submit(self, session: Session, images: Path | None, what: tuple[str, float], model: str | None) -> Training:
         base = self.base(model)
-        folder = self._folder(session, "run")
-        cache = folder.with_name("activations")
-        job = Job(folder, cache, images, policy, round(epochs), base, self.device or "")
+        folder = self.folder(session, "run")
+        job = Job(folder, cache_of(folder), images, what[0], round(what[1]), base, self.device or "")
         try:
             session.training = self.queue.submit(job)
         except BaseException:
@@ -210,7 +224,7 @@ class VisitorTrainings:
         given.uploaded.check()
         return given
 
-    def _folder(self, session: Session, kind: str) -> Path:
+    def folder(self, session: Session, kind: str) -> Path:
         """Make a folder of the visitor's own that was never there before."""
         session.folder = session.folder or new_folder(self.work, "trainings")
         session.trained += 1
@@ -218,7 +232,12 @@ class VisitorTrainings:
         folder.mkdir()
         return folder
 
-    def _refuse_while_training(self, session: Session) -> None:
+    def refuse_while_training(self, session: Session) -> None:
+        """Make sure that no training of this visitor is under way.
+
+        Raises:
+            HfftError: one is.
+        """
         if session.training is not None and not session.training.ended:
             raise HfftError("you have a training already; wait for it, or cancel it")
 
@@ -245,6 +264,7 @@ class VisitorTrainings:
     def _keep(self, session: Session, training: Training) -> None:
         """Give a new model a name, and let go of the oldest where there are too many; once for each training."""
         job = training.job
+        assert isinstance(job, Job)
         run = job.folder / "run"
         if any(own.run == run for own in session.own.values()):
             return

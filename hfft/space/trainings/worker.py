@@ -3,7 +3,7 @@
 The process imports what it needs and waits for lines of JSON, a job each, which it runs one after the other. It can be
 ended at any moment, ends by itself after a job that failed and when its standard input is closed, and what it takes of
 memory and threads ends with it. Each line on its standard output is a JSON object with the key ``event``: ``fill``,
-``step``, ``epoch``, ``evaluate``, ``done`` or ``error``.
+``step``, ``epoch``, ``evaluate``, ``done``, ``found`` (of an errand) or ``error``.
 """
 
 from __future__ import annotations
@@ -144,8 +144,26 @@ def main() -> int:
     code = 0
     while not code:
         job = json.loads(lines.get())
-        code = train(job, Reporter(stream, job["training"]["num_train_epochs"]))
+        code = (
+            run_errand(job, Reporter(stream, 0.0))
+            if "errand" in job
+            else train(job, Reporter(stream, job["training"]["num_train_epochs"]))
+        )
     return code
+
+
+def run_errand(job: dict[str, Any], reporter: Reporter) -> int:
+    """Do what is no training, and return the exit code."""
+    from hfft.space.trainings.errands import run
+
+    try:
+        with report_fill_progress(reporter.filling):
+            text = run(job)
+    except HfftError as error:
+        reporter.tell("error", text=one_line(error))
+        return 1
+    reporter.tell("found", text=text)
+    return 0
 
 
 def train(job: dict[str, Any], reporter: Reporter) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from hfft.explain.pipeline import PipelineTrace, Stage
-from hfft.inference.runs import FinishedRun
-from hfft.metrics import wilson_interval
+from hfft.inference.runs import FinishedRun, paired
+from hfft.metrics import PairedDifference, wilson_interval
+from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text
 
@@ -85,26 +86,58 @@ def right_of(accuracy: float, images: int) -> str:
     return f"{correct:,} of {images:,} right (95 % interval {low:.0%} to {high:.0%})"
 
 
-def right(run: FinishedRun) -> str:
-    """Return how many images a run had right, of the split that it was evaluated on last."""
-    found = run.record.metrics.get(run.record.per_class_split)
-    text = right_of(run.accuracy, found.images if found else 0)
-    optimistic = run.record.optimistic(run.record.per_class_split)
-    return f"{text}, optimistic as the best epoch was chosen on them" if optimistic else text
+def right(run: FinishedRun, split: str) -> str:
+    """Return how many images of a split a run had right."""
+    found = run.record.metrics.get(split)
+    text = right_of(found.values.get("accuracy", math.nan), found.images) if found else "no accuracy"
+    return f"{text}, optimistic as the best epoch was chosen on them" if run.record.optimistic(split) else text
+
+
+def leading_split(run: FinishedRun) -> str:
+    """Return the split whose metrics come first: one that nothing was chosen on, where there is one."""
+    return next((split for split, _ in run.record.leading_metrics()), run.record.per_class_split)
+
+
+def _named(split: str) -> str:
+    return split if split == CROSSED else f"{split} images"
+
+
+def _images_of(run: FinishedRun) -> str:
+    """Return the split whose images the leading metrics are of."""
+    return "train" if leading_split(run) == CROSSED else leading_split(run)
 
 
 def evaluated(run: FinishedRun) -> str:
     """Say what the confusion matrix and the mistakes were counted on, and what simpler ways reach there."""
     record = run.record
     which = "the weights of the best epoch" if record.best_epoch is not None else "the last weights"
-    text = f"On the {record.per_class_split} images, with {which}: {right(run)}."
+    text = f"On the {record.per_class_split} images, with {which}: {right(run, record.per_class_split)}."
+    if (first := leading_split(run)) != record.per_class_split:
+        text += f" By {first}: {right(run, first)}."
     found = record.metrics.get(record.per_class_split)
     others = [
         f"{name.replace('_', ' ')} {right_of(values['accuracy'], found.images)}"
         for name, values in record.baselines.items()
         if found and "accuracy" in values
     ]
-    return note(text + (f" For comparison: {'; '.join(others)}." if others else ""))
+    return note(text + (f" For comparison: {'; '.join(others)}." if others else "")) + _by_class(record)
+
+
+def _by_class(record: RunRecord) -> str:
+    """Return how far each class's predictions are to be believed; a record of an earlier version may not say."""
+    rows = [
+        (row.label, f"{row.support:,}", f"{row.recall:.3f}", f"{row.precision:.3f}", f"{row.confidence:.3f}")
+        for row in record.per_class
+        if row.confidence is not None
+    ]
+    if not rows:
+        return ""
+    heads = ("class", "images", "recall", "precision", "confidence")
+    caption = (
+        f"Classes on the {record.per_class_split} images. Confidence is the mean probability of what is given the "
+    )
+    caption += "class: at best, its precision."
+    return f"<details><summary>Class by class</summary>{table(caption, heads, rows, (1, 2, 3, 4))}</details>"
 
 
 def note(text: str) -> str:
@@ -127,7 +160,7 @@ def summary(run: FinishedRun | None, name: str) -> str:
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
         f"{len(record.data.labels)} classes of {record.data.name}",
-        f"{record.per_class_split} images: {right(run)}",
+        f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
 
@@ -323,8 +356,8 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
             run.name,
             run.record.base.id,
             run.record.policy,
-            f"{run.record.per_class_split} of {run.record.data.name}",
-            right(run),
+            f"{leading_split(run)} of {run.record.data.name}",
+            right(run, leading_split(run)),
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
             run.record.cache.mode,
@@ -332,9 +365,33 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
         )
         for run, answer in zip(runs, answers, strict=True)
     ]
-    same = len({run.record.data.fingerprints.get(run.record.per_class_split, run.name) for run in runs}) == 1
+    same = len({run.record.data.fingerprints.get(_images_of(run), run.name) for run in runs}) == 1
     warning = "" if same else note("These runs were evaluated on different images: their accuracies do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
+
+
+def differences(runs: Sequence[FinishedRun]) -> str:
+    """Return by how much the first run is more accurate than each other one, where both answered the same images."""
+    rows = []
+    for other in runs[1:]:
+        found = paired(runs[0], other)
+        if found is None:
+            rows.append((other.name, "-", "-", "-", "not validated on the same images"))
+            continue
+        interval = f"{found.low:+.3f} to {found.high:+.3f}"
+        rows.append((other.name, f"{found.value:+.3f}", interval, f"{found.p:.2g}", _verdict(found)))
+    heads = ("against", "difference", "95 % interval", "McNemar's exact p", "what it shows")
+    caption = f"Accuracy of {runs[0].name} less that of each other run, on the same validation images, pair by pair"
+    text = table(caption, heads, rows, numbers=(1, 2, 3))
+    return text + note(
+        "Intervals are Newcombe's. Epochs were chosen on these images too, which flatters every run alike."
+    )
+
+
+def _verdict(found: PairedDifference) -> str:
+    if found.low > 0:
+        return "more accurate"
+    return "less accurate" if found.high < 0 else "no difference is shown: the interval holds 0"
 
 
 def milliseconds(seconds: float) -> str:

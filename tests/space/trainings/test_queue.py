@@ -137,18 +137,19 @@ def test_a_worker_is_ready_before_it_is_asked(trainings: Trainings, tmp_path: Pa
 def test_a_worker_trains_again_with_the_same_result_and_one_that_failed_does_not(
     trainings: Trainings, tmp_path: Path
 ) -> None:
-    first, _ = heard(trainings, make_job(tmp_path, "last_block", 2))
+    job = make_job(tmp_path, "last_block", 2)
+    first, _ = heard(trainings, job)
     for name in ("again", "wrong", "after"):
         (tmp_path / name).mkdir()
-    again, _ = heard(trainings, replace(first.job, folder=tmp_path / "again"))
+    again, _ = heard(trainings, replace(job, folder=tmp_path / "again"))
     assert again.process is first.process
     assert [(row.eval_loss, row.train_loss) for row in again.rows] == [
         (row.eval_loss, row.train_loss) for row in first.rows
     ]
     record = read_record(tmp_path / "again" / "run" / "hfft.json")
     assert record.cache.hits == sum(record.data.counts.values())
-    wrong, _ = heard(trainings, replace(first.job, folder=tmp_path / "wrong", policy="last_n:99"))
+    wrong, _ = heard(trainings, replace(job, folder=tmp_path / "wrong", policy="last_n:99"))
     assert wrong.state == "failed"
-    after, _ = heard(trainings, replace(first.job, folder=tmp_path / "after"))
+    after, _ = heard(trainings, replace(job, folder=tmp_path / "after"))
     assert after.state == "done"
     assert after.process is not first.process

@@ -1,0 +1,179 @@
+"""What a run's own training says of training images that it did not see: the same training again, fold by fold.
+
+Where no validation set is given, the few images that are held back also chose the epoch. Trainings without a fold read
+the cached activations, begin with the weights that the run began with and end at the epoch whose weights it keeps; so
+what they say of their fold is as unbiased as a test, on as many images as there are to train on. A probe on the
+features of the finished model would not do: its last block has seen the labels.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import TrainerCallback
+
+from hfft.cache.prepare import Prepared
+from hfft.errors import DivergedError, one_line
+from hfft.jobs.advice.folds import Folds, cross_validate, starting_tensors
+from hfft.training.phases import ReadyPhase
+from hfft.training.progress import PhaseResult
+from hfft.training.setup import Setup
+from hfft.training.trainer import FreezeTrainer
+
+FOLDS = 5
+MOST = 500
+"""Training images above which the images that are held back are enough to fit one temperature to."""
+_ROUNDING = 1e-6  # epochs are sums of fractions
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Logits of training images by models that never saw them.
+
+    Args:
+        logits: shape (images, labels); no rows where there are none.
+        labels: the true labels, shape (images,).
+        number: of each image's fold, shape (images,).
+        folds: how many models; 0 where there are none.
+        missing: why there are none although no validation set was given; empty where nobody would expect any.
+        seconds: that it took.
+    """
+
+    logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    number: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    folds: int = 0
+    missing: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class CrossPlan:
+    """Whether a run cross-fits, decided before it trains.
+
+    Args:
+        folds: how many; 0 for none.
+        start: all tensors that training may change, as they are before it.
+        missing: as of `Crossed`.
+    """
+
+    folds: int = 0
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    missing: str = ""
+
+    @classmethod
+    def of(cls, setup: Setup) -> CrossPlan:
+        """Decide, and remember the weights that the training begins with.
+
+        Args:
+            setup: its model holds the pretrained weights.
+        """
+        images, wanted = len(setup.sets.train), setup.settings.training.calibration_folds
+        if not setup.sets.held_back:
+            return cls()
+        folds = min(wanted if wanted is not None else FOLDS if images <= MOST else 0, images // 2)
+        if folds < 2:
+            return cls()
+        missing = _why_not(setup)
+        return cls(missing=missing) if missing else cls(folds, starting_tensors(setup))
+
+    def after(self, best_epoch: float, chosen: bool) -> CrossPlan:
+        """Return what is left of the plan once it is known which weights are handed back.
+
+        Args:
+            best_epoch: whose weights the model holds; 0 for those from before training.
+            chosen: whether an epoch was chosen at all.
+        """
+        if self.folds and chosen and best_epoch == 0:
+            return CrossPlan(missing="the weights are those from before training")
+        return self
+
+    def begins(self, result: PhaseResult) -> str:
+        """Say what is about to be done after a phase; empty for nothing."""
+        if not self.folds or result.cache.mode == "off":
+            return ""
+        return (
+            f"{self.folds} more trainings, each without a fold of the training images, calibrate the probabilities "
+            "(--calibration_folds 0 does without)."
+        )
+
+
+def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, result: PhaseResult) -> Crossed:
+    """Train without each fold in turn; the model's weights are the same afterwards.
+
+    Args:
+        plan: made before the training.
+        setup: its model is trained.
+        trainer: of the only phase, released.
+        result: of that phase.
+    """
+    if not plan.folds or result.cache.mode == "off":
+        off = "activations are not cached, so that each fold would take as long as the run" if plan.folds else ""
+        return Crossed(missing=plan.missing or off)
+    began = time.perf_counter()
+    folds = Folds.of(setup.sets.train, plan.folds, setup.settings.training.seed)
+    trained = starting_tensors(setup)
+    try:
+        logits = cross_validate(_repeating(setup, result), [_ready(trainer, result)], plan.start, folds)
+    except DivergedError as error:
+        return Crossed(missing=f"the training without one fold diverged: {one_line(error)}")
+    finally:
+        setup.model.load_state_dict(trained, strict=False)
+    seen = _seen(folds)
+    seconds = time.perf_counter() - began
+    return Crossed(logits[seen], folds.labels[seen], folds.number[seen], plan.folds, seconds=seconds)
+
+
+def _why_not(setup: Setup) -> str:
+    """Return why the training cannot be repeated cheaply and exactly; empty where it can."""
+    training, phases = setup.settings.training, setup.plan.phases
+    reasons = {
+        "several processes train together": training.world_size > 1,
+        "the policy has several phases": len(phases) > 1,
+        "the head starts from the linear probe": setup.settings.policy.head_init == "probe",
+        "learning rates follow measured gradients": any(phase.gradient_ratio for phase in phases),
+        "the weights are averages over steps": training.ema_decay is not None,
+        "training images are augmented": setup.settings.data.augment != "none",
+        "parts are compiled": bool(training.torch_compile),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _repeating(setup: Setup, result: PhaseResult) -> Setup:
+    """Return a setup that trains as the run did, to the epoch whose weights it keeps."""
+    training = copy.copy(setup.settings.training)
+    training.learning_rate = result.learning_rate
+    until = (_EndAt(result.best_epoch or result.epochs),)
+    return replace(setup, settings=replace(setup.settings, training=training), callbacks=until)
+
+
+def _ready(trainer: FreezeTrainer, result: PhaseResult) -> ReadyPhase:
+    data: dict[str, Any] = {"train": trainer.train_dataset, "plain": trainer.train_dataset}
+    return ReadyPhase(trainer.phase, Prepared(trainer.suffix, data), result.view)
+
+
+def _seen(folds: Folds) -> NDArray[np.bool_]:
+    """Return which images are of a class that the models without their fold have seen."""
+    seen = np.zeros(len(folds.labels), bool)
+    for train, held_out in folds:
+        seen[held_out] = np.isin(folds.labels[held_out], folds.labels[train])
+    return seen
+
+
+class _EndAt(TrainerCallback):
+    """Ends a training after so many epochs of its schedule."""
+
+    def __init__(self, epochs: float) -> None:
+        self.epochs = epochs
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End it there."""
+        if state.epoch >= self.epochs - _ROUNDING:
+            control.should_training_stop = True

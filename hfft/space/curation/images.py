@@ -1,0 +1,117 @@
+"""The images that a visitor looks after, and small pictures of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hfft.arguments import DataArguments
+from hfft.curate.gather import Gathered, gather
+from hfft.demo import EMBEDDED_DATA
+from hfft.errors import DataError, HfftError
+from hfft.space.service import Space
+from hfft.space.trainings.queue import data_options
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import SOURCES
+
+GIVEN, OF_MODEL = "Those under Fine-tune", "Those of the model above"
+PLACES = (GIVEN, OF_MODEL)
+"""Which images can be looked after."""
+
+
+def images_of(space: Space, session: Session, place: str, source: str, model: str | None) -> dict[str, Any]:
+    """Return the options that name the images.
+
+    Args:
+        space: the models and the trainings.
+        session: of the visitor.
+        place: one of `PLACES`.
+        source: of the images under Fine-tune, one of `SOURCES`.
+        model: that the page shows.
+
+    Raises:
+        HfftError: there are none, or they are not on this machine.
+    """
+    if place == OF_MODEL:
+        return _of_model(space, session, model)
+    given = space.trainings.given(session, source)
+    if given is None and source != SOURCES[2]:
+        raise DataError("there are no images under Fine-tune yet; add some there first")
+    return data_options(given.folder if given else None)
+
+
+def _of_model(space: Space, session: Session, model: str | None) -> dict[str, Any]:
+    place = space.source(session, model)
+    if model in session.own:
+        return data_options(session.own[model].images)
+    run = space.run(session, model)
+    if run is None:
+        raise DataError(f"{model} has no run record, which would name its images; choose another model")
+    if run.record.data.name == EMBEDDED_DATA.partition("==")[0]:
+        return {}
+    known = {item.name for item in fields(DataArguments)}
+    given = {name: value for name, value in run.record.arguments.items() if name in known}
+    # A stranger's record may name any folder of this machine; a data set on the Hub is not worth a download.
+    here = Path(str(given.get("train_dir") or given.get("dataset_name") or ""))
+    if not Path(place).is_dir() or not here.is_absolute() or not here.exists():
+        raise DataError(f"the images of {model} are not on this machine; add them under Fine-tune")
+    return given
+
+
+class Pictures:
+    """Small pictures of a set of images, by split and name.
+
+    Args:
+        options: of `DataArguments`.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    @cached_property
+    def gathered(self) -> Gathered:
+        """The images."""
+        return gather(DataArguments(**self.options), None)
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], int]:
+        return {
+            (split, file): row
+            for split, named in self.gathered.splits.items()
+            for row, file in enumerate(named.images.files)
+        }
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels that occur."""
+        return sorted({name for named in self.gathered.splits.values() for name in named.names if name is not None})
+
+    def find(self, image: str) -> tuple[str, str] | None:
+        """Return split and name of an image that is known by name alone."""
+        return next(((split, image) for split in self.gathered.splits if (split, image) in self._places), None)
+
+    @lru_cache(maxsize=2048)  # noqa: B019  (a visit keeps few of these, and for an hour at most)
+    def address(self, split: str, image: str, side: int) -> str:
+        """Return a picture as an address of data, at most `side` pixels each way; empty where it cannot be read."""
+        row = self._places.get((split, image))
+        if row is None:
+            return ""
+        try:
+            return picture_address(self.gathered.sets[split].image(row, side), side)
+        except (HfftError, OSError):
+            return ""
+
+
+def picture_address(image: Image.Image, side: int) -> str:
+    """Return a picture as an address of data, at most `side` pixels wide and high."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

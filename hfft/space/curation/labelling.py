@@ -1,0 +1,209 @@
+"""Photos without labels: the ones that would teach a model most, labelled one by one, and put among the classes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from hfft.curate.choose import Choice, Chosen
+from hfft.errors import DataError, HfftError
+from hfft.report.typed_json import build
+from hfft.space.curation.images import Pictures, picture_address
+from hfft.space.service import Space
+from hfft.space.trainings.queue import Errand, Training, data_options
+from hfft.space.trainings.sessions import Given, Session
+from hfft.space.trainings.visitors import cache_of
+from hfft.space.uploads import add, open_upload, place, remove
+
+KEY = "next"
+"""Of this desk among a session's."""
+MOST = 50
+"""Photos that are asked about at a time."""
+_SIDE = 360  # pixels of the longer side of the photo that is asked about
+
+
+@dataclass
+class Labelling:
+    """Photos that are labelled one by one.
+
+    Args:
+        folder: with copies of the photos.
+        choosing: what ranks them.
+        model: that is to learn from them.
+        photos: in the order in which they are asked about; None before they are ranked.
+        labels: what was said of each, by number; an empty text is for one that was passed over.
+        order: numbers of the photos that were answered, the last at the end.
+    """
+
+    folder: Path
+    choosing: Training
+    model: str
+    photos: tuple[Choice, ...] | None = None
+    labels: dict[int, str] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+
+    @property
+    def at(self) -> int | None:
+        """Number of the photo that is asked about; None where there are none left."""
+        return next((number for number in range(len(self.photos or ())) if number not in self.labels), None)
+
+    @property
+    def labelled(self) -> dict[int, str]:
+        """The photos that were given a label."""
+        return {number: label for number, label in self.labels.items() if label}
+
+    def answer(self, label: str) -> None:
+        """Say what the photo is; nothing for passing it over.
+
+        Raises:
+            DataError: there is none.
+        """
+        number = self.at
+        if number is None:
+            raise DataError("there is no photo to label; add some above")
+        self.labels[number] = label
+        self.order.append(number)
+
+    def undo(self) -> None:
+        """Take the last answer back.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not self.order:
+            raise DataError("nothing was labelled that could be taken back")
+        del self.labels[self.order.pop()]
+
+
+class LabelNext:
+    """The photos of all visits.
+
+    Args:
+        space: the models and the trainings.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+
+    def of(self, session: Session) -> Labelling | None:
+        """Return what a visit labels; None before photos were given."""
+        found: Labelling | None = session.desks.get(KEY)
+        return found
+
+    def classes(self, session: Session, model: str | None) -> list[str]:
+        """Return the classes that a photo can be given: those of the visitor's images, then others of the model."""
+        own = list(session.given.uploaded.of("train")) if session.given else []
+        known = list(self.space.loaded(session, model).classifier.labels) if model else []
+        return [*own, *(label for label in known if label not in own)]
+
+    def choose(self, session: Session, paths: Sequence[str], model: str | None) -> Training:
+        """Rank photos by what their labels would teach a model. The uploads are removed, copies are kept.
+
+        Raises:
+            HfftError: there are no photos, no such model, or a search is under way.
+        """
+        before = self.of(session)
+        try:
+            if before is not None and not before.choosing.ended:
+                raise HfftError("photos are being ranked already; wait for it")
+            if not paths:
+                raise DataError("choose some photos first")
+            source = self.space.source(session, model)
+            if self.space.run(session, model) is None:
+                raise DataError(f"{model} has no run record, so it cannot learn; choose or train another model")
+            folder = self._copied(session, paths)
+        finally:
+            remove(paths, self.space.work)
+        told = {"model": source, "count": MOST, "places": [str(folder)], "cache_dir": str(cache_of(folder))}
+        errand = Errand(self.space.trainings.folder(session, "next"), "next", told)
+        choosing = self.space.trainings.queue.submit(errand)
+        session.desks[KEY] = Labelling(folder, choosing, model or "")
+        return choosing
+
+    def follow(self, session: Session) -> Iterator[Labelling]:
+        """Yield what is labelled again and again until it is ranked, and then once more with the photos."""
+        found = self.of(session)
+        if found is None:
+            return
+        for _ in self.space.trainings.queue.follow(found.choosing):
+            session.seen = time.monotonic()
+            if not found.choosing.ended:
+                yield found
+        if found.choosing.state == "done" and found.photos is None:
+            job = found.choosing.job
+            assert isinstance(job, Errand)
+            chosen = build(Chosen, json.loads(job.found.read_text(encoding="utf-8")), "the choice")
+            found.photos = chosen.chosen
+        yield found
+
+    def picture(self, found: Labelling) -> str:
+        """Return the photo that is asked about as an address of data; empty where there are none left."""
+        if found.at is None or not found.photos:
+            return ""
+        return picture_address(open_upload(found.photos[found.at].image, self.space.limits, least=_SIDE), _SIDE)
+
+    def join(self, session: Session) -> str:
+        """Put the labelled photos among the visitor's classes, and say what there is then.
+
+        A visitor without images of their own gets copies of those that the model was trained on, so that it goes on
+        knowing them.
+
+        Raises:
+            HfftError: nothing is labelled, a limit is exceeded, or a training is under way.
+        """
+        found, trainings = self.of(session), self.space.trainings
+        if found is None or not found.labelled or not found.photos:
+            raise DataError("label at least one photo first")
+        trainings.refuse_while_training(session)
+        given = session.given or self._own(session, found.model)
+        for label in sorted({*found.labelled.values()}):
+            paths = [found.photos[number].image for number, said in sorted(found.labelled.items()) if said == label]
+            place(given.uploaded, label, paths, given.folder, self.space.limits)
+        session.given = given
+        remove([found.folder], self.space.work)
+        del session.desks[KEY]
+        return trainings.describe(session)
+
+    def _copied(self, session: Session, paths: Sequence[str]) -> Path:
+        """Copy photos into a folder of the visitor's own, each looked at first; their names are not used."""
+        limits = self.space.limits
+        if len(paths) > limits.images:
+            raise DataError(f"{len(paths):,} photos are too many at a time; at most {limits.images:,} are allowed")
+        folder = self.space.trainings.folder(session, "photos")
+        for number, path in enumerate(paths):
+            try:
+                open_upload(path, limits, least=_SIDE)
+            except DataError:
+                continue
+            shutil.copyfile(path, folder / f"{number:05d}{Path(path).suffix.lower() or '.jpg'}")
+        if not any(folder.iterdir()):
+            raise DataError("not one of these files is an image that can be read; choose JPEG, PNG or WebP files")
+        return folder
+
+    def _own(self, session: Session, model: str) -> Given:
+        """Return images of the visitor's own: copies of those that one of their models was trained on, or none yet."""
+        given = Given(self.space.trainings.folder(session, "images"))
+        if model not in session.own:
+            return given
+        gathered = Pictures(data_options(session.own[model].images)).gathered
+        for split, named in gathered.splits.items():
+            images = gathered.sets[split]
+            for file, value, label in zip(images.files, images.values(), named.names, strict=True):
+                with _bytes_of(value) as stream:
+                    add(given.uploaded, given.folder, (split, str(label)), stream, (_name_of(file), self.space.limits))
+        return given
+
+
+def _bytes_of(value: dict[str, Any]) -> IO[bytes]:
+    return io.BytesIO(value["bytes"]) if value["bytes"] is not None else open(value["path"], "rb")
+
+
+def _name_of(file: str) -> str:
+    """Return a name with an ending that says an image; rows of a table have none."""
+    return file if "." in file else f"{file}.png"

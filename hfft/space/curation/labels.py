@@ -1,0 +1,153 @@
+"""The label desk of a visit: look for wrong labels, decide about each, and train again on the new list."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfft.curate.desk import Desk
+from hfft.curate.fixes import Fixed, write_fixed
+from hfft.errors import DataError, HfftError
+from hfft.report.record import read_record
+from hfft.report.typed_json import build
+from hfft.space.curation.images import Pictures, images_of
+from hfft.space.curation.review import Review
+from hfft.space.service import Space
+from hfft.space.trainings.queue import Errand, Job, Training
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import cache_of
+
+KEY = "labels"
+"""Of this desk among a session's."""
+
+
+@dataclass
+class LabelDesk:
+    """What a visit keeps of its label desk.
+
+    Args:
+        pictures: of the images that are looked at.
+        looking: the search that was started last.
+        review: its findings with the decisions; None before it has ended.
+    """
+
+    pictures: Pictures
+    looking: Training
+    review: Review | None = None
+
+
+class LabelDesks:
+    """The label desks of all visits.
+
+    Args:
+        space: the models and the trainings.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+
+    def of(self, session: Session) -> LabelDesk | None:
+        """Return the desk of a visit; None before anything was looked for."""
+        desk: LabelDesk | None = session.desks.get(KEY)
+        return desk
+
+    def review(self, session: Session) -> Review:
+        """Return the findings of a visit.
+
+        Raises:
+            DataError: there are none yet.
+        """
+        desk = self.of(session)
+        if desk is None or desk.review is None:
+            raise DataError("look for wrong labels first")
+        return desk.review
+
+    def look(self, session: Session, place: str, source: str, model: str | None) -> Training:
+        """Begin to look for wrong labels.
+
+        Args:
+            session: of the visitor.
+            place: one of `hfft.space.curation.images.PLACES`.
+            source: of the images under Fine-tune.
+            model: that the page shows; the features are those of its base, which has not seen the labels.
+
+        Raises:
+            HfftError: there are no such images, or something else is under way.
+        """
+        trainings, before = self.space.trainings, self.of(session)
+        if before is not None and not before.looking.ended:
+            raise HfftError("labels are being looked at already; wait for it, or cancel it")
+        options = images_of(self.space, session, place, source, model)
+        base = trainings.base(self.space.source(session, model) if model else None)
+        folder = trainings.folder(session, "labels")
+        told = {"data": options, "model": base, "cache_dir": str(cache_of(folder))}
+        looking = trainings.queue.submit(Errand(folder, "labels", told))
+        session.desks[KEY] = LabelDesk(Pictures(options), looking)
+        return looking
+
+    def follow(self, session: Session) -> Iterator[LabelDesk]:
+        """Yield the desk again and again until its search has ended, and then once more with the findings."""
+        desk = self.of(session)
+        if desk is None:
+            return
+        for _ in self.space.trainings.queue.follow(desk.looking):
+            session.seen = time.monotonic()
+            if not desk.looking.ended:
+                yield desk
+        if desk.looking.state == "done" and desk.review is None:
+            job = desk.looking.job
+            assert isinstance(job, Errand)
+            found = json.loads(job.found.read_text(encoding="utf-8", errors="surrogateescape"))
+            desk.review = Review(build(Desk, found, "the findings"))
+        yield desk
+
+    def cancel(self, session: Session) -> None:
+        """End the search."""
+        if (desk := self.of(session)) is not None:
+            self.space.trainings.queue.cancel(desk.looking)
+
+    def sheet(self, session: Session) -> Path:
+        """Write the decisions as a CSV that ``hfft labels --apply`` reads, and return its path."""
+        path = self.space.trainings.folder(session, "decisions") / "decisions.csv"
+        path.write_text(self.review(session).csv(), encoding="utf-8", errors="surrogateescape")
+        return path
+
+    def apply(self, session: Session) -> Fixed:
+        """Write a new list with the decisions applied; no image is moved, changed or deleted.
+
+        Raises:
+            HfftError: nothing is decided, or the decisions contradict each other.
+        """
+        review, desk = self.review(session), self.of(session)
+        assert desk is not None
+        if not review.decisions:
+            raise DataError("decide about at least one finding first: keep, relabel or drop")
+        sheet, gathered = self.sheet(session), desk.pictures.gathered
+        files = all(value["bytes"] is None for images in gathered.sets.values() for value in images.values())
+        try:
+            return write_fixed(gathered, sheet, sheet.with_name("fixed.csv" if files else "fixed.parquet"))
+        except DataError as error:  # whose text names the file on this server
+            raise DataError(str(error).replace(str(sheet), "your decisions")) from error
+
+    def train_again(self, session: Session, policy: str, epochs: float, model: str | None) -> tuple[Fixed, Training]:
+        """Apply the decisions and train on the new list, whose images' activations are in the cache.
+
+        Raises:
+            HfftError: as of `apply`, or a training is under way.
+        """
+        fixed = self.apply(session)
+        source = self.space.source(session, model) if model else None
+        return fixed, self.space.trainings.start_on(session, fixed.target, policy, epochs, source)
+
+
+def computed_anew(training: Training) -> tuple[int, int]:
+    """Return how many images of a training that is done went through the frozen part, and how many there were."""
+    job = training.job
+    assert isinstance(job, Job)
+    record: Any = read_record(job.folder / "run" / "hfft.json")
+    images = sum(record.data.counts.values())
+    return images - record.cache.hits, images

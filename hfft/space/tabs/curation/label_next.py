@@ -1,0 +1,162 @@
+"""The tab Label next: photos that would teach the model most, each labelled by one key press."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from hfft.errors import DataError
+from hfft.space.curation.labelling import LabelNext
+from hfft.space.service import Space
+from hfft.space.tabs.finetune import FinetuneTab
+from hfft.space.trainings.sessions import Session
+from hfft.space.uploads import class_name
+from hfft.space.views import curation as views
+from hfft.space.views.html import note
+from hfft.space.widgets import Name, plainly
+
+KEYS = 9
+"""Classes that have a key."""
+_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_INTRODUCTION = """Drop in photos without labels. The model ranks them by what their labels would teach it: unsure
+ones first, no two of a kind. Keys 1 to 9 label, 0 passes over, U takes back."""
+_NOTHING = "No photo to label."
+
+
+class LabelNextTab:
+    """Rank photos, label them, and put them among the classes.
+
+    Args:
+        space: what answers.
+        training: the tab whose classes the photos join.
+    """
+
+    def __init__(self, space: Space, training: FinetuneTab) -> None:
+        self.space, self.training = space, training
+        self.next = LabelNext(space)
+        with gr.Tab("Label next", id="next") as tab:
+            gr.Markdown(_INTRODUCTION)
+            with gr.Row():
+                with gr.Column(scale=1, min_width=280):
+                    self.files = gr.File(file_count="multiple", label="Photos without labels", elem_id="next-files")
+                    self.rank = gr.Button("Rank these photos", variant="primary", elem_id="next-rank")
+                    self.status = gr.HTML("", label="Ranking", elem_id="next-status")
+                with gr.Column(scale=2, min_width=320):
+                    self.photo = gr.HTML(
+                        views.photo("", "", _NOTHING),
+                        label="Photo",
+                        elem_id="next-photo",
+                        min_height=240,
+                        js_on_load=views.KEYS,
+                    )
+                    self._answers()
+                    self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
+                    self.said = gr.HTML("", label="Labelled", elem_id="next-said")
+        self._wire(tab)
+
+    def _answers(self) -> None:
+        with gr.Row():
+            self.classes = [
+                gr.Button("", visible=False, elem_id=f"key-next-{key}", min_width=110) for key in range(1, KEYS + 1)
+            ]
+        with gr.Row():
+            self.skip = gr.Button("Pass over (0)", elem_id="key-next-0", min_width=110)
+            self.undo = gr.Button("Undo (U)", elem_id="key-next-u", min_width=110)
+        with gr.Row():
+            self.other = Name(
+                [], label="Another class", info="Or a new one", allow_custom_value=True, elem_id="next-other"
+            )
+            self.give = gr.Button("Label so", elem_id="next-give", min_width=110)
+
+    def _wire(self, tab: gr.Tab) -> None:
+        model, box, classes = self.training.model, self.training.box, self.training.classes
+        self.shown = [self.photo, self.said, self.other, *self.classes]
+        asked = [self.status, self.files, *self.shown]
+        tab.select(plainly(self.there), model, self.shown, **_QUICK)
+        self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
+        for number, button in enumerate(self.classes):
+            button.click(plainly(self._pressed(number)), model, self.shown, **_QUICK)
+        self.give.click(plainly(self.named), [self.other, model], self.shown, **_QUICK)
+        self.skip.click(plainly(self.passed), model, self.shown, **_QUICK)
+        self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
+        joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
+        there = [classes.source, classes.given, *classes.shown]
+        joined.success(classes.there, classes.source, there, **_QUICK).then(
+            classes.drawn, classes.source, classes.cards, **_QUICK
+        ).then(self.training.cut, self.training.chosen, box.cut, **_QUICK)
+
+    def choose(self, paths: list[str] | None, model: str | None, request: gr.Request) -> Iterator[Any]:
+        """Answer again and again with how far the ranking is, and at its end with the first photo."""
+        session = self.space.visits.of(request.session_hash)
+        self.next.choose(session, paths or [], model)
+        for found in self.next.follow(session):
+            said = f"{found.choosing.state.capitalize()}. {found.choosing.message}"
+            yield note(said), None, *self._shown(session, model)
+
+    def there(self, model: str | None, request: gr.Request) -> Any:
+        """Answer with the photo that a visitor who comes again is asked about."""
+        return self._shown(self.space.visits.of(request.session_hash), model)
+
+    def named(self, label: str | None, model: str | None, request: gr.Request) -> Any:
+        """Give the photo a class that has no key, or a new one."""
+        return self._answer(class_name(label or ""), model, request)
+
+    def passed(self, model: str | None, request: gr.Request) -> Any:
+        """Pass the photo over."""
+        return self._answer("", model, request)
+
+    def take_back(self, model: str | None, request: gr.Request) -> Any:
+        """Take the last answer back."""
+        session = self.space.visits.of(request.session_hash)
+        found = self.next.of(session)
+        if found is None:
+            raise DataError("nothing was labelled that could be taken back")
+        found.undo()
+        return self._shown(session, model)
+
+    def joined(self, model: str | None, request: gr.Request) -> Any:
+        """Put the labelled photos among the classes."""
+        session = self.space.visits.of(request.session_hash)
+        text = self.next.join(session)
+        shown = self._shown(session, model)
+        return (
+            shown[0],
+            note(f"Added. {text} Train again under Fine-tune: only the new photos are computed."),
+            *shown[2:],
+        )
+
+    def _pressed(self, number: int) -> Any:
+        def press(model: str | None, request: gr.Request) -> Any:
+            classes = self.next.classes(self.space.visits.of(request.session_hash), model)
+            return self._answer(classes[number] if number < len(classes) else "", model, request)
+
+        return press
+
+    def _answer(self, label: str, model: str | None, request: gr.Request) -> Any:
+        session = self.space.visits.of(request.session_hash)
+        found = self.next.of(session)
+        if found is None:
+            raise DataError("add photos first, and let them be ranked")
+        found.answer(label)
+        return self._shown(session, model)
+
+    def _shown(self, session: Session, model: str | None) -> list[Any]:
+        found = self.next.of(session)
+        if found is None or found.photos is None:
+            hidden = [gr.update(visible=False)] * KEYS
+            return [views.photo("", "", _NOTHING), "", gr.update(choices=[], value=None), *hidden]
+        classes, at = self.next.classes(session, model), found.at
+        buttons = [
+            gr.update(value=f"{key}  {classes[key - 1]}" if key <= len(classes) else "", visible=key <= len(classes))
+            for key in range(1, KEYS + 1)
+        ]
+        labelled = note(f"{len(found.labelled)} of {len(found.photos)} photos labelled, not yet among your classes.")
+        if at is None:
+            photo = views.photo("", "", "Every photo was asked about. Add the labelled ones to your classes.")
+        else:
+            each = found.photos[at]
+            said = f"The model takes it for {each.prediction} ({each.probability:.0%})."
+            photo = views.photo(self.next.picture(found), f"Photo {at + 1} of {len(found.photos)}", said)
+        return [photo, labelled, gr.update(choices=classes, value=None), *buttons]

@@ -1,0 +1,65 @@
+"""Two finished runs, image by image."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished import make_images, make_model, run_finetune
+
+from hfft.inference.runs import FinishedRun, paired, read_answers, read_run
+from hfft.metrics import paired_difference
+from hfft.report.record import DataRecord
+from hfft.space.views import html
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    folder = tmp_path_factory.mktemp("runs")
+    base, images = make_model(folder / "base"), make_images(folder / "images", count=8)
+    run_finetune(base, images, folder / "one", baselines="none", figures=False)
+    return read_run(folder / "one", "one")
+
+
+def with_answers(run: FinishedRun, folder: Path, right: int) -> FinishedRun:
+    """Return the same run with so many right answers, those to the first images."""
+    shutil.copytree(run.folder, folder)
+    answers = read_answers(run.folder)
+    with (folder / "predictions.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "label", "prediction", "probability"])
+        for place, answer in enumerate(answers):
+            other = next(label for label in run.record.data.labels if label != answer.label)
+            writer.writerow([answer.file, answer.label, answer.label if place < right else other, 0.9])
+    return read_run(folder, folder.name)
+
+
+def test_the_difference_is_of_pairs(run: FinishedRun, tmp_path: Path) -> None:
+    good, bad = with_answers(run, tmp_path / "good", 22), with_answers(run, tmp_path / "bad", 4)
+    found = paired(good, bad)
+    correct = [[answer.label == answer.prediction for answer in read_answers(each.folder)] for each in (good, bad)]
+    import numpy as np
+
+    assert found == paired_difference(np.array(correct[0]), np.array(correct[1]))
+    assert found is not None
+    assert found.value == pytest.approx(18 / 24)
+    assert found.low > 0
+    page = html.differences([good, bad, with_answers(run, tmp_path / "close", 21)])
+    assert "+0.750" in page
+    assert f"{found.low:+.3f} to {found.high:+.3f}" in page
+    assert page.count("more accurate") == 1
+    assert "no difference is shown: the interval holds 0" in page
+    assert "less accurate" in html.differences([bad, good])
+
+
+def test_other_images_do_not_compare(run: FinishedRun, tmp_path: Path) -> None:
+    data: DataRecord = replace(run.record.data, sha256={"validation": "0" * 64})
+    other = replace(run, record=replace(run.record, data=data))
+    assert paired(run, other) is None
+    without = with_answers(run, tmp_path / "without", 3)
+    (without.folder / "predictions.csv").unlink()
+    assert paired(run, without) is None
+    assert "not validated on the same images" in html.differences([run, other])

@@ -1,0 +1,106 @@
+"""Photos without labels: ranked, labelled one by one, taken back, and put among the classes."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hfft.errors import DataError
+from hfft.space.curation.labelling import Labelling, LabelNext
+from hfft.space.trainings.sessions import Session
+
+from .conftest import Visit
+
+
+@pytest.fixture
+def photos(visit: Visit) -> list[str]:
+    """Uploads: photos of all three colours, one that the visitor has already, and one that is no image."""
+    folder = visit.space.work / "uploads"
+    folder.mkdir(parents=True)
+    generator, paths = np.random.default_rng(7), []
+    for number in range(6):
+        pixels = generator.integers(0, 120, (40, 40, 3), np.uint8)
+        pixels[..., number % 3] += 120
+        paths.append(folder / f"photo {number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    (folder / "broken.png").write_bytes(b"no image")
+    return [*map(str, paths), str(folder / "broken.png")]
+
+
+def ranked(visit: Visit, photos: list[str]) -> tuple[LabelNext, Labelling]:
+    after = LabelNext(visit.space)
+    after.choose(visit.session, photos, "run")
+    return after, list(after.follow(visit.session))[-1]
+
+
+def test_photos_are_ranked_labelled_and_joined(visit: Visit, photos: list[str]) -> None:
+    after, found = ranked(visit, photos)
+    assert found.photos is not None
+    assert sorted(each.rank for each in found.photos) == [1, 2, 3, 4, 5, 6]
+    assert not any(Path(photo).exists() for photo in photos)
+    assert after.classes(visit.session, "run") == ["blue", "green", "red"]
+    assert after.picture(found).startswith("data:image/jpeg;base64,")
+    given = visit.session.given
+    assert given is not None
+    before = given.uploaded.counts.copy()
+    for label in ("red", "red", "", "violet"):
+        found.answer(label)
+    assert after.join(visit.session).startswith("To train on: 33 images in 4 classes")
+    assert given.uploaded.counts - before == Counter({("train", "red"): 2, ("train", "violet"): 1})
+    assert not found.folder.exists()
+    assert after.of(visit.session) is None
+
+
+def test_undo_asks_again(visit: Visit, photos: list[str]) -> None:
+    after, found = ranked(visit, photos)
+    found.answer("red")
+    found.answer("")
+    assert (found.at, found.labelled) == (2, {0: "red"})
+    found.undo()
+    found.undo()
+    assert (found.at, found.labelled) == (0, {})
+    with pytest.raises(DataError, match="nothing was labelled"):
+        found.undo()
+    with pytest.raises(DataError, match="label at least one photo first"):
+        after.join(visit.session)
+
+
+def test_after_the_last_photo_there_is_nothing_to_label(visit: Visit, photos: list[str]) -> None:
+    after, found = ranked(visit, photos[:1])
+    found.answer("red")
+    assert found.at is None
+    assert after.picture(found) == ""
+    with pytest.raises(DataError, match="there is no photo to label"):
+        found.answer("red")
+
+
+def test_a_visitor_without_images_goes_on_with_those_of_the_model(visit: Visit, photos: list[str]) -> None:
+    training = visit.space.trainings.start(visit.session, "Zip of class folders", "last_block", 1, None)
+    assert training.state == "done", training.message
+    list(visit.space.trainings.follow(visit.session, training))
+    (name,) = visit.session.own
+    visit.session.given = None
+    after = LabelNext(visit.space)
+    after.choose(visit.session, photos, name)
+    found = list(after.follow(visit.session))[-1]
+    found.answer("red")
+    after.join(visit.session)
+    given = visit.session.given
+    assert given is not None
+    assert given.folder != visit.session.own[name].images
+    assert given.uploaded.of("train") == {"blue": 11, "green": 10, "red": 10}
+
+
+def test_what_cannot_be_ranked_is_said(visit: Visit, photos: list[str]) -> None:
+    after = LabelNext(visit.space)
+    with pytest.raises(DataError, match="choose some photos first"):
+        after.choose(visit.session, [], "run")
+    broken = shutil.copy(photos[-1], photos[-1].replace("broken", "other"))
+    with pytest.raises(DataError, match="not one of these files is an image"):
+        after.choose(visit.session, [broken], "run")
+    assert after.of(Session()) is None

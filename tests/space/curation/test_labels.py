@@ -1,0 +1,152 @@
+"""The label desk of a visit: decisions, which can be taken back, and a training on the new list."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hfft.curate.desk import Desk, Suspect
+from hfft.errors import DataError, HfftError
+from hfft.inference.runs import EvaluationImages
+from hfft.report.record import read_record
+from hfft.space.curation.images import GIVEN, OF_MODEL, Pictures
+from hfft.space.curation.labels import LabelDesk, LabelDesks, computed_anew
+from hfft.space.curation.review import Decision, Review
+from hfft.space.trainings.queue import Job, data_options
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import SOURCES
+from hfft.space.views import curation as views
+
+from .conftest import Visit
+
+
+def found(count: int = 3) -> Review:
+    suspects = tuple(Suspect("label", f"cat/{n}.png", "train", "cat", "dog", 0.9) for n in range(count))
+    return Review(Desk("photos", "model", {"train": 9}, 9, (), suspects))
+
+
+def test_a_decision_leads_to_the_next_finding_that_is_open() -> None:
+    review = found()
+    review.look(1)
+    review.decide(Decision("drop"))
+    assert review.at == 2
+    review.decide(Decision("keep"))
+    assert review.at == 0
+    review.decide(Decision("relabel", "dog"))
+    assert (review.at, len(review.decisions)) == (0, 3)  # nothing is open any more
+    assert review.describe() == "3 of 3 findings decided: 1 kept, 1 relabelled, 1 dropped."
+
+
+def test_undo_goes_back_one_decision_at_a_time() -> None:
+    review = found()
+    review.decide(Decision("drop"))
+    review.look(0)
+    review.decide(Decision("keep"))
+    review.undo()
+    assert (review.at, review.decisions) == (0, {0: Decision("drop")})
+    review.undo()
+    assert (review.at, review.decisions) == (0, {})
+    with pytest.raises(DataError, match="nothing was decided"):
+        review.undo()
+
+
+def test_a_new_label_needs_a_name() -> None:
+    with pytest.raises(DataError, match="choose the label"):
+        found().decide(Decision("relabel"))
+    with pytest.raises(DataError, match="look for wrong labels first"):
+        found(0).decide(Decision("keep"))
+
+
+def test_decisions_are_written_as_the_command_line_reads_them() -> None:
+    review = found()
+    review.decide(Decision("relabel", "fox"))
+    (row,) = csv.DictReader(io.StringIO(review.csv()))
+    assert (row["image"], row["split"], row["label"]) == ("cat/0.png", "train", "cat")
+    assert (row["action"], row["new_label"], row["suggestion"]) == ("relabel", "fox", "dog")
+
+
+def looked(visit: Visit, place: str = GIVEN) -> tuple[LabelDesks, LabelDesk]:
+    desks = LabelDesks(visit.space)
+    desks.look(visit.session, place, SOURCES[0], "run")
+    return desks, list(desks.follow(visit.session))[-1]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_the_wrong_label_is_found_mended_and_trained_on_without_a_new_row(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    assert desk.review is not None
+    first = desk.review.current
+    assert first is not None
+    assert (first.finding, first.label, first.suggestion) == ("label", "blue", "red")
+    shown = views.finding(desk.review, desk.pictures)
+    assert "The other images speak for <b>red</b>" in shown
+    assert shown.count("<img") == 1 + len(first.nearest)
+    desk.review.decide(Decision("relabel", "red"))
+    assert "Now red." in views.gallery(desk.review, desk.pictures)
+    given = visit.session.given
+    assert given is not None
+    before = digests(given.folder)
+    fixed, training = desks.train_again(visit.session, "last_block", 1, "run")
+    assert digests(given.folder) == before
+    assert (fixed.images, fixed.relabelled, fixed.dropped) == (30, 1, 0)
+    assert training.state == "done", training.message
+    assert computed_anew(training) == (0, 30)  # the search has put all rows into the cache
+    list(visit.space.trainings.follow(visit.session, training))
+    (own,) = visit.session.own.values()
+    record = read_record(own.run / "hfft.json")
+    assert record.data.labels == ["blue", "green", "red"]
+    pictures = EvaluationImages(record, local=True)
+    assert isinstance(training.job, Job)
+    named = Pictures(data_options(training.job.images)).gathered.splits["train"]
+    assert named.names.count("red") == 10
+    assert isinstance(pictures.trained_on(named.images.files[0]) or pictures.get(named.images.files[0]), Image.Image)
+
+
+def test_the_images_of_a_run_are_looked_at_where_they_are_here(visit: Visit, folder: Path) -> None:
+    before = digests(folder / "images")
+    _, desk = looked(visit, OF_MODEL)
+    assert desk.review is not None
+    assert desk.review.desk.images == {"train": 30, "validation": 30}
+    assert digests(folder / "images") == before
+
+
+def test_a_strangers_record_names_no_folder_of_this_machine(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit.space, "source", lambda session, model: "owner/model")
+    run = visit.space.models.read(visit.space.models.runs()["run"])
+    monkeypatch.setattr(visit.space, "run", lambda session, model: run)
+    with pytest.raises(DataError, match="the images of run are not on this machine"):
+        looked(visit, OF_MODEL)
+
+
+def test_nothing_to_look_at_or_to_apply_is_said(visit: Visit) -> None:
+    desks = LabelDesks(visit.space)
+    with pytest.raises(DataError, match="there are no images under Fine-tune yet"):
+        desks.look(Session(), GIVEN, SOURCES[0], "run")
+    with pytest.raises(DataError, match="look for wrong labels first"):
+        desks.train_again(visit.session, "last_block", 1, "run")
+    looked(visit)
+    with pytest.raises(DataError, match="decide about at least one finding"):
+        desks.train_again(visit.session, "last_block", 1, "run")
+
+
+def test_dropping_everything_names_no_path_of_the_server(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    assert desk.review is not None
+    everything = tuple(
+        Suspect("outlier", file, split, label)
+        for split, named in desk.pictures.gathered.splits.items()
+        for file, label in zip(named.images.files, named.names, strict=True)
+    )
+    desk.review = Review(Desk("photos", "model", {}, 0, (), everything))
+    for _ in everything:
+        desk.review.decide(Decision("drop"))
+    with pytest.raises(HfftError, match=r"^your decisions: it drops every image"):
+        desks.apply(visit.session)
