@@ -25,6 +25,16 @@ Args:
     predictions (list of int): the predicted label of each image.
     references (list of int): the true label of each image.
 """
+_LABEL_SETS = """
+Args:
+    predictions (list of lists): a number for each label of each image.
+    references (list of lists of int): 1 for each label that an image has, 0 for all others.
+"""
+_NUMBERS = """
+Args:
+    predictions (list of lists of float): a number for each target of each image.
+    references (list of lists of float): the true numbers.
+"""
 _GUO = """@inproceedings{guo2017calibration,
   title = {On Calibration of Modern Neural Networks},
   author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
@@ -114,6 +124,87 @@ class ExpectedCalibrationError(_InMemoryMetric):
         self, predictions: NDArray[np.int64], references: NDArray[np.int64], confidences: NDArray[np.float64]
     ) -> dict[str, float]:
         return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
+
+
+class AveragePrecision(_InMemoryMetric):
+    """The mean over labels of the average precision of images ranked by a label's probability.
+
+    Labels that no image has are left out; where none has any, it is not a number.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({"predictions": Sequence(Value("float64")), "references": Sequence(Value("int64"))})
+        return _info("Mean average precision over labels.", _LABEL_SETS, _SCIKIT, features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        from sklearn.metrics import average_precision_score
+
+        pairs = zip(np.asarray(references).T, np.asarray(predictions).T, strict=True)
+        found = [average_precision_score(having, scores) for having, scores in pairs if having.any()]
+        return {"map": float(np.mean(found)) if found else float("nan")}
+
+
+class LabelSets(_InMemoryMetric):
+    """How well the labels given to images match those that they have: macro and micro F1, and subset accuracy."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({name: Sequence(Value("int64")) for name in ("predictions", "references")})
+        return _info("F1 over labels, and the share of images with all labels right.", _LABEL_SETS, _SCIKIT, features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        from sklearn.metrics import f1_score
+
+        given, having = np.asarray(predictions), np.asarray(references)
+        pairs = zip(having.T, given.T, strict=True)
+        averages = {
+            "f1_macro": float(np.mean([f1_score(*pair, zero_division=0.0) for pair in pairs])),
+            "f1_micro": float(f1_score(having.ravel(), given.ravel(), zero_division=0.0)),
+        }
+        return {**averages, "subset_accuracy": float((given == having).all(axis=1).mean())}
+
+
+class Errors(_InMemoryMetric):
+    """How far numbers are from the true ones: R2, MAE and RMSE, each the mean over targets."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = Features({name: Sequence(Value("float64")) for name in ("predictions", "references")})
+        return _info("R2, mean absolute error and root mean squared error.", _NUMBERS, _SCIKIT, features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+        found, truth = np.asarray(predictions), np.asarray(references)
+        return {
+            "r2": float(r2_score(truth, found)) if len(truth) > 1 else float("nan"),
+            "mae": float(mean_absolute_error(truth, found)),
+            "rmse": float(root_mean_squared_error(truth, found)),
+        }
+
+
+def multi_label_metrics(scores: NDArray[Any], having: NDArray[np.bool_], given: NDArray[np.bool_]) -> dict[str, float]:
+    """Return what is reported of images with any number of labels; each array is of shape (images, labels).
+
+    Args:
+        scores: probability of each label.
+        having: which labels the images have.
+        given: which labels they are given.
+
+    Returns:
+        ``map`` (mean average precision), ``f1_macro``, ``f1_micro`` and ``subset_accuracy``.
+    """
+    truth = having.astype(np.int64)
+    return {
+        **AveragePrecision().compute(predictions=scores.astype(np.float64), references=truth),
+        **LabelSets().compute(predictions=given.astype(np.int64), references=truth),
+    }
+
+
+def regression_metrics(values: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+    """Return ``r2``, ``mae`` and ``rmse`` of values against true ones, both of shape (images, targets)."""
+    found: dict[str, float] = Errors().compute(
+        predictions=values.astype(np.float64), references=targets.astype(np.float64)
+    )
+    return found
 
 
 def classification_metrics(

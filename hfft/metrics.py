@@ -219,6 +219,28 @@ def _quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
+@dataclass(frozen=True)
+class Words:
+    """What people read of a metric that decides which epoch is best.
+
+    Args:
+        name: within a sentence.
+        meaning: on an axis.
+        loss: what the loss beside it is, on an axis.
+    """
+
+    name: str
+    meaning: str
+    loss: str
+
+
+WORDS = {
+    "accuracy": Words("accuracy", "share of images", "cross-entropy (nats)"),
+    "map": Words("mAP", "mean average precision", "binary cross-entropy (nats)"),
+    "r2": Words("R2", "share of variance explained", "squared error (variances)"),
+}
+
+
 def difference_error(correct: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Return the standard error of the difference of two accuracies on the same images.
 

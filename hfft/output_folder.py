@@ -22,6 +22,7 @@ RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
     *(*WEIGHTS, "delta.safetensors", KNOWN),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
+    "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib import metadata, resources
 from types import NoneType
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from hfft.errors import ArgumentError, one_line
 
@@ -142,6 +142,9 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
         default = {"required": True} if item.default is MISSING else {"default": item.default}
         kind = next(one for one in get_args(hints[item.name]) or (hints[item.name],) if one is not NoneType)
+        if get_origin(kind) is list:
+            parser.add_argument(*names, type=get_args(kind)[0], nargs="+", **default, **item.metadata)
+            continue
         if kind is not bool:
             parser.add_argument(*names, type=kind, **default, **item.metadata)
             continue

@@ -9,9 +9,12 @@ from typing import Any, Literal
 from hfft.errors import ArgumentError
 
 Verdict = Literal["works", "inherited", "refused"]
-METRICS = ("accuracy", "f1_macro", "top5_accuracy", "loss", "ece")
-"""What may decide the best weights: `hfft.evaluation.classification_metrics` by name."""
-SMALLER_IS_BETTER = ("loss", "ece")
+METRICS = (
+    *("accuracy", "f1_macro", "top5_accuracy", "loss", "ece"),
+    *("map", "f1_micro", "subset_accuracy", "r2", "mae", "rmse"),
+)
+"""What may decide the best weights: the metrics of all tasks (`hfft.tasks`) by name."""
+SMALLER_IS_BETTER = ("loss", "ece", "mae", "rmse")
 
 
 COMPILERS = ("inductor", "aot_eager", "eager")
@@ -83,8 +86,10 @@ FLAGS: dict[str, Flag] = {
     "save_only_model": Flag("inherited", "without effect: checkpoints of hfft can always be resumed from"),
     "label_names": Flag("inherited", "without effect: the label of an image is `labels`"),
     "load_best_model_at_end": Flag("works", "`--keep best`, by the loss unless `--metric_for_best_model` is given"),
-    "metric_for_best_model": Flag("works", f"decides `--keep best`: {', '.join(METRICS)}; accuracy by default"),
-    "greater_is_better": Flag("works", "by default false for the loss and ece, true for all else"),
+    "metric_for_best_model": Flag(
+        "works", f"decides `--keep best`: {', '.join(METRICS)}; by default accuracy, map or r2, by the task"
+    ),
+    "greater_is_better": Flag("works", "by default false for the loss, ece, mae and rmse, true for all else"),
     "do_train": Flag("works", "true; false is refused"),
     "do_eval": Flag("inherited", "without effect: the result is always evaluated"),
     "do_predict": Flag("inherited", "without effect: where there are test images, they are always predicted"),

@@ -23,8 +23,9 @@ from pathlib import Path
 import psutil
 from gradio_client import Client, handle_file
 
-from hfft.inference.classifier import Score, classify, load_classifier
+from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import embedded_examples, find_runs
+from hfft.tasks.contract import Score
 
 TOLERANCE = 1e-4
 """How far a probability may be from the model's own: images in one batch can round differently."""

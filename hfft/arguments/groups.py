@@ -83,6 +83,19 @@ class DataArguments:
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    task: str = option(
+        "auto",
+        "What the labels mean (docs/tasks.md): one class for each image (single_label), any number of them "
+        "(multi_label), or numbers (regression). auto tells by the labels, and says so where they are not single.",
+        ["auto", "single_label", "multi_label", "regression"],
+    )
+    label_separator: str | None = option(
+        None, "What parts the labels of an image in a column of text, ',' for instance: multi_label."
+    )
+    label_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns that each hold one label as 1 or 0 (multi_label), or one number (regression)."},
+    )
     group_column: str | None = option(
         None, "Column that says which images belong together (a patient, a burst): a split keeps them on one side."
     )
@@ -105,6 +118,7 @@ class DataArguments:
             raise ArgumentError("--dataset_name and --train_dir, --validation_dir or --test_dir exclude each other")
         if (self.validation_dir or self.test_dir) and not self.train_dir:
             raise ArgumentError("--validation_dir and --test_dir need --train_dir beside them")
+        self._check_labels()
         if not 0 < self.train_val_split < 1:
             raise ArgumentError(f"--train_val_split must lie between 0 and 1, not {self.train_val_split}")
         for name in ("max_train_samples", "max_eval_samples"):
@@ -122,6 +136,16 @@ class DataArguments:
                 ) from error
         if self.views < 1:
             raise ArgumentError(f"--views must be at least 1, not {self.views}")
+
+    def _check_labels(self) -> None:
+        if self.label_columns and (self.label_column_name or self.label_separator):
+            raise ArgumentError("--label_columns excludes --label_column_name and --label_separator")
+        if self.label_columns and self.task == "single_label":
+            raise ArgumentError("--label_columns is for --task multi_label or regression; name the one column")
+        if self.label_separator is not None and self.task in ("single_label", "regression"):
+            raise ArgumentError(f"--label_separator is for --task multi_label, not {self.task}")
+        if self.label_separator == "":
+            raise ArgumentError("--label_separator must not be empty; give for example ','")
 
 
 @dataclass
@@ -392,6 +416,15 @@ class EvaluateArguments:
     max_eval_samples: int | None = option(None, "Maximum number of images to use, keeping the class shares.")
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    label_separator: str | None = option(
+        None, "What parts the labels of an image in a column of text, for a multi_label model."
+    )
+    label_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns that each hold one label as 1 or 0, or one number; for a regression model its targets."
+        },
+    )
     top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
     against: str | None = option(
         None, "Another finished model, a folder or a Hub id, that is compared on the same images."

@@ -16,6 +16,7 @@ from hfft.parsing import parse
 
 if TYPE_CHECKING:
     from hfft.inference.classifier import Prediction
+    from hfft.tasks.contract import Task
 
 _WIDEST = 60  # characters of a file's name that a table shows
 
@@ -47,7 +48,9 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
             failed += bool(row.error)
             yield row
 
-    columns = Columns(min(show.top_k, len(classifier.labels)), classifier.known is not None, show.coverage is not None)
+    task = classifier.task
+    heads = tuple(task.heads(classifier.labels, show.top_k))
+    columns = Columns(task, heads, classifier.known is not None, show.coverage is not None)
     try:
         write_predictions(counted(), show.format, files, columns)
         sys.stdout.flush()
@@ -64,12 +67,14 @@ class Columns:
     """What a table of predictions holds.
 
     Args:
-        labels: how many labels each prediction holds at most.
+        task: how answers are written.
+        heads: titles of what an answer holds.
         unknown: whether images are compared with the training images.
         sets: whether there are sets of labels.
     """
 
-    labels: int
+    task: Task
+    heads: tuple[str, ...]
     unknown: bool = False
     sets: bool = False
 
@@ -83,7 +88,7 @@ def write_predictions(
         rows: the predictions.
         form: ``table``, ``csv`` or ``jsonl``.
         files: all names to come, which the table's first column is made wide enough for.
-        columns: of a CSV.
+        columns: what a prediction holds.
         stream: where to; by default standard output.
     """
     stream = sys.stdout if stream is None else stream
@@ -91,7 +96,7 @@ def write_predictions(
         # A file's name may hold bytes that are not text in any encoding; they come out as they went in.
         stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     writers: dict[str, Callable[[], Iterator[str]]] = {
-        "table": lambda: _table(rows, files),
+        "table": lambda: _table(rows, files, columns.task),
         "jsonl": lambda: (json.dumps(_plain(row)) for row in rows),
     }
     if form == "csv":
@@ -102,14 +107,13 @@ def write_predictions(
 
 
 def _csv(rows: Iterable[Prediction], columns: Columns, stream: TextIO) -> None:
-    more = [name for place in range(2, columns.labels + 1) for name in (f"label_{place}", f"probability_{place}")]
-    more += [*(["unknown_score", "unknown", "nearest"] * columns.unknown), *(["label_set"] * columns.sets)]
+    more = [*(["unknown_score", "unknown", "nearest"] * columns.unknown), *(["label_set"] * columns.sets)]
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "label", "probability", *more, "error"])
+    writer.writerow(["file", *columns.heads, *more, "error"])
     for row in rows:
-        scores = [cell for score in row.top for cell in (score.label, f"{score.probability:.6f}")]
-        scores += [""] * (2 * columns.labels - len(scores))
-        writer.writerow([row.file, *scores, *_trust_cells(row, columns), row.error])
+        cells = [] if row.error else columns.task.cells(row.answer)
+        cells += [""] * (len(columns.heads) - len(cells))
+        writer.writerow([row.file, *cells, *_trust_cells(row, columns), row.error])
 
 
 def _trust_cells(row: Prediction, columns: Columns) -> list[str]:
@@ -122,16 +126,16 @@ def _trust_cells(row: Prediction, columns: Columns) -> list[str]:
     return [*cells, *([json.dumps(row.label_set, ensure_ascii=False)] * columns.sets)]
 
 
-def _table(rows: Iterable[Prediction], files: Sequence[str]) -> Iterator[str]:
+def _table(rows: Iterable[Prediction], files: Sequence[str], task: Task) -> Iterator[str]:
     width = max([4, *(min(len(file), _WIDEST) for file in files)])
-    yield f"{'file':<{width}}  labels"
+    yield f"{'file':<{width}}  {task.replies}"
     for row in rows:
-        yield f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row)}"
+        yield f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}"
 
 
-def _said(row: Prediction) -> str:
+def _said(row: Prediction, task: Task) -> str:
     """Say what a prediction holds in a line, beginning with the verdict where an image is unknown."""
-    text = "  ".join(f"{score.label} {score.probability:.3f}" for score in row.top)
+    text = task.said(row.answer)
     if row.label_set:
         text += f"  set: {', '.join(row.label_set)}"
     if not row.unknown:
@@ -147,9 +151,11 @@ def _tail(name: str) -> str:
 def _plain(row: Prediction) -> dict[str, Any]:
     if row.error:
         return {"file": row.file, "error": row.error}
-    optional = ("unknown", "unknown_score", "nearest", "label_set")
     values = asdict(row) | {"error": None}
-    return {name: value for name, value in values.items() if name not in optional or value not in (None, ())}
+    absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
+    absent |= {"labels"} if row.labels is None else set()
+    absent |= {"label", "probability", "top"} if row.values else {"values"}
+    return {name: value for name, value in values.items() if name not in absent}
 
 
 def predict_command(argv: list[str]) -> int:

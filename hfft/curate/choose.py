@@ -27,6 +27,8 @@ from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_li
 from hfft.files import write_whole
 from hfft.metrics import probabilities as probabilities_of
 from hfft.report.terminal import aligned
+from hfft.tasks.contract import needs_one_label
+from hfft.tasks.registry import task_of
 from hfft.trust.known import unit_rows
 
 ADVICE = (
@@ -107,6 +109,7 @@ def choose_next(
     encoder = load_encoder(use, cache)
     if not encoder.labels:
         raise ArgumentError(f"--model {use.model} is not a finished run: its head has not been trained on your classes")
+    needs_one_label(task_of(encoder.model.config, encoder.name), "hfft next")
     labelled = {split: images for split, images in owned.items() if split != "test"}
     found = read_features(encoder, {**gathered.sets, **labelled}, [None], say)
     probabilities = probabilities_of(found[UNLABELLED].logits, 1.0)

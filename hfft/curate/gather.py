@@ -21,6 +21,7 @@ from hfft.data.sampling import stratified
 from hfft.errors import ArgumentError, OutputError
 from hfft.inference.classifier import find_images
 from hfft.report.record import RunRecord
+from hfft.tasks.contract import needs_one_label
 
 UNLABELLED = "unlabelled"
 """The split of images without labels."""
@@ -89,6 +90,8 @@ def gather(data: DataArguments, place: str | None) -> Gathered:
     if record is None and place is not None and _is_flat(Path(place).expanduser()):
         return gather_unlabelled([place])
     found = find_splits(data)
+    for named in found.splits.values():
+        needs_one_label(named.images.task, "looking after images (hfft embed, labels and next)")
     return _sampled(Gathered(found.name, found.splits, found.notes, record), data)
 
 

@@ -20,6 +20,7 @@ from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.load import ImageSets
 from hfft.data.probe import ImageProbe, probe_images
+from hfft.tasks.contract import Label
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding
 IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
@@ -53,11 +54,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """A split to check: its images, and the name of each image's class, None where it has none."""
+    """A split to check: its images, and the label of each, None where it has none."""
 
     split: str
     images: ImageSet
-    names: list[str | None]
+    names: list[Label | None]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Images of each class."""
+        task = self.images.task
+        return Counter(part for name in self.names if name is not None for part in task.parts(name))
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class _Image:
 
     split: str
     file: str
-    label: str | None
+    label: Label | None
     probe: ImageProbe
 
     @property
@@ -86,7 +93,7 @@ def parts_of(sets: ImageSets) -> list[Part]:
     """Make parts of the sets that a run trains on."""
     splits = {"train": sets.train, "validation": sets.validation, "test": sets.test}
     return [
-        Part(split, images, [sets.labels[index] for index in images.labels])
+        Part(split, images, images.task.decode(images.labels, sets.labels))
         for split, images in splits.items()
         if images is not None
     ]
@@ -138,12 +145,12 @@ def _sorted(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
-    counts = {part.split: Counter(name for name in part.names if name is not None) for part in parts}
+    counts = {part.split: part.counts for part in parts}
     train = counts.get("train", Counter())
     few = [name for name, count in train.items() if count < FEW_IMAGES]
     if few:
         yield Finding("warning", "few_images", f"{_classes(few)} with fewer than {FEW_IMAGES} training images")
-    if len(train) == 1:
+    if len(train) == 1 and all(part.images.task.chooses for part in parts):
         yield Finding("error", "one_class", f"all training images are of one class, {next(iter(train))!r}")
     if train and max(train.values()) >= IMBALANCE * min(train.values()):
         (most, high), (least, low) = train.most_common()[0], train.most_common()[-1]

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +21,8 @@ from hfft.data.content import file_digests
 from hfft.data.grey import span_of
 from hfft.data.layout import FORMATS
 from hfft.errors import DataError
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.single_label import SINGLE_LABEL
 
 if TYPE_CHECKING:
     import datasets
@@ -42,18 +44,20 @@ class ImageSet:
 
     Args:
         dataset: one column ``image`` of type ``datasets.Image(decode=False)``.
-        labels: class index of each row, shape (rows,).
+        labels: of each row as its task encodes them, first dimension the rows: label numbers, or a number per output.
         name: what errors and reports call the set.
         root: the folder that file names are given relative to; None where images are bytes.
         groups: which images belong together, shape (rows,), so that a split keeps them on one side; None where each
             stands for itself.
+        task: what the labels mean.
     """
 
     dataset: datasets.Dataset
-    labels: NDArray[np.int64]
+    labels: Targets
     name: str
     root: Path | None = None
     groups: NDArray[np.str_] | None = None
+    task: Task = SINGLE_LABEL
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +66,12 @@ class ImageSet:
         """The set of these rows, in this order."""
         indices = np.asarray(rows, dtype=np.int64)
         groups = None if self.groups is None else self.groups[indices]
-        return ImageSet(self.dataset.select(indices), self.labels[indices], self.name, self.root, groups)
+        return replace(self, dataset=self.dataset.select(indices), labels=self.labels[indices], groups=groups)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """The stratum of each row, shape (rows,): a sample keeps their shares."""
+        return self.task.strata(self.labels)
 
     @property
     def place(self) -> str:

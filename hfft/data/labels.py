@@ -12,8 +12,11 @@ import numpy as np
 
 from hfft.arguments import DataArguments
 from hfft.data.images import IMAGE_COLUMN, ImageSet
-from hfft.data.layout import composed
+from hfft.data.label_columns import Column, Labelled, is_label_type, read_column, read_columns
 from hfft.errors import DataError
+from hfft.tasks.contract import Label
+from hfft.tasks.multi_label import MULTI_LABEL
+from hfft.tasks.regression import REGRESSION
 
 LABEL_COLUMNS = ("label", "labels")
 """Columns that hold labels, where none is named and several may."""
@@ -34,8 +37,7 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
         DataError: the columns cannot be told, or hold no images.
     """
     image_column = _image_column(dataset, name, data.image_column_name)
-    label_column = _label_column(dataset, name, data.label_column_name, image_column)
-    names, order = _label_names(dataset, label_column, name)
+    labelled = _labelled(dataset, name, data, image_column)
     images = dataset.with_format(None).select_columns([image_column])
     if image_column != IMAGE_COLUMN:
         images = images.rename_column(image_column, IMAGE_COLUMN)
@@ -46,34 +48,17 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     if data.group_column is not None:
         column = _given_column(dataset, name, data.group_column, "--group_column")
         groups = np.array([str(value) for value in dataset.with_format(None)[column][:]])
-    return NamedImages(ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, groups), names, order)
+    named = ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, groups, labelled.task)
+    return NamedImages(named, labelled.labels, labelled.order, labelled.notes)
 
 
-def _label_names(dataset: datasets.Dataset, column: str, name: str) -> tuple[list[str | None], list[str]]:
-    """The label of each row, None where it has none, and all labels in the data set's order."""
-    feature = dataset.features[column]
-    values = dataset.with_format(None)[column][:]
-    if isinstance(feature, datasets.ClassLabel):
-        order = [composed(label) for label in feature.names]
-        return [None if value is None or value < 0 else order[value] for value in values], order
-    dtype = feature.dtype if isinstance(feature, datasets.Value) else None
-    if dtype is None or not (_is_label_type(feature) or dtype.startswith("float")):
-        what = f"{dtype} values" if dtype else "records" if isinstance(feature, dict) else "lists"
-        raise DataError(f"{name}: the column {column!r} holds {what}: hfft gives each image one label")
-    plain = [_plain(value) for value in values]
-    if broken := [value for value in plain if isinstance(value, float)]:
-        raise DataError(f"{name}: the column {column!r} holds numbers such as {broken[0]:g}, which are not classes")
-    order = [str(value) for value in sorted({value for value in plain if value is not None})]
-    return [None if value is None else str(value) for value in plain], order
-
-
-def _plain(value: Any) -> Any:
-    """A label without spaces around it, composed; whole numbers as such; None where there is nothing."""
-    if isinstance(value, str):
-        return composed(value.strip()) or None
-    if isinstance(value, float):
-        return None if value != value else int(value) if value.is_integer() else value
-    return value
+def _labelled(dataset: datasets.Dataset, name: str, data: DataArguments, image_column: str) -> Labelled:
+    """What the rows are labelled with, in one column or in several."""
+    if data.label_columns:
+        given = [_given_column(dataset, name, each, "--label_columns") for each in data.label_columns]
+        return read_columns([Column.of(dataset, each, name) for each in given], data)
+    column = _label_column(dataset, name, data.label_column_name, image_column)
+    return read_column(Column.of(dataset, column, name), data)
 
 
 def _undecoded(images: datasets.Dataset, name: str, column: str) -> datasets.Dataset:
@@ -103,7 +88,7 @@ def _label_column(dataset: datasets.Dataset, name: str, wanted: str | None, imag
         return _given_column(dataset, name, wanted, "--label_column_name")
     others = {column: feature for column, feature in dataset.features.items() if column != image_column}
     found = [column for column, feature in others.items() if isinstance(feature, datasets.ClassLabel)]
-    found = found or [column for column, feature in others.items() if _is_label_type(feature)]
+    found = found or [column for column, feature in others.items() if is_label_type(feature)]
     named: list[str] = [column for column in others if column.casefold() in LABEL_COLUMNS]
     if named and (named[0] in found or not found):
         return named[0]  # whatever it holds: what is not a label is refused by name
@@ -112,11 +97,6 @@ def _label_column(dataset: datasets.Dataset, name: str, wanted: str | None, imag
         return (named or found)[0]
     what = f"several columns that may be labels ({', '.join(found)})" if found else "no column of labels"
     raise DataError(f"{name}: {what}; name the one with --label_column_name. {_columns(dataset)}")
-
-
-def _is_label_type(feature: Any) -> bool:
-    kind = getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else ""
-    return kind in ("string", "large_string", "bool") or kind.startswith(("int", "uint"))
 
 
 def holds_images(feature: Any) -> bool:
@@ -147,33 +127,76 @@ def _columns(dataset: datasets.Dataset) -> str:
 
 @dataclass(frozen=True)
 class NamedImages:
-    """A split whose labels are still names; None where a row has no label."""
+    """A split whose labels are still as they are written.
+
+    Args:
+        images: whose labels are not encoded yet.
+        names: the label of each row, None where it has none.
+        order: all classes, or the targets, in the data set's order.
+        notes: what the labels were taken for.
+    """
 
     images: ImageSet
-    names: list[str | None]
+    names: list[Label | None]
     order: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def of_folders(named: NamedImages, data: DataArguments) -> NamedImages:
+    """Return the images of class folders as the task reads them.
+
+    Raises:
+        DataError: the task reads columns.
+    """
+    place = named.images.place
+    if data.label_columns or data.label_separator:
+        flag = "--label_columns" if data.label_columns else "--label_separator"
+        raise DataError(f"{place}: {flag} is for tables, and these are class folders, whose names are the labels")
+    if data.task == REGRESSION.name:
+        raise DataError(
+            f"{place}: class folders hold classes, and --task regression estimates numbers; give a table with a column "
+            "of paths and one of numbers"
+        )
+    return _merged(named) if data.task == MULTI_LABEL.name else named
+
+
+def _merged(named: NamedImages) -> NamedImages:
+    """Return each image once, with the names of all class folders that hold it."""
+    images = replace(named.images, labels=np.zeros(len(named.names), np.int64), task=MULTI_LABEL)
+    found: dict[str, dict[str, None]] = {}
+    rows: dict[str, int] = {}
+    for row, (content, name) in enumerate(zip(images.contents(), named.names, strict=True)):
+        rows.setdefault(content, row)
+        found.setdefault(content, {})[str(name)] = None
+    labels = [tuple(found[content]) for content in rows]
+    several = sum(len(label) > 1 for label in labels)
+    note = f"Read as multi_label: {several:,} of {len(labels):,} images lie in several class folders"
+    return NamedImages(images.select(list(rows.values())), list(labels), named.order, (note,))
 
 
 def label_map(train: NamedImages) -> tuple[str, ...]:
-    """Return the classes that training images have, in the data set's own order.
+    """Return the classes that training images have, or their targets, in the data set's own order.
 
     Raises:
         DataError: there are no images, one has no label, or all are of one class.
     """
-    name = train.images.place
+    name, task = train.images.place, train.images.task
     if not train.names:
         raise DataError(f"{name}: it holds no images; choose another data set or folder")
     if None in train.names:
         raise _unmapped(train, train.names.index(None))
-    present = set(train.names)
-    labels = tuple(label for label in train.order if label in present)
-    if len(labels) < 2:
+    labels = task.classes(train.names, train.order)
+    if not labels:
+        raise DataError(f"{name}: not one of its images has a label; give some")
+    if len(labels) < task.least:
         raise DataError(f"{name}: all images are of one class, {labels[0]!r}; a classifier needs two or more")
     return labels
 
 
 def _unmapped(split: NamedImages, row: int, labels: Sequence[str] = ()) -> DataError:
-    name, image = split.names[row], split.images.files[row]
+    image = split.images.files[row]
+    parts = [] if split.names[row] is None else split.images.task.parts(split.names[row])
+    name = next((part for part in parts if part not in labels), None)
     if name is None:
         return DataError(f"{split.images.place}: the image {image} has no label; label it or leave it out")
     alike = [label for label in labels if _loose(label) == _loose(name)]
@@ -189,13 +212,13 @@ def _loose(name: str) -> str:
 
 
 def indexed(split: NamedImages, labels: tuple[str, ...]) -> ImageSet:
-    """Return a split with its labels as places in the label map.
+    """Return a split with its labels encoded by the label map.
 
     Raises:
         DataError: a label is missing, or not in the map.
     """
-    index = {label: position for position, label in enumerate(labels)}
+    task, known = split.images.task, set(labels)
     for row, name in enumerate(split.names):
-        if name not in index:
+        if name is None or not known.issuperset(task.parts(name)):
             raise _unmapped(split, row, labels)
-    return replace(split.images, labels=np.array([index[str(name)] for name in split.names], dtype=np.int64))
+    return replace(split.images, labels=task.encode(split.names, labels))

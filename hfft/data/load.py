@@ -11,7 +11,7 @@ import numpy as np
 
 from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
-from hfft.data.labels import LABEL_COLUMNS, NamedImages, find_column, indexed, label_map, read_split
+from hfft.data.labels import LABEL_COLUMNS, NamedImages, find_column, indexed, label_map, of_folders, read_split
 from hfft.data.layout import EXTENSIONS, SPLIT_NAMES, given_to_nothing, hidden, pick_splits
 from hfft.data.probe import probe_images
 from hfft.data.readers.archives import ARCHIVES, is_archive
@@ -22,6 +22,7 @@ from hfft.data.readers.tables import TABLES, is_metadata, read_metadata, read_ta
 from hfft.data.sampling import describe_groups, sample, split_off, with_groups
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
+from hfft.tasks.contract import Task
 
 
 @dataclass(frozen=True, eq=False)  # equal are those that were loaded at once
@@ -48,6 +49,18 @@ class ImageSets:
     notes: tuple[str, ...] = ()
     held_back: bool = False
 
+    @property
+    def task(self) -> Task:
+        """What the labels mean."""
+        return self.train.task
+
+    def of_task(self, task: Task) -> ImageSets:
+        """Return the sets with another task, whose labels are encoded alike."""
+        test = None if self.test is None else replace(self.test, task=task)
+        return replace(
+            self, train=replace(self.train, task=task), validation=replace(self.validation, task=task), test=test
+        )
+
 
 def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     """Find the images, their splits and their label map.
@@ -66,6 +79,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     found = find_splits(data)
     splits = found.splits
     labels = label_map(splits["train"])
+    task = splits["train"].images.task
     train = with_groups(indexed(splits["train"], labels), data)
     validation = with_groups(indexed(splits["validation"], labels), data) if "validation" in splits else None
     # Public benchmarks often keep the labels of their test images to themselves.
@@ -74,11 +88,11 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
     most = data.max_train_samples
-    if most is not None and most < len(labels):
+    if most is not None and most < len(labels) and task.chooses:
         raise DataError(
             f"--max_train_samples {most} is less than one image for each of {len(labels)} classes; raise it"
         )
-    return ImageSets(
+    sets = ImageSets(
         sample(train, most, seed),
         sample(validation, data.max_eval_samples, seed),
         None if test is None else sample(test, data.max_eval_samples, seed),
@@ -87,6 +101,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         notes=(*found.notes, *describe_groups(train, {"validation": validation, "test": test})),
         held_back="validation" not in splits,
     )
+    return sets.of_task(task.fitted_to(sets.train.labels))
 
 
 # Where the images come from ---------------------------------------------------------------------------
@@ -99,13 +114,13 @@ class Source:
     Args:
         name: of the data set, for people.
         splits: its own names for its splits, those without images left out.
-        read: returns the images of one of them; its own name, then ours.
+        read: returns the images of one of them; its own name, then ours, and how labels are read.
         notes: what it was taken for, and what was left out.
     """
 
     name: str
     splits: tuple[str, ...]
-    read: Callable[[str, str], NamedImages]
+    read: Callable[[str, str, DataArguments], NamedImages]
     notes: tuple[str, ...] = ()
 
 
@@ -132,9 +147,12 @@ def find_splits(data: DataArguments) -> Found:
         raise DataError(
             f"{source.name}: it has the splits {', '.join(source.splits)} but no 'train'; name the one to train on so"
         )
-    splits = {split: source.read(own, split) for split, own in picked.items()}
+    train = source.read(picked["train"], "train", data)
+    known = replace(data, task=train.images.task.name)  # a split alone may look like another task
+    others = {split: source.read(own, split, known) for split, own in picked.items() if split != "train"}
+    splits = {"train": train, **others}
     unused = [own for own in source.splits if own not in picked.values()]
-    return Found(source.name, splits, (*source.notes, *given_to_nothing(unused)))
+    return Found(source.name, splits, (*source.notes, *splits["train"].notes, *given_to_nothing(unused)))
 
 
 def _split_folders(data: DataArguments) -> Found:
@@ -144,9 +162,11 @@ def _split_folders(data: DataArguments) -> Found:
     for split, folder in folders.items():
         if folder:
             known = splits["train"].order if splits else ()
-            splits[split], more = read_split_folder(Path(folder).expanduser(), split, known)
+            named, more = read_split_folder(Path(folder).expanduser(), split, known)
+            splits[split] = of_folders(named, data)
             notes += [f"{split}: {note}" if any(list(folders.values())[1:]) else note for note in more]
-    return Found(_folder_name(Path(str(data.train_dir)).expanduser().resolve()), splits, tuple(notes))
+    name = _folder_name(Path(str(data.train_dir)).expanduser().resolve())
+    return Found(name, splits, (*notes, *splits["train"].notes))
 
 
 def _folder_name(folder: Path) -> str:
@@ -162,25 +182,25 @@ def open_source(data: DataArguments) -> Source:
         ArgumentError: ``--streaming`` lacks a limit.
     """
     if data.dataset_name is None:
-        return _loaded(EMBEDDED_DATA.partition("==")[0], embedded_images(), data)
+        return _loaded(EMBEDDED_DATA.partition("==")[0], embedded_images())
     name = data.dataset_name
     path = Path(name).expanduser()
     if data.streaming:
-        return _loaded(name, read_stream(name, data), data)
+        return _loaded(name, read_stream(name, data))
     if shards := shards_of(path):
-        return _loaded(name, read_shards(shards), data, ("Read as WebDataset shards",))
+        return _loaded(name, read_shards(shards), ("Read as WebDataset shards",))
     if path.is_dir() and not is_saved(path):
         return _folder(name, path, data)
     if is_archive(path):
         return _class_folders(name, open_class_folders(path))
     if path.is_file() and path.suffix.lower() in TABLES:
-        return _tabled(name, data, read_table(path, data))
+        return _tabled(name, read_table(path, data))
     if path.is_file():
         known = ", ".join((*ARCHIVES, *TABLES))
         raise DataError(
             f"--dataset_name {path}: this kind of file is not known; give a folder, a Hub id, or one of {known}"
         )
-    return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+    return _loaded(name, load_dataset(name, data.dataset_config_name))
 
 
 def _folder(name: str, path: Path, data: DataArguments) -> Source:
@@ -188,39 +208,41 @@ def _folder(name: str, path: Path, data: DataArguments) -> Source:
     paths, _ = walk(path)
     shown = [each for each in paths if not any(map(hidden, each.split("/")))]
     if any(each.lower().endswith((".parquet", ".arrow")) and not is_metadata(Path(each).name) for each in shown):
-        return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+        return _loaded(name, load_dataset(name, data.dataset_config_name))
     metadata = [path / each for each in sorted(shown) if is_metadata(each.rpartition("/")[2])]
-    labelled = [file for file in metadata if _names_labels(table_columns(file), data.label_column_name)]
+    labelled = [file for file in metadata if _names_labels(table_columns(file), data)]
     images = [each for each in shown if each.lower().endswith(EXTENSIONS)]
     if labelled:
-        return _tabled(name, data, read_metadata(path, labelled, data, images))
+        return _tabled(name, read_metadata(path, labelled, data, images))
     found = open_class_folders(path)
     if len(found.layout.classes) < 2 and metadata:
-        return _tabled(name, data, read_metadata(path, metadata, data, images))
+        return _tabled(name, read_metadata(path, metadata, data, images))
     if not images and any(each.lower().endswith(tuple(TABLES)) for each in shown):
-        return _loaded(name, load_dataset(name, data.dataset_config_name), data)
+        return _loaded(name, load_dataset(name, data.dataset_config_name))
     source = _class_folders(name, found)
     captions = [f"Not read: {file.relative_to(path)}, which has no column 'label'" for file in metadata]
     return replace(source, notes=(*source.notes, *captions))
 
 
-def _names_labels(columns: list[str], wanted: str | None) -> bool:
-    return any(find_column(columns, name) is not None for name in ([wanted] if wanted else LABEL_COLUMNS))
+def _names_labels(columns: list[str], data: DataArguments) -> bool:
+    wanted = data.label_columns or ([data.label_column_name] if data.label_column_name else LABEL_COLUMNS)
+    return any(find_column(columns, name) is not None for name in wanted)
 
 
 def _class_folders(name: str, found: ClassFolders) -> Source:
     refuse_empty(found, "train")
-    return Source(name, tuple(found.layout.splits), lambda own, split: found.read(own, name), found.notes)
+    splits = tuple(found.layout.splits)
+    return Source(name, splits, lambda own, split, data: of_folders(found.read(own, name), data), found.notes)
 
 
-def _tabled(name: str, data: DataArguments, read: tuple[datasets.DatasetDict, list[str]]) -> Source:
-    return _loaded(name, read[0], data, read[1])
+def _tabled(name: str, read: tuple[datasets.DatasetDict, list[str]]) -> Source:
+    return _loaded(name, read[0], read[1])
 
 
-def _loaded(name: str, loaded: datasets.DatasetDict, data: DataArguments, notes: Sequence[str] = ()) -> Source:
+def _loaded(name: str, loaded: datasets.DatasetDict, notes: Sequence[str] = ()) -> Source:
     # A training split stays where it is empty: its absence would be told as something else.
     splits = tuple(split for split in loaded if len(loaded[split]) or pick_splits([split]).get("train"))
-    return Source(name, splits, lambda own, split: read_split(loaded[own], split, name, data), tuple(notes))
+    return Source(name, splits, lambda own, split, data: read_split(loaded[own], split, name, data), tuple(notes))
 
 
 def without_bad_images(sets: ImageSets) -> ImageSets:
@@ -238,10 +260,11 @@ def without_bad_images(sets: ImageSets) -> ImageSets:
     if test is not None:
         test, more = _readable(test)
         skipped += more
-    lost = sorted({*range(len(sets.labels))} - set(train.labels.tolist()))
+    left = train.task.classes(train.task.decode(train.labels, sets.labels), sets.labels)
+    lost = [label for label in sets.labels if label not in left]
     if lost:
         raise DataError(
-            f"{sets.train.place}: no training image of the class {sets.labels[lost[0]]!r} can be read; "
+            f"{sets.train.place}: no training image of the class {lost[0]!r} can be read; "
             "see hfft check, and repair them or leave the class out"
         )
     return replace(sets, train=train, validation=validation, test=test, skipped=tuple(skipped))

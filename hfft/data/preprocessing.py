@@ -159,7 +159,7 @@ class PixelDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, row: int) -> dict[str, Any]:
         image = self.images.image(row, self.pixels.least)
         content = self._contents[row] if self._contents is not None else ""
-        return {**self.pixels(image, content, int(self._view)), "labels": int(self.images.labels[row])}
+        return {**self.pixels(image, content, int(self._view)), "labels": self.images.labels[row]}
 
     @hand_over
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def _shown(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of items: tensors stacked along a new first dimension, ``labels`` as int64 of shape (batch,).
+    """A batch of items: tensors stacked along a new first dimension, ``labels`` in int64, or in float32 for numbers.
 
     Cached activations come as a batch already and stay as they are.
     """
@@ -210,7 +210,7 @@ def collate(items: Sequence[dict[str, Any]] | Mapping[str, Tensor]) -> dict[str,
         return dict(items)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "labels"}
     if "labels" in items[0]:
-        batch["labels"] = torch.as_tensor([int(item["labels"]) for item in items], dtype=torch.int64)
+        batch["labels"] = torch.from_numpy(np.stack([np.asarray(item["labels"]) for item in items]))
     return batch
 
 

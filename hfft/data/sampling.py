@@ -19,8 +19,8 @@ from hfft.errors import DataError
 def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
     """The images without a stratified share of them, and that share.
 
-    Either side keeps at least one image of each class. Where images belong to groups, these stay whole: then the
-    training side alone is sure to have every class.
+    Either side keeps at least one image of each class, where an image has one. Where images belong to groups, these
+    stay whole: then the training side alone is sure to have every class.
 
     Args:
         train: labelled images.
@@ -34,14 +34,20 @@ def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int)
     if train.groups is not None:
         rows = held_out_groups(train, share, seed)
         return train.select(np.setdiff1d(np.arange(len(train)), rows)), train.select(rows)
-    lonely = [labels[index] for index, count in sorted(Counter(train.labels.tolist()).items()) if count < 2]
+    sizes = Counter(train.strata.tolist())
+    lonely = [labels[index] for index, count in sorted(sizes.items()) if count < 2] if train.task.chooses else []
     if lonely:
         raise DataError(
             f"{train.place}: the class {lonely[0]!r} has a single image, so none can be set aside for validation; "
             "add images or give validation images"
         )
-    count = min(max(round(share * len(train)), len(labels)), len(train) - len(labels))
-    rows = stratified(train.labels, count, seed, keep_one=True)
+    count = min(max(round(share * len(train)), len(sizes)), len(train) - len(sizes))
+    if count < 1:
+        raise DataError(
+            f"{train.place}: {len(train)} images are too few to set some aside for validation; add images or give "
+            "validation images"
+        )
+    rows = stratified(train.strata, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(train)), rows)
     return train.select(rest), train.select(rows)
 
@@ -50,27 +56,27 @@ def sample(images: ImageSet, most: int | None, seed: int) -> ImageSet:
     """At most so many images, stratified; all of them where `most` is None."""
     if most is None or most >= len(images):
         return images
-    return images.select(stratified(images.labels, most, seed))
+    return images.select(stratified(images.strata, most, seed))
 
 
-def stratified(labels: NDArray[np.int64], count: int, seed: int, keep_one: bool = False) -> NDArray[np.int64]:
-    """Rows of a sample that keeps the class shares, sorted.
+def stratified(strata: NDArray[np.int64], count: int, seed: int, keep_one: bool = False) -> NDArray[np.int64]:
+    """Rows of a sample that keeps the shares of strata, which are classes most often, sorted.
 
     Each class gets its share rounded down, and the largest remainders get the rest. Where `count` allows,
     no class is left without a row; scikit-learn's splitters round alike but may leave small classes empty,
     and they refuse a remainder that is smaller than the count of classes.
 
     Args:
-        labels: class index of each row, shape (rows,).
+        strata: of each row, shape (rows,).
         count: size of the sample, at most the count of rows that may be taken.
         seed: of the draw within each class.
         keep_one: leave at least one row of each class out of the sample.
     """
-    classes, sizes = np.unique(labels, return_counts=True)
+    classes, sizes = np.unique(strata, return_counts=True)
     quotas = _quotas(sizes, count, sizes - 1 if keep_one else sizes)
     # numpy promises RandomState the same stream in every version.
     random = np.random.RandomState(seed % 2**32)
-    drawn = [random.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quotas, strict=True)]
+    drawn = [random.permutation(np.flatnonzero(strata == c))[:q] for c, q in zip(classes, quotas, strict=True)]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
@@ -138,16 +144,17 @@ def held_out_groups(train: ImageSet, share: float, seed: int) -> NDArray[np.int6
         DataError: no choice of groups leaves every class an image.
     """
     assert train.groups is not None
-    number, classes = len(np.unique(train.groups)), set(train.labels.tolist())
+    strata = train.strata
+    number, classes = len(np.unique(train.groups)), set(strata.tolist())
     count = min(max(2, round(1 / share)), number)
     if count >= 2:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
-            folds = list(group_folds(train.labels, train.groups, count, seed))
-        whole = [held_out for rest, held_out in folds if set(train.labels[rest].tolist()) == classes and len(held_out)]
+            folds = list(group_folds(strata, train.groups, count, seed))
+        whole = [held_out for rest, held_out in folds if set(strata[rest].tolist()) == classes and len(held_out)]
         # The fold with images of the most classes, and of those the one whose size is nearest to the share.
         wanted = share * len(train)
-        order = sorted(whole, key=lambda rows: (-len(np.unique(train.labels[rows])), abs(len(rows) - wanted)))
+        order = sorted(whole, key=lambda rows: (-len(np.unique(strata[rows])), abs(len(rows) - wanted)))
         if order:
             return np.sort(order[0])
     raise DataError(

@@ -18,10 +18,11 @@ from hfft.explain.attention import class_token_attention
 from hfft.explain.forward_pass import part_output
 from hfft.explain.gradcam import feature_maps
 from hfft.explain.pipeline import anatomy_of, model_inputs, part_records, scores_of, seen_image
-from hfft.inference.classifier import Classifier, Score
+from hfft.inference.classifier import Classifier
 from hfft.models.features import head_reads
 from hfft.models.load import load_model
 from hfft.plugin.contract import Anatomy
+from hfft.tasks.contract import Score
 
 MAPS = 6  # channels shown of each part
 

@@ -21,11 +21,12 @@ from hfft.data.images import upright_rgb
 from hfft.data.preprocessing import collate
 from hfft.explain.forward_pass import ForwardPass, PartPass, watch
 from hfft.explain.gradcam import ActivationMap, class_activation_map
-from hfft.inference.classifier import Classifier, Score, best_scores
+from hfft.inference.classifier import Classifier
 from hfft.planning.anatomy_file import anatomy_from_dict, check_anatomy
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
 from hfft.report.record import PartRecord
+from hfft.tasks.contract import Score, best_scores
 
 STAGES = ("Input image", "Preprocessing", "Frozen part", "Retrained part", "Head")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -22,14 +23,15 @@ from hfft.data.preprocessing import Pixels, collate
 from hfft.data.readers.sources import walk
 from hfft.demo import EMBEDDED_MODEL, embedded_pretrained
 from hfft.errors import ArgumentError, DataError, HfftError, ModelError, one_line
-from hfft.metrics import probabilities
 from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
-from hfft.models.load import check_channels, check_one_label_per_image
+from hfft.models.load import check_channels
 from hfft.output_folder import KNOWN
 from hfft.report.record import RunRecord, read_record
+from hfft.tasks.contract import Answer, Score, Task, needs_one_label
+from hfft.tasks.registry import task_of
 from hfft.trust.calibration import temperature_of
 from hfft.trust.conformal import label_sets
 from hfft.trust.known import Familiarity, KnownImages, Neighbour, read_known
@@ -58,14 +60,19 @@ class Classifier:
     record: RunRecord | None = None
     known: KnownImages | None = None
 
+    @cached_property
+    def task(self) -> Task:
+        """How logits become answers."""
+        return task_of(self.model.config, self.name)
+
     @property
     def temperature(self) -> float:
         """What logits are divided by before they become probabilities; 1 where nothing was calibrated."""
         return temperature_of(self.model.config)
 
     def probabilities(self, logits: Tensor) -> NDArray[np.float32]:
-        """Return the calibrated probabilities of logits, both of shape (batch, labels)."""
-        return probabilities(logits.numpy(), self.temperature)
+        """Return what logits stand for, both of shape (batch, labels): calibrated probabilities, or numbers."""
+        return self.task.scores(logits.numpy())
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Run a batch of model inputs through the model.
@@ -105,20 +112,12 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A label with its probability, 0 to 1."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What the model says about one image.
 
     Args:
         file: the image's file; ``image 1`` and so on for an image that was open already.
-        label: the most likely label; empty where there is an error.
+        label: the most likely label; empty where there is an error, or the model gives numbers.
         probability: of that label, 0 to 1.
         top: the most likely labels, best first.
         error: why the image could not be read; empty where it could.
@@ -127,6 +126,8 @@ class Prediction:
         unknown_score: distance from the training images over the largest that counts as known: above 1 is unknown.
         nearest: the training images most like it.
         label_set: the labels that hold the right one as often as was asked for; empty where nothing was.
+        labels: of a multi-label model, the labels that reach their thresholds, perhaps none; None of another one.
+        values: of a regression model, the number for each target; empty of another one.
     """
 
     file: str
@@ -138,6 +139,13 @@ class Prediction:
     unknown_score: float | None = None
     nearest: tuple[Neighbour, ...] = ()
     label_set: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> Answer:
+        """What the model says, apart from the image's name and what it was compared with."""
+        return Answer(self.label, self.probability, self.top, self.labels, self.values)
 
 
 def load_classifier(
@@ -158,7 +166,7 @@ def load_classifier(
         device: where to run, as torch names it; by default a GPU where there is one.
 
     Raises:
-        ModelError: nothing is found there, or it is not whole.
+        ModelError: nothing is found there, it is not whole, or it does not say what its output means.
         HfftError: the record that lies there is damaged.
 
     Example:
@@ -174,7 +182,7 @@ def load_classifier(
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
         check_channels(model.config, str(path_or_repo))
-        check_one_label_per_image(model.config, str(path_or_repo))
+        task_of(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
         known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
@@ -284,8 +292,9 @@ def check_coverage(classifier: Classifier, coverage: float) -> None:
 
     Raises:
         ArgumentError: the share does not lie between 0 and 1.
-        ModelError: the model came without what the sets need.
+        ModelError: the model came without what the sets need, or gives an image several labels or numbers.
     """
+    needs_one_label(classifier.task, "--coverage")
     if not 0 < coverage < 1:
         raise ArgumentError(f"--coverage must lie between 0 and 1, not {coverage}")
     if classifier.known is None or not len(classifier.known.truth):
@@ -305,8 +314,11 @@ def _predictions(
     groups = [inputs] if alike else [[each] for each in inputs]  # some processors keep an image's own shape
     outputs = [classifier.outputs(collate(group)) for group in groups]
     shares = classifier.probabilities(torch.cat([logits for logits, _ in outputs]))
-    tops = [best_scores(classifier.labels, row, top_k) for row in shares]
-    rows = [Prediction("", top[0].label, top[0].probability, top) for top in tops]
+    answers = [classifier.task.answer(row, classifier.labels, top_k) for row in shares]
+    rows = [
+        Prediction("", each.label, each.probability, each.top, labels=each.labels, values=each.values)
+        for each in answers
+    ]
     if (known := classifier.known) is not None:
         compared = [each for _, some in outputs for each in some or ()]
         rows = [_compared(row, known, found, classifier.labels) for row, found in zip(rows, compared, strict=True)]
@@ -319,15 +331,3 @@ def _predictions(
 
 def _compared(row: Prediction, known: KnownImages, found: Familiarity, labels: tuple[str, ...]) -> Prediction:
     return replace(row, unknown=found.unknown, unknown_score=found.score, nearest=known.neighbours(found, labels))
-
-
-def best_scores(labels: Sequence[str], shares: NDArray[np.float32], most: int) -> tuple[Score, ...]:
-    """Return the most probable labels of one image, best first.
-
-    Args:
-        labels: the classes' names.
-        shares: probability of each, shape (labels,).
-        most: how many to return at most.
-    """
-    order = np.argsort(-shares, kind="stable")[:most]
-    return tuple(Score(labels[number], float(shares[number])) for number in order)

@@ -17,39 +17,30 @@ from tqdm import tqdm
 
 from hfft.arguments import CheckpointArguments, DataArguments, EvaluateArguments
 from hfft.data.images import ImageSet
-from hfft.data.labels import NamedImages
+from hfft.data.labels import NamedImages, of_folders
 from hfft.data.layout import composed, pick_splits
 from hfft.data.load import open_source
 from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
 from hfft.errors import DataError, OutputError
-from hfft.evaluation import split_metrics
 from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
-from hfft.metrics import (
-    ClassRow,
-    PairedDifference,
-    SplitMetrics,
-    class_confidence,
-    confusion,
-    counted,
-    described,
-    paired_difference,
-    per_class,
-    probabilities,
-    reliability_of,
-)
+from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.report.fonts import shown_by_number
-from hfft.report.plots import confusion_figure, reliability_figure
 from hfft.report.terminal import aligned
 from hfft.report.typed_json import plain
-from hfft.report.write import write_predictions
-from hfft.trust.selective import Selective, selective
+from hfft.report.write import Evidence, draw_evidence, write_predictions
+from hfft.tasks.contract import needs_one_label
+from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.trust.selective import Selective
 
-FILES = ("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png")
+FILES = (
+    *("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png"),
+    "predicted_against_true.png",
+)
 """What an evaluation writes."""
 _CLOSE = 0.6  # so alike are names that an error offers as what may be meant
 
@@ -61,14 +52,16 @@ class Evaluation:
     Args:
         model: the folder or repository that was evaluated.
         data: the images, by name.
-        metrics: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error.
-        per_class: one row for each label that the model knows.
+        metrics: those of the task: accuracy with Wilson's interval, macro-F1, top-k, loss and calibration error, or
+            others.
+        per_class: one row for each label that the model knows; none for numbers.
         notes: what the images were taken for, what was left out, and which names the plots lack.
         temperature: that the probabilities were calibrated with; 1 where they were not.
         selective: the accuracy where the model is surest.
         unknown: share of the images, 0 to 1, that the model takes for unlike what it was trained on; None where it came
             without its training images.
         against: another model on the same images; None where none was given.
+        task: what the labels mean.
     """
 
     model: str
@@ -80,6 +73,7 @@ class Evaluation:
     selective: Selective = field(default_factory=Selective)
     unknown: float | None = None
     against: Comparison | None = None
+    task: str = SINGLE_LABEL.name
 
 
 @dataclass(frozen=True)
@@ -116,8 +110,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
 
     Args:
         use: which model.
-        options: which images, and where ``evaluation.json``, ``predictions.csv``, ``confusion_matrix.png``
-            and ``reliability.png`` go.
+        options: which images, and where ``evaluation.json``, ``predictions.csv`` and the plots of the task go.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -127,12 +120,15 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     folder = make_evaluation_folder(options)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
+    if options.against is not None:
+        needs_one_label(classifier.task, "--against")
     answers = answer(classifier, images, use.batch_size)
     note = shown_by_number(classifier.labels)
     evaluation = replace(score(classifier, images, answers, options), notes=(*notes, *([note] if note else [])))
     if options.against is not None:
         evaluation = replace(evaluation, against=_compare(use, options.against, (classifier, images, answers)))
-    write_evaluation(folder, evaluation, classifier.labels, images, answers)
+    evidence = Evidence(classifier.task, images, classifier.labels, answers.logits)
+    write_evaluation(folder, evaluation, evidence, answers.unknown)
     return evaluation
 
 
@@ -157,12 +153,13 @@ def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[I
         DataError: the images cannot be loaded, or one is of a class that the model does not know.
     """
     found, notes = _find(options, classifier)
-    index = {composed(label): number for number, label in enumerate(classifier.labels)}
+    task, labels = classifier.task, [composed(label) for label in classifier.labels]
     for row, name in enumerate(found.names):
-        if name not in index:
+        if name is None or not set(labels).issuperset(task.parts(name)):
             raise _unknown(found, row, classifier)
-    numbers = np.array([index[str(name)] for name in found.names], dtype=np.int64)
-    return sample(replace(found.images, labels=numbers), options.max_eval_samples, options.seed), notes
+    targets = task.encode(task.aligned(found.names, found.order, labels), labels)
+    images = replace(found.images, labels=targets, task=task)
+    return sample(images, options.max_eval_samples, options.seed), (*notes, *found.notes)
 
 
 def answer(classifier: Classifier, images: ImageSet, batch_size: int) -> Answers:
@@ -186,17 +183,16 @@ def answer(classifier: Classifier, images: ImageSet, batch_size: int) -> Answers
 
 def score(classifier: Classifier, images: ImageSet, answers: Answers, options: EvaluateArguments) -> Evaluation:
     """Sum up what a model gives out for labelled images."""
-    logits, temperature = answers.logits, classifier.temperature
-    shares = probabilities(logits, temperature)
-    matrix = confusion(logits, images.labels, len(classifier.labels))
+    found = classifier.task.judge(answers.logits, images.labels, classifier.labels, options.top_k)
     return Evaluation(
         classifier.name,
         images.name,
-        split_metrics(logits, images.labels, options.top_k, temperature),
-        per_class(matrix, list(classifier.labels), class_confidence(shares)),
-        temperature=temperature,
-        selective=selective(shares.max(axis=1), logits.argmax(axis=1) == images.labels),
+        found.metrics,
+        found.per_class,
+        temperature=classifier.temperature,
+        selective=found.selective,
         unknown=None if answers.unknown is None else float((answers.unknown > 1).mean()),
+        task=classifier.task.name,
     )
 
 
@@ -204,6 +200,7 @@ def _compare(use: CheckpointArguments, name: str, mine: tuple[Classifier, ImageS
     """Hold another model against one, with the images and the answers of the one."""
     classifier, images, answers = mine
     other = load_classifier(name, token=use.token, trust_remote_code=use.trust_remote_code)
+    needs_one_label(other.task, "--against")
     named = [composed(label) for label in classifier.labels]
     lacking = sorted({named[number] for number in images.labels} - {composed(label) for label in other.labels})
     if lacking:
@@ -216,29 +213,53 @@ def _compare(use: CheckpointArguments, name: str, mine: tuple[Classifier, ImageS
 
 
 def describe_evaluation(evaluation: Evaluation) -> str:
-    """Say it in a few lines and a table of the classes."""
-    values = evaluation.metrics.values
-    low, high = evaluation.metrics.intervals["accuracy"]
-    count = counted(values["accuracy"], evaluation.metrics.images).partition(" ")[2]
+    """Say it in a few lines and a table of the classes, if there are any."""
     lines = [
         f"{evaluation.model} on {evaluation.data}, {evaluation.metrics.images} images",
         *evaluation.notes,
-        f"accuracy   {values['accuracy']:.4f}{' ' * bool(count)}{count}  "
-        f"({evaluation.metrics.level:.0%} interval {low:.4f} to {high:.4f}, {evaluation.metrics.method})",
-        f"macro-F1   {values['f1_macro']:.4f}",
-        *(f"{name.removesuffix('_accuracy'):<9}  {value:.4f}" for name, value in values.items() if name[:3] == "top"),
-        f"loss       {values['loss']:.4f}  (cross-entropy, nats)",
-        f"ECE        {values['ece']:.4f}  (expected calibration error{_calibrated(evaluation)})",
+        *(_metric(evaluation, name, value) for name, value in evaluation.metrics.values.items()),
         *_trust(evaluation),
-        "",
     ]
+    if not evaluation.per_class:
+        return "\n".join(lines)
     rows = [
         (row.label, *map(_number, (row.precision, row.confidence, row.recall, row.f1)), str(row.support))
         for row in evaluation.per_class
         if row.support or row.precision or len(evaluation.per_class) <= 100
     ]
-    lines += aligned(("class", "precision", "confidence", "recall", "F1", "images"), rows)
+    lines += ["", *aligned(("class", "precision", "confidence", "recall", "F1", "images"), rows)]
     return "\n".join(lines)
+
+
+_NAMES = {
+    "f1_macro": "macro-F1",
+    "f1_micro": "micro-F1",
+    "ece": "ECE",
+    "map": "mAP",
+    "subset_accuracy": "subset",
+    "r2": "R2",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+
+
+def _metric(evaluation: Evaluation, name: str, value: float) -> str:
+    """Return a line of a metric, with what it is and its interval where that is known."""
+    metrics, label = evaluation.metrics, _NAMES.get(name, name)
+    said = {
+        "loss": "cross-entropy, nats",
+        "ece": f"expected calibration error{_calibrated(evaluation)}",
+        "map": "mean average precision over labels",
+        "subset_accuracy": "share of images with all labels right",
+    }
+    notes = [said[name]] if name in said else []
+    if name in metrics.intervals:
+        low, high = metrics.intervals[name]
+        notes.append(f"{metrics.level:.0%} interval {low:.4f} to {high:.4f}, {metrics.method}")
+    count = counted(value, metrics.images).partition(" ")[2] if name == "accuracy" else ""
+    label = label.removesuffix("_accuracy") if name.startswith("top") else label
+    more = f"  ({'; '.join(notes)})" if notes else ""
+    return f"{label:<9}  {value:.4f}{' ' * bool(count)}{count}{more}"
 
 
 def _calibrated(evaluation: Evaluation) -> str:
@@ -254,7 +275,8 @@ def _number(value: float | None) -> str:
 def _trust(evaluation: Evaluation) -> Iterator[str]:
     found = evaluation.selective
     surest = ", ".join(f"{row.accuracy:.4f} at {row.coverage:.0%} (from {row.probability:.3f})" for row in found.rows)
-    yield f"surest     {surest}  (accuracy where the model is surest, and the probability that it begins at)"
+    if surest:
+        yield f"surest     {surest}  (accuracy where the model is surest, and the probability that it begins at)"
     if found.auroc is not None:
         yield f"AUROC      {found.auroc:.4f}  (a right answer is given a higher probability than a wrong one)"
     if evaluation.unknown is not None:
@@ -264,26 +286,35 @@ def _trust(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImages, tuple[str, ...]]:
+    names = ("dataset_name", "dataset_config_name", "image_column_name", "label_column_name", "label_separator")
+    given = {name: getattr(options, name) for name in names}
+    told = options.label_column_name or options.dataset_name is None
+    columns = options.label_columns or (None if told else classifier.task.columns(classifier.labels))
+    data = DataArguments(**given, label_columns=columns, task=classifier.task.name)
     if options.validation_dir is not None:
-        return read_split_folder(Path(options.validation_dir).expanduser(), "validation", classifier.labels)
-    names = ("dataset_name", "dataset_config_name", "image_column_name", "label_column_name")
-    source = open_source(DataArguments(**{name: getattr(options, name) for name in names}))
+        folder = Path(options.validation_dir).expanduser()
+        images, notes = read_split_folder(folder, "validation", classifier.labels)
+        return of_folders(images, data), notes
+    source = open_source(data)
     picked = pick_splits(source.splits)
     named = {**picked, **{name: name for name in source.splits}}
     wanted = [options.split] if options.split else ["test", "validation"]
     split = next((named[name] for name in wanted if name in named), None)
     if split is None and not options.split and len(source.splits) == 1:
-        found = source.read(source.splits[0], source.splits[0])
+        found = source.read(source.splits[0], source.splits[0], data)
         note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
         return found, (*source.notes, note)
     if split is None:
         what = f"split {options.split!r}" if options.split else "test or validation split"
         raise DataError(f"{source.name}: there is no {what} among {', '.join(source.splits)}; choose one with --split")
-    return source.read(split, split), source.notes
+    return source.read(split, split, data), source.notes
 
 
 def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
-    name, file = found.names[row], found.images.files[row]
+    file = found.images.files[row]
+    known = [composed(label) for label in classifier.labels]
+    parts = [] if found.names[row] is None else classifier.task.parts(found.names[row])
+    name = next((part for part in parts if part not in known), None)
     if name is None:
         return DataError(f"{found.images.place}: the image {file} has no label; label it or leave it out")
     close = difflib.get_close_matches(name, classifier.labels, n=1, cutoff=_CLOSE)
@@ -300,24 +331,23 @@ def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
 
 
 def write_evaluation(
-    folder: Path, evaluation: Evaluation, labels: tuple[str, ...], images: ImageSet, answers: Answers
+    folder: Path, evaluation: Evaluation, evidence: Evidence, unknown: NDArray[np.float64] | None = None
 ) -> None:
-    """Write ``evaluation.json``, ``predictions.csv``, ``confusion_matrix.png`` and ``reliability.png``.
+    """Write ``evaluation.json``, ``predictions.csv`` and the plots of the task.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    logits, temperature = answers.logits, evaluation.temperature
-    shares = probabilities(logits, temperature)
-    truth = [labels[number] for number in images.labels]
-    chosen = [labels[number] for number in shares.argmax(1)]
+    task, images, labels = evidence.task, evidence.images, evidence.labels
     try:
         claim(folder, FILES)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)  # another task has other plots
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}; free some room") from error
-    write_predictions(folder / "predictions.csv", images.files, truth, chosen, shares.max(1), answers.unknown)
-    confusion_figure(confusion(logits, images.labels, len(labels)), labels, folder / "confusion_matrix.png")
-    reliability_figure(reliability_of(logits, images.labels, temperature), folder / "reliability.png")
+    table = task.table(images.labels, evidence.scores, labels)
+    write_predictions(folder / "predictions.csv", images.files, *table, unknown)
+    draw_evidence(folder, evidence, [name for name in task.plots if name in FILES])
     data = plain(asdict(evaluation))
     try:
         write_whole(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())

@@ -48,8 +48,9 @@ class Parity:
         source: where those came from.
         difference: the largest difference of a logit.
         scale: the largest absolute logit.
-        same_labels: how many images got the same label from both.
+        same_labels: how many images got the same label, labels or values from both.
         others: the largest difference of a probability, or of a distance from the training images.
+        replies: what the labels are called.
     """
 
     images: int
@@ -58,14 +59,15 @@ class Parity:
     scale: float
     same_labels: int
     others: float = 0.0
+    replies: str = "labels"
 
 
 def export(output: str | Path, options: ExportArguments) -> tuple[Path, Parity]:
     """Export a finished model to ONNX and check the file against PyTorch.
 
-    The file takes batches of any size and returns ``logits``, calibrated ``probabilities`` and, where the model came
-    with its training images, ``unknown_score``: above 1 an image is unlike them. Its metadata holds the labels and the
-    preprocessing as JSON (``labels``, ``preprocessing``).
+    The file takes batches of any size and returns ``logits``, calibrated ``probabilities`` (or ``values``, of a
+    regression) and, where the model came with its training images, ``unknown_score``: above 1 an image is unlike them.
+    Its metadata holds the labels and the preprocessing as JSON (``labels``, ``preprocessing``).
 
     Args:
         output: a run's output folder, or a repository on the Hub.
@@ -114,7 +116,7 @@ def describe_export(path: Path, parity: Parity) -> str:
     return (
         f"Wrote {path}. On {parity.images} images ({parity.source}) its logits differ from PyTorch's by at most "
         f"{parity.difference:.2e}, on a scale of {parity.scale:.2f}; "
-        f"{parity.same_labels} of {parity.images} labels agree."
+        f"{parity.same_labels} of {parity.images} {parity.replies} agree."
     )
 
 
@@ -194,8 +196,8 @@ def metadata_of(classifier: Classifier, inputs: dict[str, Tensor]) -> dict[str, 
         "producer": f"hfft {__version__}",
         "labels": json.dumps(list(classifier.labels), ensure_ascii=False),
         "preprocessing": json.dumps(preprocessing, default=str),
-        "output": "logits of shape (batch, labels), before the softmax",
-        "probabilities": f"softmax of the logits over {classifier.temperature:g}, of shape (batch, labels)",
+        "problem_type": classifier.task.problem_type,
+        **classifier.task.exported(),
         **({"unknown_score": _UNKNOWN} if classifier.known is not None else {}),
     }
 
@@ -222,15 +224,17 @@ def compare(classifier: Classifier, inputs: dict[str, Tensor], path: Path, sourc
     except Exception as error:  # onnx and onnxruntime raise types of their own, some of them not public
         raise ModelError(f"the exported model does not run in onnxruntime: {one_line(error)[:300]}") from error
     # A distance is what the tolerance is for, not its multiple of a threshold that may be tiny.
-    scales = [1.0, 1.0, *([classifier.known.threshold] if classifier.known is not None else [])]
+    # Values of a regression may be large; probabilities are not.
+    answers = [1.0, 1 / max(1.0, float(np.abs(expected[1]).max()))]
+    scales = [*answers, *([classifier.known.threshold] if classifier.known is not None else [])]
     differences = [
         max(_difference(found[place], expected[place]) for found in (single, whole)) * scale
         for place, scale in enumerate(scales)
     ]
-    label = expected[0].argmax(1)
-    same = (whole[0].argmax(1) == label) & (single[0].argmax(1) == label)
+    task = classifier.task
+    same = task.same(expected[1], whole[1]) & task.same(expected[1], single[1])
     scale = float(np.abs(expected[0]).max())
-    return Parity(len(label), source, differences[0], scale, int(same.sum()), max(differences[1:]))
+    return Parity(len(same), source, differences[0], scale, int(same.sum()), max(differences[1:]), task.replies)
 
 
 def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -250,15 +254,15 @@ class _Outputs(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.model, self.classes = classifier.model, len(classifier.labels)
-        self.temperature, self.images = classifier.temperature, classifier.known
-        self.names = ["logits", "probabilities", *(["unknown_score"] * (self.images is not None))]
+        self.task, self.images = classifier.task, classifier.known
+        self.names = ["logits", self.task.output, *(["unknown_score"] * (self.images is not None))]
         if self.images is not None:
             self.register_buffer("known", torch.from_numpy(self.images.features).float())
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         with head_reads(self.model, self.classes) as reads:
             logits = logits_of(self.model(**inputs))
-        shares = (logits / self.temperature).softmax(dim=1)
+        shares = self.task.tensor_scores(logits)
         if self.images is None:
             return logits, shares
         similarity = nn.functional.normalize(reads[-1][1], dim=1) @ self.known.T

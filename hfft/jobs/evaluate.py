@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,19 @@ from numpy.typing import NDArray
 from hfft.arguments import RUN_ARGUMENTS, CheckpointArguments, EvaluateArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError
-from hfft.evaluation import split_metrics
-from hfft.inference.evaluate import Answers, Evaluation, evaluate, make_evaluation_folder, write_evaluation
+from hfft.inference.evaluate import Evaluation, evaluate, make_evaluation_folder, write_evaluation
 from hfft.jobs.advice.compare import cross_validated, folds_of
 from hfft.jobs.advice.folds import Folds
 from hfft.jobs.advise import with_all_images
 from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import content_hash, record_flags
 from hfft.machine import keep_freed_memory
-from hfft.metrics import class_confidence, confusion, per_class, probabilities
 from hfft.output_folder import RECORD
 from hfft.parsing import parse, parse_keywords
 from hfft.report.record import RunRecord, read_record
+from hfft.report.write import Evidence
+from hfft.tasks.contract import needs_one_label
 from hfft.training.setup import Settings, Setup
-from hfft.trust.selective import selective
 
 
 def evaluate_with(**options: Any) -> Evaluation:
@@ -80,26 +78,17 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         given = set_up(settings, test=False)
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
+        needs_one_label(setup.sets.task, "--folds")
         parts = folds_of(setup, options.folds)
         logits, probe = cross_validated(setup, parts, say)
-    evaluation = _scored(use, setup, parts, logits, options.top_k)
-    evaluation = replace(evaluation, notes=(*_notes(record, parts, logits, probe), *changed))
-    write_evaluation(output, evaluation, setup.sets.labels, setup.sets.train, Answers(logits, None))
-    return evaluation
-
-
-def _scored(
-    use: CheckpointArguments, setup: Setup, parts: Folds, logits: NDArray[np.float32], top_k: int
-) -> Evaluation:
-    labels, shares = parts.labels, probabilities(logits, 1.0)
-    matrix = confusion(logits, labels, len(setup.sets.labels))
-    return Evaluation(
-        str(use.model),
-        setup.sets.name,
-        split_metrics(logits, labels, top_k),
-        per_class(matrix, list(setup.sets.labels), class_confidence(shares)),
-        selective=selective(shares.max(axis=1), logits.argmax(axis=1) == labels),
+    task, labels = setup.sets.task, setup.sets.labels
+    judged = task.judge(logits, parts.labels, labels, options.top_k)
+    notes = (*_notes(record, parts, logits, probe), *changed)
+    evaluation = Evaluation(
+        str(use.model), setup.sets.name, judged.metrics, judged.per_class, notes, selective=judged.selective
     )
+    write_evaluation(output, evaluation, Evidence(task, setup.sets.train, labels, logits))
+    return evaluation
 
 
 def _notes(record: RunRecord, parts: Folds, logits: NDArray[np.float32], probe: NDArray[np.int64]) -> Iterator[str]:

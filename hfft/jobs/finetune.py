@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
@@ -26,6 +27,7 @@ from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust, learn_trust
+from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
@@ -35,6 +37,7 @@ from hfft.planning.plan import make_plan
 from hfft.planning.policies import AUTO
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
+from hfft.tasks.contract import Task, needs_one_label
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import keeps_best, train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
@@ -203,9 +206,10 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     shared, seed = shared or Shared(keep=False), settings.training.seed
     set_seed(seed)
     sets = shared.images(settings.data, seed, test)
+    _check_options(settings.training, sets)
     training = settle_amount(settings.training, len(sets.train))
     settings, policy = replace(settings, training=training), settings.policy
-    model, processor, base = shared.model(settings.model, sets.labels, seed)
+    model, processor, base = shared.model(settings.model, sets.labels, seed, sets.task)
     anatomy, epochs = resolve_anatomy(model, settings.model), float(training.num_train_epochs)
     plan = make_plan(model, anatomy, policy.policy, epochs, policy.head_lr_scale, policy.layer_decay)
     if training.max_steps > 0 and len(plan.phases) > 1:
@@ -215,7 +219,26 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
     setup = Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
     check_head_init(setup)
+    in_standard_units(setup)
     return setup
+
+
+def _check_options(training: FinetuneArguments, sets: ImageSets) -> None:
+    """Make sure that options of training have a meaning for the task, before anything is computed.
+
+    Raises:
+        ArgumentError: one has none.
+    """
+    task, metric = sets.task, training.metric_for_best_model
+    task.check_options(training.label_smoothing_factor)
+    if training.calibration_folds:
+        needs_one_label(task, "--calibration_folds")
+    if training.class_weights == "balanced":
+        task.class_weights(sets.train.labels, len(sets.labels))
+    if metric is not None and metric not in task.metrics:
+        raise ArgumentError(
+            f"--metric_for_best_model {metric} is not a metric of {task.name}; give {', '.join(task.metrics)}"
+        )
 
 
 def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]) -> tuple[Settings, list[str]]:
@@ -263,7 +286,7 @@ def _what_is_new(setup: Setup) -> str:
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
     notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
-    return f"{sets.name}: {counts} of {len(sets.labels)} classes.{notes}{warning}{skipped}"
+    return f"{sets.name}: {counts} of {len(sets.labels)} {sets.task.noun}.{notes}{warning}{skipped}"
 
 
 def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
@@ -292,13 +315,23 @@ def finish(
         predictions["test"] = trainer.predictions
         metrics["test"] = outcome.metrics or {}
     trainer.release()
-    trust = Trust()
+    task = setup.sets.task
+    trust = Trust(task)
     if crossing is not None:
         crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
         unfreeze(setup.model)
         trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
     unfreeze(setup.model)
+    if in_own_units(setup, progress):
+        predictions = {split: _in_units(found, task) for split, found in predictions.items()}
+        trust = replace(trust, task=task.scaled)
     return Run(setup, progress, predictions, metrics, trainer.state, time.perf_counter() - began, trust)
+
+
+def _in_units(found: EvalLoopOutput | None, task: Task) -> EvalLoopOutput:
+    """Return predictions in the targets' own units, as the scaled head gives them."""
+    assert found is not None
+    return found._replace(predictions=task.scores(judged(found)[0]))
 
 
 def _silent(line: str) -> None:
@@ -345,8 +378,8 @@ def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], 
         say(f"Baseline: full fine-tuning failed, so that nothing is compared with it: {one_line(error)}")
 
 
-def full_baseline(given: Setup) -> tuple[dict[str, NDArray[np.int64]], float]:
-    """Fine-tune the same pretrained model in full, with the same options, and return its predictions and seconds."""
+def full_baseline(given: Setup) -> tuple[dict[str, NDArray[Any]], float]:
+    """Fine-tune the same pretrained model in full, with the same options, and return its answers and seconds."""
     began = time.perf_counter()
     settings = copy.copy(given.settings)
     with tempfile.TemporaryDirectory(prefix="hfft-full-") as folder:
@@ -360,5 +393,5 @@ def full_baseline(given: Setup) -> tuple[dict[str, NDArray[np.int64]], float]:
         settings.training.num_train_epochs = sum(phase.epochs for phase in given.plan.phases)
         setup, progress = replace(set_up(settings), sets=given.sets), Progress()
         other = finish(setup, progress, train_phases(setup, progress, _silent), began)
-    found = {split: np.asarray(output.predictions).argmax(axis=1) for split, output in other.predictions.items()}
+    found = {split: other.trust.task.answers(judged(output)[0]) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began

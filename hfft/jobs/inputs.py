@@ -11,6 +11,8 @@ from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.check import check_before_training
 from hfft.data.load import ImageSets, load_image_sets, without_bad_images
 from hfft.models.load import Base, load_model
+from hfft.tasks.contract import Task
+from hfft.tasks.single_label import SINGLE_LABEL
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -53,7 +55,7 @@ class Shared:
         sets: ImageSets = self._once("images", (vars(data).copy(), seed, test), load)
         return sets
 
-    def model(self, arguments: ModelArguments, labels: Sequence[str], seed: int) -> Loaded:
+    def model(self, arguments: ModelArguments, labels: Sequence[str], seed: int, task: Task = SINGLE_LABEL) -> Loaded:
         """Return what `hfft.models.load.load_model` gives under a seed: a model of its own for each run.
 
         Raises:
@@ -63,9 +65,9 @@ class Shared:
 
         def load() -> Loaded:
             set_seed(seed)
-            return load_model(arguments, labels)
+            return load_model(arguments, labels, task)
 
-        loaded: Loaded = self._once("model", (vars(arguments).copy(), tuple(labels), seed), load)
+        loaded: Loaded = self._once("model", (vars(arguments).copy(), tuple(labels), seed, task.name), load)
         return copy.deepcopy(loaded) if self.keep else loaded
 
     def findings(self, sets: ImageSets) -> str:

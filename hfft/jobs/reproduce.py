@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
@@ -113,8 +115,8 @@ def content_hash(images: ImageSet) -> str | None:
         contents = images.contents()
     except DataError:  # a file of a set that was not trained on went away during the run
         return None
-    for content, label in zip(contents, images.labels.tolist(), strict=True):
-        digest.update(bytes.fromhex(content) + label.to_bytes(8, "little"))
+    for content, label in zip(contents, np.ascontiguousarray(images.labels), strict=True):
+        digest.update(bytes.fromhex(content) + label.tobytes())
     return digest.hexdigest()
 
 

@@ -13,34 +13,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hfft._version import __version__
 from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
-from hfft.evaluation import split_metrics
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.jobs.run import Run, judged
-from hfft.metrics import (
-    SplitMetrics,
-    class_confidence,
-    confusion,
-    counted,
-    described,
-    per_class,
-    probabilities,
-    reliability_of,
-)
+from hfft.jobs.units import in_own_units
+from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
 from hfft.output_folder import KNOWN, RECORD
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
-from hfft.report.mistakes import find_mistakes, write_mistakes
 from hfft.report.record import (
     CROSSED,
     BaseRecord,
@@ -56,14 +44,14 @@ from hfft.report.record import (
 from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
+from hfft.tasks.contract import THRESHOLDS
 from hfft.training.callbacks import RESUME_HINT
 from hfft.training.phases import keeps_best
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
-from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, set_temperature
+from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
 from hfft.trust.known import write_known
-from hfft.trust.selective import selective
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
@@ -80,16 +68,15 @@ def write_results(run: Run) -> str:
     rows = trace_rows(run)
     drawn = frozenset(name for name in run.setup.drawn if (run.folder / name).exists())
     with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
-        set_temperature(run.model.config, run.trust.temperature)
+        run.trust.task.write(run.model.config)
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.setup.pretrained, (run.setup.base.name, run.setup.base.revision))
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
-        shares = _probabilities(run, "validation")
-        _write_predictions(folder / "predictions.csv", run.sets.validation, run.sets.labels, shares)
+        _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)
-        evidence = _evidence(run, folder, record)
+        evidence = _evidence(run, record)
         write_report(folder, record, rows, evidence, str(run.folder))
         record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
         write_record(folder / RECORD, record)
@@ -103,7 +90,7 @@ def trace_rows(run: Run) -> list[EpochRow]:
     The evaluation at the end, of the weights that are handed back, is one of them where the last epoch had none.
     """
     rows: list[EpochRow] = []
-    train_loss, learning_rate = float("nan"), float("nan")
+    train_loss, learning_rate, task = float("nan"), float("nan"), run.trust.task
     for entry in run.progress.log:
         train_loss = entry.get("loss", train_loss)
         learning_rate = entry.get("learning_rate", learning_rate)
@@ -113,37 +100,41 @@ def trace_rows(run: Run) -> list[EpochRow]:
                 phase=entry.get("phase", run.phases[-1].view.name),  # the evaluation at the end is of no phase
                 train_loss=train_loss,
                 eval_loss=entry["eval_loss"],
-                accuracy=entry["eval_accuracy"],
+                score=entry[f"eval_{task.metric}"],
                 learning_rate=learning_rate,
                 seconds=entry.get("epoch_seconds", float("nan")),
+                metric=task.metric,
             )
             rows.append(row)
-            row.observation = observe(rows, len(run.sets.labels))
+            row.observation = observe(rows, len(run.sets.labels) if task.chooses else None)
     return [*_probe_row(run), *rows]
 
 
 def _probe_row(run: Run) -> Iterator[EpochRow]:
     """Yield the linear probe as epoch 0 where it stood beside a training that did not begin with it."""
     if metrics := run.progress.untrained:
-        accuracy, loss = metrics["eval_accuracy"], metrics["eval_loss"]
-        yield EpochRow(
+        score, loss = metrics[f"eval_{run.sets.task.metric}"], metrics["eval_loss"]
+        row = EpochRow(
             epoch=0.0,
             phase=run.phases[0].view.name,
             train_loss=float("nan"),
             eval_loss=loss,
-            accuracy=accuracy,
+            score=score,
             learning_rate=float("nan"),
             seconds=float("nan"),
-            observation=f"Linear probe: accuracy {accuracy:.3f} at validation loss {loss:.3f}, beside the training.",
+            metric=run.sets.task.metric,
         )
+        row.observation = f"Linear probe: {row.word} {score:.3f} at validation loss {loss:.3f}, beside the training."
+        yield row
 
 
 def make_record(run: Run, folder: Path) -> RunRecord:
     """Gather everything that a reader needs to judge the run and to repeat it; `folder` holds its checkpoint."""
     training = run.settings.training
     split = "test" if "test" in run.predictions else "validation"
-    logits, labels = judged(run.predictions[split])
-    shares, temperature = _probabilities(run, split), run.trust.temperature
+    task, names = run.trust.task, run.sets.labels
+    found = {name: task.judge(*judged(prediction), names) for name, prediction in run.predictions.items()}
+    logits, targets = judged(run.predictions[split])
     return RunRecord(
         hfft_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -151,11 +142,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         data=_data(run),
         policy=run.plan.policy,
         plan=[_phase(result) for result in run.phases],
-        metrics={
-            name: split_metrics(*judged(prediction), temperature=temperature)
-            for name, prediction in run.predictions.items()
-        }
-        | _cross_validated(run),
+        metrics={name: each.metrics for name, each in found.items()} | _cross_validated(run),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         arguments=arguments_of(run.settings),
         anatomy=asdict(run.plan.anatomy),
@@ -165,21 +152,21 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         device=torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else training.device.type,
         seconds=_seconds(run),
         cache=_cache(run),
-        per_class=per_class(
-            confusion(logits, labels, len(run.sets.labels)), list(run.sets.labels), class_confidence(shares)
-        ),
+        per_class=found[split].per_class,
         per_class_split=split,
         best_epoch=run.progress.best.epoch if keeps_best(training) and run.progress.best.score else None,
         frozen=_frozen(run.phases[-1]),
-        baselines=run.baselines.metrics(split, labels),
-        differences=run.baselines.differences(split, logits.argmax(1), labels),
+        baselines=run.baselines.metrics(split, targets),
+        differences=run.baselines.differences(split, task.answers(logits), targets),
         files=weights_hashes(folder),
         test_evaluations=int("test" in run.predictions),
         identity=run.progress.identity,
         decisions=list(run.progress.decisions),
         calibration=_calibration(run),
-        selective=selective(shares.max(axis=1), logits.argmax(axis=1) == labels),
+        selective=found[split].selective,
         known=run.trust.record,
+        task=task.name,
+        thresholds=list(getattr(run.model.config, THRESHOLDS, ())),
     )
 
 
@@ -191,14 +178,12 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if "token" not in name}
 
 
-def _probabilities(run: Run, split: str) -> NDArray[np.float32]:
-    """Return the calibrated probabilities of a split, shape (images, labels)."""
-    return probabilities(judged(run.predictions[split])[0], run.trust.temperature)
-
-
 def _calibration(run: Run) -> Calibration:
-    crossed, temperature = run.trust.crossed, run.trust.temperature
+    """Return the temperature and what it did; nothing of a task without one."""
+    crossed, temperature = run.trust.crossed, temperature_of(run.model.config)
     errors: tuple[float | None, float | None] = None, None
+    if not run.trust.task.chooses:
+        return Calibration(temperature, 0)
     if "test" in run.predictions:
         errors = calibration_errors(*judged(run.predictions["test"]), temperature)
     elif crossed.folds:
@@ -212,7 +197,7 @@ def _cross_validated(run: Run) -> dict[str, SplitMetrics]:
     crossed = run.trust.crossed
     if not crossed.folds:
         return {}
-    return {CROSSED: split_metrics(crossed.logits, crossed.labels, temperature=run.trust.temperature)}
+    return {CROSSED: run.trust.task.judge(crossed.logits, crossed.labels, run.sets.labels).metrics}
 
 
 def _base(run: Run) -> BaseRecord:
@@ -304,34 +289,29 @@ def _write_metrics(folder: Path, run: Run) -> None:
     run.state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def _evidence(run: Run, folder: Path, record: RunRecord) -> Evidence | None:
-    """Add the most confident mistakes to the record, and return what the figures show, if any are wanted."""
+def _evidence(run: Run, record: RunRecord) -> Evidence | None:
+    """Add the most confident mistakes to the record, and return what the plots show, if any are wanted."""
     split = record.per_class_split
     images = run.sets.test if split == "test" else run.sets.validation
-    logits, labels = judged(run.predictions[split])
     assert images is not None
-    found = find_mistakes(images, run.sets.labels, _probabilities(run, split))
-    record.mistakes = [MistakeRow(each.file, each.label, each.prediction, each.probability) for each in found]
-    if not run.settings.training.figures:
-        return None
-    drawn = write_mistakes(folder / "mistakes.png", images, run.sets.labels, found)
-    reliability = reliability_of(logits, labels, run.trust.temperature)
-    return Evidence(confusion(logits, labels, len(run.sets.labels)), reliability, drawn)
+    evidence = Evidence(run.trust.task, images, run.sets.labels, judged(run.predictions[split])[0])
+    record.mistakes = [
+        MistakeRow(each.file, each.label, each.prediction, each.probability) for each in evidence.mistakes
+    ]
+    return evidence if run.settings.training.figures else None
 
 
-def _write_predictions(path: Path, images: ImageSet, labels: tuple[str, ...], shares: NDArray[np.float32]) -> None:
-    chosen = shares.argmax(1)
-    truth = [labels[index] for index in images.labels]
-    write_predictions(path, images.files, truth, [labels[index] for index in chosen], shares.max(1))
+def _write_predictions(path: Path, run: Run) -> None:
+    task, images = run.trust.task, run.sets.validation
+    logits, _ = judged(run.predictions["validation"])
+    write_predictions(path, images.files, *task.table(images.labels, task.scores(logits), run.sets.labels))
 
 
 def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     yield ""
     for split, metrics in record.leading_metrics():
-        low, high = metrics.intervals["accuracy"]
         yield (
-            f"{split.capitalize()} accuracy {counted(metrics.values['accuracy'], metrics.images)} "
-            f"({metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method}, {metrics.images} images)"
+            f"{split.capitalize()} {_leading(record, metrics)}"
             + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
     yield from _against_baselines(record)
@@ -356,6 +336,21 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
 
 
+def _leading(record: RunRecord, metrics: SplitMetrics) -> str:
+    """Say the metric that decides, with its interval where it has one, and on how many images."""
+    name = record.solved.metric
+    text = f"{WORDS[name].name} {_shown(name, metrics.values[name], metrics.images)} ("
+    if name in metrics.intervals:
+        low, high = metrics.intervals[name]
+        text += f"{metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method}, "
+    return f"{text}{metrics.images} images)"
+
+
+def _shown(metric: str, value: float, images: int) -> str:
+    """Return a metric with three decimals; an accuracy on few images with its count."""
+    return counted(value, images) if metric == "accuracy" else f"{value:.3f}"
+
+
 def trust_lines(record: RunRecord) -> Iterator[str]:
     """Say what was learned about when to believe the model."""
     found = record.calibration
@@ -377,7 +372,8 @@ def trust_lines(record: RunRecord) -> Iterator[str]:
 def _against_baselines(record: RunRecord) -> Iterator[str]:
     images = record.metrics[record.per_class_split].images
     for name, values in record.baselines.items():
-        line = f"  against {BASELINE_NAMES.get(name, name)} ({counted(values['accuracy'], images)})"
+        metric = record.solved.metric
+        line = f"  against {BASELINE_NAMES.get(name, name)} ({_shown(metric, values[metric], images)})"
         difference = record.differences.get(name)
         yield line if difference is None else f"{line}: {described(difference)}"
 
@@ -421,7 +417,7 @@ def _save_what_was_learned(setup: Setup, progress: Progress, diverged: bool) -> 
     wanted = early and bool(best.tensors) and (diverged or training.keep == "best")
     if wanted:
         setup.model.load_state_dict(best.tensors, strict=False)
-    folder = _save_weights(setup)
+    folder = _save_weights(setup, progress)
     if folder is None:
         return ""
     words = f"The weights of epoch {best.epoch:g}, the best, are" if wanted else "The trained weights are"
@@ -429,7 +425,7 @@ def _save_what_was_learned(setup: Setup, progress: Progress, diverged: bool) -> 
     return f"{words} saved in {folder}{again}"
 
 
-def _save_weights(setup: Setup) -> Path | None:
+def _save_weights(setup: Setup, progress: Progress) -> Path | None:
     from hfft.models.checkpoint import save_checkpoint
     from hfft.report.staging import UNFINISHED, staged_results
 
@@ -438,6 +434,7 @@ def _save_weights(setup: Setup) -> Path | None:
     folder = setup.folder / UNFINISHED
     try:
         folder.mkdir(exist_ok=True)
+        in_own_units(setup, progress)
         with staged_results(folder, overwrite=True) as staging:
             save_checkpoint(setup.model, setup.processor, staging)
     except Exception:  # the first error is the one to tell of

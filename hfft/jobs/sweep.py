@@ -26,6 +26,7 @@ from hfft.planning.policies import AUTO
 from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
 from hfft.report.terminal import aligned
+from hfft.tasks.contract import needs_one_label
 from hfft.training.resume import differences, identity_of
 from hfft.training.setup import Settings
 
@@ -242,7 +243,9 @@ def _of_sweep(settings: Settings) -> Settings:
 
 
 def _check(settings: Settings, shared: Shared) -> str:
-    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
+    sets = shared.images(settings.data, settings.training.seed, test=False)
+    needs_one_label(sets.task, "hfft sweep")
+    return shared.findings(sets)
 
 
 def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:

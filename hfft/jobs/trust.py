@@ -16,11 +16,11 @@ from hfft.cache.prepare import precision_of
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
 from hfft.jobs.advice.crossed import Crossed
-from hfft.metrics import probabilities
 from hfft.models.features import head_reads
+from hfft.tasks.contract import Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
-from hfft.trust.calibration import fit_temperature
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
 MOST = 5_000
@@ -34,14 +34,14 @@ class Trust:
     """What was learned about a model beside its weights.
 
     Args:
-        temperature: that its logits are divided by.
+        task: how its logits are read, with what was fitted to the validation images.
         known: the training images that others are compared with; None where there are none.
         record: what the run's record says of them.
         crossed: what models said of training images that they had not seen, where no validation set was given.
         seconds: that it took.
     """
 
-    temperature: float = 1.0
+    task: Task = SINGLE_LABEL
     known: KnownImages | None = None
     record: KnownRecord = field(default_factory=KnownRecord)
     crossed: Crossed = field(default_factory=Crossed)
@@ -51,7 +51,7 @@ class Trust:
 def learn_trust(
     setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed
 ) -> Trust:
-    """Fit the temperature to images that were not trained on, and note the features of training images.
+    """Fit temperature or thresholds to images that were not trained on, and note the features of training images.
 
     Neither reads the test images; the share of them that is taken for known is counted afterwards.
 
@@ -59,17 +59,19 @@ def learn_trust(
         setup: its model is trained, and its suffix reads what the trainer's data sets give.
         trainer: of the last phase, released.
         logits: of the validation images, shape (images, labels).
-        labels: of the validation images, shape (images,).
+        labels: of the validation images, as the task encodes them.
         crossed: what models said of training images that they had not seen.
     """
     began = time.perf_counter()
-    temperature = fit_temperature(*_unseen(logits, labels, crossed))
+    task = setup.sets.task.calibrated(*_unseen(logits, labels, crossed))
+    if task.missing:
+        return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
     reader = _Features(setup, trainer)
     rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
     features = reader.read(trainer.train_dataset, rows, "training")
     if features is None:
         missing = "the head of this model is not a linear layer, whose inputs could be compared"
-        return Trust(temperature, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
+        return Trust(task, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
     held_out = _sampled(labels, setup.settings.training.seed)
     files = setup.sets.train.files
     known = learn(
@@ -78,10 +80,10 @@ def learn_trust(
         tuple(files[row] for row in rows),
         reader.read(trainer.eval_dataset, held_out, "validation"),
     )
-    truth = probabilities(logits, temperature)[np.arange(len(labels)), labels]
+    truth = task.scores(logits)[np.arange(len(labels)), labels]
     known = replace(known, truth=truth)
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    return Trust(temperature, known, record, crossed, time.perf_counter() - began)
+    return Trust(task, known, record, crossed, time.perf_counter() - began)
 
 
 def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+from hfft.errors import ModelError
+from hfft.models.forward import logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +32,7 @@ def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]
     names = [unicodedata.normalize("NFC", name) for name in known]
     if len(names) != len(labels) or names == list(labels):
         return ()
-    kept = {name: axis for name, axis in _class_axes(model, len(labels)).items() if name not in fresh}
+    kept = {name: axis for name, axis in class_axes(model, len(labels)).items() if name not in fresh}
     if not kept:
         return ()
     if sorted(names) == sorted(labels):
@@ -45,7 +49,41 @@ def fit_head(model: PreTrainedModel, known: Sequence[str], labels: Sequence[str]
     return (f"The head is drawn anew: that of the base is for other classes ({few}).",)
 
 
-def _class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
+def scale_head(
+    model: PreTrainedModel, scale: Sequence[float], offset: Sequence[float], inputs: Mapping[str, Tensor]
+) -> None:
+    """Make a head give its outputs times `scale` plus `offset`, each of shape (outputs,).
+
+    Args:
+        model: changed in place.
+        scale: of each output.
+        offset: of each output.
+        inputs: of the model, which its outputs before and after are compared on.
+
+    Raises:
+        ModelError: its head is not linear, so that no change of its weights does it.
+    """
+    factors = torch.tensor(scale, dtype=torch.float64)
+    shifts = torch.tensor(offset, dtype=torch.float64)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        wanted = logits_of(model(**inputs)).double().cpu() * factors + shifts
+        for name, axis in class_axes(model, len(scale)).items():
+            parameter = model.get_parameter(name)
+            shape = [-1 if place == axis else 1 for place in range(parameter.ndim)]
+            wide = parameter.double() * factors.to(parameter.device).view(shape)
+            parameter.copy_(wide + shifts.to(parameter.device) if parameter.ndim == 1 else wide)
+        found = logits_of(model(**inputs)).double().cpu()
+    model.train(training)
+    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(factors.abs().max())):
+        raise ModelError(
+            f"the head of {type(model).__name__} is not a linear layer with a bias, so its outputs cannot be scaled to "
+            "the targets' numbers; choose another model for --task regression"
+        )
+
+
+def class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
     """Parameters with one row for each class, and which of their axes that is.
 
     A model of one more class than `count`, this one's, is made on the meta device, which takes no memory, and the

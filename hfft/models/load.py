@@ -20,7 +20,8 @@ from hfft.data.preprocessing import resize_processor
 from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
 from hfft.errors import ModelError, one_line
 from hfft.models.head import fit_head
-from hfft.trust.calibration import set_temperature
+from hfft.tasks.contract import Task
+from hfft.tasks.single_label import SINGLE_LABEL
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -60,8 +61,10 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
-    """Load a pretrained image classifier with a head for `labels`.
+def load_model(
+    arguments: ModelArguments, labels: Sequence[str], task: Task = SINGLE_LABEL
+) -> tuple[PreTrainedModel, BaseImageProcessor, Base]:
+    """Load a pretrained image classifier with a head for `labels`, or for the targets of a `task` of numbers.
 
     The head is new, drawn from torch's global random state, unless the checkpoint's knows the same classes by name;
     its rows then follow the names.
@@ -95,8 +98,7 @@ def load_model(arguments: ModelArguments, labels: Sequence[str]) -> tuple[PreTra
     if hasattr(model.config, "label_names"):
         # timm's own list of names, which stock loading believes before id2label.
         model.config.label_names = list(labels)
-    model.config.problem_type = "single_label_classification"
-    set_temperature(model.config, None)  # that of the base was fitted to its own logits
+    task.write(model.config)  # without the temperature or thresholds of the base, fitted to its own logits
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
     return model, processor, base
@@ -113,22 +115,6 @@ def check_channels(config: PreTrainedConfig, name: str) -> None:
         raise ModelError(
             f"{name!r} reads {channels} channel{'' if channels == 1 else 's'}; hfft gives 3 (red, green and blue): "
             "choose a model that reads 3"
-        )
-
-
-def check_one_label_per_image(config: PreTrainedConfig, name: str) -> None:
-    """Make sure that a finished model chooses one of its labels, so that its probabilities mean what they say.
-
-    Raises:
-        ModelError: its labels do not exclude each other, or its output is not a choice.
-    """
-    kind = getattr(config, "problem_type", None)
-    outputs = len(config.id2label or {})
-    if kind in ("multi_label_classification", "regression") or outputs == 1:
-        what = f"its problem_type is {kind}" if kind else "it has a single output"
-        raise ModelError(
-            f"{name!r} does not choose one label for each image: {what}. Use transformers for it, or fine-tune it: "
-            "hfft finetune gives it a new head"
         )
 
 

@@ -23,7 +23,7 @@ _NO_MATTER = re.compile(
     r"_name_or_path|name_or_path|transformers_version|torch_dtype|dtype|architectures|auto_map|_commit_hash"
     r"|id2label|label2id|num_labels|num_classes|label_names|label_descriptions|problem_type|finetuning_task"
     r"|return_dict|output_hidden_states|output_attentions|initializer_range|gradient_checkpointing"
-    r"|calibration_temperature"  # of probabilities, which are made of logits outside of the model
+    r"|calibration_temperature|decision_thresholds"  # of answers, which are made of logits outside of the model
     r"|pretrained_cfg"  # timm's: where weights come from, and the preprocessing, which has a fingerprint of its own
     r"|.*dropout.*|.*drop_path.*|.*layerdrop.*|.*drop_rate.*"
 )

@@ -11,6 +11,7 @@ from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, c
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import EpochRow, kept_row
+from hfft.tasks.contract import THRESHOLDS, Task
 from hfft.trust.calibration import KEY
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ DEEP_GREY = (
 """What a reader must know of `hfft.data.grey` who uses the model without hfft."""
 
 _FIGURES = {
-    "curves.png": "Losses and validation accuracy after each epoch",
+    "curves.png": "Losses and validation accuracy (or other score) after each epoch",
     "confusion_matrix.png": "How the images of each class were labelled",
     "reliability.png": "Accuracy over confidence",
+    "predicted_against_true.png": "Predicted against true values",
     "mistakes.png": "The most confident mistakes, each with its true and its predicted label",
 }
 
@@ -62,7 +64,7 @@ def model_card(
         _trace(record, rows),
         _classes(record),
         _trust(record),
-        _usage(repo_id, delta_only, record.calibration.temperature),
+        _usage(repo_id, delta_only, record.solved),
         limits(record),
         _provenance(record),
     )
@@ -77,7 +79,7 @@ def _summary(record: RunRecord) -> str:
     images = ", ".join(f"{count:,} {escape(split)}" for split, count in data.counts.items())
     return (
         f"# {escape(base_name(record))} fine-tuned on {escape(data_name(record))}\n\n"
-        f"An image classifier with {len(data.labels):,} labels: {name}, fine-tuned with hfft "
+        f"{escape(record.solved.described(data.labels))}: {name}, fine-tuned with hfft "
         f"{escape(record.hfft_version)} on {escape(data_name(record))} ({images} images), "
         f"policy `{code(record.policy)}`. {_trained(record)}{_proof(record)}"
     )
@@ -123,7 +125,9 @@ def _results(record: RunRecord) -> str:
 
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
     kind = f" are {escape(first.method)}'s and" if first.method else ""
-    notes = [f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds."]
+    notes = []
+    if first.intervals or first.method:
+        notes.append(f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds.")
     if CROSSED in record.metrics:
         notes.append(
             f"Cross-validation: {record.calibration.folds} models, each trained as this one was but without its part "
@@ -194,12 +198,13 @@ def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
             escape(row.phase),
             number(row.train_loss) if row.epoch else "-",
             number(row.eval_loss),
-            number(row.accuracy),
+            number(row.score),
             escape(row.observation),
         ]
         for row in shown
     ]
-    header = ["Epoch", "Phase", "Training loss", "Validation loss", "Validation accuracy", "What it shows"]
+    score = f"Validation {rows[0].word if rows else 'accuracy'}"
+    header = ["Epoch", "Phase", "Training loss", "Validation loss", score, "What it shows"]
     notes = []
     if len(shown) < len(rows):
         notes.append(f"The last {len(shown)} of {len(rows):,} epochs.")
@@ -235,7 +240,7 @@ def _share(value: float | None) -> str:
 
 def _trust(record: RunRecord) -> str:
     """Return the section on when to believe the model; empty for a record that says nothing of it."""
-    sentences = [*_calibration(record), *_unknown(record)]
+    sentences = [*_calibration(record), *_thresholds(record), *_unknown(record)]
     lines = [
         [f"{row.coverage:.0%}", f"{row.accuracy:.4f} ({row.correct:,} of {row.images:,})", f"{row.probability:.3f}"]
         for row in record.selective.rows
@@ -269,6 +274,15 @@ def _calibration(record: RunRecord) -> Iterable[str]:
         yield f"Expected calibration error on {where}: {found.before:.4f} before, {found.after:.4f} after."
 
 
+def _thresholds(record: RunRecord) -> Iterable[str]:
+    if record.thresholds:
+        yield (
+            "An image is given each label whose probability reaches that label's threshold: the one with the best F1 "
+            f"on the validation images, which is in `{THRESHOLDS}` in `config.json`. `hfft` applies them; the "
+            "`pipeline` of `transformers` does not, and gives the same probabilities."
+        )
+
+
 def _unknown(record: RunRecord) -> Iterable[str]:
     known = record.known
     if known.missing:
@@ -281,9 +295,8 @@ def _unknown(record: RunRecord) -> Iterable[str]:
         )
 
 
-def _usage(repo_id: str, delta_only: bool, temperature: float = 1.0) -> str:
+def _usage(repo_id: str, delta_only: bool, task: Task) -> str:
     name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
-    logits = "model(**inputs).logits" if temperature == 1 else f"(model(**inputs).logits / {temperature:g})"
     note = (
         "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
         f"write the whole checkpoint: `hfft merge {repo_id} --output_dir merged`.\n\nThen, with"
@@ -310,9 +323,7 @@ processor = AutoImageProcessor.from_pretrained({name})
 model = AutoModelForImageClassification.from_pretrained({name}).eval()
 image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")  # turned as the camera was held
 inputs = processor(image, return_tensors="pt")
-with torch.no_grad():
-    probabilities = {logits}.softmax(-1)[0]
-print(model.config.id2label[probabilities.argmax().item()], probabilities.max().item())
+{task.reading()}
 ```
 
 With `hfft`:
@@ -379,10 +390,11 @@ def limits(record: RunRecord) -> str:
     """Return the card's section on limits, every sentence of it derived from the record."""
     labels = len(record.data.labels)
     train = record.data.counts.get("train", 0)
+    each = f", {train / max(labels, 1):.3g} per label on average" if record.per_class else ""
     sentences = [
-        f"It knows {labels:,} labels and gives one of them to every image, of whatever it may be"
+        escape(record.solved.limit(record.data.labels))
         + ("; `hfft` says beside it which images are unlike the training images." if record.known.images else "."),
-        f"It has seen {train:,} training images, {train / max(labels, 1):.3g} per label on average; "
+        f"It has seen {train:,} training images{each}; "
         "images unlike them (other cameras, places, times) may be labelled worse than the metrics above say.",
         *_limits_of_evidence(record),
         *_limits_by_class(record.per_class, record.per_class_split),

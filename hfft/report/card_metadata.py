@@ -18,7 +18,23 @@ METRIC_NAMES = {
     "top5_accuracy": "Top-5 accuracy",
     "loss": "Cross-entropy (nats)",
     "ece": "Expected calibration error",
+    "map": "Mean average precision",
+    "f1_micro": "Micro-F1",
+    "subset_accuracy": "Subset accuracy (all labels right)",
+    "r2": "R2",
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
 }
+_INDEXED: dict[str, tuple[str, dict[str, str] | None]] = {
+    "accuracy": ("accuracy", None),
+    "f1_macro": ("f1", {"average": "macro"}),
+    "f1_micro": ("f1", {"average": "micro"}),
+    "map": ("map", None),
+    "r2": ("r_squared", None),
+    "mae": ("mae", None),
+    "rmse": ("rmse", None),
+}
+"""What the Hub's model index calls the metrics that it lists."""
 BASELINE_NAMES = {
     "majority": "the most common class",
     "linear_probe": "the linear probe",
@@ -36,7 +52,7 @@ def card_metadata(record: RunRecord) -> ModelCardData:
     """Return what the Hub reads: task, base model, data set, license, tags and the model index."""
     from huggingface_hub import ModelCardData
 
-    license = (record.base.license or "").strip()
+    license, task = (record.base.license or "").strip(), record.solved
     known = _KNOWN_LICENSE.fullmatch(license.lower()) is not None
     return ModelCardData(
         base_model=record.base.id if record.base.on_hub and is_hub_id(record.base.id) else None,
@@ -45,8 +61,8 @@ def card_metadata(record: RunRecord) -> ModelCardData:
         license_name=None if known or not license else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-"),
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["image-classification", "vision", "hfft", *_kind_of_tuning(record)],
-        metrics=["accuracy", "f1"],
+        tags=["image-classification", "vision", "hfft", *_kind_of_tuning(record), *task.tags],
+        metrics=list(dict.fromkeys(kind for name, (kind, _) in _INDEXED.items() if name in task.metrics)),
         model_name=f"{base_name(record)}-{data_name(record)}",
         eval_results=_eval_results(record) or None,
     )
@@ -55,7 +71,6 @@ def card_metadata(record: RunRecord) -> ModelCardData:
 def _eval_results(record: RunRecord) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
-    kinds = {"accuracy": ("accuracy", None), "f1_macro": ("f1", {"average": "macro"})}
     return [
         EvalResult(
             task_type="image-classification",
@@ -70,7 +85,7 @@ def _eval_results(record: RunRecord) -> list[EvalResult]:
             metric_value=round(metrics.values[name], 6),
         )
         for split, metrics in record.leading_metrics()
-        for name, (kind, arguments) in kinds.items()
+        for name, (kind, arguments) in _INDEXED.items()
         if split != CROSSED and math.isfinite(metrics.values.get(name, math.nan))  # no split that others could repeat
     ]
 

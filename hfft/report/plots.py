@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.errors import OutputError
+from hfft.metrics import WORDS, Words
 from hfft.report.fonts import class_names, escaped, families
 from hfft.report.trace import EpochRow, kept_row
 
@@ -31,6 +32,7 @@ DPI = 150  # dots per inch
 _NAMED = 40  # up to so many classes each has its name on both axes
 _COUNTED = 25  # up to so many classes each cell has room for its count
 _CELLS = 250  # so many cells per side are drawn at most
+_TARGETS = 6  # so many targets are drawn side by side at most
 _LONGEST = 22  # characters of a class's name that an axis shows
 
 
@@ -41,8 +43,9 @@ def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None
         OutputError: the file cannot be written.
     """
     best = kept_row(rows, kept)
-    reached = f"best accuracy {best.accuracy:.3f} after epoch {best.epoch:g}" if best else "no accuracy"
-    _save(curves(rows, kept), path, f"Losses and validation accuracy over {len(rows)} epochs; {reached}.")
+    word = _words(rows).name
+    reached = f"best {word} {best.score:.3f} after epoch {best.epoch:g}" if best else f"no {word}"
+    _save(curves(rows, kept), path, f"Losses and validation {word} over {len(rows)} epochs; {reached}.")
 
 
 def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str], path: str | Path) -> None:
@@ -67,10 +70,10 @@ def reliability_figure(bins: Reliability, path: str | Path) -> None:
 
 
 def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
-    """Draw the losses and the accuracy of each epoch, one above the other.
+    """Draw the losses and the accuracy (or other score) of each epoch, one above the other.
 
     A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked, or the one with
-    the best accuracy where none was chosen.
+    the best score where none was chosen.
     """
     figure = _figure(7.5, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -78,11 +81,11 @@ def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     style: dict[str, Any] = {"markersize": 5 if len(rows) <= 40 else 0, "linewidth": 1.8}
     upper.plot(epochs, [row.train_loss for row in rows], "o--", color=VERMILION, label="training", **style)
     upper.plot(epochs, [row.eval_loss for row in rows], "s-", color=BLUE, label="validation", **style)
-    lower.plot(epochs, [row.accuracy for row in rows], "s-", color=BLUE, **style)
-    upper.set(ylabel="cross-entropy (nats)")
+    lower.plot(epochs, [row.score for row in rows], "s-", color=BLUE, **style)
+    upper.set(ylabel=_words(rows).loss)
     upper.set_title("Loss", pad=20 if _changes(rows) else 6)
-    lower.set(ylabel="share of images", xlabel="epoch")
-    _mark_best(kept_row(rows, kept), lower)
+    lower.set(ylabel=_words(rows).meaning, xlabel="epoch")
+    _mark_best(rows, kept, lower)
     _set_limits(rows, upper, lower)
     _mark_phases(rows, upper, lower)
     for axes in (upper, lower):
@@ -139,6 +142,34 @@ def reliability_diagram(bins: Reliability) -> Figure:
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def predicted_figure(values: NDArray[Any], truth: NDArray[Any], targets: Sequence[str], path: str | Path) -> None:
+    """Write a plot of predicted against true numbers for each target, side by side, as a PNG.
+
+    Args:
+        values: what the model says, shape (images, targets).
+        truth: what is true, of the same shape.
+        targets: their names; of many the first `_TARGETS` are drawn.
+        path: of the PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    names = [_shorten(name, _LONGEST) for name in class_names(targets)][:_TARGETS]
+    figure = _figure(4.6 * len(names), 4.6)
+    for place, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
+        found, right = values[:, place], truth[:, place]
+        ends = [min(found.min(), right.min()), max(found.max(), right.max())]
+        axes.plot(ends, ends, "--", color=GREY)
+        axes.plot(right, found, "o", color=BLUE, markersize=4, alpha=0.6)
+        axes.set_title(name, parse_math=False, family=families([name]))
+        axes.set(xlabel="true", ylabel="predicted")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    shown = f"{len(names)} of {len(targets)} targets" if len(names) < len(targets) else ", ".join(targets)
+    description = f"Predicted against true values of {len(truth)} images: {shown}."
+    _save(figure, path, description.encode(errors="replace").decode())
 
 
 def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
@@ -224,6 +255,10 @@ def _save(figure: Figure, path: str | Path, description: str) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
 
 
+def _words(rows: Sequence[EpochRow]) -> Words:
+    return WORDS[rows[0].metric if rows else "accuracy"]
+
+
 def _changes(rows: Sequence[EpochRow]) -> list[int]:
     return [index for index in range(1, len(rows)) if rows[index].phase != rows[index - 1].phase]
 
@@ -253,25 +288,28 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
         )
 
 
-def _mark_best(best: EpochRow | None, axes: Axes) -> None:
-    title = "Accuracy on the validation images"
+def _mark_best(rows: Sequence[EpochRow], kept: float | None, axes: Axes) -> None:
+    best = kept_row(rows, kept)
+    word = _words(rows).name
+    title = f"{word[0].upper() if word.islower() else word[0]}{word[1:]} on the validation images"
     if best is not None:
-        axes.plot([best.epoch], [best.accuracy], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)
-        title += f"; best (star): {best.accuracy:.3f} after epoch {best.epoch:g}"
+        axes.plot([best.epoch], [best.score], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)
+        title += f"; best (star): {best.score:.3f} after epoch {best.epoch:g}"
     axes.set_title(title, fontsize=11)
 
 
 def _set_limits(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
-    """Start losses at 0, keep accuracy within 0 and 1, and put ticks on whole epochs."""
+    """Start losses at 0, keep accuracy within 0 and 1 (R2 may be below 0), and put ticks on whole epochs."""
     from matplotlib.ticker import MaxNLocator
 
     lower.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     losses = [value for row in rows for value in (row.train_loss, row.eval_loss) if math.isfinite(value)]
     highest = max(losses, default=1.0) or 1.0
     upper.set_ylim(-0.02 * highest, 1.08 * highest)  # below 0 there is room for half a marker
-    accuracies = [row.accuracy for row in rows if math.isfinite(row.accuracy)] or [0.0, 1.0]
+    accuracies = [row.score for row in rows if math.isfinite(row.score)] or [0.0, 1.0]
     margin = max(0.02, 0.1 * (max(accuracies) - min(accuracies)))
-    lower.set_ylim(max(0.0, min(accuracies) - margin), min(1.0, max(accuracies) + margin))
+    lowest = min(accuracies) - margin
+    lower.set_ylim(max(0.0, lowest) if min(accuracies) >= 0 else lowest, min(1.0, max(accuracies) + margin))
     if rows:
         first, last = rows[0].epoch, rows[-1].epoch
         margin = max(0.5, 0.03 * (last - first))

@@ -11,6 +11,8 @@ from hfft.errors import HfftError, OutputError
 from hfft.files import write_whole
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics
 from hfft.report.typed_json import build, plain
+from hfft.tasks.contract import Task
+from hfft.tasks.registry import task_as
 from hfft.trust.calibration import Calibration
 from hfft.trust.known import KnownRecord
 from hfft.trust.selective import Selective
@@ -177,6 +179,8 @@ class RunRecord:
         calibration: the temperature of the model's probabilities, and what it did.
         selective: accuracy where the model is surest, of the same split as `per_class`.
         known: the training images that others are compared with.
+        task: what the labels mean; see `hfft.tasks`.
+        thresholds: of multi_label, probability from which on each label is given, in the order of the labels.
     """
 
     hfft_version: str
@@ -211,12 +215,19 @@ class RunRecord:
     calibration: Calibration = field(default_factory=lambda: Calibration(1.0, 0))
     selective: Selective = field(default_factory=Selective)
     known: KnownRecord = field(default_factory=KnownRecord)
+    task: str = "single_label"
+    thresholds: list[float] = field(default_factory=list)
     format: Literal[1] = 1
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:
         """Return the splits' metrics, those first that nothing was chosen on."""
         order = ("test", CROSSED)
         return sorted(self.metrics.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+
+    @property
+    def solved(self) -> Task:
+        """The task as the run's model solves it."""
+        return task_as(self.task, self.calibration.temperature, self.thresholds)
 
     def optimistic(self, split: str) -> bool:
         """Whether the weights were chosen on this very split, so that its metrics flatter them."""

@@ -11,6 +11,7 @@ from textwrap import wrap
 
 from hfft.errors import HfftError, OutputError
 from hfft.files import whole_file
+from hfft.metrics import WORDS
 
 MOVED = 0.001  # smaller differences do not show in three decimals, so no sentence rests on them
 LEVEL = 0.005  # an accuracy that moves by less than half a percentage point has levelled off
@@ -29,31 +30,41 @@ class EpochRow:
         phase: the name of the phase that the epoch belongs to.
         train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number in epoch 0.
         eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
-        accuracy: share of validation images with the right label, 0 to 1.
+        score: validation accuracy, 0 to 1, or the other metric that decides; higher is better, 1 the most.
         learning_rate: at the epoch's end, of the parameters whose factor is 1.
         seconds: what the epoch took, evaluation included.
         observation: what `observe` says about it.
+        metric: what the score is; its column in ``trace.csv`` has that name.
     """
 
     epoch: float
     phase: str
     train_loss: float
     eval_loss: float
-    accuracy: float
+    score: float
     learning_rate: float
     seconds: float
     observation: str = ""
+    metric: str = "accuracy"
+
+    @property
+    def word(self) -> str:
+        """What people call the metric."""
+        return WORDS[self.metric].name
+
+
+_NAMES = [field.name for field in fields(EpochRow)]
 
 
 def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
-    """Return the row with the highest accuracy, among equals the lowest validation loss, then the earliest.
+    """Return the row with the highest score, among equals the lowest validation loss, then the earliest.
 
-    None where no accuracy is a number.
+    None where no score is a number.
     """
-    judged = [row for row in rows if math.isfinite(row.accuracy)]
+    judged = [row for row in rows if math.isfinite(row.score)]
     return max(
         judged,
-        key=lambda row: (row.accuracy, -row.eval_loss if math.isfinite(row.eval_loss) else -math.inf),
+        key=lambda row: (row.score, -row.eval_loss if math.isfinite(row.eval_loss) else -math.inf),
         default=None,
     )
 
@@ -88,7 +99,7 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
 
 def _broken(row: EpochRow) -> str | None:
-    numbers = {"validation loss": row.eval_loss, "validation accuracy": row.accuracy}
+    numbers = {"validation loss": row.eval_loss, f"validation {row.word}": row.score}
     if row.epoch > 0:
         numbers = {"training loss": row.train_loss, **numbers}
     bad = [f"the {name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
@@ -96,10 +107,10 @@ def _broken(row: EpochRow) -> str | None:
 
 
 def _nothing_learned(row: EpochRow, classes: int | None) -> str | None:
-    if not classes or classes < 2 or row.accuracy >= near_chance(classes):
+    if not classes or classes < 2 or row.score >= near_chance(classes):
         return None
     return (
-        f"Nothing learned: accuracy {row.accuracy:.3f} is below {near_chance(classes):.3g}, "
+        f"Nothing learned: accuracy {row.score:.3f} is below {near_chance(classes):.3g}, "
         f"too near chance ({1 / classes:.3g} with {classes} labels) to tell apart."
     )
 
@@ -116,9 +127,9 @@ def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
         return None
     if row.epoch == 0:
         return (
-            f"Before training: accuracy {row.accuracy:.3f} at validation loss {row.eval_loss:.3f} is the head's start."
+            f"Before training: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is the head's start."
         )
-    return f"First epoch: accuracy {row.accuracy:.3f} at validation loss {row.eval_loss:.3f} is where it starts from."
+    return f"First epoch: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is where it starts from."
 
 
 def _unstable(rows: Sequence[EpochRow]) -> str | None:
@@ -156,35 +167,35 @@ def _overfitting(rows: Sequence[EpochRow]) -> str | None:
 def _improving(rows: Sequence[EpochRow]) -> str | None:
     row, best = rows[-1], best_row(rows[:-1])
     if best is None:
-        return f"Improving: accuracy {row.accuracy:.3f} is the first that is a number."
-    gain = row.accuracy - best.accuracy
+        return f"Improving: {row.word} {row.score:.3f} is the first that is a number."
+    gain = row.score - best.score
     if gain < LEVEL:
         return None
-    return f"Improving: accuracy {row.accuracy:.3f} is the best so far, up from {_accuracy_of(best)}{_loss_now(rows)}."
+    return f"Improving: {row.word} {row.score:.3f} is the best so far, up from {_score_of(best)}{_loss_now(rows)}."
 
 
 def _levelling_off(rows: Sequence[EpochRow]) -> str | None:
     before, row, best = rows[-2], rows[-1], best_row(rows)
-    moved = abs(row.accuracy - before.accuracy)
-    if best is None or not moved < LEVEL or best.accuracy - row.accuracy >= LEVEL:
+    moved = abs(row.score - before.score)
+    if best is None or not moved < LEVEL or best.score - row.score >= LEVEL:
         return None
-    place = "the best so far" if best is row else f"within {LEVEL:g} of the best, {_accuracy_of(best)}"
+    place = "the best so far" if best is row else f"within {LEVEL:g} of the best, {_score_of(best)}"
     return (
-        f"Levelling off: accuracy {row.accuracy:.3f} after {before.accuracy:.3f} moved by less than {LEVEL:g} "
+        f"Levelling off: {row.word} {row.score:.3f} after {before.score:.3f} moved by less than {LEVEL:g} "
         f"and is {place}{_loss_now(rows)}."
     )
 
 
 def _behind(rows: Sequence[EpochRow]) -> str:
     before, row, best = rows[-2], rows[-1], best_row(rows[:-1])
-    reached = _accuracy_of(best or row)
-    if before.accuracy - row.accuracy >= LEVEL:
-        return f"Step back: accuracy fell from {before.accuracy:.3f} to {row.accuracy:.3f}; the best was {reached}."
-    return f"No better: accuracy {row.accuracy:.3f} does not beat the best, {reached}, by {LEVEL:g}{_loss_now(rows)}."
+    reached = _score_of(best or row)
+    if before.score - row.score >= LEVEL:
+        return f"Step back: {row.word} fell from {before.score:.3f} to {row.score:.3f}; the best was {reached}."
+    return f"No better: {row.word} {row.score:.3f} does not beat the best, {reached}, by {LEVEL:g}{_loss_now(rows)}."
 
 
-def _accuracy_of(row: EpochRow) -> str:
-    return f"{row.accuracy:.3f} in epoch {_epoch(row)}"
+def _score_of(row: EpochRow) -> str:
+    return f"{row.score:.3f} in epoch {_epoch(row)}"
 
 
 def _loss_now(rows: Sequence[EpochRow]) -> str:
@@ -205,11 +216,11 @@ def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
         OutputError: the file cannot be written.
     """
     target = Path(path)
-    names = [field.name for field in fields(EpochRow)]
+    names = [name for name in _NAMES if name != "metric"]
     try:
         with whole_file(target) as partial, partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(names)
+            writer.writerow(_titles(rows[0].metric if rows else "accuracy"))
             writer.writerows([getattr(row, name) for name in names] for row in rows)
     except OSError as error:
         raise OutputError(
@@ -223,34 +234,40 @@ def read_trace(path: str | Path) -> list[EpochRow]:
     Raises:
         HfftError: the file cannot be read, lacks a column or holds a figure that is none.
     """
-    names = [field.name for field in fields(EpochRow)]
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            missing = [name for name in names if name not in (reader.fieldnames or ())]
+            found = reader.fieldnames or ()
+            metric = next((name for name in WORDS if name in found), "accuracy")
+            missing = [name for name in _titles(metric) if name not in found]
             if missing:
                 raise HfftError(f"{path} is not a trace: it has no column {', '.join(missing)}")
-            return [_parse(row, f"{path}, line {reader.line_num}") for row in reader]
+            return [_parse(row, metric, f"{path}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HfftError(f"cannot read the trace {path}: {error}") from error
 
 
-def _parse(row: dict[str, str | None], where: str) -> EpochRow:
-    texts = {field.name: row[field.name] or "" for field in fields(EpochRow)}
+def _titles(metric: str) -> list[str]:
+    """Return the columns of a trace: the score's is called by its metric."""
+    return [metric if name == "score" else name for name in _NAMES if name != "metric"]
+
+
+def _parse(row: dict[str, str | None], metric: str, where: str) -> EpochRow:
     numbers: dict[str, float] = {}
-    for name, text in texts.items():
+    for name, title in zip((name for name in _NAMES if name != "metric"), _titles(metric), strict=True):
         if name not in ("phase", "observation"):
+            text = row[title] or ""
             try:
                 numbers[name] = float(text)
             except ValueError:
-                raise HfftError(f"{where}: {name} is {text!r}, which is not a number") from None
-    return EpochRow(phase=texts["phase"], observation=texts["observation"], **numbers)
+                raise HfftError(f"{where}: {title} is {text!r}, which is not a number") from None
+    return EpochRow(phase=row["phase"] or "", observation=row["observation"] or "", metric=metric, **numbers)
 
 
 def epoch_table(rows: Sequence[EpochRow], width: int = 80, encoding: str | None = "utf-8") -> str:
-    """Lay rows out as a table of text: a line per epoch, with a bar for the loss and one for the accuracy.
+    """Lay rows out as a table of text: a line per epoch, with a bar for the loss and one for the score.
 
-    Loss bars are relative to the highest validation loss, accuracy bars run from 0 to 1. A rule marks where
+    Loss bars are relative to the highest validation loss, score bars run from 0 to 1. A rule marks where
     a phase begins. Observations stand on their row's line where that is wide enough, else beneath it.
 
     Args:
@@ -263,7 +280,9 @@ def epoch_table(rows: Sequence[EpochRow], width: int = 80, encoding: str | None 
     """
     width = max(width, 60)
     encoding = encoding or "ascii"
-    layout = _Layout(width, _can_encode(_BLOCKS + "─", encoding), _highest_loss(rows))
+    layout = _Layout(
+        width, _can_encode(_BLOCKS + "─", encoding), _highest_loss(rows), rows[0].word if rows else "accuracy"
+    )
     lines = [layout.header()]
     for index, row in enumerate(rows):
         if index == 0 or rows[index - 1].phase != row.phase:
@@ -277,6 +296,7 @@ class _Layout:
     width: int
     blocks: bool
     highest_loss: float
+    word: str
 
     @property
     def bar_width(self) -> int:
@@ -288,8 +308,8 @@ class _Layout:
         return 49 + 2 * self.bar_width
 
     def header(self) -> str:
-        loss, accuracy = "val loss".rjust(9).ljust(10 + self.bar_width), "accuracy".ljust(9 + self.bar_width)
-        return f"{'epoch':>6}  {'train':>8}  {loss}  {accuracy}  {'seconds':>8}"
+        loss, score = "val loss".rjust(9).ljust(10 + self.bar_width), self.word.rjust(8).ljust(9 + self.bar_width)
+        return f"{'epoch':>6}  {'train':>8}  {loss}  {score}  {'seconds':>8}"
 
     def rule(self, phase: str) -> str:
         line = "─" if self.blocks else "-"
@@ -298,11 +318,11 @@ class _Layout:
 
     def lines(self, row: EpochRow) -> list[str]:
         loss = f"{row.eval_loss:9.4f} {self.bar(row.eval_loss / self.highest_loss)}"
-        accuracy = f"{row.accuracy:8.4f} {self.bar(row.accuracy)}"
+        score = f"{row.score:8.4f} {self.bar(row.score)}"
         train, seconds = f"{row.train_loss:.4f}", f"{row.seconds:.1f}"
         if row.epoch == 0:  # there was nothing to measure
             train, seconds = "-", "-"
-        line = f"{_epoch(row):>6}  {train:>8}  {loss}  {accuracy}  {seconds:>8}"
+        line = f"{_epoch(row):>6}  {train:>8}  {loss}  {score}  {seconds:>8}"
         if not row.observation:
             return [line]
         if len(line) + 2 + len(row.observation) <= self.width:

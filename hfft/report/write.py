@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hfft.data.images import ImageSet
 from hfft.errors import DataError, OutputError
+from hfft.metrics import confusion, reliability
 from hfft.report.card import model_card
-from hfft.report.plots import confusion_figure, curves_figure, reliability_figure
+from hfft.report.mistakes import Mistake, find_mistakes, write_mistakes
+from hfft.report.plots import confusion_figure, curves_figure, predicted_figure, reliability_figure
 from hfft.report.record import RunRecord, write_record
 from hfft.report.trace import EpochRow, write_trace
-
-if TYPE_CHECKING:
-    from hfft.metrics import Reliability
+from hfft.tasks.contract import Task
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What figures are drawn from: one split's predictions, summed up.
+    """What plots are drawn from: one split's images, and what a model gives out for them.
 
     Args:
-        matrix: `hfft.metrics.confusion` of the split, shape (labels, labels).
-        reliability: `hfft.metrics.reliability_of` the split; None leaves its figure out.
-        mistakes: whether ``mistakes.png`` lies in the folder already.
+        task: how logits are read, and which plots show that.
+        images: of the split.
+        labels: names of the classes or targets.
+        logits: shape (images, labels).
     """
 
-    matrix: NDArray[np.int64]
-    reliability: Reliability | None = None
-    mistakes: bool = False
+    task: Task
+    images: ImageSet
+    labels: Sequence[str]
+    logits: NDArray[Any]
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """What the logits stand for, of the same shape."""
+        return self.task.scores(self.logits)
+
+    @cached_property
+    def mistakes(self) -> list[Mistake]:
+        """The most confident mistakes; none of a task that draws none."""
+        drawn = "mistakes.png" in self.task.plots
+        return find_mistakes(self.images, self.labels, self.scores) if drawn else []
 
 
 def write_report(
@@ -71,32 +86,72 @@ def write_report(
 
 
 def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
-    """Write the figures and return their names, with that of the mistakes where those are drawn."""
-    figures = ["curves.png", "confusion_matrix.png"]
+    """Write the plots and return their names."""
     curves_figure(rows, folder / "curves.png", record.best_epoch)
-    confusion_figure(evidence.matrix, record.data.labels, folder / "confusion_matrix.png")
-    if evidence.reliability is not None:
-        figures.append("reliability.png")
-        reliability_figure(evidence.reliability, folder / "reliability.png")
-    return [*figures, *(["mistakes.png"] if evidence.mistakes else [])]
+    return ["curves.png", *draw_evidence(folder, evidence, evidence.task.plots)]
+
+
+def draw_evidence(folder: Path, evidence: Evidence, names: Iterable[str]) -> list[str]:
+    """Write plots of a split's answers by name.
+
+    Args:
+        folder: where to.
+        evidence: what they show.
+        names: of the plots, some of the task's.
+
+    Returns:
+        The names of those that were drawn: without mistakes there is nothing to draw of them.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    return [name for name in names if _PLOTS[name](evidence, folder / name)]
+
+
+def _confusion(evidence: Evidence, path: Path) -> bool:
+    counts = confusion(evidence.logits, evidence.images.labels, len(evidence.labels))
+    confusion_figure(counts, evidence.labels, path)
+    return True
+
+
+def _reliability(evidence: Evidence, path: Path) -> bool:
+    shares = evidence.scores
+    reliability_figure(reliability(shares.max(axis=1), shares.argmax(axis=1) == evidence.images.labels), path)
+    return True
+
+
+def _mistakes(evidence: Evidence, path: Path) -> bool:
+    return write_mistakes(path, evidence.images, evidence.labels, evidence.mistakes)
+
+
+def _against_true(evidence: Evidence, path: Path) -> bool:
+    predicted_figure(evidence.scores, evidence.images.labels, evidence.labels, path)
+    return True
+
+
+_PLOTS: dict[str, Callable[[Evidence, Path], bool]] = {
+    "confusion_matrix.png": _confusion,
+    "reliability.png": _reliability,
+    "mistakes.png": _mistakes,
+    "predicted_against_true.png": _against_true,
+}
+"""By the names that tasks call their plots by; each says whether it drew one."""
 
 
 def write_predictions(
     path: str | Path,
     files: Sequence[str],
-    labels: Sequence[str],
-    predictions: Sequence[str],
-    probabilities: NDArray[Any] | Sequence[float],
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
     unknown: NDArray[Any] | None = None,
 ) -> None:
-    """Write a CSV with a line per image: file, label, prediction, probability, and perhaps unknown_score and unknown.
+    """Write a CSV with a line per image: its file, what a task tells of it, and perhaps unknown_score and unknown.
 
     Args:
         path: of the CSV.
         files: each image's file, or what else identifies it, (images,).
-        labels: the true labels' names, (images,).
-        predictions: the predicted labels' names, (images,).
-        probabilities: what the model gave to each prediction, 0 to 1, (images,).
+        titles: of the columns beside the file.
+        rows: the cells of each image under them, (images,).
         unknown: how unlike the training images each is, above 1 unknown, (images,); None leaves both columns out.
 
     Raises:
@@ -104,17 +159,15 @@ def write_predictions(
         OutputError: the file cannot be written.
     """
     scores = [()] * len(files) if unknown is None else [(f"{each:.4f}", str(each > 1).lower()) for each in unknown]
-    lengths = {len(files), len(labels), len(predictions), len(probabilities), len(scores)}
+    lengths = {len(files), len(rows), len(scores)}
     if len(lengths) != 1:
         raise DataError(f"cannot write {path}: its columns have {sorted(lengths)} lines; they need equally many")
     try:
         with Path(path).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             more = [] if unknown is None else ["unknown_score", "unknown"]
-            writer.writerow(["file", "label", "prediction", "probability", *more])
-            for name, label, chosen, share, score in zip(
-                files, labels, predictions, probabilities, scores, strict=True
-            ):
-                writer.writerow([name, label, chosen, f"{float(share):.6f}", *score])
+            writer.writerow(["file", *titles, *more])
+            for name, cells, score in zip(files, rows, scores, strict=True):
+                writer.writerow([name, *cells, *score])
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error

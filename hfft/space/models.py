@@ -22,6 +22,7 @@ from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
 from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
 from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
 from hfft.models.download import fetch
+from hfft.tasks.contract import needs_one_label
 
 _KEPT = 4  # models in memory at a time
 
@@ -164,6 +165,7 @@ class Models:
             raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"{source} cannot be loaded: {error}") from error
+        needs_one_label(classifier.task, "The Space")
         if classifier.record is None:
             return Loaded(classifier, None, None, self._thread)
         run = self.read(source)

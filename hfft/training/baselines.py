@@ -1,16 +1,18 @@
 """What a result is compared with: the commonest class, a linear probe, and full fine-tuning.
 
-The probe is a logistic regression on what the pretrained head reads, from one pass over the images before
-training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016).
-Its regularisation is chosen on a part of the training images; validation and test images are only evaluated.
+The probe is a logistic regression, of numbers a ridge regression, on what the pretrained head reads, from one pass
+over the images before training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier
+probes", 2016). Its regularisation is chosen on a part of the training images; validation and test images are only
+evaluated.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from hfft.models.features import head_modules, linear_layer
 from hfft.models.forward import logits_of
 from hfft.plugin.contract import Anatomy
 from hfft.split.halves import Suffix
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
 
 PROBE_IMAGES = 10_000
@@ -35,10 +39,12 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation strengths that the probe chooses from, on standardised features."""
 
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
-_STEPS = 200  # of L-BFGS at most
 _BATCH = 64
 _NOISE = 1e-5  # of a feature's deviation, relative to its mean
 _PATIENCE = 2.0  # seconds without a progress bar
+
+Probe = Callable[[NDArray[np.float64]], NDArray[Any]]
+"""From features of shape (images, features) to a task's answers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class LinearProbe:
         return numbers
 
 
-def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
+def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Probe:
     """Fit a linear probe on what the head reads of the training images.
 
     Args:
@@ -71,12 +77,12 @@ def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Line
     """
     rows = _sampled(setup.sets.train, setup.settings.training.seed)
     features = reader.features(Subset(train, rows.tolist()), "train")
-    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed)
+    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed, setup.sets.task)
 
 
 def predict_baselines(
-    setup: Setup, reader: HeadInputs, probe: LinearProbe, data: Mapping[str, Dataset[Any]]
-) -> dict[str, dict[str, NDArray[np.int64]]]:
+    setup: Setup, reader: HeadInputs, probe: Probe, data: Mapping[str, Dataset[Any]]
+) -> dict[str, dict[str, NDArray[Any]]]:
     """Return what the commonest class and a linear probe say of the validation and the test images.
 
     Args:
@@ -87,9 +93,8 @@ def predict_baselines(
     """
     sets = setup.sets
     evaluated = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
-    commonest = int(np.bincount(sets.train.labels).argmax())
     return {
-        "majority": {split: np.full(len(images), commonest, np.int64) for split, images in evaluated.items()},
+        "majority": {split: sets.task.constant(sets.train.labels, len(images)) for split, images in evaluated.items()},
         "linear_probe": {split: probe(reader.features(data[split], split)) for split in evaluated},
     }
 
@@ -169,52 +174,63 @@ def pooled(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
 
 
-def fit_probe(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> LinearProbe:
-    """Fit a logistic regression whose strength is chosen on a held-out part of the same images.
+def fit_probe(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> Probe:
+    """Fit a linear probe whose strength is chosen on a held-out part of the same images.
 
     Args:
         features: shape (images, features).
-        labels: shape (images,); at least two different ones.
+        labels: as the task encodes them; at least two different ones.
         seed: of the part that is held out.
+        task: what the labels mean.
 
     Returns:
-        The probe, which reads features as they are: their standardisation is folded into its weights.
+        A `LinearProbe` where labels exclude each other, else a function from features to the task's answers.
     """
     from threadpoolctl import threadpool_limits
 
     # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
     with threadpool_limits(1):
-        strength = choose_strength(features, labels, seed)
-        return fit_with(features, labels, strength)
+        strength = choose_strength(features, labels, seed, task)
+        return fit_with(features, labels, strength, task)
 
 
-def choose_strength(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float:
+def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> float:
     """Return the inverse strength of regularisation that does best on a held-out part."""
-    classes = len(np.unique(labels))
-    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - classes)
+    strata = task.strata(labels)
+    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - len(np.unique(strata)))
     if count < 1:  # a single image of each class: nothing can be held out
         return STRENGTHS[-1]
-    held_out = stratified(labels, count, seed, keep_one=True)
+    held_out = stratified(strata, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    scores = [
-        float((fit_with(features[rest], labels[rest], strength)(features[held_out]) == labels[held_out]).mean())
-        for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)
-    ]
+
+    def score(strength: float) -> float:
+        answers = fit_with(features[rest], labels[rest], strength, task)(features[held_out])
+        return task.compared(answers, labels[held_out])[task.metric]
+
+    scores = [score(strength) for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)]
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength: float) -> LinearProbe:
-    """Fit a logistic regression of one inverse strength of regularisation."""
+def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Probe:
+    """Fit a linear probe of one inverse strength of regularisation, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # a constant answers it
+        if task.chooses:
+            return _linear(features, labels, task.probe(strength))
+        return partial(task.probed, make_pipeline(StandardScaler(), task.probe(strength)).fit(features, labels))
+
+
+def _linear(features: NDArray[np.float64], labels: NDArray[np.int64], model: Any) -> LinearProbe:
+    """Fit a logistic regression on standardised features, and fold their standardisation into its weights."""
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     # What varies by no more than the rounding of single precision is noise, however it is scaled.
     scale = np.where(deviation > _NOISE * np.abs(mean), deviation, np.inf)
-    model = LogisticRegression(C=strength, max_iter=_STEPS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
-        model.fit((features - mean) / scale, labels)
+    model.fit((features - mean) / scale, labels)
     weight, bias = model.coef_ / scale, model.intercept_
     if len(model.classes_) == 2:  # one row of odds; two rows of half of it each have the same softmax
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -222,5 +238,5 @@ def fit_with(features: NDArray[np.float64], labels: NDArray[np.int64], strength:
 
 
 def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:
-    most = max(PROBE_IMAGES, len(np.unique(train.labels)))
-    return np.arange(len(train)) if len(train) <= most else stratified(train.labels, most, seed)
+    most = max(PROBE_IMAGES, len(np.unique(train.strata)))
+    return np.arange(len(train)) if len(train) <= most else stratified(train.strata, most, seed)

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
 from hfft.errors import ArgumentError, DivergedError, PreemptedError
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training_flags import METRICS
 
 METRICS_OF_CHOICE = tuple(f"eval_{name}" for name in METRICS)
@@ -67,9 +68,9 @@ class Best:
 class KeepBest(TrainerCallback):
     """Keeps the weights of the best epoch in memory, puts them back at the end, and ends a phase that stalls.
 
-    Best is the highest validation accuracy, or what ``--metric_for_best_model`` names, and among equals the lowest
-    validation loss, over all phases so far. Where evaluations follow steps, the last step has one too. Only tensors
-    that can change are copied, so that nothing of the size of the model is written per epoch.
+    Best is the highest validation accuracy (or other metric of the task), or what ``--metric_for_best_model`` names,
+    and among equals the lowest validation loss, over all phases so far. Where evaluations follow steps, the last step
+    has one too. Only tensors that can change are copied, so that nothing of the size of the model is written per epoch.
 
     Args:
         best: of the run; a later phase goes on with it.
@@ -77,13 +78,20 @@ class KeepBest(TrainerCallback):
         before: epochs of earlier phases.
         patience: evaluations without a new best after which the phase ends (early stopping); None for never.
         restore: whether the best weights are put back at the end.
+        metric: that decides where ``--metric_for_best_model`` is not given; higher is better.
     """
 
     def __init__(
-        self, best: Best, names: frozenset[str], before: float = 0.0, patience: int | None = None, restore: bool = True
+        self,
+        best: Best,
+        names: frozenset[str],
+        before: float = 0.0,
+        patience: int | None = None,
+        restore: bool = True,
+        metric: str = SINGLE_LABEL.metric,
     ) -> None:
         self.best, self.names, self.before = best, names, before
-        self.patience, self.restore = patience, restore
+        self.patience, self.restore, self.metric = patience, restore, metric
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with the best weights of the phase before, which are those that the model holds now."""
@@ -96,7 +104,7 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
         metrics = kwargs["metrics"]
-        score = (deciding(args, metrics), -metrics["eval_loss"])
+        score = (deciding(args, metrics, self.metric), -metrics["eval_loss"])
         if self.best.score is None or score > self.best.score:
             self.best.score, self.best.epoch, self.best.stale = score, self.before + state.epoch, 0
             self._copy(kwargs["model"])
@@ -119,13 +127,18 @@ class KeepBest(TrainerCallback):
             self.best.tensors = _copies(model, self.names)
 
 
-def deciding(args: Any, metrics: Mapping[str, float]) -> float:
+def deciding(args: Any, metrics: Mapping[str, float], metric: str) -> float:
     """Return of an evaluation's metrics the one that decides which weights are best, higher being better.
+
+    Args:
+        args: the training arguments.
+        metrics: of an evaluation.
+        metric: that decides where ``--metric_for_best_model`` is not given.
 
     Raises:
         ArgumentError: these images do not have it.
     """
-    name = f"eval_{args.metric_for_best_model or 'accuracy'}"
+    name = f"eval_{args.metric_for_best_model or metric}"
     if name not in metrics:  # top5_accuracy, with at most five labels
         found = ", ".join(key.removeprefix("eval_") for key in METRICS_OF_CHOICE if key in metrics)
         raise ArgumentError(f"--metric_for_best_model: these images have no {name[5:]}, but {found}")

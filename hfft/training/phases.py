@@ -46,7 +46,7 @@ from hfft.training.callbacks import (
 )
 from hfft.training.checkpointing import PhaseCheckpoints, RestoreSums
 from hfft.training.learning_rates import find_learning_rate, gradient_ratios
-from hfft.training.objective import Objective, balanced_weights
+from hfft.training.objective import Objective
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
 from hfft.training.progress import CacheUse, PhaseResult, Progress
 from hfft.training.recipe.head import begin_with_probe, starts_known
@@ -98,6 +98,7 @@ def train_phases(
     """
     training, phases = setup.settings.training, setup.plan.phases
     to_device(setup)
+    progress.baselines.task = setup.sets.task
     progress.identity = identity_of(setup)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, setup.folder)
     if resumed is not None:
@@ -279,7 +280,14 @@ def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) ->
         trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
     if args.eval_strategy != "no":
         trainer.add_callback(
-            KeepBest(progress.best, names, progress.epochs, args.early_stopping_patience, restore=keeps_best(args))
+            KeepBest(
+                progress.best,
+                names,
+                progress.epochs,
+                args.early_stopping_patience,
+                keeps_best(args),
+                trainer.objective.task.metric,
+            )
         )
 
 
@@ -398,10 +406,10 @@ def _ends_with_one(setup: Setup, phase: Phase) -> bool:
 
 
 def _objective(setup: Setup) -> Objective:
-    training, classes = setup.settings.training, len(setup.sets.labels)
+    training, classes, task = setup.settings.training, len(setup.sets.labels), setup.sets.task
     balanced = training.class_weights == "balanced"
-    weights = balanced_weights(setup.sets.train.labels.tolist(), classes) if balanced else None
-    return Objective(classes, training.label_smoothing_factor, weights, training.mixup)
+    weights = task.class_weights(setup.sets.train.labels, classes) if balanced else None
+    return Objective(classes, training.label_smoothing_factor, weights, training.mixup, task)
 
 
 def changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:

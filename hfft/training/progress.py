@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerState
 
 from hfft.cache.engines import EngineUse
 from hfft.cache.prepare import Prepared
-from hfft.evaluation import Accuracy, MacroF1
-from hfft.metrics import PairedDifference, paired_difference
+from hfft.metrics import PairedDifference
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.baselines import LinearProbe
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
@@ -107,37 +107,33 @@ class PhaseResult:
 
 @dataclass
 class Baselines:
-    """Predicted label numbers of each baseline for each evaluated split, and the seconds that they took."""
+    """What each baseline answered for each evaluated split, as the task's answers, and the seconds that they took."""
 
-    predictions: dict[str, dict[str, NDArray[np.int64]]] = field(default_factory=dict)
+    predictions: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     seconds: float = 0.0
+    task: Task = SINGLE_LABEL
 
-    def add_full(self, predictions: dict[str, NDArray[np.int64]], seconds: float) -> None:
+    def add_full(self, predictions: dict[str, NDArray[Any]], seconds: float) -> None:
         """Add what full fine-tuning predicted."""
         self.predictions["full_fine-tuning"] = predictions
         self.seconds += seconds
 
-    def metrics(self, split: str, truth: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-        """Return accuracy and macro-F1 of each baseline on one split."""
+    def metrics(self, split: str, truth: Targets) -> dict[str, dict[str, float]]:
+        """Return the metrics of each baseline on one split."""
         return {
-            name: {
-                **Accuracy().compute(predictions=by_split[split], references=truth),
-                **MacroF1().compute(predictions=by_split[split], references=truth),
-            }
+            name: self.task.compared(by_split[split], truth)
             for name, by_split in self.predictions.items()
             if split in by_split
         }
 
-    def differences(
-        self, split: str, predicted: NDArray[np.int64], truth: NDArray[np.int64]
-    ) -> dict[str, PairedDifference]:
-        """Compare a model that predicted these label numbers, shape (images,), with each baseline on one split."""
-        correct = predicted == truth
-        return {
-            name: paired_difference(correct, by_split[split] == truth)
+    def differences(self, split: str, answers: NDArray[Any], truth: Targets) -> dict[str, PairedDifference]:
+        """Compare a model that gave these answers with each baseline on one split, where the task knows how."""
+        found = {
+            name: self.task.difference(answers, by_split[split], truth)
             for name, by_split in self.predictions.items()
             if split in by_split
         }
+        return {name: difference for name, difference in found.items() if difference is not None}
 
 
 @dataclass
@@ -155,6 +151,7 @@ class Progress:
         decisions: what the run decided by its images, a sentence each.
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.
+        own_units: whether a head that learned numbers has been scaled to their own units.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
     """
 
@@ -168,6 +165,7 @@ class Progress:
     decisions: list[str] = field(default_factory=list)
     stepped: bool = False
     written: bool = False
+    own_units: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -197,7 +197,8 @@ MAY_CHANGE = frozenset(
         *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
         *("config_name", "image_processor_name", "ignore_mismatched_sizes"),
         *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
-        *("image_column_name", "label_column_name", "on_bad_image", "cache_dir", "cache_max_gb", "output_dir"),
+        *("image_column_name", "label_column_name", "task", "label_separator", "label_columns", "on_bad_image"),
+        *("cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
         *("overwrite_output_dir", "resume_from_checkpoint", "figures", "disable_tqdm", "report_to", "run_name"),
         "calibration_folds",
@@ -277,10 +278,10 @@ def restore_progress(progress: Progress, model: nn.Module, checkpoint: Checkpoin
     progress.phases = [PhaseResult.from_dict(each) for each in done["phases"]]
     progress.log = done["log"]
     predictions = {
-        name: {split: np.asarray(values, np.int64) for split, values in splits.items()}
+        name: {split: np.asarray(values) for split, values in splits.items()}
         for name, splits in done["baselines"]["predictions"].items()
     }
-    progress.baselines = Baselines(predictions, done["baselines"]["seconds"])
+    progress.baselines = Baselines(predictions, done["baselines"]["seconds"], progress.baselines.task)
     progress.changed = frozenset(checkpoint.tensors["model"])
     checkpoint.restore_weights(model)
 
@@ -296,7 +297,7 @@ def _plain(baselines: Baselines) -> dict[str, Any]:
 
 
 def _images(images: ImageSet) -> str:
-    labels = hashlib.sha256(np.asarray(images.labels, np.int64).tobytes()).hexdigest()[:_DIGITS]
+    labels = hashlib.sha256(np.ascontiguousarray(images.labels).tobytes()).hexdigest()[:_DIGITS]
     return f"{len(images)} images {images.fingerprint()[:_DIGITS]} with labels {labels}"
 
 

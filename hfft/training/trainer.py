@@ -20,11 +20,11 @@ from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import collate
 from hfft.data.workers import received
 from hfft.errors import ArgumentError, one_line
-from hfft.evaluation import classification_metrics
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase
 from hfft.split.halves import Suffix
+from hfft.tasks.registry import task_of
 from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.objective import Objective
 
@@ -60,7 +60,7 @@ class FreezeTrainer(Trainer):
 
     Attributes:
         classifier: the bare model, never its DDP wrap.
-        objective: what training minimises; cross-entropy if not set otherwise.
+        objective: what training minimises; the plain loss of the model's problem type if not set otherwise.
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
         divergence: ends the training when a loss is not finite.
@@ -89,7 +89,8 @@ class FreezeTrainer(Trainer):
         self.classifier = model
         self.phase = phase
         self.suffix = suffix or Suffix()
-        self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor)
+        task = task_of(model.config)
+        self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor, task=task)
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
         self.divergence = EndIfDiverged(phase.name)
@@ -103,7 +104,7 @@ class FreezeTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_loss_func=self._loss,
-            compute_metrics=_metrics,
+            compute_metrics=self._metrics,
             preprocess_logits_for_metrics=_logits_alone,
         )
         self.add_callback(self.divergence)
@@ -279,6 +280,12 @@ class FreezeTrainer(Trainer):
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         return self.objective.loss(logits_of(outputs), labels, num_items_in_batch)
 
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        metrics = self.objective.task.epoch_metrics(logits, targets)
+        metrics["exact_loss"] = metrics.pop("loss")
+        return metrics
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.checkpoints is None:
             super()._save_checkpoint(model, trial)
@@ -328,12 +335,6 @@ def _warmed(factor: Callable[[int], float], warmup: int, steps: int) -> Callable
         return 1.0 if step < max(warmup, lasting) else factor(step)
 
     return warmed
-
-
-def _metrics(prediction: EvalPrediction) -> dict[str, float]:
-    metrics = classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
-    metrics["exact_loss"] = metrics.pop("loss")
-    return metrics
 
 
 def _logits_alone(logits: Any, labels: Tensor) -> Tensor:

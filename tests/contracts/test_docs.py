@@ -53,6 +53,14 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+def test_the_tests_that_the_page_of_tasks_names_exist() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)::(\w+)`", page))
+    assert len(named) > 10
+    missing = [test for file, test in named if f"def {test}(" not in (ROOT / "tests" / file).read_text()]
+    assert not missing
+
+
 def test_policies_page_names_every_policy() -> None:
     page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
     assert all(f"`{name}" in page for name in installed_policies())

@@ -433,7 +433,7 @@ def two_image_columns(path: Path) -> DataArguments:
 
 def no_label_column(path: Path) -> DataArguments:
     make_dataset([0.5, 1.5], datasets.Value("float32")).save_to_disk(str(path / "set"))
-    return DataArguments(dataset_name=str(path / "set"))
+    return DataArguments(dataset_name=str(path / "set"), task="single_label")
 
 
 def two_label_columns(path: Path) -> DataArguments:

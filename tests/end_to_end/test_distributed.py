@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small_model
+from tagged import TAGS, make_tagged
 from tampering import tamper
 
 from hfft.planning.freezing import freeze
@@ -114,6 +115,24 @@ def test_two_processes_decide_what_one_decides(
         found.append(json.loads((folder / "hfft.json").read_text()))
     for name in ("policy", "decisions", "best_epoch"):
         assert found[0][name] == found[1][name]
+    first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [TAGS, ("warmth", "light")], ids=["multi_label", "regression"])
+def test_two_processes_train_other_tasks(columns: tuple[str, ...], pretrained: Folder, tmp_path: Path) -> None:
+    """A loss is divided by all labels of all ranks, of which an image has several here."""
+    model = pretrained("vit")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
+    flags = ["--model_name_or_path", model, "--dataset_name", make_tagged(tmp_path / "images", 29)]
+    for processes in (1, 2):
+        folder = ["--output_dir", tmp_path / str(processes), "--cache_dir", tmp_path / f"cache{processes}"]
+        launch(processes, *flags, "--cache", "disk", *folder, "--label_columns", *columns)
+    for name in ("loss", "eval_loss"):
+        torch.testing.assert_close(logged(tmp_path / "2", name), logged(tmp_path / "1", name), rtol=1e-5, atol=1e-7)
     first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from finished import LABELS, make_images, make_model
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
 from hfft.cli import main
 from hfft.errors import DataError, ModelError
@@ -185,19 +185,82 @@ def test_images_of_several_shapes_are_classified(pretrained: Callable[..., Path]
     assert rows[0].probability == pytest.approx(rows[2].probability, abs=1e-6)
 
 
+def model_of(folder: Path, labels: tuple[str, ...], kind: str | None, **more: object) -> Path:
+    """A checkpoint as another program writes it: hfft's own keys are not in its configuration."""
+    make_model(folder, labels)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": kind} | more))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("labels", "kind"),
-    [(("x",), None), (LABELS, "multi_label_classification"), (LABELS, "regression"), (("x",), "regression")],
+    [
+        (LABELS, "multi_label_classification"),
+        (("x",), "multi_label_classification"),
+        (LABELS, "regression"),
+        (("x",), "regression"),
+        (LABELS, "single_label_classification"),
+        (LABELS, None),
+    ],
 )
-def test_a_model_that_does_not_choose_one_label_is_refused(
-    labels: tuple[str, ...], kind: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_stock_checkpoint_is_read_by_its_problem_type(
+    labels: tuple[str, ...], kind: str | None, tmp_path: Path
 ) -> None:
     """Softmax would call every image 1.000 of a single output, and make labels exclude each other that do not."""
-    folder = make_model(tmp_path / "model", labels)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
+    folder = model_of(tmp_path / "model", labels, kind)
+    (image,) = list(make_images(tmp_path / "images", ("red",), count=1).rglob("*.png"))
+    (row,) = classify(load_classifier(folder), [image], top_k=3)
+    stock = {each["label"]: each["score"] for each in pipeline("image-classification", str(folder))(str(image))}
+    found = row.values or {score.label: score.probability for score in row.top}
+    assert found == pytest.approx(stock, abs=1e-5)
+    assert bool(row.values) is (kind == "regression")
+    multi = kind == "multi_label_classification"
+    assert set(row.labels or ()) == ({label for label, share in stock.items() if share >= 0.5} if multi else set())
+    assert (row.labels is not None) is multi
+
+
+def test_a_single_output_that_says_not_what_it_is_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_of(tmp_path / "model", ("x",), None)
     (image,) = list(make_images(tmp_path / "images", ("red",), count=1).rglob("*.png"))
     assert main(["predict", str(image), "--model", str(folder)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "does not choose one label for each image" in error
-    assert (kind or "single output") in error
+    assert "single output" in error
+    assert "problem_type" in error
+
+
+def test_several_labels_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path) -> None:
+    folder = model_of(tmp_path / "model", LABELS, "multi_label_classification", decision_thresholds=[0.0, 0.0, 1.1])
+    code, out, _ = run_command(capsys, images, "--model", folder, "--format", "csv", "--top_k", 2)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert list(rows[0]) == ["file", "labels", "label", "probability", "label_2", "probability_2", "error"]
+    assert all(json.loads(row["labels"]) == list(LABELS[:2]) for row in rows if not row["error"])
+    assert [row["labels"] for row in rows if row["error"]] == [""]
+    _, out, _ = run_command(capsys, images, "--model", folder, "--format", "jsonl")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert all(row["labels"] == list(LABELS[:2]) and "values" not in row for row in found if not row["error"])
+    _, out, _ = run_command(capsys, images / "red" / "0.png", "--model", folder)
+    assert f"{LABELS[0]}, {LABELS[1]}  (" in out.splitlines()[1]
+    assert run_command(capsys, images, "--model", folder, "--coverage", "0.9")[0] == 2
+
+
+def test_numbers_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path, images: Path) -> None:
+    folder = model_of(tmp_path / "model", ("age", "height"), "regression")
+    code, out, _ = run_command(capsys, images, "--model", folder, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert list(rows[0]) == ["file", "age", "height", "error"]
+    _, out, _ = run_command(capsys, images, "--model", folder, "--format", "jsonl")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert all(set(row) == {"file", "values", "error"} for row in found if not row["error"])
+    for row, line in zip(rows, found, strict=True):
+        if not row["error"]:
+            assert float(row["age"]) == pytest.approx(line["values"]["age"], rel=1e-4)
+    _, out, _ = run_command(capsys, images / "red" / "0.png", "--model", folder)
+    header, line = out.splitlines()
+    assert header.endswith("values")
+    assert "age " in line
+    assert "height " in line

@@ -31,6 +31,7 @@ from hfft.jobs.run import Run, judged
 from hfft.models.checkpoint import merge
 from hfft.output_folder import KNOWN
 from hfft.report.record import read_record
+from hfft.tasks.single_label import SingleLabel
 from hfft.trust.calibration import KEY, temperature_of
 from hfft.trust.known import read_known
 
@@ -69,17 +70,17 @@ def stock_logits(folder: Path, files: list[str]) -> torch.Tensor:
 def test_the_temperature_is_kept_and_the_weights_are_not_touched(run: Run) -> None:
     config = json.loads((run.folder / "config.json").read_text())
     record = read_record(run.folder / "hfft.json")
-    assert config[KEY] == record.calibration.temperature == run.trust.temperature != 1
+    assert config[KEY] == record.calibration.temperature == temperature_of(run.model.config) != 1
     assert record.calibration.images == len(run.sets.validation)
     weights = (run.folder / "model.safetensors").read_bytes()
-    object.__setattr__(run.trust, "temperature", HOT)
+    object.__setattr__(run.trust, "task", SingleLabel(HOT))
     try:
         run.settings.training.overwrite_output_dir = True
         write_results(run)
         assert json.loads((run.folder / "config.json").read_text())[KEY] == HOT
         assert (run.folder / "model.safetensors").read_bytes() == weights
     finally:
-        object.__setattr__(run.trust, "temperature", config[KEY])
+        object.__setattr__(run.trust, "task", SingleLabel(config[KEY]))
         write_results(run)
 
 
@@ -88,7 +89,7 @@ def test_stock_transformers_loads_it_and_says_the_same_logits(run: Run, images: 
     classifier = load_classifier(run.folder, device="cpu")
     inputs = collate([classifier.pixels(open_image(file, file)) for file in files])
     assert torch.equal(classifier.logits(inputs), stock_logits(run.folder, files))
-    assert classifier.temperature == run.trust.temperature
+    assert classifier.temperature == temperature_of(run.model.config)
 
 
 def test_every_probability_is_calibrated(hot: Path, images: Path, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_every_probability_is_calibrated(hot: Path, images: Path, tmp_path: Path
 
 def test_what_a_run_writes_is_calibrated(run: Run) -> None:
     logits, _ = judged(run.predictions["validation"])
-    shares = torch.tensor(logits / run.trust.temperature).softmax(1).max(1).values.tolist()
+    shares = torch.tensor(logits / temperature_of(run.model.config)).softmax(1).max(1).values.tolist()
     with (run.folder / "predictions.csv").open() as stream:
         assert [float(row["probability"]) for row in csv.DictReader(stream)] == pytest.approx(shares, abs=1e-5)
     record = read_record(run.folder / "hfft.json")
@@ -129,7 +130,7 @@ def test_what_a_run_writes_is_calibrated(run: Run) -> None:
 
 def test_a_run_on_a_calibrated_model_begins_without_its_temperature(hot: Path, images: Path, tmp_path: Path) -> None:
     other = run_finetune(hot, images, tmp_path / "out")
-    assert temperature_of(other.model.config) == other.trust.temperature != HOT
+    assert temperature_of(other.model.config) == read_record(other.folder / "hfft.json").calibration.temperature != HOT
 
 
 def test_a_delta_carries_temperature_and_known_images(hot: Path, tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_head_that_is_not_linear_goes_without(
     other = run_finetune(base, images, tmp_path / "out")
     assert not (other.folder / KNOWN).exists()
     assert "not a linear layer" in read_record(other.folder / "hfft.json").known.missing
-    assert math.isfinite(other.trust.temperature)
+    assert math.isfinite(temperature_of(other.model.config))
 
 
 def test_the_public_functions_give_it(run: Run, images: Path) -> None:

@@ -29,8 +29,9 @@ Files = dict[str, bytes]
 
 WRITERS = [
     *((hfft.jobs.results, name) for name in ("save_checkpoint", "write_delta", "_write_metrics", "_write_predictions")),
-    *((hfft.jobs.results, name) for name in ("make_record", "write_mistakes", "write_report")),
-    *((hfft.report.write, name) for name in ("write_trace", "write_record", "confusion_figure", "model_card")),
+    *((hfft.jobs.results, name) for name in ("make_record", "write_report")),
+    *((hfft.report.write, name) for name in ("write_trace", "write_record", "confusion_figure", "write_mistakes")),
+    (hfft.report.write, "model_card"),
 ]
 FAULTS = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()]
 DATED = {"hfft.json", "README.md"}  # these tell when they were written

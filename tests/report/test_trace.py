@@ -33,10 +33,10 @@ def test_the_claim_holds(rows: list[EpochRow], classes: int | None) -> None:
     sentence = observe(rows, classes)
     row, earlier = rows[-1], rows[:-1]
     claim = sentence.split(":")[0]
-    best_before = max((r.accuracy for r in earlier), default=-1.0)
+    best_before = max((r.score for r in earlier), default=-1.0)
     if claim == "Nothing learned":
         assert classes is not None
-        assert row.accuracy < near_chance(classes)
+        assert row.score < near_chance(classes)
     elif claim == "First epoch":
         assert not earlier
     elif claim == "Unstable":
@@ -48,15 +48,15 @@ def test_the_claim_holds(rows: list[EpochRow], classes: int | None) -> None:
         assert all(b.train_loss < a.train_loss for a, b in pairwise(stretch))
         assert all(b.eval_loss > a.eval_loss for a, b in pairwise(stretch))
     elif claim == "Improving":
-        assert row.accuracy >= best_before + LEVEL
+        assert row.score >= best_before + LEVEL
     elif claim == "Levelling off":
-        assert abs(row.accuracy - earlier[-1].accuracy) < LEVEL
-        assert row.accuracy > max(best_before, row.accuracy) - LEVEL
+        assert abs(row.score - earlier[-1].score) < LEVEL
+        assert row.score > max(best_before, row.score) - LEVEL
     elif claim == "Step back":
-        assert row.accuracy < earlier[-1].accuracy
+        assert row.score < earlier[-1].score
     else:
         assert claim == "No better"
-        assert row.accuracy < best_before + LEVEL
+        assert row.score < best_before + LEVEL
 
 
 def test_the_best_of_equal_accuracies_is_the_epoch_whose_weights_are_kept() -> None:
@@ -66,7 +66,7 @@ def test_the_best_of_equal_accuracies_is_the_epoch_whose_weights_are_kept() -> N
 
 @given(runs)
 def test_every_figure_named_is_one_of_the_run(rows: list[EpochRow]) -> None:
-    known = {round(value, 3) for row in rows for value in (row.train_loss, row.eval_loss, row.accuracy)}
+    known = {round(value, 3) for row in rows for value in (row.train_loss, row.eval_loss, row.score)}
     named = figures_in(observe(rows))
     assert named
     assert all(value in known | {LEVEL} for value in named)
@@ -166,7 +166,7 @@ def test_table_fits_its_width_and_encoding(rows: list[EpochRow], width: int, enc
     table = epoch_table(rows, width, encoding)
     table.encode(encoding or "ascii")
     assert max(map(len, table.splitlines())) <= width
-    assert sum(f"{row.accuracy:.4f}" in table for row in rows) == len(rows)
+    assert sum(f"{row.score:.4f}" in table for row in rows) == len(rows)
 
 
 def test_table_marks_phases_and_draws_bars_to_scale() -> None:

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_eval_result
@@ -18,6 +18,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hfft.data.images import ImageSet
 from hfft.errors import DataError, OutputError
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, per_class, reliability
 from hfft.report import plots as figures
@@ -35,6 +36,7 @@ from hfft.report.record import (
 )
 from hfft.report.trace import EpochRow, observe, read_trace
 from hfft.report.write import Evidence, write_predictions, write_report
+from hfft.tasks.single_label import SINGLE_LABEL
 
 NASTY = ["a|b", "<script>alert(1)</script>", "*bold* _it_ `code` [x](y)", "line\nbreak", "$x_1$", "猫", "x" * 300, ""]
 
@@ -121,7 +123,7 @@ def test_curves(epochs: int, change: int) -> None:
 
 
 def test_curves_of_a_run_that_broke() -> None:
-    rows = [replace(row, train_loss=math.nan, eval_loss=math.inf, accuracy=math.nan) for row in trace(3)]
+    rows = [replace(row, train_loss=math.nan, eval_loss=math.inf, score=math.nan) for row in trace(3)]
     assert_nothing_is_clipped(figures.curves(rows))
 
 
@@ -377,7 +379,8 @@ def test_escape() -> None:
 
 def test_predictions(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
-    write_predictions(path, ["a,b.jpg", "猫.jpg"], ["cat", "dog"], ["cat", 'a "cat"'], np.array([0.5, 1.0]))
+    rows = [["cat", "cat", "0.500000"], ["dog", 'a "cat"', "1.000000"]]
+    write_predictions(path, ["a,b.jpg", "猫.jpg"], ["label", "prediction", "probability"], rows)
     with path.open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["file", "label", "prediction", "probability"],
@@ -385,18 +388,21 @@ def test_predictions(tmp_path: Path) -> None:
             ["猫.jpg", "dog", 'a "cat"', "1.000000"],
         ]
     with pytest.raises(DataError, match="equally many"):
-        write_predictions(path, ["a"], ["b"], [], [])
+        write_predictions(path, ["a"], ["label"], [])
     with pytest.raises(OutputError, match="cannot write"):
-        write_predictions(tmp_path / "none" / "x.csv", [], [], [], [])
+        write_predictions(tmp_path / "none" / "x.csv", [], [], [])
 
 
 def test_whole_report(tmp_path: Path) -> None:
     record, rows = run_record(), trace(3)
-    evidence = Evidence(matrix(2), reliability(np.ones(3), np.ones(3, dtype=bool)))
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    three = datasets.Dataset.from_dict({"image": [{"path": f"{n}.png", "bytes": None} for n in range(3)]}, features)
+    images = ImageSet(three, np.array([0, 1, 0]), "three")
+    evidence = Evidence(SINGLE_LABEL, images, record.data.labels, np.eye(2)[[0, 1, 0]])
     files = write_report(tmp_path, record, rows, evidence)
     assert sorted(files) == sorted(tmp_path.iterdir())
     assert read_record(tmp_path / "hfft.json") == record
     assert read_trace(tmp_path / "trace.csv") == rows
     assert "(reliability.png)" in ModelCard.load(tmp_path / "README.md").text
-    without = deepcopy(evidence)
-    assert tmp_path / "reliability.png" not in write_report(tmp_path, record, rows, replace(without, reliability=None))
+    assert tmp_path / "mistakes.png" not in files, "there is no mistake to draw"
+    assert tmp_path / "reliability.png" not in write_report(tmp_path, record, rows, None)

@@ -162,7 +162,7 @@ def test_the_trace_shows_five_steps_beside_the_base(client: Client, image: Any) 
 def test_the_training_shows_the_runs_own_epochs(client: Client, folder: Path) -> None:
     table, loss, accuracy, matrix, mistakes, _ = client.predict(api_name="/training")
     row = read_run(folder / "outputs" / "second").rows[0]
-    assert f"{row.accuracy:.3f}" in table
+    assert f"{row.score:.3f}" in table
     assert row.observation.split(":")[0] in table
     assert not loss["visible"]  # one epoch is not a line
     assert not accuracy["visible"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
-from hfft.inference.classifier import Prediction, Score, classify, load_classifier
+from hfft.inference.classifier import Prediction, classify, load_classifier
 from hfft.inference.runs import read_run
 from hfft.space.first_screen import FirstScreen
 from hfft.space.options import SpaceArguments
@@ -24,6 +24,7 @@ from hfft.space.trainings.sessions import Session, Tried
 from hfft.space.trainings.small_set import ANIMALS, EACH
 from hfft.space.trainings.visitors import SMALL, SOURCES
 from hfft.space.views.answers import both_answers
+from hfft.tasks.contract import Score
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from runs import Job, equal, losses, record, weights
 from torch import nn
 
 from hfft.cli import main
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.callbacks import Average, Best, KeepBest
 from hfft.training.learning_rates import HIGHEST, LOWEST, suggest
-from hfft.training.objective import Objective, balanced_weights
+from hfft.training.objective import Objective
 
 ARGS = SimpleNamespace(metric_for_best_model=None, greater_is_better=None)
 
@@ -56,7 +57,7 @@ def test_loss_of_mixed_labels_is_the_mixed_loss() -> None:
 
 def test_balanced_weights_make_classes_count_alike() -> None:
     labels = [0] * 6 + [1] * 3 + [3] * 3
-    weights = balanced_weights(labels, 4)
+    weights = SINGLE_LABEL.class_weights(np.array(labels), 4)
     assert weights.tolist() == [0.5, 1, 0, 1]
     assert sum(float(weights[label]) for label in labels) == 9  # one class of four is empty
 

@@ -122,9 +122,10 @@ def _csv_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dat
                 column.append(cell if cell.strip() else None)
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
-    label = data.label_column_name and find_column(names, data.label_column_name)
+    given = data.label_columns or ([data.label_column_name] if data.label_column_name else [])
+    labels = [find_column(names, name) for name in given]
     table = {
-        name: column if name == label or name.casefold() in LABEL_COLUMNS else _measured(column)
+        name: column if name in labels or name.casefold() in LABEL_COLUMNS else _measured(column)
         for name, column in zip(names, cells, strict=True)
     }
     kinds = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hfft.cache.prepare import Prepared
 from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe
-from hfft.training.baselines import HeadInputs
+from hfft.training.baselines import HeadInputs, LinearProbe
 from hfft.training.callbacks import deciding
 from hfft.training.phases import ReadyPhase, changing
 from hfft.training.progress import Progress
@@ -96,7 +96,9 @@ def _compare(
     """Compare both, and leave the model with the pretrained features and the probe."""
     train = _pretrained_rows(trainer)
     if progress.probe is None:  # the run was interrupted
-        progress.probe = fit_shared(setup, reader, train)
+        probe = fit_shared(setup, reader, train)
+        assert isinstance(probe, LinearProbe)
+        progress.probe = probe
     folds = Folds.of(setup.sets.train, FOLDS, setup.settings.training.seed)
     folded = _by_folds(setup, progress, trainer, start, folds) if _may_fold(setup, trainer, folds) else None
     assert reader.linear is not None
@@ -129,7 +131,7 @@ def _by_validation(progress: Progress, trainer: FreezeTrainer, images: int) -> C
 
 def _score(progress: Progress, trainer: FreezeTrainer) -> tuple[float, float]:
     """Return how the probe did on the validation images, as `Best` holds it."""
-    return deciding(trainer.args, progress.untrained), -progress.untrained["eval_loss"]
+    return deciding(trainer.args, progress.untrained, trainer.objective.task.metric), -progress.untrained["eval_loss"]
 
 
 def _by_folds(

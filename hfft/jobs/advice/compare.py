@@ -23,6 +23,7 @@ from hfft.jobs.advice.folds import (
 from hfft.metrics import counted, difference_error, wilson_interval
 from hfft.planning.plan import Phase, Plan, make_plan
 from hfft.report.terminal import aligned
+from hfft.tasks.contract import needs_one_label
 from hfft.training.baselines import HeadInputs
 from hfft.training.phases import ReadyPhase, make_ready, to_device
 from hfft.training.setup import Setup
@@ -159,7 +160,8 @@ def compare(
         curve: measure the learning curve as well.
 
     Raises:
-        ArgumentError: a policy is unknown or does not fit the model, or there are fewer images than folds.
+        ArgumentError: a policy is unknown or does not fit the model, there are fewer images than folds, or they do not
+            have one label each.
         DataError: a fold holds all images of all classes but one.
         HfftError: images or cache are not usable.
     """
@@ -195,9 +197,10 @@ def folds_of(setup: Setup, wanted: int | None) -> Folds:
         wanted: how many folds; None for as many as `folds_for` says.
 
     Raises:
-        ArgumentError: there are fewer images than folds.
+        ArgumentError: there are fewer images than folds, or they do not have one label each.
         DataError: without one of the folds a single class is left.
     """
+    needs_one_label(setup.sets.task, "hfft advise (and --policy auto)")
     images = setup.sets.train
     count = wanted or folds_for(len(images))
     if count > len(images):

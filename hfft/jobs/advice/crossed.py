@@ -76,7 +76,7 @@ class CrossPlan:
             setup: its model holds the pretrained weights.
         """
         images, wanted = len(setup.sets.train), setup.settings.training.calibration_folds
-        if not setup.sets.held_back:
+        if not setup.sets.held_back or not setup.sets.task.chooses:
             return cls()
         folds = min(wanted if wanted is not None else FOLDS if images <= MOST else 0, images // 2)
         if folds < 2:

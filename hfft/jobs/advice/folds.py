@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from hfft.cache.prepare import Prepared
 from hfft.data.images import ImageSet
 from hfft.data.sampling import group_folds
-from hfft.training.baselines import HeadInputs, fit_probe
+from hfft.training.baselines import HeadInputs, LinearProbe, fit_probe
 from hfft.training.phases import ReadyPhase, changing, make_trainer
 from hfft.training.progress import Progress
 from hfft.training.recipe.head import fold, why_no_probe
@@ -134,8 +134,10 @@ def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64],
     labels, seed = setup.sets.train.labels, setup.settings.training.seed
 
     def begin(rows: NDArray[np.int64]) -> None:
+        probe = fit_probe(features[rows], labels[rows], seed)
         assert reader.linear is not None
-        fold(fit_probe(features[rows], labels[rows], seed), reader.linear)
+        assert isinstance(probe, LinearProbe)
+        fold(probe, reader.linear)
 
     return begin
 

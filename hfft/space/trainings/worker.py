@@ -27,6 +27,7 @@ from hfft.output_folder import RECORD
 from hfft.planning.registry import installed_plugins
 from hfft.report.record import read_record
 from hfft.report.trace import EpochRow, observe
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.setup import Settings
 
@@ -94,7 +95,7 @@ class Reporter(PhaseCallback):
             phase=self.phase,
             train_loss=self.logs.get("loss", math.nan),
             eval_loss=metrics["eval_loss"],
-            accuracy=metrics["eval_accuracy"],
+            score=metrics["eval_accuracy"],
             learning_rate=self.logs.get("learning_rate", math.nan),
             seconds=self.logs.get("epoch_seconds", math.nan),
         )
@@ -171,7 +172,7 @@ def train(job: dict[str, Any], reporter: Reporter) -> int:
     try:
         settings = Settings(
             ModelArguments(**job["model"]),
-            DataArguments(**job["data"]),
+            DataArguments(**job["data"], task=SINGLE_LABEL.name),  # what the pages show is of one label per image
             PolicyArguments(**job["policy"]),
             CacheArguments(**job["cache"]),
             FinetuneArguments(**job["training"]),

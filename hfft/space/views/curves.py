@@ -65,7 +65,7 @@ def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
             for series, value in (
                 ("training loss", row.train_loss),
                 ("validation loss", row.eval_loss),
-                ("accuracy", row.accuracy),
+                ("accuracy", row.score),
             ):
                 if math.isfinite(value):
                     rows.append((f"{row.epoch:g}", value, series, name))

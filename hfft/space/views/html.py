@@ -242,13 +242,13 @@ def epochs(run: FinishedRun) -> str:
             title = escape(_phase(run, number, row.phase))
             lines.append(f'<tr class="hf-phase"><th scope="rowgroup" colspan="6">{title}</th></tr>')
         kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
-        count = f"<br><small>{round(row.accuracy * images)} of {images}</small>" if math.isfinite(row.accuracy) else ""
+        count = f"<br><small>{round(row.score * images)} of {images}</small>" if math.isfinite(row.score) else ""
         lines.append(
             f"<tr{' class=hf-best' if kept else ''}>"
             + _labelled("epoch", f"{row.epoch:g}{' (kept)' if kept else ''}")
             + _labelled("training loss", _figure(row.train_loss))
             + _labelled("validation loss", _figure(row.eval_loss) + bar(row.eval_loss / most, "loss"))
-            + _labelled("validation accuracy", _figure(row.accuracy) + count + bar(row.accuracy, ""))
+            + _labelled("validation accuracy", _figure(row.score) + count + bar(row.score, ""))
             + _labelled("seconds", _figure(row.seconds, 1))
             + f'<td class="w">{escape(row.observation)}</td></tr>'
         )

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import Prepared
 from hfft.errors import ArgumentError
-from hfft.training.baselines import HeadInputs, LinearProbe, fit_on_images, predict_baselines
+from hfft.training.baselines import HeadInputs, LinearProbe, Probe, fit_on_images, predict_baselines
 from hfft.training.progress import Baselines, Progress
 from hfft.training.setup import Setup
 
@@ -40,13 +40,13 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
     folds = (starts or probe_may_win(setup)) and not (reason := why_no_probe(setup, reader, data["train"]))
     if folds or training.baselines != "none":
         probe = fit_shared(setup, reader, data["train"])
-        progress.probe = probe if folds else None
+        progress.probe = probe if folds and isinstance(probe, LinearProbe) else None
         if training.baselines != "none" and training.process_index == 0:
             predictions = predict_baselines(setup, reader, probe, data)
-            progress.baselines = Baselines(predictions, time.perf_counter() - began)
-    if starts and folds:
+            progress.baselines = Baselines(predictions, time.perf_counter() - began, setup.sets.task)
+    if starts and progress.probe is not None:
         assert reader.linear is not None
-        fold(probe, reader.linear)
+        fold(progress.probe, reader.linear)
     elif starts:
         line = f"The head starts from random numbers, not from the linear probe: {reason}."
         progress.decisions.append(line)
@@ -88,7 +88,7 @@ def check_head_init(setup: Setup) -> None:
         )
 
 
-def fit_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
+def fit_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Probe:
     """Fit the probe in the first process, and give it to the others."""
     return from_first_process(setup.settings.training, lambda: fit_on_images(setup, reader, train))
 
@@ -118,6 +118,8 @@ def fold(probe: LinearProbe, linear: nn.Linear) -> None:
 
 def why_no_probe(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> str:
     """Return why the head cannot hold a probe; nothing where it can. It is the same in every process."""
+    if not setup.sets.task.chooses:
+        return f"a {setup.sets.task.name} task has another loss than the probe"
     if reader.linear is None:
         return reader.not_linear
     missing = set(range(len(setup.sets.labels))) - set(np.unique(setup.sets.train.labels).tolist())

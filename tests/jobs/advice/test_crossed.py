@@ -19,7 +19,7 @@ from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.run import Run
 from hfft.report.record import CROSSED, RunRecord, read_record
 from hfft.training.setup import Settings
-from hfft.trust.calibration import fit_temperature
+from hfft.trust.calibration import fit_temperature, temperature_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def test_it_is_fitted_to_all_images_that_were_not_seen(crossed: Ended) -> None:
     validation = run.predictions["validation"]
     logits = np.concatenate([validation.predictions, found.logits])
     labels = np.concatenate([validation.label_ids, found.labels])
-    assert run.trust.temperature == fit_temperature(logits, labels)
+    assert temperature_of(run.model.config) == fit_temperature(logits, labels)
     calibration = crossed.record.calibration
     assert (calibration.folds, calibration.images) == (3, len(labels))
     assert calibration.after is not None

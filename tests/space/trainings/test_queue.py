@@ -55,8 +55,8 @@ def test_a_training_of_two_phases_tells_what_its_trace_tells(trainings: Training
         (3, "last_block"),
         (4, "last_block"),
     ]
-    told = [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in training.rows]
-    assert told == [(row.epoch, row.phase, row.eval_loss, row.accuracy) for row in written]
+    told = [(row.epoch, row.phase, row.eval_loss, row.score) for row in training.rows]
+    assert told == [(row.epoch, row.phase, row.eval_loss, row.score) for row in written]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the labels of images mean: one label each, several, or numbers; one object says all that follows from it."""

@@ -1,0 +1,319 @@
+"""Several labels and numbers from a table to a card: whatever holds of one label per image holds of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finished import make_model
+from huggingface_hub import ModelCard
+from runs import equal, record, run, weights
+from tagged import TAGS, make_tagged
+from transformers import (
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    pipeline,
+)
+
+import hfft
+from hfft.arguments import CheckpointArguments, EvaluateArguments
+from hfft.cli import main
+from hfft.errors import ArgumentError
+from hfft.inference.evaluate import describe_evaluation, evaluate
+
+TASKS = {
+    "multi_label": ("--label_columns", *TAGS),
+    "regression": ("--label_columns", "warmth", "light"),
+}
+LABELS = {"multi_label": TAGS, "regression": ("warmth", "light")}
+METRIC = {"multi_label": "map", "regression": "r2"}
+
+
+def _model(folder: Path) -> Path:
+    """Write a small seeded model."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 96, "image_size": 32, "patch_size": 8, "num_labels": 4}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+class World:
+    """Images, a model, and finished runs on them, one for each task and set of flags."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = make_tagged(folder / "images", count=28)
+        self.test = make_tagged(folder / "test", count=16, seed=1)
+        self.model = _model(folder / "model")
+        self.resnet = make_model(folder / "resnet", ("a", "b"), kind="resnet")
+
+    def run(self, task: str, name: str, *flags: Any) -> Path:
+        output = self.folder / f"{task}-{name}"
+        common = ("--model_name_or_path", self.model, "--dataset_name", self.table, "--output_dir", output)
+        small = ("--num_train_epochs", 2, "--per_device_train_batch_size", 6, "--cache_dir", self.folder / "cache")
+        assert run(*common, *small, *TASKS[task], *flags) == 0
+        return output
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def task(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def finished(world: World, task: str) -> Path:
+    """The run that most tests look at: all of the model is trained, and it learns."""
+    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3", "--figures", "true")
+    return world.run(task, "finished", *learning)
+
+
+def test_it_learns_and_says_so(finished: Path, task: str) -> None:
+    found = record(finished)
+    values = found["metrics"]["validation"]["values"]
+    assert found["task"] == task
+    assert values[METRIC[task]] > 0.9
+    assert found["baselines"]["majority"][METRIC[task]] < 0.7 < found["baselines"]["linear_probe"][METRIC[task]]
+    with (finished / "trace.csv").open(newline="") as file:
+        scores = [float(row[METRIC[task]]) for row in csv.DictReader(file)]
+    assert len(scores) == 10
+    assert scores[int(found["best_epoch"]) - 1] == max(scores)
+    assert "accuracy" not in (finished / "trace.csv").read_text()
+
+
+def test_the_card_says_what_it_is(finished: Path, task: str) -> None:
+    card = ModelCard.load(finished / "README.md")
+    results = {each.metric_type: each.metric_value for each in card.data.eval_results}
+    values = record(finished)["metrics"]["validation"]["values"]
+    kinds = {"multi_label": {"map": "map"}, "regression": {"r_squared": "r2", "mae": "mae", "rmse": "rmse"}}
+    for kind, name in kinds[task].items():
+        assert results[kind] == pytest.approx(values[name], abs=1e-6)
+    assert "accuracy" not in results
+    assert ("multi-label" in card.text) is (task == "multi_label")
+    assert "softmax" not in card.text
+    for image in ("curves.png", *({"regression": ["predicted_against_true.png"]}.get(task, []))):
+        assert f"({image})" in card.text
+        assert (finished / image).stat().st_size > 1000
+    assert not (finished / "confusion_matrix.png").exists()
+    assert "Unknown" in card.text or "unknown images" in card.text
+
+
+def test_the_cards_code_runs(finished: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The steps of the card, with its image in place, print what hfft says."""
+    text = ModelCard.load(finished / "README.md").text
+    code = text.split("```python")[2].split("```")[0]
+    exec(code.replace('"image.jpg"', f'"{world.table.parent / "005.png"}"'), {})  # noqa: S102  (it is the card's)
+    out = capsys.readouterr().out.strip()
+    (row,) = hfft.classify(hfft.load_classifier(finished), [world.table.parent / "005.png"])
+    if row.values:
+        assert eval(out) == pytest.approx(row.values, rel=1e-3)  # noqa: S307
+    else:
+        assert eval(out) == list(row.labels or ())  # noqa: S307
+
+
+def test_stock_transformers_gives_the_same_answers(finished: Path, world: World, task: str) -> None:
+    images = [str(world.table.parent / f"{number:03d}.png") for number in range(4)]
+    stock = pipeline("image-classification", str(finished))(images, top_k=len(LABELS[task]))
+    rows = list(hfft.classify(hfft.load_classifier(finished), images))
+    for row, answers in zip(rows, stock, strict=True):
+        found = row.values or {score.label: score.probability for score in row.top}
+        assert found == pytest.approx({each["label"]: each["score"] for each in answers}, rel=1e-3, abs=1e-5)
+    config = json.loads((finished / "config.json").read_text())
+    assert config["problem_type"] == {"multi_label": "multi_label_classification"}.get(task, task)
+    assert ("decision_thresholds" in config) is (task == "multi_label")
+
+
+def test_the_predictions_are_written(finished: Path, task: str) -> None:
+    with (finished / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if task == "multi_label":
+        right = [json.loads(row["labels"]) == json.loads(row["prediction"]) for row in rows]
+        values = record(finished)["metrics"]["validation"]["values"]
+        assert np.mean(right) == pytest.approx(values["subset_accuracy"])
+    else:
+        errors = [abs(float(row["warmth"]) - float(row["predicted warmth"])) for row in rows]
+        values = record(finished)["metrics"]["validation"]["values"]
+        assert np.mean(errors) == pytest.approx(values["mae of warmth"], rel=1e-3)
+
+
+def test_evaluate(finished: Path, world: World, task: str, tmp_path: Path) -> None:
+    columns = list(TAGS) if task == "multi_label" else None  # a regression's targets are called as their columns are
+    options = EvaluateArguments(dataset_name=str(world.test), label_columns=columns, output_dir=str(tmp_path / "x"))
+    found = evaluate(CheckpointArguments(model=str(finished)), options)
+    saved = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert saved["metrics"]["values"][METRIC[task]] == found.metrics.values[METRIC[task]] > 0.8
+    assert {"multi_label": "mAP", "regression": "RMSE"}[task] in describe_evaluation(found)
+    drawn = {file.name for file in (tmp_path / "x").iterdir() if not file.name.startswith(".")}
+    plots = {"predicted_against_true.png"} if task == "regression" else set()
+    assert drawn == {"evaluation.json", "predictions.csv", *plots}
+    with pytest.raises(ArgumentError, match="--against takes one label per image"):
+        evaluate(
+            CheckpointArguments(model=str(finished)),
+            EvaluateArguments(
+                dataset_name=str(world.test),
+                label_columns=columns,
+                output_dir=str(tmp_path / "y"),
+                against=str(finished),
+            ),
+        )
+
+
+@pytest.mark.parametrize("policy", ["lp_ft", pytest.param("last_block", marks=pytest.mark.slow)])
+def test_cached_and_uncached_are_equal(world: World, task: str, policy: str) -> None:
+    flags = ("--policy", policy, "--model_name_or_path", world.resnet)  # whose kernels round alike in every batch
+    cached = world.run(task, f"cached-{policy}", "--cache", "memory", *flags)
+    plain = world.run(task, f"plain-{policy}", "--cache", "off", *flags)
+    assert record(cached)["cache"]["mode"] == "memory"
+    assert equal(weights(cached), weights(plain))
+
+
+def test_a_delta_merges_to_the_same_weights(finished: Path, world: World, task: str, tmp_path: Path) -> None:
+    run_folder = world.run(task, "delta", "--policy", "last_block")
+    delta = tmp_path / "delta"
+    delta.mkdir()
+    for file in run_folder.iterdir():
+        if file.is_file() and not file.name.startswith("model"):
+            (delta / file.name).write_bytes(file.read_bytes())
+    assert main(["merge", str(delta), "--output_dir", str(tmp_path / "merged")]) == 0
+    assert equal(weights(tmp_path / "merged"), weights(run_folder))
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    assert model.config.problem_type in ("multi_label_classification", "regression")
+
+
+def test_interrupted_and_resumed_is_the_same_to_the_bit(
+    world: World, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+
+    from hfft.cli.train import finetune_settings
+    from hfft.jobs.finetune import finetune
+
+    class Killed(BaseException):
+        pass
+
+    class KillAt(TrainerCallback):
+        left = 5
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    flags = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
+    whole = world.run(task, "whole", *flags)
+    output = world.folder / f"{task}-resumed"
+    common = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
+    small = ("--num_train_epochs", 2, "--per_device_train_batch_size", 6, "--cache_dir", world.folder / "cache")
+    quiet = ("--disable_tqdm", "true", "--figures", "false")
+    words = [str(word) for word in (*common, *small, *TASKS[task], *flags, *quiet)]
+    with pytest.raises(Killed):
+        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(),))
+    assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
+    assert equal(weights(output), weights(whole))
+    assert record(output)["baselines"] == record(whole)["baselines"]
+
+
+def test_a_finished_model_of_the_same_targets_goes_on_where_it_was(finished: Path, world: World, task: str) -> None:
+    again = world.run(task, "again", "--model_name_or_path", finished, "--learning_rate", "1e-9", "--policy", "head")
+    before, after = (record(folder)["metrics"]["validation"]["values"] for folder in (finished, again))
+    assert after[METRIC[task]] == pytest.approx(before[METRIC[task]], abs=1e-3)
+
+
+def test_one_target_alone(world: World) -> None:
+    output = world.folder / "one"
+    flags = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
+    small = ("--num_train_epochs", 1, "--per_device_train_batch_size", 6, "--cache", "off", "--baselines", "full")
+    assert run(*flags, *small, "--task", "regression", "--label_column_name", "warmth") == 0
+    assert set(record(output)["metrics"]["validation"]["values"]) == {"r2", "mae", "rmse"}
+    assert record(output)["baselines"]["full_fine-tuning"]["mae"] < 1000, "in its own units as well"
+    (row,) = hfft.classify(hfft.load_classifier(output), [world.table.parent / "000.png"])
+    assert list(row.values) == ["warmth"]
+    assert 600 < row.values["warmth"] < 1400, "in its own units"
+
+
+def test_several_class_weights_and_no_smoothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    weighted = world.run("multi_label", "weighted", "--class_weights", "balanced", "--cache", "off")
+    plain = world.run("multi_label", "unweighted", "--cache", "off")
+    assert not equal(weights(weighted), weights(plain))
+    for task, flag in (
+        ("regression", ("--class_weights", "balanced")),
+        ("multi_label", ("--label_smoothing_factor", 0.1)),
+        ("multi_label", ("--metric_for_best_model", "accuracy")),
+    ):
+        common = ("--model_name_or_path", world.model, "--dataset_name", world.table, *TASKS[task], *flag)
+        assert run(*common, "--output_dir", world.folder / f"refused-{task}") == 2
+        assert str(flag[0]) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["advise", "sweep"])
+def test_what_compares_accuracies_says_so(
+    command: str, world: World, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model_name_or_path", str(world.model), "--dataset_name", str(world.table), *TASKS[task]]
+    more = ["--sweep", "policy=head,last_block", "--output_dir", str(tmp_path / "x")] if command == "sweep" else []
+    assert main([command, *flags, *more]) != 0
+    captured = capsys.readouterr()
+    assert "takes one label per image so far" in captured.err + captured.out
+
+
+def test_the_space_refuses_it_clearly(finished: Path) -> None:
+    from hfft.space.models import Models
+
+    with pytest.raises(ArgumentError, match="The Space takes one label per image so far"):
+        Models(None, finished.parent)._load(str(finished))
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_answers(finished: Path, world: World, task: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    assert main(["export", str(finished), "--output_file", str(path), "--images", str(world.test.parent)]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    classifier = hfft.load_classifier(finished, device="cpu")
+    assert [output.name for output in session.get_outputs()] == ["logits", classifier.task.output]
+    from PIL import Image
+
+    inputs = {
+        name: tensor[None] for name, tensor in classifier.pixels(Image.open(world.test.parent / "003.png")).items()
+    }
+    _, scores = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    expected = classifier.probabilities(classifier.logits(inputs))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["labels"]) == list(LABELS[task])
+    assert told["problem_type"] == classifier.task.problem_type
+    if task == "multi_label":
+        assert (
+            json.loads(told["thresholds"]) == json.loads((finished / "config.json").read_text())["decision_thresholds"]
+        )
+
+
+def test_weights_saved_after_a_failure_are_in_the_targets_own_units(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hfft.jobs.results
+
+    monkeypatch.setattr(hfft.jobs.results, "save_checkpoint", _fails)
+    output = world.folder / "failed"
+    flags = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
+    assert run(*flags, "--num_train_epochs", 1, "--cache", "off", *TASKS["regression"]) == 1
+    assert "the disk is gone" in capsys.readouterr().err
+    model = AutoModelForImageClassification.from_pretrained(output / "unfinished")
+    assert abs(float(model.classifier.bias.detach()[0]) - 1000) < 300
+
+
+def _fails(*args: Any) -> None:
+    raise RuntimeError("the disk is gone")
