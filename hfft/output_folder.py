@@ -26,7 +26,9 @@ RESULTS = (
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_BEFORE_LISTS = (*(name for name in RESULTS if name != KNOWN), "model.onnx")  # records of earlier versions list nothing
+_SINCE_LISTS = (KNOWN, "predicted_against_true.png")
+_BEFORE_LISTS = (*(name for name in RESULTS if name not in _SINCE_LISTS), "model.onnx")
+"""What records of earlier versions, which list nothing, stand for."""
 
 
 def owned(folder: Path) -> set[str]:
