@@ -60,6 +60,7 @@ def parser_of(classes: Sequence[type], command: str, description: str) -> argpar
         "description": description,
         "allow_abbrev": False,
         "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+        "epilog": "--json answers with one JSON object, for programs; --debug shows tracebacks.",
     }
     if any(base.__module__.partition(".")[0] == "transformers" for group in classes for base in group.__mro__):
         from transformers import HfArgumentParser

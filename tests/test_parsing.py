@@ -33,8 +33,8 @@ def test_the_light_parser_has_the_flags_of_the_heavy_one(group: type) -> None:
 
 @pytest.mark.parametrize("word", ["yes", "TRUE", "t", "y", "1", "No", "false", "f", "n", "0"])
 def test_truth_is_read_as_transformers_reads_it(word: str) -> None:
-    (ours,) = parse((arguments.CheckArguments,), ["--json", word], "x", "")
-    (theirs,) = HfArgumentParser(arguments.CheckArguments).parse_args_into_dataclasses(["--json", word])  # type: ignore[arg-type]
+    (ours,) = parse((arguments.CheckArguments,), ["--strict", word], "x", "")
+    (theirs,) = HfArgumentParser(arguments.CheckArguments).parse_args_into_dataclasses(["--strict", word])  # type: ignore[arg-type]
     assert ours == theirs
 
 
@@ -48,8 +48,8 @@ def test_flags_that_negate_and_flags_without_a_value() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--json", "perhaps"], "argument --json: 'perhaps' is neither true nor false"),
-        (["--jsn"], "unknown argument '--jsn'; did you mean --json?"),
+        (["--strict", "perhaps"], "argument --strict: 'perhaps' is neither true nor false"),
+        (["--strct"], "unknown argument '--strct'; did you mean --strict?"),
     ],
 )
 def test_errors(argv: list[str], message: str) -> None:

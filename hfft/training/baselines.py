@@ -86,7 +86,9 @@ class HeadInputs:
         self.model.eval()
         try:
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
+            for batch in tqdm(
+                batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
+            ):
                 moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
                 rows.append(self._read(moved))
         finally:
@@ -165,7 +167,8 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
         answers = task.probed(fit_with(features[rest], labels[rest], strength, task), features[held_out])
         return task.compared(answers, labels[held_out])[task.metric]
 
-    scores = [score(strength) for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)]
+    fits = tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
+    scores = [score(strength) for strength in fits]
     return STRENGTHS[int(np.argmax(scores))]
 
 

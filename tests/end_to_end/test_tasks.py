@@ -281,19 +281,18 @@ def test_the_space_refuses_it_clearly(finished: Path) -> None:
 @pytest.mark.slow
 def test_onnx_gives_the_same_answers(finished: Path, world: World, task: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "model.onnx"
-    assert main(["export", str(finished), "--output_file", str(path), "--images", str(world.test.parent)]) == 0
+    path = tmp_path / "onnx" / "model.onnx"
+    assert main(["export", str(finished), "--output_dir", str(tmp_path), "--images", str(world.test.parent)]) == 0
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     classifier = hfft.load_classifier(finished, device="cpu")
     assert [output.name for output in session.get_outputs()] == ["logits", classifier.task.output]
     from PIL import Image
 
-    inputs = {
-        name: tensor[None] for name, tensor in classifier.pixels(Image.open(world.test.parent / "003.png")).items()
-    }
-    _, scores = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    image = Image.open(world.test.parent / "003.png").convert("RGB")
+    inputs = {name: tensor[None] for name, tensor in classifier.pixels(image).items()}
+    _, scores = session.run(None, {"images": np.asarray(image)[None]})
     expected = classifier.probabilities(classifier.logits(inputs))
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores, expected, rtol=2e-2, atol=5e-3)
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["labels"]) == list(LABELS[task])
     assert told["problem_type"] == classifier.task.problem_type
