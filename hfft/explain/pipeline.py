@@ -198,12 +198,12 @@ def seen_image(classifier: Classifier, inputs: dict[str, Tensor]) -> Image.Image
 
 
 def image_input(inputs: dict[str, Tensor]) -> str | None:
-    """Return the name of the input that is an image, of shape (batch, channels, height, width); None where there is none."""
+    """Return the name of the input that is an image, of shape (batch, channels, height, width); None without one."""
     return next((name for name, tensor in inputs.items() if tensor.ndim == 4 and tensor.shape[1] in (1, 3)), None)
 
 
 def normalisation(classifier: Classifier) -> tuple[Tensor, Tensor] | None:
-    """Return the mean and the deviation that pixels are normalised with, each of shape (channels, 1, 1); None for none."""
+    """Return mean and deviation that pixels are normalised with, each of shape (channels, 1, 1); None without them."""
     mean, std = (_setting(classifier.pixels.processor.to_dict(), key) for key in ("mean", "std"))
     if mean is None or std is None:
         return None
