@@ -77,7 +77,8 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
-        if len(run.progress.answers.epochs) > 1:  # else there is nothing beside the result
+        # Of one evaluation there is nothing beside the result, and the Space alone reads it, which shows one label.
+        if len(run.progress.answers.epochs) > 1 and run.trust.task.chooses:
             write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)

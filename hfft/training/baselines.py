@@ -119,7 +119,9 @@ class HeadInputs:
         rows: list[NDArray[np.float64]] = []
         with self._evaluating():
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None):
+            for batch in tqdm(
+                batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
+            ):
                 rows.append(self._read(self._moved(batch)))
         return np.concatenate(rows)
 
