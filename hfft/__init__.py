@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from hfft.curate.desk import labels_with as labels
     from hfft.curate.embed import embed_with as embed
     from hfft.inference.classifier import classify, load_classifier
-    from hfft.inference.evaluate import evaluate_with as evaluate
     from hfft.jobs.advise import advise_with as advise
+    from hfft.jobs.evaluate import evaluate_with as evaluate
     from hfft.jobs.finetune import finetune_with as finetune
     from hfft.jobs.plan import plan_with as plan
     from hfft.models.checkpoint import load
@@ -54,7 +54,7 @@ _PLACES = {
     "classify": "hfft.inference.classifier:classify",
     "depth": "hfft.curate.depth:depth_with",
     "embed": "hfft.curate.embed:embed_with",
-    "evaluate": "hfft.inference.evaluate:evaluate_with",
+    "evaluate": "hfft.jobs.evaluate:evaluate_with",
     "finetune": "hfft.jobs.finetune:finetune_with",
     "labels": "hfft.curate.desk:labels_with",
     "load": "hfft.models.checkpoint:load",

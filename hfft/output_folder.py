@@ -30,7 +30,7 @@ RESULTS = (
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_LATER = (KNOWN, CODE, EPOCH_ANSWERS)
+_LATER = (KNOWN, CODE, EPOCH_ANSWERS, "predicted_against_true.png")
 _BEFORE_LISTS = (*(name for name in RESULTS if name not in _LATER), "model.onnx")  # earlier records list nothing
 
 

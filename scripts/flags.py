@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import transformers
@@ -92,7 +93,7 @@ def _help() -> str:
 
 
 def _shown(action: argparse.Action) -> tuple[list[str], dict[str, Any]]:
-    plain = isinstance(action.default, bool | int | float | None)
+    plain = type(action.default) in (bool, int, float, NoneType)  # auto epochs are a number that says its name
     options = {"help": action.help, "default": action.default if plain else str(action.default)}
     if action.nargs == 0:
         options["action"] = "store_false"

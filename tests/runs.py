@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,11 @@ def losses(folder: Path) -> list[float]:
 def record(folder: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((folder / "hfft.json").read_text())
     return data
+
+
+def trace(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trace.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -158,9 +158,14 @@ class PolicyArguments:
         "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package; "
         "auto compares head, last_block, last_n:2 and lp_ft on the training images first (see hfft advise).",
     )
-    head_lr_scale: float = option(
-        5.0, "Factor on the learning rate of the head in the first phase, where it starts from nothing."
+    head_init: str = option(
+        "random",
+        "What the head starts from: random numbers (or the checkpoint's head, where it knows the same classes), probe "
+        "(the linear probe; epoch 0 is then evaluated too, and may be the best), or pretrained (the checkpoint's head, "
+        "or an error).",
+        ["random", "probe", "pretrained"],
     )
+    head_lr_scale: float = option(5.0, "Factor on the learning rate of the head in the first phase, where it is new.")
     layer_decay: float = option(1.0, "Factor on the learning rate for each block further from the head.")
 
     def __post_init__(self) -> None:
@@ -415,16 +420,30 @@ class EvaluateArguments:
     against: str | None = option(
         None, "Another finished model, a folder or a Hub id, that is compared on the same images."
     )
+    folds: int | None = option(
+        None,
+        "Cross-validate the recipe of a finished run on its own training and validation images: train it so many times "
+        "without a fold each, and predict that.",
+    )
     seed: int = option(42, "Seed of the sample.")
     output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
 
     def __post_init__(self) -> None:
         if self.dataset_name and self.validation_dir:
             raise ArgumentError("--dataset_name and --validation_dir exclude each other")
+        if self.folds is not None:
+            self._check_folds(self.folds)
         for name in ("top_k", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {value}")
+
+    def _check_folds(self, folds: int) -> None:
+        if folds < 2:
+            raise ArgumentError(f"--folds must be at least 2, not {folds}")
+        for name in ("dataset_name", "dataset_config_name", "split", "validation_dir", "max_eval_samples", "against"):
+            if getattr(self, name) is not None:
+                raise ArgumentError(f"--folds takes the images of the run itself; leave out --{name}")
 
 
 @dataclass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
@@ -14,13 +16,56 @@ from hfft.errors import ArgumentError
 from hfft.training_flags import SMALLER_IS_BETTER, check_flags
 
 
+class Epochs(float):
+    """A number of epochs that the number of images decides: ``auto``; a number that is given is a plain float.
+
+    Until the images are known it is worth `EPOCHS`.
+    """
+
+    def __new__(cls, value: str | float) -> Any:
+        """Turn what a flag says into a plain number, or into one that stands for ``auto``.
+
+        Raises:
+            ArgumentError: it is neither.
+        """
+        if value == "auto":
+            return cls.of(EPOCHS)
+        try:
+            return float(value)
+        except ValueError:
+            raise ArgumentError(f"--num_train_epochs must be a number or auto, not {value!r}") from None
+
+    @classmethod
+    def of(cls, number: float) -> Epochs:
+        """Return ``auto`` with the number that was decided."""
+        return super().__new__(cls, number)
+
+    def __str__(self) -> str:
+        return "auto"
+
+    def __reduce__(self) -> tuple[Any, tuple[float]]:
+        return Epochs.of, (float(self),)
+
+
+AUTO_EPOCHS = Epochs.of(EPOCHS)
+
+if TYPE_CHECKING:  # to whoever gives or reads it, it is a number
+    EpochsOption = float
+else:
+    EpochsOption = Epochs
+
+
 @dataclass
 class FinetuneArguments(TrainingArguments):
     """transformers' TrainingArguments under their own names, with defaults for partial fine-tuning."""
 
     output_dir: str | None = option("outputs/finetune", "Folder for everything that the run writes.")
     overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
-    num_train_epochs: float = option(EPOCHS, "Passes over the training images.")
+    num_train_epochs: EpochsOption = option(  # noqa: RUF009  (numbers do not change)
+        AUTO_EPOCHS,
+        "Passes over the training images; auto makes 160 steps or more on small sets, in batches of an eighth of the "
+        "images at most, and 5 passes on large ones, and hands back the linear probe where that is the better one.",
+    )
     per_device_train_batch_size: int = option(32, "Training images per step and process.")
     per_device_eval_batch_size: int = option(64, "Evaluation images per step and process.")
     learning_rate: float = option(LEARNING_RATE, "Peak learning rate of the retrained blocks.")
@@ -98,7 +143,9 @@ class FinetuneArguments(TrainingArguments):
         self._check_machine(torch.cuda.is_available() and not self.use_cpu)
         if self.learning_rate <= 0:
             raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
-        if self.num_train_epochs <= 0:
+        if isinstance(self.num_train_epochs, str):  # from Python, where no parser has read it
+            self.num_train_epochs = Epochs(self.num_train_epochs)
+        if not 0 < self.num_train_epochs < math.inf:
             raise ArgumentError(f"--num_train_epochs must be above 0, not {self.num_train_epochs}")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
@@ -106,6 +153,16 @@ class FinetuneArguments(TrainingArguments):
         self._check_own()
         self._choose_best()
         super().__post_init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def auto_epochs(self) -> bool:
+        """Whether the number of images decides how much is trained."""
+        return isinstance(self.num_train_epochs, Epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as a YAML file would hold it."""
+        options: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
+        return {**options, "num_train_epochs": "auto" if self.auto_epochs else self.num_train_epochs}
 
     def _read_launcher(self) -> None:
         """Take over what `accelerate launch` was told: the cache must know how training computes."""

@@ -16,7 +16,12 @@ def evaluate_command(argv: list[str]) -> Reply:
     use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
     from hfft.inference.evaluate import describe_evaluation, evaluate
 
-    found = evaluate(use, options)
+    if options.folds is None:
+        found = evaluate(use, options)
+    else:
+        from hfft.jobs.evaluate import evaluate_folds
+
+        found = evaluate_folds(use, options, print)
     files = f"Figures, predictions and evaluation.json are in {options.output_dir}."
     return Reply({"output_dir": options.output_dir, "evaluation": found}, f"{describe_evaluation(found)}\n\n{files}")
 

@@ -32,13 +32,14 @@ from hfft.errors import ArgumentError, ModelError
 from hfft.explain.forward_pass import called_modules, first_tensor
 from hfft.explain.gradcam import feature_maps
 from hfft.machine import cores
+from hfft.models.features import head_modules
 from hfft.models.forward import logits_of
 from hfft.parsing import closest
 from hfft.planning.freezing import freeze
 from hfft.plugin.contract import TokenLayout
 from hfft.split.cut import Cut, cut_phase
 from hfft.split.halves import Prefix, Suffix
-from hfft.training.baselines import head_modules, pooled
+from hfft.training.baselines import pooled
 
 HEAD_INPUT = "head input"
 """What features are called that the head reads."""

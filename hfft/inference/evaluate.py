@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from hfft.inference.classifier import Classifier, load_classifier
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
-from hfft.parsing import parse_keywords
 from hfft.report.fonts import shown_by_number
 from hfft.report.terminal import aligned
 from hfft.report.typed_json import plain
@@ -119,12 +117,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
         DataError: an image cannot be read, or is of a class that the model does not know.
         OutputError: a file cannot be written.
     """
-    output = Path(options.output_dir).expanduser()
-    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
-    if (output / RECORD).exists():
-        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
-    refuse_foreign(output, FILES)
-    folder = make_output_folder(output)
+    folder = make_evaluation_folder(options)
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
     images, notes = load_labelled(options, classifier)
     if options.against is not None:
@@ -134,27 +127,23 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     evaluation = replace(score(classifier, images, answers, options), notes=(*notes, *([note] if note else [])))
     if options.against is not None:
         evaluation = replace(evaluation, against=_compare(use, options.against, (classifier, images, answers)))
-    _write(folder, evaluation, Evidence(classifier.task, images, classifier.labels, answers.logits), answers.unknown)
+    evidence = Evidence(classifier.task, images, classifier.labels, answers.logits)
+    write_evaluation(folder, evaluation, evidence, answers.unknown)
     return evaluation
 
 
-def evaluate_with(**options: Any) -> Evaluation:
-    """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
-
-    Args:
-        options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
-            ``output_dir``.
+def make_evaluation_folder(options: EvaluateArguments) -> Path:
+    """Make the folder for an evaluation.
 
     Raises:
-        ArgumentError: there is no such option, or its value is wrong.
-        HfftError: the model, the images or the folder are not usable, and how to mend it.
-
-    Example:
-        >>> evaluation = hfft.evaluate(model="outputs/photos", validation_dir="photos/test", output_dir="outputs/test")
-        >>> evaluation.metrics.images, 0 <= evaluation.metrics.values["accuracy"] <= 1
-        (6, True)
+        OutputError: it holds a run, files of other origin or the images, or cannot be made.
     """
-    return evaluate(*parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate"))
+    output = Path(options.output_dir).expanduser()
+    refuse_overlap(output, {"dataset_name": options.dataset_name, "validation_dir": options.validation_dir})
+    if (output / RECORD).exists():
+        raise OutputError(f"{output} holds a run, whose files would be replaced; choose another --output_dir")
+    refuse_foreign(output, FILES)
+    return make_output_folder(output)
 
 
 def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:
@@ -341,7 +330,14 @@ def _unknown(found: NamedImages, row: int, classifier: Classifier) -> DataError:
     )
 
 
-def _write(folder: Path, evaluation: Evaluation, evidence: Evidence, unknown: NDArray[np.float64] | None) -> None:
+def write_evaluation(
+    folder: Path, evaluation: Evaluation, evidence: Evidence, unknown: NDArray[np.float64] | None = None
+) -> None:
+    """Write ``evaluation.json``, ``predictions.csv`` and the plots of the task.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     task, images, labels = evidence.task, evidence.images, evidence.labels
     try:
         claim(folder, FILES)

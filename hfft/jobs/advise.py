@@ -46,7 +46,7 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
         training = copy.copy(settings.training)
         training.output_dir, training.report_to = folder, []
         first = replace(settings, policy=replace(settings.policy, policy=policies[0]), training=training)
-        setup = _with_all_images(set_up(first, test=False))
+        setup = with_all_images(set_up(first, test=False))
         advice = compare(setup, policies, options.folds, say)
     return replace(advice, command=_command(settings, advice.policy))
 
@@ -64,7 +64,7 @@ def _advise_models(settings: Settings, options: AdviseArguments, say: Callable[[
                 model = replace(settings.model, model_name_or_path=name)
                 policy = replace(settings.policy, policy="head")
                 chosen = replace(settings, model=model, policy=policy, training=training)
-                yield name, _with_all_images(set_up(chosen, test=False))
+                yield name, with_all_images(set_up(chosen, test=False))
 
         return compare_backbones(setups(), options.folds, say)
 
@@ -94,7 +94,7 @@ def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice
     return advise(Settings(*groups), advised, say)
 
 
-def _with_all_images(setup: Setup) -> Setup:
+def with_all_images(setup: Setup) -> Setup:
     """Return a setup whose training images include those that were set aside for validation."""
     train, validation = setup.sets.train, setup.sets.validation
     if setup.settings.data.validation_dir or train.root != validation.root or train.name != validation.name:

@@ -19,8 +19,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
+from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import CrossPlan, cross_fit
+from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
@@ -37,8 +39,10 @@ from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.tasks.contract import Task, needs_one_label
 from hfft.training.callbacks import Preemption
-from hfft.training.phases import train_phases
+from hfft.training.phases import keeps_best, train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
+from hfft.training.recipe.amount import describe_amount, settle_amount
+from hfft.training.recipe.head import check_head_init, probe_may_win
 from hfft.training.resume import find_checkpoint, list_checkpoints, remove_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.training.trackers import Trackers
@@ -92,13 +96,20 @@ def _finetune(
     settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
     progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
+    start = starting_tensors(setup) if probe_may_win(setup) else {}
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
+    if amount := describe_amount(training, setup.settings.training, len(setup.sets.train)):
+        progress.decisions.append(amount)
+        say(amount)
     if main and (findings := shared.findings(setup.sets)):
         say(findings)
     with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
+        if start:
+            hand_back_the_better(setup, progress, trainer, start, say)
+        crossing = crossing.after(progress.best.epoch, keeps_best(training))
         if line := crossing.begins(progress.phases[-1]):
             say(line)
         run = finish(setup, progress, trainer, began, crossing if main else None)
@@ -192,20 +203,22 @@ def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) ->
 
 def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Setup:
     """Load images (without those for the test where they are not wanted) and model, and make the plan."""
-    training, shared = settings.training, shared or Shared(keep=False)
-    set_seed(training.seed)
-    sets = shared.images(settings.data, training.seed, test)
-    _check_options(training, sets)
-    model, processor, base = shared.model(settings.model, sets.labels, training.seed, sets.task)
-    anatomy = resolve_anatomy(model, settings.model)
-    policy = settings.policy
-    plan = make_plan(model, anatomy, policy.policy, training.num_train_epochs, policy.head_lr_scale, policy.layer_decay)
+    shared, seed = shared or Shared(keep=False), settings.training.seed
+    set_seed(seed)
+    sets = shared.images(settings.data, seed, test)
+    _check_options(settings.training, sets)
+    training = settle_amount(settings.training, len(sets.train))
+    settings, policy = replace(settings, training=training), settings.policy
+    model, processor, base = shared.model(settings.model, sets.labels, seed, sets.task)
+    anatomy, epochs = resolve_anatomy(model, settings.model), float(training.num_train_epochs)
+    plan = make_plan(model, anatomy, policy.policy, epochs, policy.head_lr_scale, policy.layer_decay)
     if training.max_steps > 0 and len(plan.phases) > 1:
         raise ArgumentError(
             f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
         )
     given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
     setup = Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
+    check_head_init(setup)
     in_standard_units(setup)
     return setup
 
@@ -240,11 +253,27 @@ def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]
         policy = str(resumed.record["identity"]["policy"])
         reason = f"Policy auto: {policy}, as decided before the interruption."
     else:
-        first = replace(settings, policy=replace(settings.policy, policy=POLICIES[0]))
-        advice = compare(set_up(first, shared, test=False), POLICIES, None, say, curve=False)
+        setup = set_up(replace(settings, policy=replace(settings.policy, policy=POLICIES[0])), shared, test=False)
+        advice = compare(setup, _fitting(setup, say), None, say, curve=False)
         policy, reason = advice.policy, f"Policy auto: {advice.reason}"
     say(reason)
     return replace(settings, policy=replace(settings.policy, policy=policy)), [reason]
+
+
+def _fitting(setup: Setup, say: Callable[[str], None]) -> list[str]:
+    """Return which of the default policies fit the model and the number of epochs; the others are said."""
+    found, training = [], setup.settings.training
+    for policy in POLICIES:
+        try:
+            phases = make_plan(setup.model, setup.plan.anatomy, policy, float(training.num_train_epochs)).phases
+        except ArgumentError as error:
+            say(f"Policy auto leaves out {policy}: {error}.")
+            continue
+        if training.max_steps > 0 and len(phases) > 1:
+            say(f"Policy auto leaves out {policy}: --max_steps does not say which of its phases ends.")
+        else:
+            found.append(policy)
+    return found
 
 
 def _what_is_new(setup: Setup) -> str:

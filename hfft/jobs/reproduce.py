@@ -58,7 +58,7 @@ def record_flags(record: RunRecord) -> list[str]:
         values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
-    if epochs:
+    if epochs and record.arguments.get("num_train_epochs") != "auto":
         values["num_train_epochs"] = epochs
     return flags_of(values)
 
@@ -125,5 +125,4 @@ def _defaults() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for group in RUN_ARGUMENTS[:-1]:
         found |= vars(group())
-    plain: dict[str, Any] = FinetuneArguments().to_dict()  # type: ignore[no-untyped-call]
-    return found | plain
+    return found | FinetuneArguments().to_dict()

@@ -48,6 +48,7 @@ from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.tasks.contract import THRESHOLDS
 from hfft.training.callbacks import RESUME_HINT
+from hfft.training.phases import keeps_best
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
@@ -76,7 +77,8 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
-        if len(run.progress.answers.epochs) > 1:  # else there is nothing beside the result
+        # Of one evaluation there is nothing beside the result, and the Space alone reads it, which shows one label.
+        if len(run.progress.answers.epochs) > 1 and run.trust.task.chooses:
             write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)
@@ -111,7 +113,25 @@ def trace_rows(run: Run) -> list[EpochRow]:
             )
             rows.append(row)
             row.observation = observe(rows, len(run.sets.labels) if task.chooses else None)
-    return rows
+    return [*_probe_row(run), *rows]
+
+
+def _probe_row(run: Run) -> Iterator[EpochRow]:
+    """Yield the linear probe as epoch 0 where it stood beside a training that did not begin with it."""
+    if metrics := run.progress.untrained:
+        score, loss = metrics[f"eval_{run.sets.task.metric}"], metrics["eval_loss"]
+        row = EpochRow(
+            epoch=0.0,
+            phase=run.phases[0].view.name,
+            train_loss=float("nan"),
+            eval_loss=loss,
+            score=score,
+            learning_rate=float("nan"),
+            seconds=float("nan"),
+            metric=run.sets.task.metric,
+        )
+        row.observation = f"Linear probe: {row.word} {score:.3f} at validation loss {loss:.3f}, beside the training."
+        yield row
 
 
 def make_record(run: Run, folder: Path) -> RunRecord:
@@ -140,7 +160,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         cache=_cache(run),
         per_class=found[split].per_class,
         per_class_split=split,
-        best_epoch=run.phases[-1].best_epoch or None,
+        best_epoch=run.progress.best.epoch if keeps_best(training) and run.progress.best.score else None,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.metrics(split, targets),
         differences=run.baselines.differences(split, task.answers(logits), targets),
@@ -160,7 +180,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     """Return every option with its value, flat, without secrets."""
     groups = (settings.model, settings.data, settings.policy, settings.cache)
     flat = {name: value for group in groups for name, value in asdict(group).items()}
-    flat |= settings.training.to_dict()  # type: ignore[no-untyped-call]
+    flat |= settings.training.to_dict()
     return {name: value for name, value in flat.items() if "token" not in name}
 
 
@@ -307,7 +327,11 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     if record.best_epoch is not None:
         metric = record.arguments.get("metric_for_best_model")
         by = f" by {metric}" if metric else ""
-        yield f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
+        yield (
+            f"The weights are those of epoch {record.best_epoch:g}, the best on validation{by}."
+            if record.best_epoch
+            else "The weights are those of epoch 0, before training."
+        )
     if record.frozen is not None:
         yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
     seconds = record.seconds

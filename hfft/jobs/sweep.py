@@ -22,6 +22,7 @@ from hfft.jobs.inputs import Shared
 from hfft.metrics import counted
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
+from hfft.planning.policies import AUTO
 from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
 from hfft.report.terminal import aligned
@@ -189,10 +190,17 @@ def finished(folder: Path, options: Options, settings: Settings, shared: Shared)
     if not (folder / RECORD).exists():
         return None, ""
     record = read_record(folder / RECORD)
-    names = differences(record.identity, identity_of(set_up(settings, shared, test=False)))
+    names = differences(record.identity, identity_of(set_up(_as_decided(settings, record), shared, test=False)))
     if not names:
         return _row(record, options, folder), ""
     return None, f"a run with other {', '.join(names)}" if record.identity else "a run that does not say of what it was"
+
+
+def _as_decided(settings: Settings, record: RunRecord) -> Settings:
+    """Return settings with the policy that a run decided by its images, where that was left to it."""
+    if settings.policy.policy != AUTO:
+        return settings
+    return replace(settings, policy=replace(settings.policy, policy=record.policy))
 
 
 def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:

@@ -1,4 +1,4 @@
-"""What the head of a classifier reads: the vector that its last linear layer turns into logits."""
+"""What the head of a classifier is made of, and the vector that its last linear layer turns into logits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from hfft.plugin.contract import Anatomy, covers
 
 Reads = list[tuple[nn.Linear, Tensor]]
 
@@ -32,3 +34,30 @@ def head_reads(model: nn.Module, labels: int) -> Iterator[Reads]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def head_modules(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    """Return the head's modules with weights, not a container around them.
+
+    With cached activations, what a container is given may be a placeholder that nobody reads.
+    """
+    return [
+        module
+        for name, module in model.named_modules()
+        if any(covers(head, name) for head in anatomy.head) and next(module.parameters(recurse=False), None) is not None
+    ]
+
+
+def linear_layer(model: nn.Module, anatomy: Anatomy) -> tuple[nn.Linear | None, str]:
+    """Find the linear layer with a bias that a head consists of, perhaps with norms and dropout before it.
+
+    Returns:
+        The layer, or None and the reason why there is no such layer.
+    """
+    layers = [module for module in head_modules(model, anatomy) if "Norm" not in type(module).__name__]
+    kinds = ", ".join(type(layer).__name__ for layer in layers)
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+        return None, f"the head is not one linear layer but {kinds or 'without weights'}"
+    if layers[0].bias is None:
+        return None, "the head's linear layer has no bias"
+    return layers[0], ""

@@ -10,7 +10,7 @@ from hfft.metrics import ClassRow, SplitMetrics, counted, described
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
-from hfft.report.trace import EpochRow, best_row
+from hfft.report.trace import EpochRow, kept_row
 from hfft.tasks.contract import THRESHOLDS
 from hfft.trust.calibration import KEY
 
@@ -191,13 +191,13 @@ def _plan(record: RunRecord) -> str:
 
 
 def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
-    best = next((row for row in rows if row.epoch == record.best_epoch), best_row(rows))
+    best = kept_row(rows, record.best_epoch)
     shown = rows[-MOST_ROWS:]
     lines = [
         [
             f"{row.epoch:g}" + (" (best)" if row is best else ""),
             escape(row.phase),
-            number(row.train_loss),
+            number(row.train_loss) if row.epoch else "-",
             number(row.eval_loss),
             number(row.score),
             escape(row.observation),
@@ -209,7 +209,9 @@ def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
     notes = []
     if len(shown) < len(rows):
         notes.append(f"The last {len(shown)} of {len(rows):,} epochs.")
-    if record.best_epoch is not None:
+    if record.best_epoch == 0:
+        notes.append("The weights are those of epoch 0, before training.")
+    elif record.best_epoch is not None:
         notes.append(f"The weights are those after epoch {record.best_epoch:g}, chosen on the validation images.")
     note = f"\n\n{' '.join(notes)}" if notes else ""
     return f"## Training\n\n{table(header, lines)}{note}" if rows else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hfft.errors import OutputError
 from hfft.metrics import WORDS, Words
 from hfft.report.fonts import class_names, escaped, families
-from hfft.report.trace import EpochRow, best_row
+from hfft.report.trace import EpochRow, kept_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,16 +36,16 @@ _TARGETS = 6  # so many targets are drawn side by side at most
 _LONGEST = 22  # characters of a class's name that an axis shows
 
 
-def curves_figure(rows: Sequence[EpochRow], path: str | Path) -> None:
+def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None = None) -> None:
     """Write `curves` as a PNG.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    best = best_row(rows)
+    best = kept_row(rows, kept)
     word = _words(rows).name
     reached = f"best {word} {best.score:.3f} after epoch {best.epoch:g}" if best else f"no {word}"
-    _save(curves(rows), path, f"Losses and validation {word} over {len(rows)} epochs; {reached}.")
+    _save(curves(rows, kept), path, f"Losses and validation {word} over {len(rows)} epochs; {reached}.")
 
 
 def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str], path: str | Path) -> None:
@@ -69,10 +69,11 @@ def reliability_figure(bins: Reliability, path: str | Path) -> None:
     _save(reliability_diagram(bins), path, text)
 
 
-def curves(rows: Sequence[EpochRow]) -> Figure:
+def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     """Draw the losses and the accuracy (or other score) of each epoch, one above the other.
 
-    A phase that follows another begins at a dotted line; the epoch with the best score is marked.
+    A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked, or the one with
+    the best score where none was chosen.
     """
     figure = _figure(7.5, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -84,7 +85,7 @@ def curves(rows: Sequence[EpochRow]) -> Figure:
     upper.set(ylabel=_words(rows).loss)
     upper.set_title("Loss", pad=20 if _changes(rows) else 6)
     lower.set(ylabel=_words(rows).meaning, xlabel="epoch")
-    _mark_best(rows, lower)
+    _mark_best(rows, kept, lower)
     _set_limits(rows, upper, lower)
     _mark_phases(rows, upper, lower)
     for axes in (upper, lower):
@@ -287,8 +288,8 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
         )
 
 
-def _mark_best(rows: Sequence[EpochRow], axes: Axes) -> None:
-    best = best_row(rows)
+def _mark_best(rows: Sequence[EpochRow], kept: float | None, axes: Axes) -> None:
+    best = kept_row(rows, kept)
     word = _words(rows).name
     title = f"{word[0].upper() if word.islower() else word[0]}{word[1:]} on the validation images"
     if best is not None:

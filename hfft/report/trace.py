@@ -26,9 +26,9 @@ class EpochRow:
     """One epoch of one phase.
 
     Args:
-        epoch: epochs done since the run began, across its phases.
+        epoch: epochs done since the run began, across its phases; 0 for what stood before training.
         phase: the name of the phase that the epoch belongs to.
-        train_loss: mean cross-entropy over the epoch's training steps, in nats.
+        train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number in epoch 0.
         eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
         score: validation accuracy, 0 to 1, or the other metric that decides; higher is better, 1 the most.
         learning_rate: at the epoch's end, of the parameters whose factor is 1.
@@ -69,6 +69,11 @@ def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
     )
 
 
+def kept_row(rows: Sequence[EpochRow], epoch: float | None) -> EpochRow | None:
+    """Return the row of the epoch whose weights were kept; the best one where no epoch was chosen, or has no row."""
+    return next((row for row in rows if row.epoch == epoch), best_row(rows))
+
+
 def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
     """Say in one plain sentence what the last epoch shows, given the epochs before it.
 
@@ -78,7 +83,7 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
     Returns:
         A sentence that names the numbers it rests on. It begins with what was seen: ``Broken``,
-        ``Nothing learned``, ``First epoch``, ``Unstable``, ``Overfitting``, ``Improving``,
+        ``Nothing learned``, ``Before training``, ``First epoch``, ``Unstable``, ``Overfitting``, ``Improving``,
         ``Levelling off``, ``Step back`` or ``No better``.
     """
     checks: tuple[Callable[[], str | None], ...] = (
@@ -94,11 +99,9 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
 
 def _broken(row: EpochRow) -> str | None:
-    numbers = {
-        "training loss": row.train_loss,
-        "validation loss": row.eval_loss,
-        f"validation {row.word}": row.score,
-    }
+    numbers = {"validation loss": row.eval_loss, f"validation {row.word}": row.score}
+    if row.epoch > 0:
+        numbers = {"training loss": row.train_loss, **numbers}
     bad = [f"the {name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
     return f"Broken: {' and '.join(bad)}, which is not a figure to go on with." if bad else None
 
@@ -122,6 +125,10 @@ def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
     row = rows[-1]
     if len(rows) > 1:
         return None
+    if row.epoch == 0:
+        return (
+            f"Before training: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is the head's start."
+        )
     return f"First epoch: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is where it starts from."
 
 
@@ -312,7 +319,10 @@ class _Layout:
     def lines(self, row: EpochRow) -> list[str]:
         loss = f"{row.eval_loss:9.4f} {self.bar(row.eval_loss / self.highest_loss)}"
         score = f"{row.score:8.4f} {self.bar(row.score)}"
-        line = f"{_epoch(row):>6}  {row.train_loss:8.4f}  {loss}  {score}  {row.seconds:8.1f}"
+        train, seconds = f"{row.train_loss:.4f}", f"{row.seconds:.1f}"
+        if row.epoch == 0:  # there was nothing to measure
+            train, seconds = "-", "-"
+        line = f"{_epoch(row):>6}  {train:>8}  {loss}  {score}  {seconds:>8}"
         if not row.observation:
             return [line]
         if len(line) + 2 + len(row.observation) <= self.width:

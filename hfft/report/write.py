@@ -76,7 +76,7 @@ def write_report(
     folder = Path(folder)
     write_trace(folder / "trace.csv", rows)
     write_record(folder / "hfft.json", record)
-    figures = [] if evidence is None else _draw(folder, rows, evidence)
+    figures = [] if evidence is None else _draw(folder, record, rows, evidence)
     card = model_card(record, rows, repo_id or str(folder), figures)
     try:
         (folder / "README.md").write_text(str(card), encoding="utf-8")
@@ -85,9 +85,9 @@ def write_report(
     return [folder / name for name in ("trace.csv", "hfft.json", *figures, "README.md")]
 
 
-def _draw(folder: Path, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
+def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
     """Write the plots and return their names."""
-    curves_figure(rows, folder / "curves.png")
+    curves_figure(rows, folder / "curves.png", record.best_epoch)
     return ["curves.png", *draw_evidence(folder, evidence, evidence.task.plots)]
 
 

@@ -3,16 +3,17 @@
 The probe is a logistic regression, of numbers a ridge regression, on what the pretrained head reads, from one pass
 over the images before training begins (Alain and Bengio, "Understanding intermediate layers using linear classifier
 probes", 2016). Its regularisation is chosen on a part of the training images; validation and test images are only
-judged.
+evaluated.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +25,13 @@ from tqdm.auto import tqdm
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
-from hfft.plugin.contract import Anatomy, covers
+from hfft.models.features import head_modules, linear_layer
+from hfft.models.forward import logits_of
+from hfft.plugin.contract import Anatomy
+from hfft.split.halves import Suffix
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
-from hfft.training.progress import Baselines
 from hfft.training.setup import Setup
-
-if TYPE_CHECKING:
-    from hfft.cache.prepare import Prepared
-
 
 PROBE_IMAGES = 10_000
 """Most training images that the probe learns from; more of them are sampled, keeping the class shares."""
@@ -41,28 +40,63 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
 _BATCH = 64
+_NOISE = 1e-5  # of a feature's deviation, relative to its mean
 _PATIENCE = 2.0  # seconds without a progress bar
 
+Probe = Callable[[NDArray[np.float64]], NDArray[Any]]
+"""From features of shape (images, features) to a task's answers."""
 
-def probe_baselines(setup: Setup, prepared: Prepared) -> Baselines:
-    """Evaluate the commonest class and a linear probe, before training changes the model.
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A logistic regression as one linear layer on features as they are.
 
     Args:
-        setup: its model holds the pretrained weights.
-        prepared: the first phase, its activations cached where they can be, those of the test images as well.
+        classes: label number of each row, shape (classes,).
+        weight: shape (classes, features).
+        bias: shape (classes,).
     """
-    began = time.perf_counter()
+
+    classes: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the label number of each row of features."""
+        numbers: NDArray[np.int64] = self.classes[(features @ self.weight.T + self.bias).argmax(axis=1)]
+        return numbers
+
+
+def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Probe:
+    """Fit a linear probe on what the head reads of the training images.
+
+    Args:
+        setup: its images and its seed.
+        reader: of the model with the pretrained weights.
+        train: the training images.
+    """
+    rows = _sampled(setup.sets.train, setup.settings.training.seed)
+    features = reader.features(Subset(train, rows.tolist()), "train")
+    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed, setup.sets.task)
+
+
+def predict_baselines(
+    setup: Setup, reader: HeadInputs, probe: Probe, data: Mapping[str, Dataset[Any]]
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """Return what the commonest class and a linear probe say of the validation and the test images.
+
+    Args:
+        setup: its images.
+        reader: of the model with the pretrained weights.
+        probe: fitted on the training images.
+        data: by split, what batches come from.
+    """
     sets = setup.sets
-    judged = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
-    task = sets.task
-    majority = {split: task.constant(sets.train.labels, len(images)) for split, images in judged.items()}
-    rows = _sampled(sets.train, setup.settings.training.seed)
-    data = prepared.datasets
-    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared)
-    train = reader.features(Subset(data["train"], rows.tolist()), "train")
-    predict = fit_probe(train, sets.train.labels[rows], setup.settings.training.seed, task)
-    probe = {split: predict(reader.features(data[split], split)) for split in judged}
-    return Baselines({"majority": majority, "linear_probe": probe}, time.perf_counter() - began, task)
+    evaluated = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
+    return {
+        "majority": {split: sets.task.constant(sets.train.labels, len(images)) for split, images in evaluated.items()},
+        "linear_probe": {split: probe(reader.features(data[split], split)) for split in evaluated},
+    }
 
 
 class HeadInputs:
@@ -71,29 +105,51 @@ class HeadInputs:
     Args:
         model: with pretrained weights; left in the mode that it was in.
         anatomy: names the head.
-        prepared: says how a batch reaches the model.
+        suffix: how a batch reaches the model.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, prepared: Prepared) -> None:
-        self.model, self.prepared = model, prepared
-        self.heads = head_modules(model, anatomy)
+    def __init__(self, model: nn.Module, anatomy: Anatomy, suffix: Suffix) -> None:
+        self.model, self.suffix = model, suffix
+        self.linear, self.not_linear = linear_layer(model, anatomy)
+        # The linear layer itself where there is one: a norm before it belongs to the features.
+        self.heads = [self.linear] if self.linear is not None else head_modules(model, anatomy)
 
     def features(self, dataset: Dataset[Any], name: str) -> NDArray[np.float64]:
         """Return the features of all items, shape (images, features); `name` is that of the split."""
         rows: list[NDArray[np.float64]] = []
-        device = next(self.model.parameters()).device
-        training = self.model.training
-        self.model.eval()
-        try:
+        with self._evaluating():
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
             for batch in tqdm(
                 batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
             ):
-                moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-                rows.append(self._read(moved))
+                rows.append(self._read(self._moved(batch)))
+        return np.concatenate(rows)
+
+    def gives_logits(self, dataset: Dataset[Any]) -> bool:
+        """Return whether what the linear layer makes of one row per image are the model's logits, untouched."""
+        assert self.linear is not None
+        seen: list[Tensor] = []
+        handle = self.linear.register_forward_hook(lambda module, args, output: seen.append(output))
+        batch = self._moved(collate([dataset[0]]))
+        try:
+            with self._evaluating(), torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
+                logits = logits_of(self.model(**inputs))
+        finally:
+            handle.remove()
+        return len(seen) == 1 and seen[0].ndim == 2 and torch.equal(seen[0], logits)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
         finally:
             self.model.train(training)
-        return np.concatenate(rows)
+
+    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device
+        return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
 
     def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
         seen: list[Tensor] = []
@@ -104,25 +160,13 @@ class HeadInputs:
 
         handles = [head.register_forward_pre_hook(remember, with_kwargs=True) for head in self.heads]
         try:
-            with torch.no_grad(), self.prepared.suffix.inputs(self.model, batch) as inputs:
+            with torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
                 self.model(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
         # Double precision: features that hardly vary are divided by a deviation too small for single.
         return pooled(seen[0]).cpu().double().numpy()
-
-
-def head_modules(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
-    """Return the head's modules with weights, not a container around them.
-
-    With cached activations, what a container is given may be a placeholder that nobody reads.
-    """
-    return [
-        module
-        for name, module in model.named_modules()
-        if any(covers(head, name) for head in anatomy.head) and next(module.parameters(recurse=False), None) is not None
-    ]
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -132,9 +176,7 @@ def pooled(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.ndim == 3 else features.flatten(1)
 
 
-def fit_probe(
-    features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL
-) -> Callable[[NDArray[np.float64]], NDArray[Any]]:
+def fit_probe(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> Probe:
     """Fit a linear probe whose strength is chosen on a held-out part of the same images.
 
     Args:
@@ -144,14 +186,14 @@ def fit_probe(
         task: what the labels mean.
 
     Returns:
-        A function from features to the task's answers.
+        A `LinearProbe` where labels exclude each other, else a function from features to the task's answers.
     """
     from threadpoolctl import threadpool_limits
 
     # Matrices are small here: on busy cores several threads wait for each other fifty times as long as one computes.
     with threadpool_limits(1):
         strength = choose_strength(features, labels, seed, task)
-        return partial(task.probed, fit_with(features, labels, strength, task))
+        return fit_with(features, labels, strength, task)
 
 
 def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> float:
@@ -164,7 +206,7 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
 
     def score(strength: float) -> float:
-        answers = task.probed(fit_with(features[rest], labels[rest], strength, task), features[held_out])
+        answers = fit_with(features[rest], labels[rest], strength, task)(features[held_out])
         return task.compared(answers, labels[held_out])[task.metric]
 
     fits = tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
@@ -172,17 +214,30 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
     return STRENGTHS[int(np.argmax(scores))]
 
 
-def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Any:
+def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Probe:
     """Fit a linear probe of one inverse strength of regularisation, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), task.probe(strength))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # a constant answers it
-        return model.fit(features, labels)
+        if task.chooses:
+            return _linear(features, labels, task.probe(strength))
+        return partial(task.probed, make_pipeline(StandardScaler(), task.probe(strength)).fit(features, labels))
+
+
+def _linear(features: NDArray[np.float64], labels: NDArray[np.int64], model: Any) -> LinearProbe:
+    """Fit a logistic regression on standardised features, and fold their standardisation into its weights."""
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # What varies by no more than the rounding of single precision is noise, however it is scaled.
+    scale = np.where(deviation > _NOISE * np.abs(mean), deviation, np.inf)
+    model.fit((features - mean) / scale, labels)
+    weight, bias = model.coef_ / scale, model.intercept_
+    if len(model.classes_) == 2:  # one row of odds; two rows of half of it each have the same softmax
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return LinearProbe(model.classes_, weight, bias - weight @ np.where(np.isinf(scale), 0.0, mean))
 
 
 def _sampled(train: ImageSet, seed: int) -> NDArray[np.int64]:

@@ -104,7 +104,7 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copy the weights if this epoch is the best so far."""
         metrics = kwargs["metrics"]
-        score = (self._deciding(args, metrics), -metrics["eval_loss"])
+        score = (deciding(args, metrics, self.metric), -metrics["eval_loss"])
         if self.best.score is None or score > self.best.score:
             self.best.score, self.best.epoch, self.best.stale = score, self.before + state.epoch, 0
             self._copy(kwargs["model"])
@@ -122,16 +122,27 @@ class KeepBest(TrainerCallback):
         """Put the best weights back."""
         kwargs["model"].load_state_dict(self.best.tensors, strict=False)
 
-    def _deciding(self, args: Any, metrics: Mapping[str, float]) -> float:
-        name = f"eval_{args.metric_for_best_model or self.metric}"
-        if name not in metrics:  # top5_accuracy, with at most five labels
-            found = ", ".join(key.removeprefix("eval_") for key in METRICS_OF_CHOICE if key in metrics)
-            raise ArgumentError(f"--metric_for_best_model: these images have no {name[5:]}, but {found}")
-        return metrics[name] if args.greater_is_better in (None, True) else -metrics[name]
-
     def _copy(self, model: nn.Module) -> None:
         if self.restore:
             self.best.tensors = _copies(model, self.names)
+
+
+def deciding(args: Any, metrics: Mapping[str, float], metric: str) -> float:
+    """Return of an evaluation's metrics the one that decides which weights are best, higher being better.
+
+    Args:
+        args: the training arguments.
+        metrics: of an evaluation.
+        metric: that decides where ``--metric_for_best_model`` is not given.
+
+    Raises:
+        ArgumentError: these images do not have it.
+    """
+    name = f"eval_{args.metric_for_best_model or metric}"
+    if name not in metrics:  # top5_accuracy, with at most five labels
+        found = ", ".join(key.removeprefix("eval_") for key in METRICS_OF_CHOICE if key in metrics)
+        raise ArgumentError(f"--metric_for_best_model: these images have no {name[5:]}, but {found}")
+    return metrics[name] if args.greater_is_better in (None, True) else -metrics[name]
 
 
 class Average(TrainerCallback):

@@ -33,7 +33,6 @@ from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.compiled import compilable, compiled
 from hfft.split.cut import cut_phase
 from hfft.split.halves import idle_parameters
-from hfft.training.baselines import probe_baselines
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
@@ -50,6 +49,7 @@ from hfft.training.learning_rates import find_learning_rate, gradient_ratios
 from hfft.training.objective import Objective
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
 from hfft.training.progress import CacheUse, PhaseResult, Progress
+from hfft.training.recipe.head import begin_with_probe, starts_known
 from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, restore_progress, resume_point
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer, KeepAnswers
@@ -111,8 +111,8 @@ def train_phases(
     for index in range(resumed.phase if resumed is not None else 0, len(phases)):
         if not ready:
             ready = make_ready(setup, phases[index : index + count_fillable_together(phases[index:])], say)
-            if training.baselines != "none" and training.process_index == 0 and not progress.baselines.predictions:
-                progress.baselines = probe_baselines(setup, ready[0].prepared)
+            if resumed is None and index == 0:
+                begin_with_probe(setup, progress, ready[0].prepared, say)
         here = resumed if resumed is not None and resumed.phase == index else None
         around = Interruptible(here, preemption or Preemption())
         trainer = _train_phase(setup, progress, ready.pop(0), around, say)
@@ -191,6 +191,8 @@ def _train_phase(
     if (steps := _steps(setup, ready)) < FEW_STEPS:
         say(_few_steps(phase.name, steps, setup.settings.training.per_device_train_batch_size))
     trainer = make_trainer(setup, progress, ready, _learning_rate(setup, progress, ready, resumed, say))
+    if not progress.phases and resumed is None and starts_known(setup, progress):
+        trainer.args.eval_on_start = trainer.args.eval_strategy != "no"  # epoch 0, which may be the best
     _scale_by_gradients(trainer, resumed)
     _watch(trainer, progress, names)
     setup.trackers.place(len(progress.phases) + 1, progress.steps, progress.epochs)
@@ -213,7 +215,7 @@ def _train_phase(
         train_metrics=metrics,
         epochs=float(trainer.state.epoch or 0.0),
         steps=trainer.state.global_step,
-        best_epoch=progress.best.epoch if _keeps_best(trainer.args) else 0.0,
+        best_epoch=progress.best.epoch if keeps_best(trainer.args) else 0.0,
         learning_rate=trainer.args.learning_rate,
     )
     progress.add(result, trainer.state.log_history)
@@ -285,13 +287,14 @@ def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) ->
                 names,
                 progress.epochs,
                 args.early_stopping_patience,
-                _keeps_best(args),
+                keeps_best(args),
                 trainer.objective.task.metric,
             )
         )
 
 
-def _keeps_best(args: Any) -> bool:
+def keeps_best(args: Any) -> bool:
+    """Return whether a run with these arguments hands back the weights of its best epoch."""
     return bool(args.keep == "best" and args.eval_strategy != "no")
 
 

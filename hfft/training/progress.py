@@ -14,6 +14,7 @@ from hfft.cache.prepare import Prepared
 from hfft.metrics import PairedDifference
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.training.baselines import LinearProbe
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
 from hfft.trust.epoch_answers import EpochAnswers
@@ -146,6 +147,8 @@ class Progress:
         best: the best weights so far.
         changed: names of all tensors that training may have changed so far.
         baselines: what the result is compared with.
+        probe: what the head can hold in place of what is trained; None where it cannot, or need not.
+        untrained: the metrics of the validation images with that probe; empty where it was no candidate.
         decisions: what the run decided by its images, a sentence each.
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.
@@ -159,6 +162,8 @@ class Progress:
     best: Best = field(default_factory=Best)
     changed: frozenset[str] = frozenset()
     baselines: Baselines = field(default_factory=Baselines)
+    probe: LinearProbe | None = None
+    untrained: dict[str, float] = field(default_factory=dict)
     decisions: list[str] = field(default_factory=list)
     stepped: bool = False
     written: bool = False

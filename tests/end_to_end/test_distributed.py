@@ -93,6 +93,33 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--policy", "auto", "--num_train_epochs", "auto", "--keep", "best"),
+        pytest.param(("--head_init", "probe", "--keep", "best"), marks=pytest.mark.slow),
+    ],
+    ids=["auto", "probe"],
+)
+def test_two_processes_decide_what_one_decides(
+    flags: tuple[str, ...], pretrained: Folder, image_folder: Folder, tmp_path: Path
+) -> None:
+    model = pretrained("vit")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
+    common = ["--model_name_or_path", model, "--train_dir", image_folder(), "--cache", "disk"]
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        launch(processes, *common, *flags, "--cache_dir", tmp_path / f"cache{processes}", "--output_dir", folder)
+        found.append(json.loads((folder / "hfft.json").read_text()))
+    for name in ("policy", "decisions", "best_epoch"):
+        assert found[0][name] == found[1][name]
+    first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [TAGS, ("warmth", "light")], ids=["multi_label", "regression"])
 def test_two_processes_train_other_tasks(columns: tuple[str, ...], pretrained: Folder, tmp_path: Path) -> None:

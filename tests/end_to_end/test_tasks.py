@@ -93,6 +93,7 @@ def test_it_learns_and_says_so(finished: Path, task: str) -> None:
     assert len(scores) == 10
     assert scores[int(found["best_epoch"]) - 1] == max(scores)
     assert "accuracy" not in (finished / "trace.csv").read_text()
+    assert not (finished / "predictions_by_epoch.safetensors").exists(), "it holds label numbers, for the Space alone"
 
 
 def test_the_card_says_what_it_is(finished: Path, task: str) -> None:

@@ -18,6 +18,7 @@ from hfft.errors import ArgumentError
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
 from hfft.output_folder import note, owned
+from hfft.training.recipe import amount
 from hfft.training.setup import Settings
 
 Folder = Callable[..., Path]
@@ -188,3 +189,32 @@ def test_a_sweep_leaves_the_settings_of_its_caller_alone(
     assert sweep([*flags, "--num_train_epochs", "1"], [{}], tmp_path / "sweep", parse_run, print) == 0
     training = given[0].training
     assert (training.overwrite_output_dir, training.baselines, training.figures) == (False, "probe", True)
+
+
+def test_what_the_images_decide_is_done_before_as_well(
+    pretrained: Folder,
+    image_folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A second sweep finds the runs whose policy and whose epochs were left to the images."""
+    monkeypatch.setattr(amount, "MOST_EPOCHS", 2)
+    flags = [
+        "--model_name_or_path",
+        pretrained("resnet"),
+        "--train_dir",
+        image_folder(),
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    given = ["sweep", *map(str, flags), "--sweep", "policy=auto,head", "num_train_epochs=auto,1"]
+    assert main(given) == 0
+    records = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/hfft.json")}
+    assert len(records) == 4
+    decided = records["policy=auto,num_train_epochs=auto"]["decisions"]
+    assert [line.partition(":")[0] for line in decided[:2]] == ["Policy auto", "Epochs auto"]
+    assert records["policy=head,num_train_epochs=1"]["decisions"] == []
+    capsys.readouterr()
+    assert main(given) == 0
+    assert capsys.readouterr().out.count("done before") == 4

@@ -29,6 +29,7 @@ from hfft.errors import PreemptedError
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.training import checkpointing, resume
 from hfft.training.progress import PhaseResult
+from hfft.training.recipe import amount
 from hfft.training.resume import MAY_CHANGE
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
@@ -108,6 +109,38 @@ def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: s
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     for name in ("best_epoch", "plan", "baselines"):
         assert record(folder)[name] == record(tmp_path / "whole")[name]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--num_train_epochs", "auto"),
+        ("--num_train_epochs", "auto", "--head_init", "probe", "--policy", "lp_ft"),
+        ("--policy", "auto", "--num_train_epochs", 4),
+    ],
+    ids=["auto epochs", "from the probe", "auto policy"],
+)
+def test_what_was_decided_is_decided_again(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[Any, ...]
+) -> None:
+    """Killed after any step, a run that decides by its images ends with the same bits, and compares with the probe."""
+    monkeypatch.setattr(amount, "MOST_EPOCHS", 4)
+    given = flags("vit", *STEPS, "--augment", "none", "--views", 1, "--policy", "last_block", *more)
+    start(tmp_path / "whole", given)
+    steps = len(losses(tmp_path / "whole"))
+    folder = tmp_path / "killed"
+    seed = new_seed()
+    print(f"kill seed {seed}")
+    first, second = sorted(np.random.default_rng(seed).choice(steps - 1, 2, replace=False).tolist())
+    for moment in (first, second - first):
+        with pytest.raises(Killed):
+            start(folder, (*given, "--resume_from_checkpoint", "true"), moment)
+    start(folder, (*given, "--resume_from_checkpoint", "true"))
+    assert equal(weights(folder), weights(tmp_path / "whole"))
+    assert losses(folder) == losses(tmp_path / "whole")
+    for name in ("best_epoch", "plan", "policy"):
+        assert record(folder)[name] == record(tmp_path / "whole")[name]
+    assert record(folder)["decisions"][1:] == record(tmp_path / "whole")["decisions"][1:]
 
 
 AGAIN = ("--resume_from_checkpoint", "true")

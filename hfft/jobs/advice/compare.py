@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.curve import LearningCurve, learning_curve
-from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
+from hfft.jobs.advice.folds import (
+    Begin,
+    Folds,
+    cross_validate,
+    cross_validate_probe,
+    probe_start,
+    starting_tensors,
+)
 from hfft.metrics import counted, difference_error, wilson_interval
 from hfft.planning.plan import Phase, Plan, make_plan
 from hfft.report.terminal import aligned
@@ -165,16 +172,17 @@ def compare(
     ready = ready_for(setup, [phase for plan in plans.values() for phase in plan.phases], say)
     deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
     began = time.perf_counter()
-    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared)
+    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared.suffix)
     features = reader.features(deepest.prepared.datasets["plain"], "training")
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     probe = cross_validate_probe(features, parts, training.seed) == labels
     seconds += (time.perf_counter() - began) / count
     found = [Candidate(PROBE, probe, seconds, cached_megabytes([deepest]), _share(deepest))]
+    begin = probe_start(setup, reader, features, deepest.prepared.datasets["plain"])
     for policy, plan in plans.items():
         say(f"{policy}: {count} trainings")
-        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts))
+        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts, begin))
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
     learned = learning_curve(features, labels, training.seed) if curve else None
@@ -204,6 +212,28 @@ def folds_of(setup: Setup, wanted: int | None) -> Folds:
             "groups of each class"
         )
     return parts
+
+
+def cross_validated(
+    setup: Setup, parts: Folds, say: Callable[[str], None]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Cross-validate a setup's own plan, and the linear probe beside it.
+
+    Args:
+        setup: its model holds the pretrained weights, and holds them again afterwards.
+        parts: of its training images.
+        say: prints a line for the user.
+
+    Returns:
+        The logits of every image, shape (images, labels), and the label number that the probe gives it.
+    """
+    stages = ready_for(setup, setup.plan.phases, say).stages(setup.plan)
+    reader = HeadInputs(setup.model, setup.plan.anatomy, stages[0].prepared.suffix)
+    features = reader.features(stages[0].prepared.datasets["plain"], "training")
+    probe = cross_validate_probe(features, parts, setup.settings.training.seed)
+    say(f"{setup.plan.policy}: {len(list(parts))} trainings")
+    begin = probe_start(setup, reader, features, stages[0].prepared.datasets["plain"])
+    return cross_validate(setup, stages, starting_tensors(setup), parts, begin), probe
 
 
 def folds_for(images: int) -> int:
@@ -243,9 +273,9 @@ def _error(one: Candidate, other: Candidate) -> float:
     return difference_error(one.correct, other.correct)
 
 
-def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds) -> Candidate:
+def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begin | None) -> Candidate:
     began = time.perf_counter()
-    logits = cross_validate(setup, stages, starting_tensors(setup), folds)
+    logits = cross_validate(setup, stages, starting_tensors(setup), folds, begin)
     seconds = (time.perf_counter() - began) / len(list(folds))
     share = max(_share(stage) for stage in stages)
     return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, cached_megabytes(stages), share)

@@ -84,6 +84,17 @@ class CrossPlan:
         missing = _why_not(setup)
         return cls(missing=missing) if missing else cls(folds, starting_tensors(setup))
 
+    def after(self, best_epoch: float, chosen: bool) -> CrossPlan:
+        """Return what is left of the plan once it is known which weights are handed back.
+
+        Args:
+            best_epoch: whose weights the model holds; 0 for those from before training.
+            chosen: whether an epoch was chosen at all.
+        """
+        if self.folds and chosen and best_epoch == 0:
+            return CrossPlan(missing="the weights are those from before training")
+        return self
+
     def begins(self, result: PhaseResult) -> str:
         """Say what is about to be done after a phase; empty for nothing."""
         if not self.folds or result.cache.mode == "off":
@@ -126,6 +137,7 @@ def _why_not(setup: Setup) -> str:
     reasons = {
         "several processes train together": training.world_size > 1,
         "the policy has several phases": len(phases) > 1,
+        "the head starts from the linear probe": setup.settings.policy.head_init == "probe",
         "learning rates follow measured gradients": any(phase.gradient_ratio for phase in phases),
         "the weights are averages over steps": training.ema_decay is not None,
         "training images are augmented": setup.settings.data.augment != "none",

@@ -97,7 +97,7 @@ def _accuracy(features: NDArray[np.float64], labels: NDArray[np.int64], size: in
     rows = stratified(labels, size, seed, keep_one=False)
     rest = np.setdiff1d(np.arange(len(labels)), rows)
     probe = fit_with(features[rows], labels[rows], strength)
-    return float((probe.predict(features[rest]) == labels[rest]).mean())
+    return float((probe(features[rest]) == labels[rest]).mean())
 
 
 def _fitted_law(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ Trainings read cached activations, so that a fold costs no pass through the froz
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,13 @@ from torch.utils.data import Dataset
 from hfft.cache.prepare import Prepared
 from hfft.data.images import ImageSet
 from hfft.data.sampling import group_folds
-from hfft.training.baselines import fit_probe
+from hfft.training.baselines import HeadInputs, LinearProbe, fit_probe
 from hfft.training.phases import ReadyPhase, changing, make_trainer
 from hfft.training.progress import Progress
+from hfft.training.recipe.head import fold, why_no_probe
 from hfft.training.setup import Setup
+
+Begin = Callable[[NDArray[np.int64]], None]
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Folds:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield for each fold the rows to train on and the rows that are held out."""
-        for fold in range(int(self.number.max()) + 1):
-            yield np.flatnonzero(self.number != fold), np.flatnonzero(self.number == fold)
+        for part in range(int(self.number.max()) + 1):
+            yield np.flatnonzero(self.number != part), np.flatnonzero(self.number == part)
 
 
 class Rows(Dataset[dict[str, Tensor]]):
@@ -86,7 +89,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 def cross_validate(
-    setup: Setup, stages: Sequence[ReadyPhase], start: Mapping[str, Tensor], folds: Folds
+    setup: Setup, stages: Sequence[ReadyPhase], start: Mapping[str, Tensor], folds: Folds, begin: Begin | None = None
 ) -> NDArray[np.float32]:
     """Return the logits of every image by a model that was trained without its fold, shape (images, labels).
 
@@ -98,11 +101,14 @@ def cross_validate(
             without augmentation.
         start: what each training begins with: all tensors that a phase may change. The model has them again afterwards.
         folds: what is held out in turn.
+        begin: changes the model before each training, given the rows that are trained on.
     """
     logits = np.zeros((len(folds.labels), len(setup.sets.labels)), np.float32)
     quiet = _quiet(setup)
     for train, held_out in folds:
         _restore(setup, start)
+        if begin is not None:
+            begin(train)
         for stage in stages:
             trainer = _fold_trainer(quiet, stage, train, held_out)
             trainer.train()
@@ -112,6 +118,28 @@ def cross_validate(
         trainer.release()
     _restore(setup, start)
     return logits
+
+
+def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64], train: Dataset[Any]) -> Begin | None:
+    """Return what begins each training of a fold with a probe of its own images, where the run begins with the probe.
+
+    Args:
+        setup: of the run.
+        reader: of what the head reads.
+        features: of all images, shape (images, features).
+        train: the same images.
+    """
+    if setup.settings.policy.head_init != "probe" or why_no_probe(setup, reader, train):
+        return None
+    labels, seed = setup.sets.train.labels, setup.settings.training.seed
+
+    def begin(rows: NDArray[np.int64]) -> None:
+        probe = fit_probe(features[rows], labels[rows], seed)
+        assert reader.linear is not None
+        assert isinstance(probe, LinearProbe)
+        fold(probe, reader.linear)
+
+    return begin
 
 
 def cross_validate_probe(features: NDArray[np.float64], folds: Folds, seed: int) -> NDArray[np.int64]:

@@ -1,0 +1,155 @@
+"""The trained model or the linear probe: a run hands back the better one, so that training does not cost accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hfft.cache.prepare import Prepared
+from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe
+from hfft.training.baselines import HeadInputs, LinearProbe
+from hfft.training.callbacks import deciding
+from hfft.training.phases import ReadyPhase, changing
+from hfft.training.progress import Progress
+from hfft.training.recipe.head import fit_shared, fold, from_first_process, why_no_probe
+from hfft.training.setup import Setup
+from hfft.training.trainer import FreezeTrainer
+
+ENOUGH = 100
+"""Validation images from which on they decide alone; each of fewer weighs more than a percentage point."""
+FOLDS, FEW = 3, 1000
+"""Fewer are told by cross-validation, where that many training images at most make it quick."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the linear probe did beside the training.
+
+    Args:
+        trained: what decides, accuracy by default, of the training.
+        probe: the same of the probe.
+        better: whether the probe is the better one.
+        where: on which images, in words.
+    """
+
+    trained: float
+    probe: float
+    better: bool
+    where: str
+
+    def __str__(self) -> str:
+        kept = "the linear probe" if self.better else "what was trained"
+        return f"Handed back is {kept}: {self.trained:.3f} trained, {self.probe:.3f} the linear probe, {self.where}."
+
+
+def hand_back_the_better(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], say: Callable[[str], None]
+) -> None:
+    """Give the model the pretrained features and the linear probe where these are better than what was trained.
+
+    Args:
+        setup: its model holds the best weights of the training.
+        progress: with all phases; what was decided is added, and the best epoch is 0 where the probe is better.
+        trainer: of the last phase.
+        start: what the training began with: all tensors that it may have changed.
+        say: prints a line for the user.
+    """
+    reason, comparison = _why_not(setup, progress), None
+    if not reason:
+        setup.model.load_state_dict(dict(start), strict=False)
+        try:
+            reader = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix)
+            reason = why_no_probe(setup, reader, _pretrained_rows(trainer))
+            comparison = None if reason else _compare(setup, progress, trainer, start, reader)
+        finally:
+            if comparison is None or not comparison.better:
+                setup.model.load_state_dict(progress.best.tensors, strict=False)
+    if comparison is not None and comparison.better:
+        progress.best.epoch, progress.best.score = 0.0, _score(progress, trainer)
+    line = str(comparison or f"The linear probe was no candidate for the result: {reason}.")
+    progress.decisions.append(line)
+    say(line)
+
+
+def _why_not(setup: Setup, progress: Progress) -> str:
+    """Return why the pretrained weights cannot be put back beside those that were trained; nothing where they can."""
+    if not progress.best.tensors:
+        return "no epoch was evaluated"
+    if not progress.changed <= changing(setup.model, setup.plan.phases[-1]):
+        return "the last phase freezes what an earlier one trains"
+    return ""
+
+
+def _pretrained_rows(trainer: FreezeTrainer) -> Any:
+    train: Any = trainer.train_dataset
+    train.show_view(0)
+    return train
+
+
+def _compare(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], reader: HeadInputs
+) -> Comparison:
+    """Compare both, and leave the model with the pretrained features and the probe."""
+    train = _pretrained_rows(trainer)
+    if progress.probe is None:  # the run was interrupted
+        probe = fit_shared(setup, reader, train)
+        assert isinstance(probe, LinearProbe)
+        progress.probe = probe
+    folds = Folds.of(setup.sets.train, FOLDS, setup.settings.training.seed)
+    folded = _by_folds(setup, progress, trainer, start, folds) if _may_fold(setup, trainer, folds) else None
+    assert reader.linear is not None
+    fold(progress.probe, reader.linear)
+    metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics  # type: ignore[arg-type]
+    progress.untrained = metrics or {}
+    return folded or _by_validation(progress, trainer, len(setup.sets.validation))
+
+
+def _may_fold(setup: Setup, trainer: FreezeTrainer, folds: Folds) -> bool:
+    """Whether there are too few validation images to tell, and trainings on folds are quick and those of the run."""
+    training, train = setup.settings.training, setup.sets.train
+    quick = trainer.suffix.split is not None and len(train) <= FEW
+    same = (
+        setup.settings.data.augment == "none"
+        and not training.find_lr
+        and not any(phase.gradient_ratio for phase in setup.plan.phases)
+        and training.metric_for_best_model in (None, "accuracy")
+    )
+    whole = all(len(np.unique(train.labels[rows])) > 1 for rows, _ in folds)
+    return len(setup.sets.validation) < ENOUGH and quick and same and whole
+
+
+def _by_validation(progress: Progress, trainer: FreezeTrainer, images: int) -> Comparison:
+    assert progress.best.score is not None
+    score = _score(progress, trainer)
+    better = score > progress.best.score
+    return Comparison(progress.best.score[0], score[0], better, f"on the {images:,} validation images")
+
+
+def _score(progress: Progress, trainer: FreezeTrainer) -> tuple[float, float]:
+    """Return how the probe did on the validation images, as `Best` holds it."""
+    return deciding(trainer.args, progress.untrained, trainer.objective.task.metric), -progress.untrained["eval_loss"]
+
+
+def _by_folds(
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], folds: Folds
+) -> Comparison:
+    """Compare both on training images, each by models that never saw it; the boundary of the last phase serves all."""
+    train, seed = _pretrained_rows(trainer), setup.settings.training.seed
+    prepared = Prepared(trainer.suffix, {"train": train, "plain": train})
+    stages = [
+        ReadyPhase(phase, prepared, result.view)
+        for phase, result in zip(setup.plan.phases, progress.phases, strict=True)
+    ]
+    features = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix).features(train, "train")
+    right = from_first_process(
+        setup.settings.training, lambda: int((cross_validate_probe(features, folds, seed) == folds.labels).sum())
+    )
+    trained = int((cross_validate(replace(setup, callbacks=()), stages, start, folds).argmax(1) == folds.labels).sum())
+    images = len(folds.labels)
+    few = f"{len(setup.sets.validation)} for validation are too few to tell"
+    where = f"in {FOLDS}-fold cross-validation on the {images} training images ({few})"
+    return Comparison(trained / images, right / images, right > trained, where)

