@@ -214,7 +214,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
             if self.left < 0:
                 raise Killed
 
-    flags = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
+    flags: tuple[Any, ...] = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
     flags += ("--baselines", "probe")
     whole = world.run(task, "whole", *flags)
     output = world.folder / f"{task}-resumed"
