@@ -15,18 +15,23 @@ from hfft.errors import OutputError
 RECORD, CONFIG = "hfft.json", "config.json"
 KNOWN = "known_images.safetensors"
 """Of the training images that others are compared with; see `hfft.trust.known`."""
+CODE = "modeling_backbone_classifier.py"
+"""The code of a model that transformers has no class for; see `hfft.models.headless`."""
+EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
+"""What was said of the validation images at each epoch; see `hfft.trust.epoch_answers`."""
 CLAIMS = ".hfft-files"
 """Names, one a line, of what hfft wrote into a folder that holds no ``hfft.json`` to list them."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
-    *(*WEIGHTS, "delta.safetensors", KNOWN),
+    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
     "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_BEFORE_LISTS = (*(name for name in RESULTS if name != KNOWN), "model.onnx")  # records of earlier versions list nothing
+_LATER = (KNOWN, CODE, EPOCH_ANSWERS, "predicted_against_true.png")
+_BEFORE_LISTS = (*(name for name in RESULTS if name not in _LATER), "model.onnx")  # earlier records list nothing
 
 
 def owned(folder: Path) -> set[str]:
@@ -58,6 +63,22 @@ def note(folder: Path, names: Iterable[str]) -> None:
         OSError: it cannot be written.
     """
     _write(folder / CLAIMS, "\n".join(sorted(set(names) - {CLAIMS})))
+
+
+def discard(folder: Path) -> None:
+    """Delete what hfft wrote into a folder, and the folder if nothing else is in it."""
+    for name in owned(folder):
+        remove(folder / name)
+    with suppress(OSError):  # the user's own files are in it, or it is not there
+        folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Delete a file of hfft's own, or what hfft says it wrote into a folder of that name."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif (path / CLAIMS).exists():  # else the folder is the user's
+        discard(path)
 
 
 def foreign(folder: Path, patterns: Iterable[str]) -> list[str]:

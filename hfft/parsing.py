@@ -60,6 +60,7 @@ def parser_of(classes: Sequence[type], command: str, description: str) -> argpar
         "description": description,
         "allow_abbrev": False,
         "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+        "epilog": "--json answers with one JSON object, for programs; --debug shows tracebacks.",
     }
     if any(base.__module__.partition(".")[0] == "transformers" for group in classes for base in group.__mro__):
         from transformers import HfArgumentParser
@@ -141,7 +142,11 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
         default = {"required": True} if item.default is MISSING else {"default": item.default}
-        kind = next(one for one in get_args(hints[item.name]) or (hints[item.name],) if one is not NoneType)
+        if item.default_factory is not MISSING:
+            default = {"default": item.default_factory()}
+        hint = hints[item.name]
+        choices = (hint,) if get_origin(hint) is list else get_args(hint) or (hint,)
+        kind = next(one for one in choices if one is not NoneType)
         if get_origin(kind) is list:
             parser.add_argument(*names, type=get_args(kind)[0], nargs="+", **default, **item.metadata)
             continue

@@ -14,6 +14,14 @@ class CNN(TablePlugin):
         "bit": Row("bit.embedder", "bit.encoder.stages.*", "bit.norm", "classifier"),
         "convnext": Row("convnext.embeddings", "convnext.encoder.stages.*", "convnext.layernorm", "classifier"),
         "convnextv2": Row("convnextv2.embeddings", "convnextv2.encoder.stages.*", "convnextv2.layernorm", "classifier"),
+        # It has no classifier of its own; its own pooling is the mean of the last map, normalised.
+        "dinov3_convnext": Row(
+            stem="",
+            blocks="backbone.model.stages.*",
+            neck="backbone.layer_norm",
+            head="norm classifier",
+            pooling="pooler",
+        ),
         "efficientnet": Row(
             stem="efficientnet.embeddings",
             blocks="efficientnet.encoder.blocks.*",

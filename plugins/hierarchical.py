@@ -58,6 +58,14 @@ class Hierarchical(TablePlugin):
             head="classifier",
             tokens=halved_after_convolution,
         ),
+        # It has no classifier of its own.
+        "glpn": Row(
+            stem="",
+            blocks="backbone.encoder.patch_embeddings.* backbone.encoder.block.* backbone.encoder.layer_norm.*",
+            neck="",
+            head="norm classifier",
+            pooling="mean",
+        ),
         "hiera": Row("hiera.embeddings", "hiera.encoder.stages.*", "hiera.pooler", "classifier", tokens=query_pooled),
         "levit": Row(
             stem="levit.patch_embeddings",
@@ -86,5 +94,6 @@ class Hierarchical(TablePlugin):
         "swinv2": Row("swinv2.embeddings", "swinv2.encoder.layers.*", "swinv2.layernorm", "classifier", tokens=halved),
     }
     refused: ClassVar = {
+        "swin2sr": "it restores images pixel by pixel, and says nothing of what is on them",
         "dinat": "its neighbourhood attention needs the natten library, which hfft is not tested with",
     }

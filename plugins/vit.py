@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+NEW_HEAD = "norm classifier"
+"""The head of a backbone that has none of its own."""
+
+
 def patches(prefix: int) -> Callable[[Any], TokenLayout]:
     """Lay out one token for each whole patch, after `prefix` others."""
 
@@ -25,6 +29,11 @@ def patches(prefix: int) -> Callable[[Any], TokenLayout]:
 def registers(config: Any) -> TokenLayout:
     """Lay out the class token, the registers and the patches."""
     return patches(1 + config.num_register_tokens)(config)
+
+
+def class_tokens(config: Any) -> TokenLayout:
+    """Lay out Pixio's class tokens and the patches."""
+    return patches(config.n_cls_tokens)(config)
 
 
 def pixels(config: Any) -> TokenLayout:
@@ -59,6 +68,14 @@ class ViT(TablePlugin):
     """ViT and its relatives."""
 
     rows: ClassVar = {
+        "aimv2_vision_model": Row(
+            stem="backbone.embeddings",
+            blocks="backbone.encoder.layers.*",
+            neck="backbone.rms_norm backbone.head?",
+            head=NEW_HEAD,
+            tokens=patches(0),
+            pooling="mean",
+        ),
         # The head averages the patches by default, and relative position biases enter the attention.
         "beit": Row(
             stem="beit.embeddings beit.shared_position_bias?",
@@ -105,6 +122,23 @@ class ViT(TablePlugin):
             head="classifier",
             tokens=registers,
         ),
+        # Like DINOv2's classifier in transformers.
+        "dinov3_vit": Row(
+            stem="backbone.embeddings backbone.rope_embeddings",
+            blocks="backbone.model.layer.*",
+            neck="backbone.norm",
+            head=NEW_HEAD,
+            tokens=registers,
+            pooling="token+mean",
+        ),
+        "dpt": Row(
+            stem="backbone.embeddings",
+            blocks="backbone.encoder.layer.*",
+            neck="backbone.layernorm",
+            head=NEW_HEAD,
+            tokens=patches(1),
+            pooling="token+mean",
+        ),
         "ijepa": Row("ijepa.embeddings", "ijepa.layers.*", "ijepa.layernorm", "classifier", tokens=patches(0)),
         "imagegpt": Row(
             "transformer.wte transformer.wpe", "transformer.h.*", "transformer.ln_f", "score", tokens=pixels
@@ -116,6 +150,15 @@ class ViT(TablePlugin):
             head="classifier",
             tokens=patches(1),
         ),
+        # Its own pooling is the class token, normalised.
+        "mlcd_vision_model": Row(
+            stem=("backbone.embeddings backbone.pre_layrnorm backbone.class_pos_emb backbone.vision_rotary_embedding"),
+            blocks="backbone.encoder.layers.*",
+            neck="backbone.post_layernorm",
+            head=NEW_HEAD,
+            tokens=patches(1),
+            pooling="pooler",
+        ),
         # The latents read the image once; the layers after it are called in turn, `num_blocks` times over.
         # Latents lie nowhere on the image.
         "perceiver": Row(
@@ -125,6 +168,15 @@ class ViT(TablePlugin):
                 "perceiver.decoder.decoder.output_position_encodings perceiver.decoder.decoder.decoding_cross_attention"
             ),
             head="perceiver.decoder.decoder.final_layer",
+        ),
+        # Its own pooling is the mean of its class tokens.
+        "pixio": Row(
+            stem="backbone.embeddings",
+            blocks="backbone.layers.*",
+            neck="backbone.layernorm",
+            head=NEW_HEAD,
+            tokens=class_tokens,
+            pooling="pooler",
         ),
         # The head averages the tokens; the attention pooling is computed and not read.
         "siglip": Row(
@@ -141,9 +193,36 @@ class ViT(TablePlugin):
             neck="vision_model.post_layernorm vision_model.head?",
             head="classifier",
         ),
+        "tipsv2_vision_model": Row(
+            stem="backbone.embeddings",
+            blocks="backbone.encoder.layer.*",
+            neck="backbone.layernorm",
+            head=NEW_HEAD,
+            tokens=registers,
+            pooling="token+mean",
+        ),
         "vit": Row("vit.embeddings", "vit.layers.*", "vit.layernorm", "classifier", patches(1), class_token),
         "vit_msn": Row("vit.embeddings", "vit.layers.*", "vit.layernorm", "classifier", patches(1), class_token),
+        # Its last layer hands on a feature map.
+        "vitdet": Row("backbone.embeddings", "backbone.encoder.layer.*", "", NEW_HEAD, pooling="mean"),
+        # Tokens that stand for objects follow those of the patches.
+        "yolos": Row(
+            stem="backbone.embeddings backbone.encoder.mid_position_embeddings? backbone.encoder.interpolation?",
+            blocks="backbone.encoder.layer.*",
+            neck="backbone.layernorm",
+            head=NEW_HEAD,
+            pooling="token",
+        ),
     }
+    same_encoder: ClassVar = {"vit_mae": "vit"}  # but for a random mask, which no classifier wants
     refused: ClassVar = {
+        **dict.fromkeys(("cohere2_vision", "llama4", "mllama"), "it is a language model that reads images as well"),
+        **dict.fromkeys(
+            ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer"),
+            "it gives queries for objects, not features of the image; its convolutional backbone is a model of its own",
+        ),
+        **dict.fromkeys(("timesformer", "videomae", "videoprism_vision_model", "vivit"), "it reads videos"),
+        "depth_pro": "it joins patches of several scales, so that its blocks have no single order",
+        "timm_backbone": "its weights are timm's; give the model's name in timm, timm/NAME, which has a classifier",
         "shieldgemma2": "it has no classifier to train: its logits are a language model's scores for Yes and No",
     }

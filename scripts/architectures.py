@@ -23,17 +23,20 @@ import timm
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hfft.errors import UnsupportedModelError
 from hfft.models.forward import Inputs, record_calls
+from hfft.models.headless.backbones import classifier_config, headless_types
+from hfft.output_folder import CODE
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase, count_parameters, make_plan
-from hfft.planning.registry import find_anatomy, find_plugin
+from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import covers
-from hfft.plugin.table import TablePlugin
+from hfft.plugin.installed import find_plugin
+from hfft.plugin.table import HEADED, TablePlugin, backbone_of
 from hfft.split.class_token import refusal
 from hfft.split.proof import split_model
 from hfft.split.split import Split, SplitError, find_boundary
@@ -125,6 +128,22 @@ def transformers_section() -> Section:
     return Section("transformers", note, rows, refused)
 
 
+def headless_section() -> Section:
+    """Describe every vision model of `AutoModel` that transformers has no image classifier for."""
+    rows, refused = [], {}
+    for model_type in headless_types():
+        try:
+            rows.append(_headless_row(model_type))
+        except UnsupportedModelError as error:
+            refused[model_type] = str(error).partition(": ")[2]
+    note = (
+        "Every vision model that `AutoModel` loads and transformers has no image classifier for, in its default "
+        f"configuration. *As ...* is loaded by stock transformers; of the others the checkpoint brings `{CODE}` along, "
+        "see [backbones.md](backbones.md)."
+    )
+    return Section("Backbones without a classifier", note, rows, refused)
+
+
 def timm_section() -> Section:
     """Describe every family of timm, which is a module of its models, through its smallest member."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -140,7 +159,7 @@ def timm_section() -> Section:
     return Section("timm's families", note, [_timm_row(family) for family in SMALLEST], {})
 
 
-SOURCES: tuple[Callable[[], Section], ...] = (transformers_section, timm_section)
+SOURCES: tuple[Callable[[], Section], ...] = (transformers_section, headless_section, timm_section)
 
 
 def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Split) -> int:
@@ -184,7 +203,7 @@ def describe(name: str, model: PreTrainedModel, inputs: Inputs, small: PreTraine
     last = {name for name, _ in model.named_parameters() if any(covers(part, name) for part in anatomy.blocks[-1])}
     return Row(
         name=name,
-        plugin=find_plugin(model.config.model_type).name,
+        plugin=find_plugin(backbone_of(model.config).model_type).name,
         input=" x ".join(str(side) for side in next(iter(inputs.values())).shape[1:]),
         blocks=len(anatomy.blocks),
         last_block=_shortened(anatomy.blocks[-1]),
@@ -206,6 +225,16 @@ def _transformers_row(model_type: str) -> Row:
     return describe(model_type, model, default_inputs(model), *small_model(model_type))
 
 
+def _headless_row(model_type: str) -> Row:
+    from small_models import small_headed
+
+    config, _ = classifier_config(CONFIG_MAPPING[model_type]())
+    own = config.model_type == HEADED
+    model = _without_weights(config.model_type, lambda: AutoModelForImageClassification.from_config(config))
+    name = f"{model_type}, {config.pooling}" if own else f"{model_type} as {config.model_type}"
+    return describe(name, model, default_inputs(model), *small_headed(model_type))
+
+
 def _timm_row(family: str) -> Row:
     from timm_models import SMALLEST, small_timm, wrapped
 
@@ -219,9 +248,13 @@ def _timm_row(family: str) -> Row:
 def default_model(model_type: str) -> PreTrainedModel:
     """Build an architecture in its default configuration, on the meta device if it can run there."""
     names = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[model_type]
+    build: Callable[[Any], PreTrainedModel] = getattr(transformers, names if isinstance(names, str) else names[0])
+    return _without_weights(model_type, lambda: build(CONFIG_MAPPING[model_type]()))
+
+
+def _without_weights(model_type: str, build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     with torch.device("meta"):
-        build: Callable[[Any], PreTrainedModel] = getattr(transformers, names if isinstance(names, str) else names[0])
-        model = build(CONFIG_MAPPING[model_type]())
+        model = build()
     model.to_empty(device="cpu" if model_type in READS_VALUES else "meta")
     for tensor in model.state_dict().values():
         tensor.zero_()
@@ -232,7 +265,8 @@ def default_model(model_type: str) -> PreTrainedModel:
 def default_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return inputs on the model's device for one image, at the size that the configuration states or else 224."""
     config = model.config
-    vision = getattr(config, "vision_config", config)
+    backbone = backbone_of(config)
+    vision = getattr(backbone, "vision_config", backbone)
     with torch.device(model.device):
         if config.model_type == "imagegpt":
             return {"input_ids": torch.zeros(1, config.n_positions, dtype=torch.long)}
@@ -242,7 +276,7 @@ def default_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
                 "pixel_attention_mask": torch.ones(1, vision.num_patches, dtype=torch.int32),
                 "spatial_shapes": torch.full((1, 2), math.isqrt(vision.num_patches)),
             }
-        size = getattr(vision, "image_size", 224)
+        size = getattr(vision, "image_size", 224) or 224
         height, width = (size, size) if isinstance(size, int) else size
         return {"pixel_values": torch.zeros(1, 3, height, width)}
 

@@ -141,7 +141,7 @@ def _measure(folder: Path, images: int) -> tuple[dict[str, list[tuple[float, flo
     train = [*data, "--model_name_or_path", str(folder / "model"), "--num_train_epochs", "1", "--cache", "disk"]
     train += ["--cache_dir", str(folder / "cache"), "--disable_tqdm", "true", "--per_device_train_batch_size", "256"]
     steps = {
-        "check": [*hfft, "check", *data, "--json", "true"],
+        "check": [*hfft, "check", *data, "--json"],
         "fill and train": [*hfft, "finetune", *train, "--output_dir", str(folder / "one"), "--baselines", "none"],
         "train from the cache, with probe": [*hfft, "finetune", *train, "--output_dir", str(folder / "two")],
     }

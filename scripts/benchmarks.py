@@ -1,10 +1,12 @@
-"""Write ``docs/benchmarks.md`` from what the benchmarks measured, ``docs/measured/*.json``; ``--check`` compares."""
+"""Write ``docs/benchmarks.md`` and the table of ``docs/export.md`` from ``docs/measured``; ``--check`` compares."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench_export import table as export_table
 from bench_limit import Result, pages_table, prefix_table, suffix_table
 from bench_policies import table as policies_table
 from bench_recipe import table as recipe_table
@@ -12,6 +14,8 @@ from bench_storage import table as storage_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
+EXPORT = ROOT / "docs" / "export.md"
+_TABLE = re.compile(r"(<!-- measured: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
 
@@ -158,15 +162,23 @@ of another run, in which hfft took 7.6 s.
 """
 
 
+def export_page() -> str:
+    """Return the page of exports with its table as it was measured."""
+    text = EXPORT.read_text(encoding="utf-8")
+    return _TABLE.sub(lambda found: f"{found[1]}{export_table(measured('export'))}\n{found[2]}", text)
+
+
 def main() -> int:
-    """Write the page, or with ``--check`` return 1 where it is not current."""
-    text = page()
-    if "--check" in sys.argv[1:]:
-        current = PAGE.exists() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE.name} is {'current' if current else 'not current: run python scripts/benchmarks.py'}")
-        return int(not current)
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    """Write the pages, or with ``--check`` return 1 where one is not current."""
+    stale = 0
+    for file, text in ((PAGE, page()), (EXPORT, export_page())):
+        if "--check" not in sys.argv[1:]:
+            file.write_text(text, encoding="utf-8")
+            continue
+        current = file.exists() and file.read_text(encoding="utf-8") == text
+        print(f"{file.name} is {'current' if current else 'not current: run python scripts/benchmarks.py'}")
+        stale += not current
+    return int(stale > 0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Serves a finished run in a process of its own on loopback and watches that proce
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import signal
 import statistics
@@ -22,6 +23,8 @@ from pathlib import Path
 
 import psutil
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
 
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import embedded_examples, find_runs
@@ -39,12 +42,14 @@ class Load:
         answers: seconds that each right answer took.
         wrong: answers that are not the model's own.
         errors: requests that failed.
+        refused: hostile images that were turned away, as they should be.
         memory: resident bytes of the server, with the seconds since the first client asked.
     """
 
     answers: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    refused: int = 0
     memory: list[tuple[float, int]] = field(default_factory=list)
 
     def resident(self, share: float) -> int:
@@ -60,6 +65,7 @@ class Load:
             ("right answers", f"{len(self.answers):,}"),
             ("wrong answers", f"{len(self.wrong)}"),
             ("errors", f"{len(self.errors)}"),
+            ("hostile images refused", f"{self.refused:,}"),
             ("seconds per answer, median", f"{statistics.median(self.answers):.2f}" if self.answers else "-"),
             ("seconds per answer, slowest", f"{max(self.answers):.2f}" if self.answers else "-"),
             ("memory in MB, start / 25 % / 50 % / 75 % / end", marks),
@@ -88,7 +94,14 @@ def served(outputs: Path) -> Iterator[tuple[str, psutil.Process]]:
                 process.kill()
 
 
-def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]], clients: int, seconds: float) -> Load:
+def drive(
+    url: str,
+    server: psutil.Process,
+    known: Sequence[tuple[Path, Score]],
+    clients: int,
+    seconds: float,
+    hostile: Sequence[Path] = (),
+) -> Load:
     """Let clients ask again and again until the time is up.
 
     Args:
@@ -97,6 +110,7 @@ def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]],
         known: images, each with the model's own most likely label.
         clients: how many at once, each with a connection of its own.
         seconds: after which no new question is asked.
+        hostile: images that must be refused; each client sends one of them after each right answer.
     """
     load, every = Load(), [Client(url, verbose=False) for _ in range(clients)]
     every[0].predict(handle_file(str(known[0][0])), api_name="/classify")  # loads the model
@@ -116,8 +130,18 @@ def drive(url: str, server: psutil.Process, known: Sequence[tuple[Path, Score]],
             found = Score(label["confidences"][0]["label"], label["confidences"][0]["confidence"])
             if found.label == expected.label and abs(found.probability - expected.probability) < TOLERANCE:
                 load.answers.append(time.perf_counter() - asked)
+                if hostile:
+                    send(client, hostile[len(load.answers) % len(hostile)])
             else:
                 load.wrong.append(f"{path.name}: {found} instead of {expected}")
+
+    def send(client: Client, path: Path) -> None:
+        try:
+            answer = client.predict(handle_file(str(path)), api_name="/classify")[0]
+        except AppError:
+            load.refused += 1
+        else:
+            load.wrong.append(f"{path.name}: {answer} instead of a refusal")
 
     threads = [threading.Thread(target=ask, args=item) for item in zip(every, itertools.count(), strict=False)]
     for thread in threads:
@@ -135,6 +159,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--images", type=Path, help="folder of images; by default five of the embedded ones")
+    parser.add_argument("--hostile", action="store_true", help="send images among them that must be refused")
     options = parser.parse_args()
     runs = find_runs(options.outputs)
     if not runs:
@@ -143,7 +168,8 @@ def main() -> int:
         files = sorted(options.images.rglob("*.*")) if options.images else write_examples(Path(place))
         known = answers_of(runs[0].folder, files)
         with served(options.outputs) as (url, server):
-            load = drive(url, server, known, options.clients, options.seconds)
+            hostile = write_hostile(Path(place)) if options.hostile else []
+            load = drive(url, server, known, options.clients, options.seconds, hostile)
     print(load.table(options.clients))
     for problem in (load.wrong + load.errors)[:5]:
         print(problem)
@@ -163,6 +189,19 @@ def write_examples(folder: Path) -> list[Path]:
         image.save(folder / f"{label}.png")
         paths.append(folder / f"{label}.png")
     return paths
+
+
+def write_hostile(folder: Path) -> list[Path]:
+    """Write images that must be refused: too long, too many pixels, cut off, empty, and none at all."""
+    stream = io.BytesIO()
+    Image.new("RGB", (300, 300), "red").save(stream, "PNG")
+    kept = stream.getvalue()
+    Image.new("1", (16_000, 1)).save(folder / "long.png")  # 100 bytes that would be scaled to 3 GB
+    Image.new("1", (9_500, 9_500)).save(folder / "bomb.png")
+    (folder / "cut.png").write_bytes(kept[: len(kept) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is not an image")
+    return [folder / name for name in ("long.png", "bomb.png", "cut.png", "empty.png", "text.jpg")]
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ TABS = {
     "Fine-tune": "#cut .hf-cut-block",
     "Classify": "#overlay img",
     "Pipeline": "#architecture svg.architecture",
-    "Training": "#epochs table",
+    "Training": "#player .plots svg",
     "Prediction trace": "#steps .hf-step",
     "Compare": "#runs label",
     "Labels": "#labels-look",
     "Label next": "#next-rank",
-    "Learn": "#question-1 label",
+    "Learn": "#lesson .hf-card",
 }
 """By tab, what is there once it has been filled."""
 WIDTHS = (1280, 390)  # pixels: a laptop and a phone

@@ -36,7 +36,7 @@ TABS = {
     "Compare": "#runs label",
     "Labels": "#labels-look",
     "Label next": "#next-rank",
-    "Learn": "#question-1 label",
+    "Learn": "#lesson .hf-card",
 }
 """By tab, what is there once it has been filled."""
 TIMEOUT = 120_000

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from hfft.models.headless.backbones import classifier_config
+from hfft.plugin.table import backbone_of
 
 LABELS = 3
 IMAGES = 3
@@ -133,6 +136,42 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_msn": VIT,
 }
 
+MLP_RATIO = {name: VIT[name] for name in VIT if name != "intermediate_size"} | {"mlp_ratio": 2}
+HEADLESS: dict[str, dict[str, Any]] = {
+    "aimv2_vision_model": VIT,
+    "clip_vision_model": VIT,
+    "dinov3_convnext": {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 2], "image_size": 32},
+    "dinov3_vit": VIT | {"num_register_tokens": 2},
+    "dpt": VIT,
+    "glpn": {name: PYRAMID[name] for name in PYRAMID if name != "image_size"},
+    "metaclip_2_vision_model": VIT,
+    "mlcd_vision_model": VIT,
+    "pixio": MLP_RATIO | {"n_cls_tokens": 2},
+    "siglip2_vision_model": SMALL["siglip2"]["vision_config"],
+    "siglip_vision_model": VIT,
+    "tipsv2_vision_model": MLP_RATIO | {"num_register_tokens": 2},
+    "vit_mae": VIT,
+    "vitdet": MLP_RATIO | {"pretrain_image_size": 32},
+    "yolos": VIT | {"image_size": [32, 32], "num_detection_tokens": 3},
+}
+
+
+def small_encoder(model_type: str) -> PreTrainedConfig:
+    """Return the configuration of a small backbone that has no classifier of its own."""
+    if model_type not in HEADLESS:
+        raise LookupError(f"{model_type} is new in transformers: give it a row in HEADLESS and one in a plugin")
+    return CONFIG_MAPPING[model_type](**HEADLESS[model_type])
+
+
+def small_headed(model_type: str) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Build a small backbone with a new head, like `small_model`."""
+    torch.manual_seed(0)
+    config, _ = classifier_config(small_encoder(model_type))
+    config.num_labels = LABELS
+    model: PreTrainedModel = AutoModelForImageClassification.from_config(config)
+    _shake(model)
+    return model.eval(), _inputs(model)
+
 
 def classes_of(model_type: str) -> tuple[str, ...]:
     """Return the names of the classes that transformers maps a model type to."""
@@ -185,7 +224,8 @@ def _inputs(model: PreTrainedModel) -> dict[str, Tensor]:
         to_tokens = transformers.ImageGPTImageProcessor(clusters=clusters, size={"height": 8, "width": 8})
         pictures = list(generator.integers(0, 256, (IMAGES, 20, 20, 3), np.uint8))
         return dict(to_tokens(pictures, return_tensors="pt"))
-    vision = getattr(model.config, "vision_config", model.config)
+    backbone = backbone_of(model.config)
+    vision = getattr(backbone, "vision_config", backbone)
     size = getattr(vision, "image_size", 64)
     side = size if isinstance(size, int) else size[0]
     return {"pixel_values": torch.from_numpy(generator.standard_normal((IMAGES, 3, side, side), np.float32))}

@@ -18,7 +18,6 @@ import hfft.jobs.finetune
 import hfft.jobs.inputs
 from hfft.cli import main
 from hfft.errors import OutputError
-from hfft.inference.onnx import _is_own
 from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, owned, refuse_overlap
 from hfft.report.staging import staged_results
 from hfft.training.resume import list_checkpoints, remove_checkpoints
@@ -232,23 +231,12 @@ def test_a_sweep_replaces_its_own_files_alone(place: Path, capsys: pytest.Captur
     assert main(given) == 0
 
 
-def test_an_export_replaces_an_export_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(place, ("x.onnx",))
-    given = ["export", str(place / "base"), "--images", str(place / "photos"), "--output_file"]
-    assert main([*given, str(place / "x.onnx")]) == 1
-    assert "x.onnx" in error_of(capsys)
-    assert untouched(place, ("x.onnx",))
-    assert main([*given, str(place / "y.onnx")]) == 0
-    assert _is_own(place / "y.onnx")
-    assert main([*given, str(place / "y.onnx")]) == 0
-
-
 def test_an_export_goes_with_the_weights(start: Start, place: Path) -> None:
     assert start() == 0
     assert main(["export", str(place / "out"), "--images", str(place / "photos")]) == 0
-    assert (place / "out" / "model.onnx").exists()
+    assert (place / "out" / "export" / "onnx" / "model.onnx").exists()
     assert start("--overwrite_output_dir", "true", "--seed", 3) == 0
-    assert not (place / "out" / "model.onnx").exists()
+    assert not (place / "out" / "export").exists()
 
 
 def test_merging_replaces_no_file_of_the_users(start: Start, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,8 +33,8 @@ def test_the_light_parser_has_the_flags_of_the_heavy_one(group: type) -> None:
 
 @pytest.mark.parametrize("word", ["yes", "TRUE", "t", "y", "1", "No", "false", "f", "n", "0"])
 def test_truth_is_read_as_transformers_reads_it(word: str) -> None:
-    (ours,) = parse((arguments.CheckArguments,), ["--json", word], "x", "")
-    (theirs,) = HfArgumentParser(arguments.CheckArguments).parse_args_into_dataclasses(["--json", word])  # type: ignore[arg-type]
+    (ours,) = parse((arguments.CheckArguments,), ["--strict", word], "x", "")
+    (theirs,) = HfArgumentParser(arguments.CheckArguments).parse_args_into_dataclasses(["--strict", word])  # type: ignore[arg-type]
     assert ours == theirs
 
 
@@ -45,11 +45,17 @@ def test_flags_that_negate_and_flags_without_a_value() -> None:
     assert (cache.class_token_shortcut, cache.exact, cache.cache_max_gb) == (False, False, 1.5)
 
 
+def test_lists_of_values() -> None:
+    (export,) = parse((arguments.ExportArguments,), ["--to", "web", "onnx", "web", "--check-images", "3"], "x", "")
+    assert (export.to, export.check_images) == (["web", "onnx"], 3)
+    assert parse((arguments.ExportArguments,), [], "x", "")[0].to == ["onnx"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--json", "perhaps"], "argument --json: 'perhaps' is neither true nor false"),
-        (["--jsn"], "unknown argument '--jsn'; did you mean --json?"),
+        (["--strict", "perhaps"], "argument --strict: 'perhaps' is neither true nor false"),
+        (["--strct"], "unknown argument '--strct'; did you mean --strict?"),
     ],
 )
 def test_errors(argv: list[str], message: str) -> None:

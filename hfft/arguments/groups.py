@@ -234,7 +234,6 @@ class PlanArguments:
     num_train_epochs: float = option(EPOCHS, "Passes over the training images.")
     learning_rate: float = option(LEARNING_RATE, "Peak learning rate of the retrained blocks.")
 
-    json: bool = option(False, "Print JSON, for programs.")
     suggest_anatomy: bool = option(
         False, "Print a starting point for --anatomy FILE.yaml, found from a recorded forward, and nothing else."
     )
@@ -253,7 +252,6 @@ class AdviseArguments:
         metadata={"help": "Compare these pretrained models instead, by linear probes: folders or Hub ids."},
     )
     folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
-    json: bool = option(False, "Print JSON, for programs.")
 
     def __post_init__(self) -> None:
         if self.folds is not None and self.folds < 2:
@@ -262,9 +260,8 @@ class AdviseArguments:
 
 @dataclass
 class CheckArguments:
-    """How findings are shown, and which of them fail."""
+    """Which findings fail."""
 
-    json: bool = option(False, "Print JSON with every file of every finding, for programs.")
     strict: bool = option(False, "Exit with 1 for warnings as well as for errors.")
 
 
@@ -328,7 +325,6 @@ class EmbedArguments:
         None,
         "Part whose output is pooled: stem, block N or neck, as `hfft plan` names them. Left out: what the head reads.",
     )
-    json: bool = option(False, "Print what was written as JSON, for programs.")
 
     def __post_init__(self) -> None:
         check_ending("--output", self.output, (".parquet", ".safetensors"))
@@ -340,7 +336,6 @@ class DepthArguments:
 
     output: str | None = option(None, "File for the figure, .png.")
     folds: int | None = option(None, "Folds of the cross-validation; by default 5 up to 500 images, else 3.")
-    json: bool = option(False, "Print JSON, for programs.")
     seed: int = option(0, "Seed of the folds.")
 
     def __post_init__(self) -> None:
@@ -360,7 +355,6 @@ class LabelsArguments:
     apply: str | None = option(
         None, "CSV of findings with decisions in its column action (keep, relabel, drop): write a new list by them."
     )
-    json: bool = option(False, "Print all findings as JSON, for programs.")
     seed: int = option(0, "Seed of the folds.")
 
     def __post_init__(self) -> None:
@@ -369,8 +363,6 @@ class LabelsArguments:
         if self.apply is not None:
             check_ending("--apply", self.apply, (".csv",))
             check_ending("--output", self.new_list, (".csv", ".parquet"))
-            if self.json:
-                raise ArgumentError("--json prints findings; leave it out beside --apply")
 
     @property
     def new_list(self) -> str:
@@ -384,7 +376,6 @@ class NextArguments:
 
     count: int = option(20, "How many images to choose, those first that would teach the model most.")
     output: str | None = option(None, "File for the list, .csv or .json.")
-    json: bool = option(False, "Print the list as JSON, for programs.")
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -459,20 +450,31 @@ class EvaluateArguments:
 class ExportArguments:
     """What to export to, and how it is checked."""
 
-    format: str = option("onnx", "File format.", ["onnx"])
-    output_file: str | None = option(None, "The file to write; by default model.onnx in the run's folder.")
-    images: str | None = option(
-        None, "Image or folder for the check against PyTorch; by default the run's own, else the embedded ones."
+    to: list[str] = field(
+        default_factory=lambda: ["onnx"],
+        metadata={
+            "help": "Formats, one or several; each goes into a folder of its name.",
+            "choices": ["onnx", "openvino", "int8", "web", "executorch", "coreml", "tflite"],
+        },
     )
-    check_images: int = option(16, "How many images the check uses.")
-    tolerance: float = option(1e-4, "Largest difference of a logit that passes, as a share of the largest logit.")
+    output_dir: str | None = option(None, "Folder for the exports; by default export in the run's folder.")
+    images: str | None = option(
+        None,
+        "Image or folder for the check against PyTorch; by default the run's test or validation images, else the "
+        "embedded ones.",
+    )
+    check_images: int = option(200, "How many images the check uses.")
+    calibration_images: int = option(128, "How many training images int8 is calibrated with.")
+    tolerance: float = option(0.01, "Largest difference of a probability that passes; int8 goes by accuracy.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
 
     def __post_init__(self) -> None:
-        if self.check_images < 1:
-            raise ArgumentError(f"--check_images must be at least 1, not {self.check_images}")
-        if self.tolerance < 0:
-            raise ArgumentError(f"--tolerance must not be below 0, but is {self.tolerance}")
+        self.to = list(dict.fromkeys(self.to))
+        for name in ("check_images", "calibration_images"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.tolerance < 1:
+            raise ArgumentError(f"--tolerance must lie between 0 and 1, not {self.tolerance}")
 
 
 @dataclass

@@ -117,7 +117,7 @@ def fill(
     if not rows:
         return report
     batches = capture_all(prefix, source, rows, report)
-    with tqdm(total=len(rows), desc=title, unit="image", disable=rank != 0) as progress:
+    with tqdm(total=len(rows), desc=title, unit="image", disable=True if rank else None) as progress:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
             count = -(-len(shard) // fill_batch(prefix.device))

@@ -9,6 +9,7 @@ from hfft.arguments import CacheToolArguments
 from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
+from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
 from hfft.files import default_cache_dir
 from hfft.parsing import asks_for_help, parse, print_run_help
@@ -16,15 +17,16 @@ from hfft.parsing import asks_for_help, parse, print_run_help
 FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags reads, or one part of them, and stop."
 
 
-def cache_tool(action: str, options: CacheToolArguments) -> str:
+def cache_tool(action: str, options: CacheToolArguments) -> Reply:
     """List or prune the entries of a cache folder and say what there is, or what was removed."""
     directory = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
-    if action == "prune":
-        entries = prune(directory, int(options.keep_gb * 1e9))
-        return f"Removed {len(entries)} entries of {gigabytes(sum(entry.bytes for entry in entries))} from {directory}."
-    entries = list_entries(directory)
-    total = f"{len(entries)} entries of {gigabytes(sum(entry.bytes for entry in entries))} in {directory}"
-    return "\n".join([*(_line(entry) for entry in entries), total])
+    pruned = action == "prune"
+    entries = prune(directory, int(options.keep_gb * 1e9)) if pruned else list_entries(directory)
+    total = f"{len(entries)} entries of {gigabytes(sum(entry.bytes for entry in entries))}"
+    result = {"cache_dir": directory, "removed" if pruned else "entries": entries}
+    if pruned:
+        return Reply(result, f"Removed {total} from {directory}.")
+    return Reply(result, "\n".join([*(_line(entry) for entry in entries), f"{total} in {directory}"]))
 
 
 def _line(entry: Entry) -> str:
@@ -34,7 +36,7 @@ def _line(entry: Entry) -> str:
     )
 
 
-def cache_command(argv: list[str]) -> int:
+def cache_command(argv: list[str]) -> Reply:
     """List the activation caches on disk, prune them, or fill one without training: hfft cache list|prune|fill."""
     if argv[:1] == ["fill"]:
         return _fill(argv[1:])
@@ -48,8 +50,7 @@ def cache_command(argv: list[str]) -> int:
     options, what = parse((CacheToolArguments,), argv, "cache", summary_of("cache"), action)
     if what == "fill":
         raise ArgumentError("fill comes first: hfft cache fill [FLAGS of hfft finetune] [--shard i/n]")
-    print(cache_tool(what, options))
-    return 0
+    return cache_tool(what, options)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -64,7 +65,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise ArgumentError(f"--shard {text!r} is not of the form i/n, with i from 1 to n")
 
 
-def _fill(argv: list[str]) -> int:
+def _fill(argv: list[str]) -> Reply:
     """Compute one part of the activations that a run with these flags reads."""
     from hfft.arguments import FillArguments
 
@@ -85,4 +86,4 @@ def _fill(argv: list[str]) -> int:
         raise ArgumentError("hfft cache fill takes no launcher: start one process for each --shard i/n")
     settings.cache.cache = "disk"
     fill_caches(set_up(settings), share, print)
-    return 0
+    return Reply({"shard": part.shard})

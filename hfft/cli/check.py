@@ -1,15 +1,14 @@
-"""`hfft check`: findings as a table for people and as JSON for programs."""
+"""`hfft check`: findings as a table for people and as data for programs."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import CheckArguments, DataArguments
 from hfft.cli.commands import summary_of
+from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
 from hfft.parsing import parse
 
@@ -19,16 +18,16 @@ if TYPE_CHECKING:
     from hfft.data.probe import ImageProbe
 
 
-def run_check(data: DataArguments, options: CheckArguments, place: str | None) -> int:
-    """Check every image and print what is found; progress goes to standard error.
+def run_check(data: DataArguments, options: CheckArguments, place: str | None) -> Reply:
+    """Check every image and say what is found; progress goes to standard error.
 
     Args:
         data: which images, where `place` does not say.
-        options: how to print, and what fails.
+        options: what fails.
         place: whatever ``hfft check DATA`` was given, or None.
 
     Returns:
-        1 where there are errors (with ``--strict`` warnings as well), else 0.
+        All findings; the exit code is 1 where there are errors (with ``--strict`` warnings as well), else 0.
 
     Raises:
         DataError: there are no images, or their labels cannot be told.
@@ -42,20 +41,19 @@ def run_check(data: DataArguments, options: CheckArguments, place: str | None) -
 
     found = find_splits(data)
     findings = check_parts(named_parts(found.splits), _progress)
-    print(findings_json(found, findings) if options.json else findings_table(found, findings))
     failing = {"error", "warning"} if options.strict else {"error"}
-    return int(any(finding.severity in failing for finding in findings))
+    code = int(any(finding.severity in failing for finding in findings))
+    return Reply(findings_data(found, findings), findings_table(found, findings), code)
 
 
-def findings_json(found: Found, findings: Sequence[Finding]) -> str:
-    """Return all findings with all their files as JSON."""
-    content = {
+def findings_data(found: Found, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return all findings with all their files."""
+    return {
         "data": found.name,
         "images": {split: len(named.names) for split, named in found.splits.items()},
-        "notes": list(found.notes),
-        "findings": [asdict(finding) for finding in findings],
+        "notes": found.notes,
+        "findings": list(findings),
     }
-    return json.dumps(content, indent=2)
 
 
 def findings_table(found: Found, findings: Sequence[Finding]) -> str:
@@ -84,7 +82,7 @@ def _progress(probes: Iterable[ImageProbe], total: int) -> Iterable[ImageProbe]:
     return progress
 
 
-def check_command(argv: list[str]) -> int:
+def check_command(argv: list[str]) -> Reply:
     """Look for unreadable, equal, mislabelled and unusual images before they are trained on."""
     place = {"nargs": "?", "metavar": "DATA", "help": "Folder, file or Hub id. Left out: what the flags say."}
     groups = (DataArguments, CheckArguments)

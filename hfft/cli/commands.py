@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hfft.cli.reply import Reply
 
 
 @dataclass(frozen=True)
@@ -12,17 +16,17 @@ class Command:
     """One command of the command line.
 
     Args:
-        place: ``module:function`` of a function from the rest of argv to an exit code.
+        place: ``module:function`` of a function from the rest of argv to a `Reply`.
         summary: what it does, for the overview and for the command's own help.
     """
 
     place: str
     summary: str
 
-    def load(self) -> Callable[[list[str]], int]:
+    def load(self) -> Callable[[list[str]], Reply]:
         """Import the command's function."""
         module, _, name = self.place.partition(":")
-        function: Callable[[list[str]], int] = getattr(import_module(module), name)
+        function: Callable[[list[str]], Reply] = getattr(import_module(module), name)
         return function
 
 
@@ -79,7 +83,8 @@ COMMANDS = {
         "Make a whole checkpoint, which stock transformers loads, of a delta and its base model.",
     ),
     "export": Command(
-        "hfft.cli.models:export_command", "Export a finished model to ONNX, checked against PyTorch on real images."
+        "hfft.cli.models:export_command",
+        "Export a finished model (ONNX, OpenVINO, int8, a web page), each checked against PyTorch on real images.",
     ),
     "push": Command(
         "hfft.cli.models:push_command",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ from hfft.arguments import (
     NextArguments,
 )
 from hfft.cli.commands import summary_of
+from hfft.cli.reply import Reply
 from hfft.parsing import parse
 
 if TYPE_CHECKING:
     from hfft.data.probe import ImageProbe
 
 
-def embed_command(argv: list[str]) -> int:
+def embed_command(argv: list[str]) -> Reply:
     """Write pooled features of any block, for neighbours, plots and other tools."""
     groups = (FeatureArguments, DataArguments, EmbedArguments)
     use, data, options, place = parse(groups, argv, "embed", summary_of("embed"), _place(" or images without labels"))
@@ -37,48 +37,44 @@ def embed_command(argv: list[str]) -> int:
         "images": rows,
         "features": width,
     }
-    print(json.dumps(facts, indent=2) if options.json else describe_embedding(embedding, options.output))
-    return 0
+    return Reply(facts, describe_embedding(embedding, options.output))
 
 
-def depth_command(argv: list[str]) -> int:
+def depth_command(argv: list[str]) -> Reply:
     """Measure what linear probes make of each block's output, which shows where pretrained features stop helping."""
     groups = (FeatureArguments, DataArguments, DepthArguments)
     use, data, options, place = parse(groups, argv, "depth", summary_of("depth"), _place(""))
     from hfft.curate.depth import accuracy_over_depth
 
     depth = accuracy_over_depth(use, data, options, place, _say)
-    print(json.dumps(depth.data(), indent=2) if options.json else depth)
-    return 0
+    return Reply(depth.data, str(depth))
 
 
-def labels_command(argv: list[str]) -> int:
+def labels_command(argv: list[str]) -> Reply:
     """Find labels that all other images contradict and odd images, or write a new list by decisions about them."""
     groups = (FeatureArguments, DataArguments, LabelsArguments)
     use, data, options, place = parse(groups, argv, "labels", summary_of("labels"), _place(""))
     if options.apply is not None:
         from hfft.curate.fixes import apply_fixes
 
-        print(apply_fixes(data, options, place).describe())
-        return 0
-    from hfft.curate.desk import desk_json, desk_table, label_desk
+        fixed = apply_fixes(data, options, place)
+        return Reply(fixed, fixed.describe())
+    from hfft.curate.desk import desk_table, label_desk
 
     desk = label_desk(use, data, options, place, _say, _progress)
-    print(desk_json(desk) if options.json else desk_table(desk))
     if options.output is not None:
         _say(f"Wrote {options.output}: {len(desk.suspects):,} findings.")
-    return 0
+    return Reply(desk, desk_table(desk))
 
 
-def next_command(argv: list[str]) -> int:
+def next_command(argv: list[str]) -> Reply:
     """Choose the unlabelled images whose labels would teach a finished run most."""
     images = {"nargs": "+", "metavar": "UNLABELLED", "help": "Images, or folders with images in them and below."}
     use, options, places = parse((FeatureArguments, NextArguments), argv, "next", summary_of("next"), images)
-    from hfft.curate.choose import choose_next, chosen_json, chosen_table
+    from hfft.curate.choose import choose_next, chosen_table
 
     chosen = choose_next(use, options, places, _say)
-    print(chosen_json(chosen) if options.json else chosen_table(chosen))
-    return 0
+    return Reply(chosen, chosen_table(chosen))
 
 
 def _place(more: str) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
-from hfft.cli.errors import describe_unexpected
-from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
+from hfft.cli.reply import Reply, print_json, print_text
+from hfft.errors import ArgumentError
 from hfft.machine import keep_freed_memory, take_all_cores
 from hfft.parsing import closest
+
+_BARS = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""What keeps other packages' progress bars off."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,24 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 1 for what went wrong, 2 for wrong arguments, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = _take_debug(arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if arguments[0] == "--version":
-        print(f"hfft {__version__}")
-        return 0
-    keep_freed_memory()
-    if line := take_all_cores():
-        print(line)
-    try:
-        return _run(*arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            raise
-        line, code = _outcome(error)
-        print(line, file=sys.stderr)
-        return code
+    debug, as_json = _take_debug(arguments), _take_json(arguments)
+    if not sys.stderr.isatty():
+        for name, value in _BARS.items():
+            os.environ.setdefault(name, value)
+    say = print_json if as_json else print_text
+    return say(next(iter(arguments), ""), lambda: _run(*arguments), debug)
 
 
 def _take_debug(arguments: list[str]) -> bool:
@@ -49,22 +41,24 @@ def _take_debug(arguments: list[str]) -> bool:
     return True
 
 
-def _run(name: str, *rest: str) -> int:
+def _take_json(arguments: list[str]) -> bool:
+    """Take ``--json`` out, wherever it stands."""
+    found = "--json" in arguments
+    arguments[:] = [word for word in arguments if word != "--json"]
+    return found
+
+
+def _run(name: str = "--help", *rest: str) -> Reply:
+    if name in ("-h", "--help"):
+        return Reply({"commands": {each: command.summary for each, command in COMMANDS.items()}}, _overview())
+    if name == "--version":
+        return Reply({"version": __version__}, f"hfft {__version__}")
+    keep_freed_memory()
+    if line := take_all_cores():
+        print(line)
     if name not in COMMANDS:
         raise ArgumentError(f"there is no command {name!r}{closest(name, list(COMMANDS))}; see hfft --help")
     return COMMANDS[name].load()(list(rest))
-
-
-def _outcome(error: BaseException) -> tuple[str, int]:
-    """Return the line that says what went wrong, and the exit code."""
-    notes = "".join(f". {note}" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, KeyboardInterrupt):
-        return f"hfft: interrupted; what was complete is kept{notes}", 130
-    if isinstance(error, HfftError):
-        code = 2 if isinstance(error, ArgumentError) else 143 if isinstance(error, PreemptedError) else 1
-        return f"hfft: error: {one_line(error)}", code
-    assert isinstance(error, Exception)
-    return f"hfft: error: {describe_unexpected(error)}{notes}", 1
 
 
 def _overview() -> str:
@@ -77,6 +71,7 @@ def _overview() -> str:
             "commands:",
             *(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()),
             "",
-            "hfft COMMAND --help lists a command's flags; --debug shows tracebacks.",
+            "hfft COMMAND --help lists a command's flags; --json answers in JSON, for programs (docs/agents.md);",
+            "--debug shows tracebacks.",
         ]
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hfft.arguments import CheckpointArguments, PredictArguments
 from hfft.cli.commands import summary_of
+from hfft.cli.reply import Reply
 from hfft.parsing import parse
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 _WIDEST = 60  # characters of a file's name that a table shows
 
 
-def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequence[str]) -> int:
+def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequence[str]) -> Reply:
     """Classify images and folders; results go to standard output, progress to standard error.
 
     Returns:
-        0, or 1 where not a single image could be read.
+        A prediction for each image; the exit code becomes 1 where not a single image could be read.
 
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
@@ -39,27 +40,32 @@ def print_predictions(use: CheckpointArguments, show: PredictArguments, paths: S
     if show.coverage is not None:
         check_coverage(classifier, show.coverage)
     rows = classify(classifier, files, show.top_k, use.batch_size, show.coverage)
-    failed = 0
+    task = classifier.task
+    heads = tuple(task.heads(classifier.labels, show.top_k))
+    columns = Columns(task, heads, classifier.known is not None, show.coverage is not None)
+    reply = Reply()
 
     def counted() -> Iterator[Prediction]:
-        nonlocal failed
+        failed = 0
         # Without a terminal there is no bar: disable=None asks tqdm to find out.
         for row in tqdm(rows, total=len(files), unit="image", file=sys.stderr, disable=None):
             failed += bool(row.error)
             yield row
+        if failed:
+            print(f"hfft: {failed} of {len(files)} images could not be read; their rows say why", file=sys.stderr)
+        reply.code = int(failed == len(files))
 
-    task = classifier.task
-    heads = tuple(task.heads(classifier.labels, show.top_k))
-    columns = Columns(task, heads, classifier.known is not None, show.coverage is not None)
+    reply.result = lambda: {"model": classifier.name, "predictions": [_plain(row) for row in counted()]}
+    reply.text = lambda: _print(counted(), show.format, files, columns)
+    return reply
+
+
+def _print(rows: Iterable[Prediction], form: str, files: Sequence[str], columns: Columns) -> None:
     try:
-        write_predictions(counted(), show.format, files, columns)
+        write_predictions(rows, form, files, columns)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` for instance, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if failed:
-        print(f"hfft: {failed} of {len(files)} images could not be read; their rows say why", file=sys.stderr)
-    return int(failed == len(files))
 
 
 @dataclass(frozen=True)
@@ -158,8 +164,8 @@ def _plain(row: Prediction) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in absent}
 
 
-def predict_command(argv: list[str]) -> int:
+def predict_command(argv: list[str]) -> Reply:
     """Label images with a finished model: a table, CSV or JSON lines on standard output."""
     images = {"nargs": "+", "metavar": "IMAGE_OR_FOLDER", "help": "Images, or folders with images in them and below."}
     groups = (CheckpointArguments, PredictArguments)
-    return print_predictions(*parse(groups, argv, "predict", summary_of("predict"), images))
+    return predictions(*parse(groups, argv, "predict", summary_of("predict"), images))

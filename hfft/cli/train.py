@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfft.cli.commands import summary_of
+from hfft.cli.reply import Reply
 from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, refuse_unknown_flags, split_sweep_flags
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hfft.training.setup import Settings
 
 
-def finetune_command(argv: list[str]) -> int:
+def finetune_command(argv: list[str]) -> Reply:
     """Fine-tune a pretrained image classifier with most of it frozen.
 
     --from_record hfft.json repeats the run that wrote the file; flags beside it win.
@@ -25,9 +28,29 @@ def finetune_command(argv: list[str]) -> int:
 
     flags, record = take_record(argv)
     run = finetune(finetune_settings(flags))
-    if record is not None:
-        print(*compare(record, run.folder), sep="\n")
-    return 0
+    differences = list(compare(record, run.folder)) if record is not None else None
+    if differences:
+        print(*differences, sep="\n")
+    return Reply(lambda: run_result(run.folder) | ({} if differences is None else {"differences": differences}))
+
+
+def run_result(folder: Path) -> dict[str, Any]:
+    """Return what programs are told of a finished run; ``hfft.json`` in its folder says the rest."""
+    from hfft.report.record import read_record
+
+    record = read_record(folder / "hfft.json")
+    return {
+        "output_dir": folder,
+        "record": folder / "hfft.json",
+        "policy": record.policy,
+        "labels": record.data.labels,
+        "images": record.data.counts,
+        "metrics": {split: metrics.values for split, metrics in record.metrics.items()},
+        "baselines": record.baselines,
+        "best_epoch": record.best_epoch,
+        "seconds": record.seconds,
+        "decisions": record.decisions,
+    }
 
 
 def finetune_settings(argv: list[str]) -> Settings:
@@ -42,10 +65,8 @@ def finetune_settings(argv: list[str]) -> Settings:
     return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", summary_of("finetune")))
 
 
-def advise_command(argv: list[str]) -> int:
+def advise_command(argv: list[str]) -> Reply:
     """Compare policies on the images themselves, and recommend one."""
-    import json
-
     from hfft.arguments import AdviseArguments
 
     if asks_for_help(argv):
@@ -59,15 +80,12 @@ def advise_command(argv: list[str]) -> int:
     settings = Settings(*groups)
     if name is not None:
         settings.data = replace(settings.data, dataset_name=name)
-    advice = advise(settings, options, (lambda line: None) if options.json else print)
-    print(json.dumps(advice.data(), indent=2) if options.json else f"\n{advice}")
-    return 0
+    advice = advise(settings, options, print)
+    return Reply(advice.data, f"\n{advice}")
 
 
-def plan_command(argv: list[str]) -> int:
+def plan_command(argv: list[str]) -> Reply:
     """Show what a policy would train, without any data."""
-    import json
-
     from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
 
     groups = (ModelArguments, PolicyArguments, PlanArguments)
@@ -75,11 +93,10 @@ def plan_command(argv: list[str]) -> int:
     from hfft.jobs.plan import show_plan, show_suggestion
 
     if plan.suggest_anatomy:
-        print(show_suggestion(model))
-        return 0
+        suggestion = show_suggestion(model)
+        return Reply({"anatomy": suggestion}, suggestion)
     shown = show_plan(model, policy, plan)
-    print(json.dumps(shown.data(), indent=2) if plan.json else shown)
-    return 0
+    return Reply(shown.data, str(shown))
 
 
 SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS]
@@ -91,7 +108,7 @@ CONFIG.yaml holds options of hfft finetune, and under the key sweep a mapping of
 or a list with one mapping for each run. A sweep that was stopped goes on with the runs that are missing."""
 
 
-def sweep_command(argv: list[str]) -> int:
+def sweep_command(argv: list[str]) -> Reply:
     """Compare runs over a grid or list of options; all of them share one activation cache per boundary."""
     from pathlib import Path
 
@@ -105,4 +122,6 @@ def sweep_command(argv: list[str]) -> int:
     runs = [run | options for run in runs for options in parse_grid(grid)]
     base = [*flags_of({name: value for name, value in shared.items() if name != "output_dir"}), *rest]
     target = Path(folder or shared.get("output_dir") or "outputs/sweep")
-    return 1 if sweep(base, runs, target, finetune_settings, print) else 0
+    failed = sweep(base, runs, target, finetune_settings, print)
+    result = {"output_dir": target, "table": target / "sweep.csv", "runs": len(runs), "failed": failed}
+    return Reply(result, code=int(failed > 0))

@@ -45,6 +45,7 @@ class Pixels:
 
     Attributes:
         least: pixels that both sides of an image need to have; see `hfft.data.images.open_image`.
+        grey: whether images are turned grey, for a model of one channel.
 
     Example:
         >>> Pixels(processor)(image)["pixel_values"].shape  # doctest: +SKIP
@@ -62,6 +63,7 @@ class Pixels:
         edge = None if exact else resized_edge(processor)
         # A random crop keeps about half of a side at least.
         self.least = None if edge is None else edge * DETAIL * (2 if augment == "crop" else 1)
+        self.grey = reads_grey(processor)
 
     def __call__(self, image: Image.Image, content: str = "", view: int | None = None) -> dict[str, Tensor]:
         """The inputs of one image, without a batch dimension.
@@ -72,11 +74,14 @@ class Pixels:
             view: which augmented view; None: the image as it is.
 
         Returns:
-            Every tensor that the processor makes, most often ``pixel_values`` of shape (3, height, width).
+            Every tensor that the processor makes, most often ``pixel_values`` of shape (3, height, width), in grey
+            (1, height, width).
             Augmented pixels depend on seed, content and view alone, whatever process, set or order asks for them.
         """
         if view is not None and content and self.augment != "none":
             image = self._augmented(image, content, view)
+        if self.grey:
+            image = image.convert("L")
         if is_timm(self.processor):
             return {"pixel_values": self.processor.val_transforms(image)}
         inputs = self.processor(images=image, return_tensors="pt")
@@ -231,8 +236,7 @@ def resize_processor(processor: BaseImageProcessor, image_size: int, config: Pre
     if is_timm(processor):
         _resize_timm(processor, image_size, config)
     else:
-        settings = {**processor.to_dict(), **_sizes(processor, image_size)}
-        vars(processor).update(vars(type(processor).from_dict(settings)))
+        change_settings(processor, _sizes(processor, image_size))
     inputs = Pixels(processor)(Image.new("RGB", (image_size + 40, image_size + 20)))
     shape = tuple(inputs[processor.model_input_names[0]].shape)
     if shape[-2:] != (image_size, image_size):
@@ -252,6 +256,22 @@ def resized_edge(processor: BaseImageProcessor) -> int | None:
     return max(edges, default=None) if settings.get("do_resize") else None
 
 
+def change_settings(processor: BaseImageProcessor, changes: Mapping[str, Any]) -> None:
+    """Give an image processor of transformers other settings, also once saved and loaded again."""
+    vars(processor).update(vars(type(processor).from_dict({**processor.to_dict(), **changes})))
+
+
+def reads_grey(processor: BaseImageProcessor) -> bool:
+    """Return whether an image processor is for one channel, by timm's input size or by its one mean.
+
+    `hfft.models.channels.fit_channels` makes it so for a model that reads grey.
+    """
+    if is_timm(processor):
+        return int(processor.data_config["input_size"][0]) == 1
+    mean = getattr(processor, "image_mean", None)
+    return isinstance(mean, list | tuple) and len(mean) == 1
+
+
 def is_timm(processor: BaseImageProcessor) -> TypeGuard[TimmWrapperImageProcessor]:
     """Return whether an image processor is timm's, without loading timm for another."""
     return any(base.__name__ == "TimmWrapperImageProcessor" for base in type(processor).__mro__)
@@ -265,7 +285,7 @@ def _resize_timm(processor: TimmWrapperImageProcessor, image_size: int, config: 
     pretrained_cfg = getattr(config, "pretrained_cfg", None)
     if pretrained_cfg is None:
         raise ValueError("timm's image processor is saved in the model's config: pass the config as well")
-    pretrained_cfg["input_size"] = [3, image_size, image_size]
+    pretrained_cfg["input_size"] = [pretrained_cfg["input_size"][0], image_size, image_size]
     architecture = processor.to_dict().get("architecture")
     fresh = type(processor)(pretrained_cfg=pretrained_cfg, architecture=architecture)
     vars(processor).update(vars(fresh))

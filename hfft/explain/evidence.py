@@ -83,6 +83,8 @@ class PredictionTrace:
         features: how many pooled features the head reads; 0 where it does not read one vector.
         evidence: for the most likely classes, best first.
         scores: labels with their probabilities, best first.
+        unknown_score: distance from the training images over the largest that counts as known: above 1 the image is
+            unknown; None where the model came without its training images.
     """
 
     seen: Image.Image | None
@@ -98,6 +100,7 @@ class PredictionTrace:
     features: int
     evidence: tuple[Evidence, ...]
     scores: tuple[Score, ...]
+    unknown_score: float | None
 
 
 def load_base(classifier: Classifier) -> PreTrainedModel:
@@ -168,7 +171,16 @@ def prediction_trace(
         features=0 if features is None else features[1].numel(),
         evidence=() if features is None else _evidence(classifier, *features, logits),
         scores=scores_of(classifier, logits),
+        unknown_score=None if features is None else _unknown_score(classifier, features[1]),
     )
+
+
+def _unknown_score(classifier: Classifier, features: Tensor) -> float | None:
+    """Return how far one image is from the training images, given what the head reads of it, shape (features,)."""
+    known = classifier.known
+    if known is None or known.features.shape[1] != features.numel():
+        return None
+    return known.compare(features[None].numpy())[0].score
 
 
 def _chosen_parts(classifier: Classifier, anatomy: Anatomy) -> tuple[str, str]:

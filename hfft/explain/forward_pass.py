@@ -80,9 +80,19 @@ def watch(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> F
 
 def part_output(model: nn.Module, anatomy: Anatomy, part: str, inputs: Mapping[str, Tensor]) -> Tensor | None:
     """Return what one part gives out, as `PartPass.output`, from a single pass."""
+    return part_outputs(model, anatomy, inputs)[0][part]
+
+
+def part_outputs(
+    model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor | None], Tensor]:
+    """Return what each part gives out, as `PartPass.output`, and the logits, from a single pass.
+
+    The logits have shape (batch, labels), in float32 on the CPU.
+    """
     with torch.no_grad(), _tallies(model, anatomy, lambda: 0.0) as tallies:
-        model(**inputs)
-    return tallies[part].output
+        logits = logits_of(model(**inputs)).float().cpu()
+    return {name: tally.output for name, tally in tallies.items()}, logits
 
 
 def called_modules(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:

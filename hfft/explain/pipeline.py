@@ -185,16 +185,29 @@ def scores_of(classifier: Classifier, logits: Tensor, most: int = 5) -> tuple[Sc
 
 def seen_image(classifier: Classifier, inputs: dict[str, Tensor]) -> Image.Image | None:
     """Return the model's input as an image, the normalisation undone; None where the input is not an image."""
-    pixels = next((tensor for tensor in inputs.values() if tensor.ndim == 4 and tensor.shape[1] == 3), None)
-    if pixels is None:
+    name = image_input(inputs)
+    if name is None:
         return None
-    values = pixels[0].float().cpu()
-    mean, std = (_setting(classifier.pixels.processor.to_dict(), key) for key in ("mean", "std"))
-    if mean is not None and std is not None:
-        values = values * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    values = inputs[name][0].float().cpu()
+    if (scale := normalisation(classifier)) is not None:
+        mean, std = scale
+        values = values * std + mean
     elif values.min() < 0 or values.max() > 1:
         values = (values - values.min()) / (values.max() - values.min()).clamp_min(1e-12)
-    return Image.fromarray((values.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+    return Image.fromarray((values.clamp(0, 1) * 255).round().byte().expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+def image_input(inputs: dict[str, Tensor]) -> str | None:
+    """Return the name of the input that is an image, (batch, channels, height, width); None where there is none."""
+    return next((name for name, tensor in inputs.items() if tensor.ndim == 4 and tensor.shape[1] in (1, 3)), None)
+
+
+def normalisation(classifier: Classifier) -> tuple[Tensor, Tensor] | None:
+    """Return the mean and deviation that pixels are normalised with, (channels, 1, 1) each; None for none."""
+    mean, std = (_setting(classifier.pixels.processor.to_dict(), key) for key in ("mean", "std"))
+    if mean is None or std is None:
+        return None
+    return torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1)
 
 
 def _part(record: PartRecord, modules: tuple[str, ...], passed: PartPass) -> PartTrace:
@@ -214,10 +227,13 @@ def _image_stage(image: Image.Image) -> Stage:
 
 def _preprocessing_stage(classifier: Classifier, inputs: dict[str, Tensor], seconds: float) -> Stage:
     tensor = next(iter(inputs.values())).float()
-    note = "Resized, scaled and normalised exactly as in training."
+    grey = "Turned grey, " if classifier.pixels.grey else ""
+    note = f"{grey}{'resized' if grey else 'Resized'}, scaled and normalised exactly as in training."
     mean, std = (_setting(classifier.pixels.processor.to_dict(), key) for key in ("mean", "std"))
     if mean is not None and std is not None:
         note += f" Mean {_plain(mean)} is taken off and the rest divided by {_plain(std)}."
+    if tensor.ndim == 4 and tensor.shape[1] == 3:
+        note += " From here on the channels come first."
     return Stage(STAGES[1], (), tuple(tensor.shape), float(tensor.min()), float(tensor.max()), seconds, note=note)
 
 
@@ -261,7 +277,7 @@ def _setting(settings: dict[str, Any], key: str) -> list[float] | None:
         return None
     for place in (settings, settings.get("data_config") or {}, settings.get("pretrained_cfg") or {}):
         value = place.get(f"image_{key}", place.get(key))
-        if isinstance(value, list | tuple) and len(value) == 3:
+        if isinstance(value, list | tuple) and len(value) in (1, 3):
             return [float(item) for item in value]
     return None
 

@@ -15,7 +15,7 @@ from hfft._version import __version__
 from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.download import DELTA, WEIGHTS, has_weights
-from hfft.output_folder import KNOWN
+from hfft.output_folder import CODE, KNOWN
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
-PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv", KNOWN)
+PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv", KNOWN, CODE)
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 

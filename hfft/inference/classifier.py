@@ -27,7 +27,6 @@ from hfft.models.checkpoint import load_folder
 from hfft.models.download import fetch
 from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
-from hfft.models.load import check_channels
 from hfft.output_folder import KNOWN
 from hfft.report.record import RunRecord, read_record
 from hfft.tasks.contract import Answer, Score, Task, needs_one_label
@@ -181,7 +180,6 @@ def load_classifier(
     else:
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
-        check_channels(model.config, str(path_or_repo))
         task_of(model.config, str(path_or_repo))
         record = read_record(folder / "hfft.json") if (folder / "hfft.json").exists() else None
         known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None

@@ -225,11 +225,11 @@ def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
         return logits_of(model(**inputs))
 
 
-def check_plugin(name: str, model_name: str | None) -> tuple[str, bool]:
+def check_plugin(name: str, model_name: str | None) -> tuple[str, list[CheckResult]]:
     """Hold a plugin's anatomy of a model against everything hfft does with it.
 
     Returns:
-        A line for each check, and whether all of them passed.
+        A line for each check, and the checks.
 
     Raises:
         PluginError: the plugin is not installed, or its anatomy does not fit the model at all.
@@ -239,4 +239,4 @@ def check_plugin(name: str, model_name: str | None) -> tuple[str, bool]:
     anatomy = find_anatomy(model, name)
     results = check_model(model, blank_inputs(processor), anatomy)
     lines = [f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<18} {result.detail}" for result in results]
-    return "\n".join([f"Plugin {name} on {base.name}:", *lines]), all(result.ok for result in results)
+    return "\n".join([f"Plugin {name} on {base.name}:", *lines]), results

@@ -25,18 +25,20 @@ class ShownPlan:
         model: the model's name.
         phases: what each of them trains, in order.
         learning_rate: that the factors of the parts are multiplied with.
+        notes: what is not as usual about the model.
     """
 
     model: str
     phases: tuple[PhaseView, ...]
     learning_rate: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return plan_tree(self.model, self.phases, self.learning_rate)
+        return "\n".join([plan_tree(self.model, self.phases, self.learning_rate), *self.notes])
 
     def data(self) -> dict[str, Any]:
         """Return the same as plain data."""
-        return plan_data(self.model, self.phases, self.learning_rate)
+        return {**plan_data(self.model, self.phases, self.learning_rate), "notes": list(self.notes)}
 
 
 def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanArguments) -> ShownPlan:
@@ -53,7 +55,7 @@ def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanA
         cut = cut_phase(model, anatomy, phase, inputs)
         views.append(view_phase(model, plan, phase, cut))
         unfreeze(model)
-    return ShownPlan(base.name, tuple(views), options.learning_rate)
+    return ShownPlan(base.name, tuple(views), options.learning_rate, base.notes)
 
 
 def plan_with(**options: Any) -> ShownPlan:

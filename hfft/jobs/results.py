@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,11 @@ from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.jobs.run import Run, judged
 from hfft.jobs.units import in_own_units
 from hfft.metrics import WORDS, SplitMetrics, counted, described
+from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import KNOWN, RECORD
+from hfft.output_folder import CODE, EPOCH_ANSWERS, KNOWN, RECORD
+from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
 from hfft.report.record import (
@@ -51,6 +53,7 @@ from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
+from hfft.trust.epoch_answers import write_epoch_answers
 from hfft.trust.known import write_known
 
 PACKAGES = (
@@ -74,6 +77,9 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
+        # Of one evaluation there is nothing beside the result, and the Space alone reads it, which shows one label.
+        if len(run.progress.answers.epochs) > 1 and run.trust.task.chooses:
+            write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)
         evidence = _evidence(run, record)
@@ -203,7 +209,9 @@ def _cross_validated(run: Run) -> dict[str, SplitMetrics]:
 def _base(run: Run) -> BaseRecord:
     base = run.setup.base
     on_hub = base.name != EMBEDDED_MODEL and not Path(base.name).exists()
-    return BaseRecord(base.name, base.revision or None, run.setup.pretrained.sha256, base.license or None, on_hub)
+    record = BaseRecord(base.name, base.revision or None, run.setup.pretrained.sha256, base.license or None, on_hub)
+    own_code = CODE if run.model.config.model_type == HEADED else ""
+    return replace(record, channels=channels_of(run.model.config), own_code=own_code)
 
 
 def _data(run: Run) -> DataRecord:

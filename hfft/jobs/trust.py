@@ -120,7 +120,7 @@ class _Features:
         batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)
         device = next(model.parameters()).device
         autocast = precision_of(self.setup.settings.training)
-        for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE):
+        for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE, disable=None):
             moved = {key: tensor.to(device) for key, tensor in batch.items() if key != "labels"}
             with (
                 torch.no_grad(),

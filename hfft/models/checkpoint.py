@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
 from hfft.files import write_whole
+from hfft.models.channels import check_channels, fit_channels
 from hfft.models.delta import load_delta
 from hfft.models.download import DELTA, fetch, has_weights
-from hfft.models.load import load_pretrained, quiet
+from hfft.models.headless.backbones import encoder_of
+from hfft.models.pretrained import load_pretrained, quiet
 from hfft.models.tensors import state_to_save
-from hfft.output_folder import CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
+from hfft.output_folder import CODE, CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -62,7 +64,8 @@ def load(
         The model, on the CPU in eval mode, and the processor that it was trained with.
 
     Raises:
-        ModelError: nothing is found there, or it is not whole: a tensor is missing or has another shape.
+        ModelError: nothing is found there, it is not whole (a tensor is missing or has another shape), or it reads
+            neither 1 nor 3 channels.
 
     Example:
         >>> model, processor = hfft.load("outputs/photos")
@@ -84,6 +87,13 @@ def load_folder(
             raise ModelError(f"{folder} holds neither model.safetensors nor {DELTA}; other files are never read")
         return load_delta(folder, base, token, trust_remote_code)
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
+    config = load_pretrained(AutoConfig, arguments)
+    check_channels(config, str(folder))  # before weights are read
+    if not trust_remote_code and encoder_of(config, str(folder)) is not None:
+        raise ModelError(
+            f"{folder} holds a {config.model_type} model without a classifier; give it one with hfft finetune "
+            f"--model_name_or_path {folder}"
+        )
     processor = load_pretrained(AutoImageProcessor, arguments)
     model, report = load_pretrained(
         AutoModelForImageClassification,
@@ -97,6 +107,7 @@ def load_folder(
         raise ModelError(
             f"{folder} holds no tensor {missing[0]!r} ({len(missing)} missing), so it is not a whole model"
         )
+    fit_channels(processor, model.config, str(folder))
     model.eval()
     return model, processor
 
@@ -141,7 +152,7 @@ def merge(
         for name, content in beside.items():
             # The run's own files, to the byte: saving a loaded configuration may leave out what is not the model's.
             write_whole(output / name, content)
-        weights = [file.name for pattern in WEIGHTS for file in output.glob(pattern)]
+        weights = [file.name for pattern in (*WEIGHTS, CODE) for file in output.glob(pattern)]
         claim(output, [*beside, CONFIG, "preprocessor_config.json", *weights])
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write the checkpoint to {output}: {error}; free some room") from error

@@ -22,8 +22,10 @@ from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, embedded_model
 from hfft.errors import ModelError, OutputError
 from hfft.files import whole_file
+from hfft.models.channels import check_channels
 from hfft.models.download import DELTA, fetch
-from hfft.models.load import load_pretrained
+from hfft.models.headless.backbones import encoder_of, load_with_head
+from hfft.models.pretrained import load_pretrained
 from hfft.models.tensors import digest
 from hfft.trust.calibration import KEY, set_temperature
 
@@ -142,6 +144,7 @@ def load_delta(
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
     processor: BaseImageProcessor = load_pretrained(AutoImageProcessor, arguments)
     config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
+    check_channels(config, str(folder))
     model = _load_base(info, base, config, ModelArguments(token=token, trust_remote_code=trust_remote_code))
     state = model.state_dict()
     given = {name: tensor for name, tensor in state.items() if name not in info.fresh}
@@ -178,6 +181,21 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
     except ModelError as error:
         raise ModelError(f"the delta's base model cannot be had: {error}; or give its place with --base") from error
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=options.trust_remote_code)
+    encoder = encoder_of(load_pretrained(AutoConfig, arguments), name)
+    if encoder is None:
+        model, lacking = _load_as(arguments, config)
+    else:
+        model, missing = load_with_head(arguments, encoder, config)
+        lacking = dict.fromkeys(missing, "not at all")
+    for tensor in sorted(lacking.keys() - set(info.fresh)):
+        raise ModelError(
+            f"{name} is not the base model that the delta was made from: it has the tensor {tensor!r} {lacking[tensor]}"
+        )
+    return model
+
+
+def _load_as(arguments: ModelArguments, config: PreTrainedConfig) -> tuple[PreTrainedModel, dict[str, str]]:
+    """A classifier in another's architecture, and by tensor that it does not give how so."""
     model: PreTrainedModel
     model, report = load_pretrained(
         AutoModelForImageClassification,
@@ -191,12 +209,7 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
     shapes = {
         name: f"in the shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]
     }
-    lacking = dict.fromkeys(report["missing_keys"], "not at all") | shapes
-    for tensor in sorted(lacking.keys() - set(info.fresh)):
-        raise ModelError(
-            f"{name} is not the base model that the delta was made from: it has the tensor {tensor!r} {lacking[tensor]}"
-        )
-    return model
+    return model, dict.fromkeys(report["missing_keys"], "not at all") | shapes
 
 
 def _check_fit(path: Path, info: DeltaInfo, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

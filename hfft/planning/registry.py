@@ -1,66 +1,17 @@
-"""Find the plugin that speaks for a model, through the entry-point group ``hfft.backbones``."""
+"""Find the anatomy of a model, from the plugin that speaks for it or from a file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from hfft.arguments import ModelArguments
 from hfft.errors import PluginError
-from hfft.plugin.contract import Anatomy, BackbonePlugin
+from hfft.plugin.contract import Anatomy
+from hfft.plugin.installed import find_plugin
+from hfft.plugin.table import backbone_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-GROUP = "hfft.backbones"
-
-
-@dataclass(frozen=True)
-class InstalledPlugin:
-    """One entry point of the group: either a working `plugin` or the `error` that it failed with."""
-
-    name: str
-    distribution: str
-    version: str
-    plugin: BackbonePlugin | None
-    error: str = ""
-
-
-def installed_plugins() -> list[InstalledPlugin]:
-    """Load every plugin of the group, in order of name; one that fails is listed with its error."""
-    return [_load(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)]
-
-
-def find_plugin(model_type: str, name: str | None = None) -> InstalledPlugin:
-    """Return the one plugin that speaks for a model type, or the one called `name`.
-
-    Raises:
-        PluginError: no plugin or more than one claims the type, or `name` is not installed or broken.
-    """
-    found = installed_plugins()
-    asked = ", ".join(f"{p.name} ({p.distribution} {p.version})" for p in found) or "none is installed"
-    if name is not None:
-        named = [p for p in found if p.name == name]
-        if not named:
-            raise PluginError(f"no plugin is called {name!r}; installed are: {asked}")
-        if len(named) > 1:
-            owners = " and ".join(f"{p.distribution} {p.version}" for p in named)
-            raise PluginError(f"{owners} both install a plugin called {name!r}; uninstall one of them")
-        if named[0].plugin is None:
-            raise PluginError(f"plugin {name!r} of {named[0].distribution} does not load: {named[0].error}")
-        return named[0]
-    claims = [p for p in found if p.plugin is not None and model_type in p.plugin.model_types]
-    if len(claims) > 1:
-        claimants = " and ".join(f"{p.name} ({p.distribution} {p.version})" for p in claims)
-        raise PluginError(f"model type {model_type!r} is claimed by {claimants}; choose with --plugin NAME")
-    if not claims:
-        broken = "".join(f"; {p.name} does not load: {p.error}" for p in found if p.error)
-        raise PluginError(
-            f"no plugin knows model type {model_type!r}; asked were: {asked}{broken}. "
-            "Describe the model with --anatomy FILE.yaml or write a plugin (docs/plugins.md)"
-        )
-    return claims[0]
 
 
 def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
@@ -71,7 +22,7 @@ def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
     """
     from hfft.planning.anatomy_file import check_anatomy
 
-    found = find_plugin(model.config.model_type, plugin)
+    found = find_plugin(backbone_of(model.config).model_type, plugin)
     assert found.plugin is not None
     anatomy = found.plugin.anatomy(model)
     try:
@@ -79,17 +30,6 @@ def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
     except PluginError as error:
         raise PluginError(f"plugin {found.name!r} does not fit {type(model).__name__}: {error}") from error
     return anatomy
-
-
-def _load(point: EntryPoint) -> InstalledPlugin:
-    owner, version = (point.dist.name, point.dist.version) if point.dist else ("an unknown distribution", "?")
-    try:
-        plugin = point.load()()
-    except Exception as error:  # whatever a third party's import raises must not stop the others
-        return InstalledPlugin(point.name, owner, version, None, f"{type(error).__name__}: {error}")
-    if not isinstance(plugin, BackbonePlugin):
-        return InstalledPlugin(point.name, owner, version, None, f"{point.value} is not a BackbonePlugin")
-    return InstalledPlugin(point.name, owner, version, plugin)
 
 
 def resolve_anatomy(model: PreTrainedModel, arguments: ModelArguments) -> Anatomy:

@@ -1,7 +1,7 @@
 """All that a plugin or a policy of another package may import: the contract, patterns, the table, the errors."""
 
 from hfft.errors import ArgumentError, PluginError, UnsupportedModelError
-from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, PhaseSpec, TokenLayout
+from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, PhaseSpec, Pooling, TokenLayout
 from hfft.plugin.patterns import anatomy_from_patterns, expand, expand_blocks, known_names
 from hfft.plugin.table import Row, TablePlugin, token_grid
 
@@ -12,6 +12,7 @@ __all__ = [
     "ClassTokenBlock",
     "PhaseSpec",
     "PluginError",
+    "Pooling",
     "Row",
     "TablePlugin",
     "TokenLayout",

@@ -7,14 +7,14 @@ an `Anatomy`, which is data; everything else that hfft does is derived from that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hfft.errors import PluginError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,20 @@ class TokenLayout:
     """
 
     grid: tuple[int, int]
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What a new head reads of a backbone that has no classifier of its own.
+
+    Args:
+        how: ``token`` (the first one), ``mean`` (of the patches' tokens, or of a feature map), ``token+mean`` (both,
+            one after the other) or ``pooler`` (the backbone's own ``pooler_output``).
+        prefix: how many tokens come before those of the patches.
+    """
+
+    how: str
     prefix: int = 0
 
 
@@ -108,9 +122,12 @@ class BackbonePlugin(ABC):
 
     Attributes:
         model_types: the ``config.model_type`` values this plugin speaks for.
+        same_encoder: by the type of a backbone without a classifier, that of a classifier with the very same encoder,
+            tensor by tensor, which it then becomes.
     """
 
     model_types: ClassVar[frozenset[str]]
+    same_encoder: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
@@ -122,6 +139,16 @@ class BackbonePlugin(ABC):
         Raises:
             UnsupportedModelError: this architecture cannot be split into blocks, and why.
         """
+
+    def pooling(self, config: PreTrainedConfig) -> Pooling | None:
+        """Return what a head reads of a backbone of this configuration; None where it brings a classifier.
+
+        The parts of such a model lie below ``backbone``, the head is ``norm`` and ``classifier``.
+
+        Raises:
+            UnsupportedModelError: this architecture cannot be given a head, and why.
+        """
+        return None
 
 
 def covers(name: str, tensor_name: str) -> bool:

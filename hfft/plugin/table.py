@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfft.errors import UnsupportedModelError
-from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, TokenLayout
+from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, Pooling, TokenLayout
 from hfft.plugin.patterns import anatomy_from_patterns
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Row:
         tokens: from the config to the layout of the last block's tokens.
         class_token: from the model to its last block's modules, where the head reads nothing but the class token.
         flat: the matches are single layers; a stage begins at each of them that strides.
+        pooling: `Pooling.how` of a backbone that has no classifier of its own; empty for a classifier.
     """
 
     stem: str
@@ -40,6 +41,7 @@ class Row:
     tokens: Callable[[Any], TokenLayout] | None = None
     class_token: Callable[[PreTrainedModel], ClassTokenBlock | None] | None = None
     flat: bool = False
+    pooling: str = ""
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """Fill the patterns in with the names of a model."""
@@ -49,7 +51,7 @@ class Row:
             blocks=[self.blocks.split()],
             neck=self.neck.split(),
             head=self.head.split(),
-            tokens=self.tokens(model.config) if self.tokens else None,
+            tokens=self.tokens(backbone_of(model.config)) if self.tokens else None,
             class_token=self.class_token(model) if self.class_token else None,
         )
         return replace(anatomy, blocks=_join_layers(model, anatomy.blocks)) if self.flat else anatomy
@@ -67,14 +69,33 @@ class TablePlugin(BackbonePlugin):
     refused: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls.model_types = frozenset({*cls.rows, *cls.refused})
+        cls.model_types = frozenset({*cls.rows, *cls.refused, *cls.same_encoder})
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """See `BackbonePlugin.anatomy`."""
-        model_type = model.config.model_type
+        return self._row(backbone_of(model.config).model_type).anatomy(model)
+
+    def pooling(self, config: PreTrainedConfig) -> Pooling | None:
+        """See `BackbonePlugin.pooling`."""
+        row = self._row(config.model_type)
+        return Pooling(row.pooling, row.tokens(config).prefix if row.tokens else 0) if row.pooling else None
+
+    def _row(self, model_type: str) -> Row:
         if model_type in self.refused:
             raise UnsupportedModelError(f"model type {model_type!r}: {self.refused[model_type]}")
-        return self.rows[model_type].anatomy(model)
+        if model_type not in self.rows:
+            raise UnsupportedModelError(f"{type(self).__name__} has no row for model type {model_type!r}")
+        return self.rows[model_type]
+
+
+HEADED = "backbone_classifier"
+"""Model type of a backbone that was given a head; its configuration holds the backbone's own."""
+
+
+def backbone_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration that says what the backbone is: a classifier's own, or the one inside a head's."""
+    backbone: PreTrainedConfig = config.backbone_config if config.model_type == HEADED else config
+    return backbone
 
 
 def token_grid(

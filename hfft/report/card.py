@@ -11,7 +11,7 @@ from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, c
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import EpochRow, kept_row
-from hfft.tasks.contract import THRESHOLDS, Task
+from hfft.tasks.contract import THRESHOLDS
 from hfft.trust.calibration import KEY
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ MOST_ROWS = 50  # of the trace or the per-class table; a longer one is cut, and 
 
 DEEP_GREY = (
     "Grey images of more than 8 bits (16-bit PNG, float TIFF) are scaled to 0 to 255 by `hfft` alone: Pillow, and so "
-    "the first two examples, clips them at 255 instead. Classify such images with `hfft`, or save them as 8 bits first."
+    "the code for `transformers` alone, clips them at 255 instead. Classify such images with `hfft`, or save them as 8 "
+    "bits first."
 )
 """What a reader must know of `hfft.data.grey` who uses the model without hfft."""
 
@@ -64,7 +65,7 @@ def model_card(
         _trace(record, rows),
         _classes(record),
         _trust(record),
-        _usage(repo_id, delta_only, record.solved),
+        _usage(record, repo_id, delta_only),
         limits(record),
         _provenance(record),
     )
@@ -295,35 +296,29 @@ def _unknown(record: RunRecord) -> Iterable[str]:
         )
 
 
-def _usage(repo_id: str, delta_only: bool, task: Task) -> str:
+def _usage(record: RunRecord, repo_id: str, delta_only: bool) -> str:
     name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
+    grey = record.base.channels == 1
+    mode = '"L"' if grey else '"RGB"'
+    trusted = ", trust_remote_code=True" if record.base.own_code else ""
     note = (
         "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
         f"write the whole checkpoint: `hfft merge {repo_id} --output_dir merged`.\n\nThen, with"
     )
     return f"""## How to use it
 
-{note if delta_only else "With"} `transformers` alone:
+{note if delta_only else "With"} `transformers` alone{_own_code(record)}:
 
-```python
-from transformers import pipeline
-
-classify = pipeline("image-classification", model={name})
-print(classify("image.jpg"))
-```
-
-or step by step:
-
-```python
+{_GREY if grey else _pipeline(name + trusted)}```python
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 processor = AutoImageProcessor.from_pretrained({name})
-model = AutoModelForImageClassification.from_pretrained({name}).eval()
-image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")  # turned as the camera was held
+model = AutoModelForImageClassification.from_pretrained({name}{trusted}).eval()
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert({mode})  # turned as the camera was held
 inputs = processor(image, return_tensors="pt")
-{task.reading()}
+{record.solved.reading()}
 ```
 
 With `hfft`:
@@ -337,6 +332,32 @@ model, processor = hfft.load({given})
 ```
 
 {DEEP_GREY}"""
+
+
+_GREY = "It reads grey images, which `pipeline` does not give it, so step by step:\n\n"
+
+
+def _pipeline(model: str) -> str:
+    return f"""```python
+from transformers import pipeline
+
+classify = pipeline("image-classification", model={model})
+print(classify("image.jpg"))
+```
+
+or step by step:
+
+"""
+
+
+def _own_code(record: RunRecord) -> str:
+    """Return what a reader must know of a checkpoint that stock classes do not load; empty for others."""
+    if not record.base.own_code:
+        return ""
+    return (
+        f" (which has no image classifier for this type: `{record.base.own_code}`, a small file beside the weights, is "
+        "the model's code, and `trust_remote_code=True` runs it; `hfft` does not need that)"
+    )
 
 
 def _provenance(record: RunRecord) -> str:

@@ -31,6 +31,8 @@ class BaseRecord:
         sha256: hash of its weights.
         license: as its card or package gives it; None where unknown.
         on_hub: whether `id` is a repository on the Hub, so that a card may link to it.
+        channels: that it reads: 3 for red, green and blue, 1 for grey.
+        own_code: the file beside the checkpoint that holds the model's code; empty where transformers has it.
     """
 
     id: str
@@ -38,6 +40,8 @@ class BaseRecord:
     sha256: str | None = None
     license: str | None = None
     on_hub: bool = False
+    channels: int = 3
+    own_code: str = ""
 
 
 @dataclass

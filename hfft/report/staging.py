@@ -6,13 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from hfft.errors import OutputError, one_line
-from hfft.output_folder import CLAIMS, CONFIG, RECORD, WEIGHTS, foreign, listed, note, owned
+from hfft.output_folder import CLAIMS, CONFIG, RECORD, WEIGHTS, discard, foreign, listed, note, owned, remove
 
 UNFINISHED = "unfinished"
 """Folder within the output folder that takes the weights of a run whose results could not be written."""
@@ -54,14 +54,6 @@ def staged_results(folder: Path, overwrite: bool = False, kept: frozenset[str] =
         ) from error
 
 
-def discard(folder: Path) -> None:
-    """Delete what hfft wrote into a folder, and the folder if nothing else is in it."""
-    for name in owned(folder):
-        _remove(folder / name)
-    with suppress(OSError):  # the user's own files are in it, or it is not there
-        folder.rmdir()
-
-
 def _put_in_place(staging: Path, folder: Path, overwrite: bool, kept: frozenset[str]) -> None:
     last = (CONFIG, RECORD)
     new = {file.name for file in staging.iterdir()}
@@ -72,14 +64,9 @@ def _put_in_place(staging: Path, folder: Path, overwrite: bool, kept: frozenset[
     old = (owned(folder) | set(in_the_way)) - kept - {CLAIMS}
     note(folder, old | new)  # also after a kill, when the record is gone
     for name in (*(name for name in reversed(last) if name in old), *sorted(old.difference(last))):
-        _remove(folder / name)
+        remove(folder / name)
     for name in (*sorted(new.difference(last)), *(name for name in last if name in new)):
         os.replace(staging / name, folder / name)
     if RECORD in new:
         (folder / CLAIMS).unlink(missing_ok=True)
     discard(folder / UNFINISHED)
-
-
-def _remove(file: Path) -> None:
-    if not file.is_dir():  # a folder of that name is the user's
-        file.unlink(missing_ok=True)

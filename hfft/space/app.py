@@ -122,7 +122,7 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
             quiet=True,
             theme=theme(),
             css=html.CSS,
-            css_paths=[Path(html.__file__).with_name("boxes.css")],
+            css_paths=[Path(html.__file__).with_name(f"{name}.css") for name in ("boxes", "play")],
             js=KEYS,
             max_file_size=options.max_upload_mb * 1_000_000,
             show_error=True,

@@ -90,7 +90,9 @@ class FirstScreen:
         busy = session.training is not None and not session.training.ended
         return cut_value(self.chart(session, model), wanted, tried, busy)
 
-    def answers(self, session: Session, model: str | None, picture: str) -> tuple[Prediction, Prediction | None]:
+    def answers(
+        self, session: Session, model: str | None, picture: str | io.BytesIO
+    ) -> tuple[Prediction, Prediction | None]:
         """Return what is said of a picture before training, and after it where there is a model.
 
         Before training the pretrained model answers, with the classes that it came with; where it is not here any
@@ -99,7 +101,7 @@ class FirstScreen:
         Args:
             session: of the visitor.
             model: that the page shows.
-            picture: an uploaded file.
+            picture: an uploaded file, or its bytes.
 
         Raises:
             HfftError: a model cannot be loaded, or the picture cannot be used.
@@ -118,7 +120,7 @@ class FirstScreen:
         return self.space.loaded(session, model) if model else self.space.models.pretrained(None)
 
 
-def _answer(loaded: Loaded, picture: str, limits: Limits) -> Prediction:
+def _answer(loaded: Loaded, picture: str | io.BytesIO, limits: Limits) -> Prediction:
     (found,) = loaded.classify([open_upload(picture, limits, least=loaded.classifier.pixels.least)])
     if found.error:
         raise DataError(found.error)

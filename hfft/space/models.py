@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from hfft.errors import HfftError, ModelError
 from hfft.explain.cuts import CutChart, cut_chart
 from hfft.explain.evidence import PredictionTrace, base_or_reason, prediction_trace
 from hfft.explain.gradcam import ActivationMap
+from hfft.explain.journey import Change, Journey, journey
 from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
 from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
 from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
@@ -40,6 +42,7 @@ class Loaded:
         images: that it was judged on; None where it has no record.
         thread: where it computes.
         prefix_seconds: what one image takes in the frozen part; None where that was not measured yet.
+        asked: when somebody last asked for it, on the monotonic clock.
     """
 
     classifier: Classifier
@@ -47,6 +50,7 @@ class Loaded:
     images: EvaluationImages | None
     thread: Executor
     prefix_seconds: float | None = None
+    asked: float = field(default_factory=time.monotonic)
     _base: tuple[PreTrainedModel | None, str] | None = None
     _cuts: CutChart | None = None
 
@@ -78,10 +82,18 @@ class Loaded:
         """Follow an image through the model, beside its base model."""
         return self.thread.submit(self._trace, image).result()
 
+    def journey(self, image: Image.Image, change: Change | None = None) -> Journey:
+        """Follow an image through the model, perhaps with a change made to it, beside its base model."""
+        return self.thread.submit(lambda: journey(self.classifier, image, change, self._with_base()[0])).result()
+
     def _trace(self, image: Image.Image) -> PredictionTrace:
+        return prediction_trace(self.classifier, image, *self._with_base())
+
+    def _with_base(self) -> tuple[PreTrainedModel | None, str]:
+        """Return the base model, or why there is none; it is loaded when it is first asked for."""
         if self._base is None:
             self._base = base_or_reason(self.classifier)
-        return prediction_trace(self.classifier, image, *self._base)
+        return self._base
 
 
 class Models:
@@ -124,11 +136,10 @@ class Models:
             HfftError: it cannot be loaded.
         """
         with self._lock:
-            if source in self._loaded:
-                self._loaded.move_to_end(source)
-                return self._loaded[source]
-            loaded = self._load(source)
+            loaded = self._loaded.get(source) or self._load(source)
+            loaded.asked = time.monotonic()
             self._loaded[source] = loaded
+            self._loaded.move_to_end(source)
             while len(self._loaded) > _KEPT:
                 self._loaded.popitem(last=False)
             return loaded
@@ -148,6 +159,13 @@ class Models:
         """Drop a model whose folder is about to go."""
         with self._lock:
             self._loaded.pop(source, None)
+
+    def rest(self, seconds: float) -> None:
+        """Drop the models that nobody asked for in so many seconds, with the memory that they take."""
+        with self._lock:
+            for source, loaded in list(self._loaded.items()):
+                if time.monotonic() - loaded.asked > seconds:
+                    del self._loaded[source]
 
     def read(self, source: str) -> FinishedRun:
         """Return a run without loading its model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hfft.inference.classifier import Prediction
 from hfft.inference.runs import FinishedRun, embedded_examples
 from hfft.space.models import Loaded, Models
 from hfft.space.options import SpaceArguments
-from hfft.space.quiz import Question, make_quiz
+from hfft.space.quiz import Item, make_quiz
 from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload, remove
@@ -64,6 +64,7 @@ class Space:
     def _sweep(self) -> None:
         while not self._closed.wait(_SWEEP):
             self.visits.sweep()
+            self.models.rest(self.options.keep_minutes * 60)
 
     # Models --------------------------------------------------------------------------------------------
 
@@ -171,24 +172,25 @@ class Space:
             HfftError: there is no such model (any more).
         """
         source = self.source(session, name)
-        folder = self.work / "examples" / hashlib.sha256(source.encode()).hexdigest()[:16]
-        with self._lock:
-            if not folder.exists():
-                _write_examples(_evaluated_images(self.models.get(source)), folder)
-        return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
+        return self._written(
+            hashlib.sha256(source.encode()).hexdigest()[:16], lambda: _evaluated_images(self.models.get(source))
+        )
 
     def offered(self, session: Session, name: str | None) -> list[tuple[str, str]]:
-        """Return files and labels of images to try: `examples`, else some of the embedded animals."""
+        """Return files and labels of images to try: `examples`, else some of the embedded animals; and a stranger."""
         try:
-            if name and (found := self.examples(session, name)):
-                return found
-            folder = self.work / "examples" / "embedded"
-            with self._lock:
-                if not folder.exists():
-                    _write_examples(embedded_examples(_EXAMPLES), folder)
-            return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
+            found = (name and self.examples(session, name)) or self._written("embedded", embedded_examples)
+            return [*found, *self._written("stranger", _stranger)]
         except HfftError:
             return []
+
+    def _written(self, name: str, images: Callable[[], Sequence[tuple[str, Image.Image]]]) -> list[tuple[str, str]]:
+        """Return files and labels of images that are written where they are not there yet."""
+        folder = self.work / "examples" / name
+        with self._lock:
+            if not folder.exists():
+                _write_examples(images(), folder)
+        return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
 
     # Learning and comparing ----------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class Space:
             loaded.prefix_seconds = loaded.pipeline(image).stages[2].seconds
         return loaded.prefix_seconds
 
-    def quiz(self, session: Session, name: str | None) -> tuple[Question, ...]:
+    def quiz(self, session: Session, name: str | None) -> tuple[Item, ...]:
         """Return the questions about the method and the visitor's model."""
         try:
             return make_quiz(self.run(session, name))
@@ -250,6 +252,13 @@ def _write_examples(images: Sequence[tuple[str, Image.Image]], folder: Path) -> 
         image.thumbnail((_SIDE, _SIDE))
         name = "".join(char for char in label if char.isalnum() or char in " _")[:40].strip() or "image"
         image.save(folder / f"{place}-{name}.png")
+
+
+def _stranger() -> list[tuple[str, Image.Image]]:
+    """Return a picture that is of none of the classes, to see what a model says of such a one."""
+    board = Image.new("L", (8, 8))
+    board.putdata([255 * ((place + place // 8) % 2) for place in range(64)])
+    return [("a chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
 
 
 _SIDE = 1024  # pixels of an example's longer side
@@ -309,5 +318,6 @@ def write_sheet(path: Path, rows: Sequence[Prediction]) -> Path:
         shown = [("'" + row.file if row.file[:1] in "=+-@" else row.file, row) for row in rows]
         for name, row in shown:
             score = ["" if row.unknown_score is None else f"{row.unknown_score:.4f}", str(bool(row.unknown)).lower()]
-            writer.writerow([name, row.label, f"{row.probability:.6f}", row.error, *(score * scored)])
+            share = f"{row.probability:.6f}" if row.label else ""
+            writer.writerow([name, row.label, share, row.error, *(score * scored)])
     return path

@@ -6,7 +6,9 @@ header has been held against the limits, and a zip is unpacked by counted bytes,
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import os
 import shutil
 import zipfile
@@ -104,12 +106,12 @@ class Uploaded:
 
 
 def open_upload(
-    path: str | os.PathLike[str], limits: Limits, name: str | None = None, least: int | None = None
+    path: str | os.PathLike[str] | io.BytesIO, limits: Limits, name: str | None = None, least: int | None = None
 ) -> Image.Image:
     """Return the first frame of an uploaded image, upright, in RGB.
 
     Args:
-        path: the file.
+        path: the file, or its bytes.
         limits: of bytes and pixels; the header is held against them before any pixel is decoded.
         name: what errors call the image.
         least: as for `hfft.data.images.open_image`.
@@ -117,9 +119,9 @@ def open_upload(
     Raises:
         DataError: it is empty, not an image, damaged or too large.
     """
-    shown = name or os.path.basename(path)
+    shown = name or ("the image" if isinstance(path, io.BytesIO) else os.path.basename(path))
     try:
-        size = os.path.getsize(path)
+        size = len(path.getbuffer()) if isinstance(path, io.BytesIO) else os.path.getsize(path)
         if not size:
             raise DataError(f"{shown} is empty; choose another file")
         if size > limits.megabytes * 1_000_000:
@@ -135,6 +137,28 @@ def open_upload(
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         raise DataError(f"{shown} is damaged ({error or type(error).__name__}); choose another file") from error
+
+
+def frame(address: str, limits: Limits) -> bytes:
+    """Return the bytes of a picture that a page's camera took.
+
+    Args:
+        address: of data: ``data:image/jpeg;base64,...``.
+        limits: of bytes.
+
+    Raises:
+        DataError: it is not such an address, or too long.
+    """
+    kind, _, text = address.partition(",") if isinstance(address, str) else ("", "", "")
+    if kind not in _FRAMES or len(text) > limits.megabytes * 1_000_000:
+        raise DataError("this is not a picture that a camera took; turn the camera off and on again")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise DataError(f"the camera's picture came damaged ({error}); take it again") from error
+
+
+_FRAMES = tuple(f"data:image/{kind};base64" for kind in ("jpeg", "png", "webp"))
 
 
 def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Uploaded:

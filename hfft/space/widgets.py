@@ -27,6 +27,16 @@ class ImageFile(gr.Image):
         return payload.path if payload else None
 
 
+class CameraFrames(gr.Image):
+    """A camera that hands over picture after picture, each as the address of data that the page sent, unopened."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        """Return the address."""
+        return payload.url if payload else None
+
+
 class NameList(gr.CheckboxGroup):
     """Checkboxes whose choices grow while the page is open; the handlers hold each name against what there is."""
 

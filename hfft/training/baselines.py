@@ -119,7 +119,9 @@ class HeadInputs:
         rows: list[NDArray[np.float64]] = []
         with self._evaluating():
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE):
+            for batch in tqdm(
+                batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
+            ):
                 rows.append(self._read(self._moved(batch)))
         return np.concatenate(rows)
 
@@ -207,7 +209,8 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
         answers = fit_with(features[rest], labels[rest], strength, task)(features[held_out])
         return task.compared(answers, labels[held_out])[task.metric]
 
-    scores = [score(strength) for strength in tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE)]
+    fits = tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
+    scores = [score(strength) for strength in fits]
     return STRENGTHS[int(np.argmax(scores))]
 
 

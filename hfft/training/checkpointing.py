@@ -132,6 +132,7 @@ class PhaseCheckpoints:
             "best": point.best.tensors if point.best is not None else {},
             "average": point.average.tensors if point.average is not None else {},
             "optimizer": {key: value for key, value in _optimizer_entries(trainer) if isinstance(value, Tensor)},
+            "answers": _answers(point),
         }
         for group, tensors in groups.items():
             for name, tensor in tensors.items():
@@ -174,6 +175,14 @@ class RestoreSums(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore them."""
         self.checkpoints.restore_sums(self.trainer)
+
+
+def _answers(point: ResumePoint) -> dict[str, Tensor]:
+    """Return what was said of the validation images so far; nothing where it was not kept."""
+    if not point.answers.logits:
+        return {}
+    epochs = torch.tensor(point.answers.epochs, dtype=torch.float64)
+    return {"epochs": epochs, "logits": torch.from_numpy(np.stack(point.answers.logits))}
 
 
 def _optimizer_entries(trainer: FreezeTrainer) -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ from hfft.training.progress import CacheUse, PhaseResult, Progress
 from hfft.training.recipe.head import begin_with_probe, starts_known
 from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, restore_progress, resume_point
 from hfft.training.setup import Setup
-from hfft.training.trainer import FreezeTrainer
+from hfft.training.trainer import FreezeTrainer, KeepAnswers
 
 FEW_STEPS = 10
 """A phase of fewer optimizer steps is pointed out before it is trained."""
@@ -279,6 +279,8 @@ def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) ->
         trainer.average = Average(names, args.ema_decay)
         trainer.add_callback(trainer.average)  # the best weights, which are put back after it, win
     if args.eval_strategy != "no":
+        if trainer.objective.task.chooses:
+            trainer.add_callback(KeepAnswers(trainer, progress.answers, progress.epochs))
         trainer.add_callback(
             KeepBest(
                 progress.best,

@@ -17,6 +17,7 @@ from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.baselines import LinearProbe
 from hfft.training.callbacks import Best
 from hfft.training.plan_view import PartView, PhaseView
+from hfft.trust.epoch_answers import EpochAnswers
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Progress:
         written: whether the results are in the output folder.
         own_units: whether a head that learned numbers has been scaled to their own units.
         identity: by name, what another run must share to be the same; see `hfft.training.resume.identity_of`.
+        answers: what was said of the validation images at each evaluation.
     """
 
     phases: list[PhaseResult] = field(default_factory=list)
@@ -167,6 +169,7 @@ class Progress:
     written: bool = False
     own_units: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
+    answers: EpochAnswers = field(default_factory=EpochAnswers)
 
     @property
     def epochs(self) -> float:

@@ -27,9 +27,11 @@ from hfft.training.callbacks import Average, Best
 from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
+from hfft.trust.epoch_answers import EpochAnswers
 
 FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
+_GROUPS = ("model", "best", "average", "optimizer", "answers")
 _HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
 
@@ -47,6 +49,7 @@ class ResumePoint:
         average: of the weights; None where there is none.
         lr_scales: of the phase, by parameter name.
         learning_rate: of the phase.
+        answers: to the validation images so far.
     """
 
     identity: dict[str, Any]
@@ -58,6 +61,7 @@ class ResumePoint:
     average: Average | None = None
     lr_scales: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
+    answers: EpochAnswers = field(default_factory=EpochAnswers)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Checkpoint:
     Args:
         folder: where it lies.
         record: what ``checkpoint.json`` holds.
-        tensors: by group (model, best, average, optimizer) and name.
+        tensors: by group (model, best, average, optimizer, answers) and name.
     """
 
     folder: Path
@@ -178,7 +182,7 @@ def _open(folder: Path) -> Checkpoint:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ArgumentError(f"{folder} was written by another version of hfft (format {record['format']})")
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in _GROUPS}
         for key, tensor in load_file(folder / TENSORS).items():
             group, _, name = key.partition("/")
             groups[group][name] = tensor
@@ -269,6 +273,7 @@ def resume_point(progress: Progress, trainer: FreezeTrainer) -> ResumePoint:
         average=trainer.average,
         lr_scales=trainer.phase.lr_scales,
         learning_rate=trainer.args.learning_rate,
+        answers=progress.answers,
     )
 
 
@@ -284,6 +289,12 @@ def restore_progress(progress: Progress, model: nn.Module, checkpoint: Checkpoin
     progress.baselines = Baselines(predictions, done["baselines"]["seconds"], progress.baselines.task)
     progress.changed = frozenset(checkpoint.tensors["model"])
     checkpoint.restore_weights(model)
+    answers = checkpoint.tensors["answers"]
+    if answers:
+        progress.answers.epochs = answers["epochs"].tolist()
+        progress.answers.logits = list(answers["logits"].numpy())
+    else:
+        progress.answers.drop()
 
 
 def _plain(baselines: Baselines) -> dict[str, Any]:

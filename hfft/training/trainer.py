@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import FinetuneArguments
@@ -27,6 +29,7 @@ from hfft.split.halves import Suffix
 from hfft.tasks.registry import task_of
 from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.objective import Objective
+from hfft.trust.epoch_answers import EpochAnswers
 
 
 class Checkpoints(Protocol):
@@ -234,6 +237,23 @@ class FreezeTrainer(Trainer):
             self._epoch_began = now
         super().log(logs, start_time)
 
+    def untrained_logits(self) -> NDArray[np.float32]:
+        """Return the logits of the validation images as training begins; nothing in it changes by this, to the bit.
+
+        An evaluation would be told to whoever keeps the best weights, stops early or shows progress, and its loader
+        draws a random number. Every process must call this.
+
+        Returns:
+            Shape (images, labels).
+        """
+        callbacks, self.callback_handler.callbacks = self.callback_handler.callbacks, []
+        try:
+            with _same_random_numbers(self.args.device):
+                output = super().evaluation_loop(self.get_eval_dataloader(), "Evaluation", prediction_loss_only=False)
+        finally:
+            self.callback_handler.callbacks = callbacks
+        return np.asarray(output.predictions, np.float32)
+
     def release(self) -> None:
         """Let go of the DDP wrap and of autocast; the bare model may then begin another phase.
 
@@ -311,6 +331,49 @@ class FreezeTrainer(Trainer):
             super()._load_rng_state(checkpoint)
         elif checkpoint is not None:
             self.checkpoints.restore_random_state(self)
+
+
+class KeepAnswers(TrainerCallback):
+    """Keeps what is said of the validation images: before training, and at each evaluation.
+
+    Args:
+        trainer: of the phase.
+        answers: of the run; they are added to.
+        before: epochs of the phases that have ended.
+    """
+
+    def __init__(self, trainer: FreezeTrainer, answers: EpochAnswers, before: float) -> None:
+        self.trainer, self.answers, self.before, self.training = trainer, answers, before, False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the validation images once, in a way that the training cannot tell."""
+        self.training = True
+        if self.before == 0 and state.global_step == 0 and not args.eval_on_start:
+            self.answers.add(0.0, self.trainer.untrained_logits())
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note what has just been said."""
+        if not self.training:
+            return
+        found = self.trainer.predictions
+        assert found is not None
+        self.answers.add(self.before + (state.epoch or 0.0), np.asarray(found.predictions))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass over what is evaluated after training: other weights may have been put back."""
+        self.training = False
+
+
+@contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Within this context random numbers may be drawn; after it they go on as if none had been."""
+    state, python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(state)
+        random.setstate(python)
 
 
 def _without_autocast(model: nn.Module) -> None:

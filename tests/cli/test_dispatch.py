@@ -49,7 +49,7 @@ def test_plan_as_text_and_json(pretrained: Folder, capsys: pytest.CaptureFixture
     for words in ("stem", "block 3", "neck", "head", "frozen", "Boundary", "MB per 1,000 images"):
         assert words in tree
     assert main(["plan", "--model_name_or_path", model, "--policy", "last_n:2", "--json"]) == 0
-    phase = json.loads(capsys.readouterr().out)["phases"][0]
+    phase = json.loads(capsys.readouterr().out)["result"]["phases"][0]
     trainable = {part["part"] for part in phase["parts"] if part["trainable"]}
     assert trainable == {"block 2", "block 3", "neck", "head"}
     assert phase["trainable"] == sum(part["trainable"] for part in phase["parts"])
@@ -65,7 +65,7 @@ def test_a_suggested_anatomy_gives_the_plugins_plan(
     plans = []
     for flags in ([], ["--anatomy", str(tmp_path / "anatomy.yaml")]):
         assert main(["plan", "--model_name_or_path", model, "--json", *flags]) == 0
-        phase = json.loads(capsys.readouterr().out)["phases"][0]
+        phase = json.loads(capsys.readouterr().out)["result"]["phases"][0]
         plans.append([(part["part"], part["parameters"], part["trainable"]) for part in phase["parts"]])
     assert plans[0] == plans[1]
 

@@ -35,9 +35,11 @@ def test_every_policy_was_measured_over_three_seeds() -> None:
         assert sorted(run["seed"] for run in runs if run["policy"] == policy) == [1, 2, 3]
 
 
-def test_the_page_of_benchmarks_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_of_what_was_measured_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    assert script("benchmarks").page() == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    benchmarks = script("benchmarks")
+    assert benchmarks.page() == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert benchmarks.export_page() == (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short() -> None:

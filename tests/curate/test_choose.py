@@ -65,7 +65,7 @@ def test_labelled_images_join_and_nothing_is_computed_again(
     argv = ["next", str(new), "--model", str(finished.output), "--count", "4", "--output", str(listed), "--json"]
     assert main(argv) == 0
     out, err = capsys.readouterr()
-    found = json.loads(out)
+    found = json.loads(out)["result"]
     assert "Skipped 1 images that cannot be read" in err
     assert "Left out: 7 images that the run has already" in err
     assert len({each["image"] for each in found["chosen"]}) == 4

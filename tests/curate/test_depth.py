@@ -26,7 +26,7 @@ def test_each_part_is_probed_on_its_own_features(
     target = tmp_path / "depth.png"
     argv = ["depth", str(finished.images), "--model", str(finished.base), "--output", str(target)]
     assert main([*argv, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["result"]
     assert [each["part"] for each in found["probes"]] == ["stem", "block 1", "block 2", "block 3", "neck", "head input"]
     assert (found["images"], found["folds"]) == (18, 5)
     shares = [each["share"] for each in found["probes"]]

@@ -96,7 +96,7 @@ def test_embed_writes_safetensors_with_names(
     target = tmp_path / "f.safetensors"
     argv = ["embed", str(finished.images), "--model", str(finished.output), "--output", str(target), "--json"]
     assert main(argv) == 0
-    facts = json.loads(capsys.readouterr().out)
+    facts = json.loads(capsys.readouterr().out)["result"]
     assert (facts["images"], facts["part"]) == (18, "head input")
     tensors = load_file(target)
     assert tensors["features"].shape == (18, facts["features"])

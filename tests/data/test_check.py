@@ -29,8 +29,8 @@ Folder = Callable[..., Path]
 
 def check(*flags: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, Any]]]:
     """Run `hfft check --json` and return the exit code and the findings by kind."""
-    code = main(["check", *map(str, flags), "--json", "true"])
-    return code, {finding["kind"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    code = main(["check", *map(str, flags), "--json"])
+    return code, {finding["kind"]: finding for finding in json.loads(capsys.readouterr().out)["result"]["findings"]}
 
 
 def noise(seed: int, size: tuple[int, int] = (48, 48)) -> Image.Image:

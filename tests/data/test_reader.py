@@ -288,8 +288,8 @@ def test_metadata_without_folders_and_captions_beside_them(tmp_path: Path) -> No
 def test_check_prints_and_records_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folders(tmp_path / "x", count=12)
     picture(99).save(root / "stray.png")
-    assert main(["check", str(root), "--json", "true"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    assert main(["check", str(root), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)["result"]
     assert printed["images"] == {"train": 24}
     assert "2 classes (cat, dog)" in printed["notes"][0]
     assert main(["check", str(root)]) == 0

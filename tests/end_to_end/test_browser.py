@@ -24,7 +24,7 @@ from playwright.sync_api import Page, expect
 
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import read_run
-from hfft.space.quiz import make_quiz
+from hfft.space.quiz import Guess, make_quiz
 from hfft.space.service import NONE
 
 ENDLESS = 10_000  # epochs of a training that is still running whenever a test looks
@@ -422,10 +422,17 @@ def test_labels_are_mended_and_photos_labelled_by_keys(page: Page, tmp_path: Pat
 
 def test_the_quiz_is_answered(page: Page, folder: Path) -> None:
     open_tab(page, "Learn")
-    for number, item in enumerate(make_quiz(read_run(folder / "outputs" / RUNS[-1])), start=1):
-        page.locator(f"#question-{number} label", has_text=item.choices[item.answer]).first.click()
-        page.locator(f"#check-{number}").click()
-        expect(page.locator(f"#verdict-{number}")).to_contain_text("Right.", timeout=TIMEOUT)
+    quiz = make_quiz(read_run(folder / "outputs" / RUNS[-1]))
+    for number, item in enumerate(quiz, start=1):
+        if isinstance(item, Guess):
+            page.locator(f"#guess-{number} input[type=number]").fill(f"{item.measured:.0f}")
+            page.keyboard.press("Tab")
+            page.locator(f"#show-{number}").click()
+            expect(page.locator(f"#verdict-{number}")).to_contain_text(item.said, timeout=TIMEOUT)
+        else:
+            page.locator(f"#question-{number} label", has_text=item.choices[item.answer]).first.click()
+            expect(page.locator(f"#verdict-{number}")).to_contain_text("Right.", timeout=TIMEOUT)
+    expect(page.locator("#score")).to_contain_text(f"{len(quiz)} right at the first try, of {len(quiz)} answered")
 
 
 def own_model(page: Page) -> str:

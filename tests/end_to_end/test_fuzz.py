@@ -58,7 +58,9 @@ def run(argv: list[str], capsys: pytest.CaptureFixture[str]) -> int:
     assert "did not foresee" not in printed.err
     if code not in (0, 130):
         assert code in (1, 2)
-    if code == 2:
+    if "--json" in argv:
+        assert json.loads(printed.out)["ok"] is False or code in (0, 1)
+    elif code == 2:
         assert printed.err.startswith("hfft: error: ")
     return code
 

@@ -36,9 +36,10 @@ def test_32_clients_get_the_models_own_answers(script: ModuleType, tmp_path: Pat
     known = script.answers_of(tmp_path / "outputs" / "run", sorted(images.rglob("*.png")))
     assert len({score.label for _, score in known}) > 1
     with script.served(tmp_path / "outputs") as (url, server):
-        load = script.drive(url, server, known, CLIENTS, SECONDS)
+        load = script.drive(url, server, known, CLIENTS, SECONDS, script.write_hostile(tmp_path))
     assert not load.wrong
     assert not load.errors
     assert len(load.answers) >= CLIENTS
+    assert load.refused >= CLIENTS
     assert load.memory[-1][1] - load.memory[0][1] < GROWTH
     assert f"| right answers | {len(load.answers):,} |" in load.table(CLIENTS)

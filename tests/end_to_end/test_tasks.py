@@ -60,7 +60,7 @@ class World:
         output = self.folder / f"{task}-{name}"
         common = ("--model_name_or_path", self.model, "--dataset_name", self.table, "--output_dir", output)
         small = ("--num_train_epochs", 2, "--per_device_train_batch_size", 6, "--cache_dir", self.folder / "cache")
-        assert run(*common, *small, *TASKS[task], *flags) == 0
+        assert run(*common, *small, "--baselines", "none", *TASKS[task], *flags) == 0
         return output
 
 
@@ -77,8 +77,9 @@ def task(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def finished(world: World, task: str) -> Path:
     """The run that most tests look at: all of the model is trained, and it learns."""
-    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3", "--figures", "true")
-    return world.run(task, "finished", *learning)
+    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3")
+    seen = ("--figures", "true", "--baselines", "probe")
+    return world.run(task, "finished", *learning, *seen)
 
 
 def test_it_learns_and_says_so(finished: Path, task: str) -> None:
@@ -92,6 +93,7 @@ def test_it_learns_and_says_so(finished: Path, task: str) -> None:
     assert len(scores) == 10
     assert scores[int(found["best_epoch"]) - 1] == max(scores)
     assert "accuracy" not in (finished / "trace.csv").read_text()
+    assert not (finished / "predictions_by_epoch.safetensors").exists(), "it holds label numbers, for the Space alone"
 
 
 def test_the_card_says_what_it_is(finished: Path, task: str) -> None:
@@ -212,7 +214,8 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
             if self.left < 0:
                 raise Killed
 
-    flags = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
+    flags: tuple[Any, ...] = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
+    flags += ("--baselines", "probe")
     whole = world.run(task, "whole", *flags)
     output = world.folder / f"{task}-resumed"
     common = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
@@ -279,19 +282,18 @@ def test_the_space_refuses_it_clearly(finished: Path) -> None:
 @pytest.mark.slow
 def test_onnx_gives_the_same_answers(finished: Path, world: World, task: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "model.onnx"
-    assert main(["export", str(finished), "--output_file", str(path), "--images", str(world.test.parent)]) == 0
+    path = tmp_path / "onnx" / "model.onnx"
+    assert main(["export", str(finished), "--output_dir", str(tmp_path), "--images", str(world.test.parent)]) == 0
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     classifier = hfft.load_classifier(finished, device="cpu")
     assert [output.name for output in session.get_outputs()] == ["logits", classifier.task.output]
     from PIL import Image
 
-    inputs = {
-        name: tensor[None] for name, tensor in classifier.pixels(Image.open(world.test.parent / "003.png")).items()
-    }
-    _, scores = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    image = Image.open(world.test.parent / "003.png").convert("RGB")
+    inputs = {name: tensor[None] for name, tensor in classifier.pixels(image).items()}
+    _, scores = session.run(None, {"images": np.asarray(image)[None]})
     expected = classifier.probabilities(classifier.logits(inputs))
-    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores, expected, rtol=2e-2, atol=5e-3)
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["labels"]) == list(LABELS[task])
     assert told["problem_type"] == classifier.task.problem_type

@@ -12,7 +12,7 @@ from finished import make_images, make_model, run_finetune
 
 from hfft.inference.runs import FinishedRun, paired, read_answers, read_run
 from hfft.metrics import paired_difference
-from hfft.report.record import DataRecord
+from hfft.report.record import CROSSED, DataRecord
 from hfft.space.views import html
 
 
@@ -63,3 +63,17 @@ def test_other_images_do_not_compare(run: FinishedRun, tmp_path: Path) -> None:
     (without.folder / "predictions.csv").unlink()
     assert paired(run, without) is None
     assert "not validated on the same images" in html.differences([run, other])
+
+
+def test_runs_stand_side_by_side_on_a_split_that_all_have(run: FinishedRun) -> None:
+    metrics = {**run.record.metrics, CROSSED: replace(run.record.metrics["validation"], values={"accuracy": 0.5})}
+    crossed = replace(run, name="crossed", record=replace(run.record, metrics=metrics))
+    together = html.comparison([crossed, crossed], ["", ""])
+    assert f"{CROSSED} of " in together
+    mixed = html.comparison([crossed, run], ["", ""])
+    assert f"{CROSSED} of " not in mixed
+    assert mixed.count("validation of ") == 2
+    data = replace(run.record.data, fingerprints={"validation": "0" * 64})
+    other = replace(run, record=replace(run.record, data=data))
+    assert "different images" in html.comparison([run, other], ["", ""])
+    assert "different images" not in mixed

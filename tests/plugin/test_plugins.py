@@ -15,8 +15,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from hfft.errors import UnsupportedModelError
 from hfft.jobs.check_plugin import CheckResult, check_model
-from hfft.planning.registry import find_anatomy, find_plugin
+from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
+from hfft.plugin.installed import find_plugin
 from hfft.split.class_token import refusal
 
 ELSEWHERE = {"timm_wrapper"}  # its architectures are timm's, with tests of their own

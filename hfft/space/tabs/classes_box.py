@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,8 +11,11 @@ from hfft.space.first_screen import FirstScreen
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import NO_IMAGES, SMALL, SOURCES
+from hfft.space.views import cards
 from hfft.space.views.cards import class_cards
 from hfft.space.widgets import ImageFile, plainly
+
+_CAMERA = Path(cards.__file__).with_name("camera")
 
 
 class ClassesBox:
@@ -51,14 +55,19 @@ class ClassesBox:
         with gr.Group(visible=source == SOURCES[1]) as self.by_class:
             self.name = gr.Textbox(label="Class name", max_length=60, elem_id="class-name")
             self.files = gr.File(file_count="multiple", label="Images of this class", elem_id="class-files", height=140)
+            self.camera = gr.HTML(
+                html_template=_CAMERA.with_suffix(".html").read_text(),
+                js_on_load=_CAMERA.with_suffix(".js").read_text(),
+                label="Camera",
+                elem_id="class-camera",
+            )
             self.snap = ImageFile(
-                sources=["webcam", "clipboard"],
+                sources=["clipboard"],
                 type="filepath",
                 image_mode=None,
-                label="Or take pictures of this class, one after the other",
+                label="Or paste pictures of this class, one after the other",
                 elem_id="class-snap",
-                height=240,
-                webcam_options=gr.WebcamOptions(mirror=False),
+                height=160,
             )
             self.add = gr.Button("Add to this class", elem_id="class-add")
         with gr.Column(visible=source in SOURCES[:2]) as self.own:
@@ -77,8 +86,11 @@ class ClassesBox:
         snapped = self.snap.input(
             plainly(self.add_picture), [self.name, self.snap], [self.given, self.snap], api_visibility="private"
         )
+        recorded = self.camera.input(
+            plainly(self.add_frames), self.name, self.given, api_visibility="private", show_progress="hidden"
+        )
         cleared = self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
-        return [event.then for event in (chosen, read, filed, snapped, cleared)]
+        return [event.then for event in (chosen, read, filed, snapped, recorded, cleared)]
 
     def showing(self, source: str) -> Any:
         """Answer with the uploads that fit the kind of images."""
@@ -95,7 +107,9 @@ class ClassesBox:
     def there(self, source: str, request: gr.Request) -> Any:
         """Answer with what a visitor who comes again has given: the source, what was read, and the uploads."""
         session = self.space.visits.of(request.session_hash)
-        source = SOURCES[0] if session.given else source
+        if session.given is None:  # by the time of this answer another source may have been chosen
+            return [gr.skip()] * (2 + len(self.shown))
+        source = source if source in SOURCES[:2] else SOURCES[0]
         return source, self.space.trainings.describe(session), *self.showing(source)
 
     def read_zip(self, path: str | None, request: gr.Request) -> Any:
@@ -112,6 +126,11 @@ class ClassesBox:
         if not path:
             return gr.skip(), gr.skip()
         return self.space.trainings.add_files(self.space.visits.of(request.session_hash), name, [path]), None
+
+    def add_frames(self, name: str, event: gr.EventData, request: gr.Request) -> str:
+        """Answer with what there is now, with what the camera recorded; the name of the class stays."""
+        frames = event.frames if isinstance(event.frames, list) else []
+        return self.space.trainings.add_frames(self.space.visits.of(request.session_hash), name, frames)
 
     def clear_images(self, request: gr.Request) -> str:
         """Answer with what there is now: nothing."""

@@ -57,7 +57,7 @@ class ClassifyTab:
         self.examples = gr.Gallery(
             found,
             label="Images to try",
-            columns=5,
+            columns=6,
             rows=1,
             height="auto",
             allow_preview=False,
@@ -83,7 +83,12 @@ class ClassifyTab:
         files = gr.File(file_count="multiple", label="Images", elem_id="batch")
         button = gr.Button("Classify all")
         gallery = gr.Gallery(
-            label="Labelled images", buttons=list(BUTTONS), columns=4, object_fit="contain", height="auto"
+            label="Labelled images",
+            buttons=list(BUTTONS),
+            columns=4,
+            object_fit="contain",
+            height="auto",
+            elem_id="labelled",
         )
         rows = gr.HTML(label="Table")
         sheet = gr.File(label="Table (CSV)", interactive=False)

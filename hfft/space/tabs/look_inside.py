@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,8 +12,12 @@ from hfft.errors import DataError, ModelError
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
+from hfft.space.views import journey as journey_views
 from hfft.space.views.evidence import steps
+from hfft.space.views.journey import change_of, journey_value, no_journey
 from hfft.space.widgets import BUTTONS, Tabs, plainly
+
+_JOURNEY = Path(journey_views.__file__)
 
 
 class PipelineTab:
@@ -34,7 +39,7 @@ class PipelineTab:
                 after = _picture("After preprocessing", "The image as the model sees it")
             gr.Markdown("## Architecture")
             drawing = gr.HTML(label="Architecture", elem_id="architecture")
-            again = gr.Button("Measure again")
+            again = gr.Button("Refresh")
         inputs, outputs = [image, tabs.model], [flow, before, after, drawing]
         again.click(plainly(self.pipeline), inputs, outputs, api_name="pipeline")
         tabs.fill(tab, self.pipeline, inputs, outputs, ("", None, None, ""))
@@ -50,7 +55,7 @@ class PipelineTab:
             return views.empty(NO_MODEL), None, None, ""
         image, note = _image(self.space, session, path, model)
         trace = loaded.pipeline(image)
-        return note + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
+        return _noted(note) + views.flow(trace), trace.image, trace.seen, views.architecture(trace, model or "")
 
 
 class TraceTab:
@@ -65,12 +70,30 @@ class TraceTab:
     def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Prediction trace", id="trace") as tab:
-            gr.Markdown("The image under Classify, followed through the model in five steps.")
+            gr.Markdown("The image under Classify, on its way through the model: move along, and change the picture.")
+            way = gr.HTML(
+                no_journey(""),
+                html_template=_JOURNEY.with_suffix(".html").read_text(),
+                js_on_load=_JOURNEY.with_suffix(".js").read_text(),
+                label="Journey",
+                elem_id="journey",
+            )
+            gr.Markdown("## In five steps")
             shown = gr.HTML(label="Steps", elem_id="steps")
-            again = gr.Button("Follow again")
+            again = gr.Button("Refresh")
         inputs = [image, tabs.model]
         again.click(plainly(self.trace), inputs, shown, api_name="trace")
         tabs.fill(tab, self.trace, inputs, [shown], ("",))
+        tabs.fill(tab, self.journey, inputs, [way], (no_journey(""),))
+        way.input(
+            plainly(self.what_if),
+            inputs,
+            way,
+            api_visibility="private",
+            show_progress="hidden",
+            concurrency_limit=4,
+            trigger_mode="multiple",  # it waits for answers itself; what it asks while one settles must not be dropped
+        )
 
     def trace(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Follow the image in five steps: what is seen, kept, changed, weighed and answered."""
@@ -82,13 +105,36 @@ class TraceTab:
                 raise
             return views.empty(NO_MODEL)
         image, note = _image(self.space, session, path, model)
-        return note + steps(loaded.trace(image))
+        return _noted(note) + steps(loaded.trace(image))
+
+    def journey(self, path: str | None, model: str | None, request: gr.Request) -> dict[str, Any]:
+        """Answer with the journey of the image as it is."""
+        session = self.space.visits.of(request.session_hash)
+        try:
+            loaded = self.space.loaded(session, model)
+        except ModelError:
+            if model:
+                raise
+            return no_journey(NO_MODEL)
+        image, note = _image(self.space, session, path, model)
+        return journey_value(loaded.journey(image), note)
+
+    def what_if(self, path: str | None, model: str | None, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        """Answer with the journey of the image after a change."""
+        session = self.space.visits.of(request.session_hash)
+        change = change_of(event.change if isinstance(event.change, dict) else {})
+        image, note = _image(self.space, session, path, model)
+        return journey_value(self.space.loaded(session, model).journey(image, change), note, fresh=False)
 
 
 def _picture(label: str, text: str) -> gr.Image:
     return gr.Image(
         label=label, interactive=False, elem_classes="hf-fit", buttons=list(BUTTONS), height=260, alt_text=text
     )
+
+
+def _noted(note: str) -> str:
+    return views.note(note) if note else ""
 
 
 def _image(space: Space, session: Session, path: str | None, model: str | None) -> tuple[Image.Image, str]:
@@ -99,6 +145,6 @@ def _image(space: Space, session: Session, path: str | None, model: str | None) 
     example = next(iter(space.examples(session, model)), None)
     if example is None:
         raise DataError("choose an image under Classify first")
-    return space.image(example[0], least), views.note(
+    return space.image(example[0], least), (
         f"No image is chosen under Classify, so this follows one that the model was evaluated on ({example[1]})."
     )

@@ -48,16 +48,33 @@ def build(space: Space) -> gr.Blocks:
     return blocks
 
 
-KEYS = """() => document.addEventListener("keydown", (event) => {
+KEYS = """() => {
+document.addEventListener("keydown", (event) => {
     const tab = event.target.closest('[role="tab"]');
-    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-    if (!tab || !step) return;
+    if (!tab) return;
     const tabs = [...tab.closest('[role="tablist"]').querySelectorAll('[role="tab"]')];
-    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    const here = tabs.indexOf(tab), last = tabs.length - 1;
+    const place = {ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: last}[event.key];
+    if (place === undefined) return;
+    event.preventDefault();
+    const next = tabs[(place + tabs.length) % tabs.length];
     next.focus();
     next.click();
-})"""
-"""Arrow keys move between tabs, as they do wherever there are tabs; Gradio's know the Tab key alone."""
+});
+const name = () => {
+    document.querySelectorAll('.thumbnail-item[aria-label^="Thumbnail"]').forEach((button) => {
+        const text = button.querySelector(".caption-label")?.textContent.trim();
+        if (text) button.setAttribute("aria-label", text + ", " + button.getAttribute("aria-label"));
+    });
+    document.querySelectorAll("button.upload-container[aria-label]").forEach((button) => {
+        if (button.textContent.trim()) button.removeAttribute("aria-label");
+    });
+};
+new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+name();
+}"""
+"""What Gradio's own parts lack: arrow keys, Home and End move between tabs, as they do wherever there are tabs; and
+what a button says is in its name, so that one can ask for it."""
 
 
 def theme() -> gr.Theme:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from hfft.errors import DataError, ModelError
+from hfft.errors import DataError, HfftError, ModelError
 from hfft.inference.runs import confusion_counts, most_confident_mistakes
+from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
+from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_update, split_curves
+from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
+from hfft.space.views.evidence import address_of
 from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
+from hfft.trust.epoch_answers import MOST, read_epoch_answers
 
+_PLAYER = Path(epoch_views.__file__)
+_SIDE = 72  # pixels of a followed image's longer side, twice what is drawn
+_NO_ANSWERS = (
+    "This run came without its predictions by epoch, so there is nothing to slide over: it is of an earlier hfft, was "
+    f"not evaluated, or has more than {MOST:,} of them. Train it again to have them."
+)
 _NO_RECORD = "This model has no run record, so nothing is known of its training."
 
 
@@ -29,6 +42,13 @@ class TrainingTab:
     def __init__(self, space: Space, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Training", id="training") as tab:
+            player = gr.HTML(
+                no_epochs(""),
+                html_template=_PLAYER.with_suffix(".html").read_text(),
+                js_on_load=_PLAYER.with_suffix(".js").read_text(),
+                label="Epoch by epoch",
+                elem_id="player",
+            )
             table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
                 loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
@@ -53,10 +73,11 @@ class TrainingTab:
                     elem_id="mistakes",
                 )
             note = gr.HTML(label="Mistakes")
-            again = gr.Button("Read again")
+            again = gr.Button("Refresh")
         outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
         again.click(plainly(self.training), tabs.model, outputs, api_name="training")
         tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))
+        tabs.fill(tab, self.by_epoch, [tabs.model], [player], (no_epochs(""),))
 
     def training(self, model: str | None, request: gr.Request) -> Any:
         """Answer with the table of epochs, two curves, the confusion matrix, the mistakes and a note on them."""
@@ -72,15 +93,55 @@ class TrainingTab:
         loaded = self.space.loaded(session, model)
         answers, labels = loaded.answers(), run.record.data.labels
         matrix = figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None
+        played = (run.folder / EPOCH_ANSWERS).exists()  # it shows the same curves and counts, for every epoch
         head = views.epochs(run) if run.rows else views.empty("This model came without its trace of epochs.")
         pictures, note = _mistakes(loaded)
         return (
             head + views.saved(run, self.space.prefix_seconds(session, model)),
-            *split_curves(run.rows),
-            gr.update(value=matrix, visible=matrix is not None),
+            *[_unless(played, plot) for plot in split_curves(run.rows)],
+            _unless(played, gr.update(value=matrix, visible=matrix is not None)),
             gr.update(value=pictures, visible=bool(pictures)),
             views.evaluated(run) + note,
         )
+
+    def by_epoch(self, model: str | None, request: gr.Request) -> dict[str, Any]:
+        """Answer with what the epoch slider draws."""
+        session = self.space.visits.of(request.session_hash)
+        try:
+            loaded = self.space.loaded(session, model)
+        except ModelError:
+            if model:
+                raise
+            return no_epochs("")
+        run = loaded.run
+        if run is None:
+            return no_epochs("")
+        if not (run.folder / EPOCH_ANSWERS).exists():
+            return no_epochs(_NO_ANSWERS)
+        try:
+            answers, truth = read_epoch_answers(run.folder / EPOCH_ANSWERS)
+        except HfftError as error:
+            return no_epochs(f"There is no epoch to slide over: {error}.")
+        watched = _watched(loaded, watched_rows(truth))
+        best, temperature = run.record.best_epoch, loaded.classifier.temperature
+        return epochs_value(answers, truth, run.record.data.labels, run.rows, watched, best, temperature)
+
+
+def _unless(played: bool, shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown; hidden where the epoch slider shows it."""
+    return {**shown, "visible": shown["visible"] and not played}
+
+
+def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
+    """Return the validation images that are followed, as far as they are still there."""
+    files = [answer.file for answer in loaded.answers()]
+    found = []
+    for row in rows:
+        image = loaded.images.get(files[row]) if loaded.images is not None and row < len(files) else None
+        if image is not None:
+            image.thumbnail((_SIDE, _SIDE))
+            found.append(Watched(row, files[row].rpartition("/")[2], address_of(image, "JPEG")))
+    return found
 
 
 class CompareTab:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import gradio as gr
@@ -9,8 +10,12 @@ import gradio as gr
 from hfft.space.first_screen import FirstScreen
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
+from hfft.space.uploads import frame
 from hfft.space.views.answers import both_answers
-from hfft.space.widgets import ImageFile, plainly
+from hfft.space.widgets import CameraFrames, ImageFile, plainly
+
+_EVERY = 0.5  # seconds between two looks through the camera
+_LIVE = 60  # seconds for which the camera is followed at a time, since it keeps a place in the queue
 
 
 class TryBox:
@@ -27,6 +32,18 @@ class TryBox:
         self.model = model
         gr.HTML("<h2>3. Try it</h2>", label="Heading")
         self._picture()
+        with gr.Accordion("Live camera", open=False):
+            self.live = CameraFrames(
+                sources=["webcam"],
+                streaming=True,
+                type="filepath",
+                label="What the camera sees now",
+                height=220,
+                elem_id="try-live",
+                webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 320}}}),
+            )
+            note = f"Press Record, and the answers follow the camera for {_LIVE} s. Nothing of it is kept."
+            gr.Markdown(note, elem_classes="hf-note")
         self.answers = gr.HTML(both_answers(None, None, ""), label="Answers", elem_id="try-answers")
         offered = self._offered(Session(), model.value)
         self.examples = gr.Gallery(
@@ -59,6 +76,15 @@ class TryBox:
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         changed = [self.image.change, self.model.change]
         gr.on(changed, plainly(self.said), [self.image, self.model], self.answers, concurrency_limit=2, **quick)
+        self.live.stream(
+            plainly(self.seen),
+            [self.live, self.model],
+            self.answers,
+            stream_every=_EVERY,
+            time_limit=_LIVE,
+            concurrency_limit=4,
+            **quick,
+        )
         self.model.change(self.fitting, self.model, self.examples, **quick)
         self.examples.select(self.choose, self.model, self.image, **quick)
 
@@ -68,6 +94,14 @@ class TryBox:
             return both_answers(None, None, "")
         session = self.space.visits.of(request.session_hash)
         return both_answers(*self.screen.answers(session, model, path), model or "")
+
+    def seen(self, address: str | None, model: str | None, request: gr.Request) -> str:
+        """Answer as `said` does, of what the camera sees at this moment."""
+        if not address:
+            return both_answers(None, None, "")
+        session = self.space.visits.of(request.session_hash)
+        picture = io.BytesIO(frame(address, self.space.limits))
+        return both_answers(*self.screen.answers(session, model, picture), model or "")
 
     def fitting(self, model: str | None, request: gr.Request) -> Any:
         """Answer with pictures that fit a model."""

@@ -22,12 +22,18 @@ from hfft.space.trainings.pack import pack
 from hfft.space.trainings.queue import Job, Training, Trainings
 from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, Tried, new_folder
 from hfft.space.trainings.small_set import write_small_set
-from hfft.space.uploads import class_name, place, remove, unpack
+from hfft.space.uploads import class_name, frame, place, remove, unpack
 
 SMALL = "A small set: four animals"
 SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals", SMALL)
 DEFAULT_POLICY = "last_block"
 NO_IMAGES = "No images yet."
+MOST_FRAMES = 100
+"""Pictures of one recording; a page sends fewer."""
+RECORDED = (
+    "Pictures of one recording are alike, so an accuracy on those that are held back flatters: record each class more "
+    "than once, in other places."
+)
 
 _SOME_MODEL = Anatomy(("stem",), (("1",), ("2",), ("3",)), (), ("head",))
 _ARGUMENTS = ("1", "2", "first", "middle", "last")
@@ -153,7 +159,7 @@ class VisitorTrainings:
         session.drop_unused()
         return self.describe(session)
 
-    def add_files(self, session: Session, label: str, paths: Sequence[str]) -> str:
+    def add_files(self, session: Session, label: str, paths: Sequence[str | Path]) -> str:
         """Put uploaded files under a class, beside those that are there; return what is there now.
 
         Raises:
@@ -168,6 +174,32 @@ class VisitorTrainings:
             place(session.given.uploaded, label, paths, session.given.folder, self.limits)
         finally:
             remove(paths, self.work)
+        return self.describe(session)
+
+    def add_frames(self, session: Session, label: str, frames: Sequence[str]) -> str:
+        """Put what a camera recorded under a class, as `add_files` does with files.
+
+        Args:
+            session: of the visitor.
+            label: of the class.
+            frames: addresses of data.
+
+        Raises:
+            HfftError: as for `add_files`; or there are too many frames, or one is no picture.
+        """
+        if len(frames) > MOST_FRAMES:
+            raise DataError(f"a recording has at most {MOST_FRAMES} pictures")
+        contents = [frame(each, self.limits) for each in frames]
+        folder = new_folder(self.work, "uploads")
+        try:
+            for number, content in enumerate(contents):
+                (folder / f"picture {number + 1}.jpg").write_bytes(content)
+            self.add_files(session, label, sorted(folder.iterdir()))
+        finally:
+            remove([folder], self.work)
+        assert session.given is not None
+        if RECORDED not in session.given.uploaded.notes:
+            session.given.uploaded.notes.append(RECORDED)
         return self.describe(session)
 
     def describe(self, session: Session) -> str:

@@ -24,7 +24,7 @@ from hfft.cache.fill import report_fill_progress
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.output_folder import RECORD
-from hfft.planning.registry import installed_plugins
+from hfft.plugin.installed import installed_plugins
 from hfft.report.record import read_record
 from hfft.report.trace import EpochRow, observe
 from hfft.tasks.single_label import SINGLE_LABEL

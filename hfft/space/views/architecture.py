@@ -44,6 +44,12 @@ def count_text(number: float) -> str:
     return f"{number:.0f}"
 
 
+def operations(number: float) -> str:
+    """Return a count of floating-point operations: 99.0 MFLOP."""
+    text = count_text(number)
+    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
 def _row(part: PartTrace, top: int, share: float) -> str:
     width = max(3.0, share * _BAR)
     fill = "url(#trained)" if part.trained else FROZEN

@@ -32,11 +32,26 @@ def steps(trace: PredictionTrace) -> str:
         ),
         _step(
             "5. The answer",
-            "Softmax turns the scores into probabilities.",
+            f"Softmax turns the scores into probabilities. {doubt(trace.unknown_score)}",
             bars([(s.label, s.probability) for s in trace.scores]),
         ),
     ]
     return "".join(parts)
+
+
+def doubt(score: float | None) -> str:
+    """Say whether an image is like those that the model learned from."""
+    if score is None:
+        return UNTOLD
+    if score <= 1:
+        return "The image is like those that the model learned from."
+    return (
+        f"None of these: the image is {score:.1f} times as far from all training images as one that counts as known, "
+        "so the probabilities say little."
+    )
+
+
+UNTOLD = "Whether it is like the images that the model learned from is not known: the model came without them."
 
 
 def bars(pairs: Sequence[tuple[str, float]]) -> str:
@@ -79,7 +94,9 @@ def _maps(channels: Sequence[Channel], what: str = "Channel") -> str:
         image = heat_image(channel.values)
         alt = f"{what} {channel.number} as a heat map of {image.height} by {image.width} cells"
         caption = f"{channel.number}: {channel.low:.2g} to {channel.high:.2g}"
-        figures.append(f'<figure><img src="{_data(image)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>')
+        figures.append(
+            f'<figure><img src="{address_of(image)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
+        )
     return f'<div class="hf-maps">{"".join(figures)}</div>'
 
 
@@ -87,7 +104,7 @@ def _picture(image: Image.Image | None) -> str:
     if image is None:
         return views.empty("This model's input is not an image.")
     alt = f"The image as the model sees it, {image.width} by {image.height} pixels"
-    picture = f'<img style="image-rendering:auto" src="{_data(image)}" alt="{alt}">'
+    picture = f'<img style="image-rendering:auto" src="{address_of(image)}" alt="{alt}">'
     return f'<div class="hf-maps"><figure>{picture}</figure></div>'
 
 
@@ -119,14 +136,14 @@ def laid_over(image: Image.Image, found: ActivationMap | None, label: str) -> st
     """
     image = image.copy()
     image.thumbnail((_SIDE, _SIDE))
-    picture = f'<img src="{_data(image, "JPEG")}" alt="The image that was classified">'
+    picture = f'<img src="{address_of(image, "JPEG")}" alt="The image that was classified">'
     if found is None:
         return f'<figure class="hf-laid">{picture}</figure>{views.note("This model has no map of its evidence.")}'
     alt = f"Class activation map: bright spots speak for {escape(label)}"
     heat = heat_image(found.values).resize((224, 224), Image.Resampling.BICUBIC)
     return (
-        f"<p>Where the evidence for <b>{escape(label)}</b> lies</p>"
-        f'<figure class="hf-laid">{picture}<img src="{_data(heat)}" alt="{alt}"></figure>'
+        f'<p role="status">Where the evidence for <b>{escape(label)}</b> lies</p>'
+        f'<figure class="hf-laid">{picture}<img src="{address_of(heat)}" alt="{alt}"></figure>'
     )
 
 
@@ -137,10 +154,12 @@ def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | N
     """Say in plain words that an image is none of the classes, with the training images nearest to it.
 
     Args:
-        found: what the model says; nothing is said of an image that is known, or where that is not known.
+        found: what the model says; nothing is said of an image that is known.
         nearest: the training images, with their pictures where those are still there.
     """
-    if not found.unknown or found.unknown_score is None:
+    if found.unknown_score is None:
+        return views.note(UNTOLD)
+    if not found.unknown:
         return ""
     figures = []
     for each, picture in nearest:
@@ -148,17 +167,23 @@ def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | N
         if picture is not None:
             picture.thumbnail((_NEAR, _NEAR))
             alt = f"Training image, {escape(each.label)}"
-            name = f'<img src="{_data(picture)}" alt="{alt}"><figcaption>{name}</figcaption>'
+            name = f'<img src="{address_of(picture)}" alt="{alt}"><figcaption>{name}</figcaption>'
         figures.append(f"<figure>{name}</figure>")
     return (
-        "<p><b>None of these.</b> The image is unlike all training images: "
+        '<p role="status"><b>None of these.</b> The image is unlike all training images: '
         f"{found.unknown_score:.1f} times as far from them as an image that counts as known. If it had to be one of "
         f"the classes, it would be {escape(found.label)} ({found.probability:.1%}).</p>"
         f'<p>The nearest training images</p><div class="hf-maps">{"".join(figures)}</div>'
     )
 
 
-def _data(image: Image.Image, kind: str = "PNG") -> str:
+def address_of(image: Image.Image, kind: str = "PNG") -> str:
+    """Return an image as an address of data.
+
+    Args:
+        image: in RGB.
+        kind: ``PNG`` or ``JPEG``.
+    """
     stream = io.BytesIO()
     image.save(stream, format=kind)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()

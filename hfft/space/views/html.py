@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from hfft.errors import HfftError
 from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import PairedDifference, wilson_interval
+from hfft.planning.anatomy_file import anatomy_from_dict
 from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
-from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text
+from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
 
 CSS = f"""
 .dark {{--color-accent:var(--primary-400)}}
@@ -57,7 +59,7 @@ CSS = f"""
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
 input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
-#mistakes .grid-wrap, #examples .grid-wrap {{max-height:none; overflow:visible; padding-top:36px}}
+#mistakes .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{max-height:none; overflow:visible; padding-top:36px}}
 footer .divider {{display:none}}
 @media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
   #summary {{min-height:0}}
@@ -102,9 +104,14 @@ def _named(split: str) -> str:
     return split if split == CROSSED else f"{split} images"
 
 
-def _images_of(run: FinishedRun) -> str:
-    """Return the split whose images the leading metrics are of."""
-    return "train" if leading_split(run) == CROSSED else leading_split(run)
+def _shared_split(runs: Sequence[FinishedRun]) -> str | None:
+    """Return the first split that all runs have metrics of on the same images, the least flattering first."""
+    for split, _ in runs[0].record.leading_metrics():
+        images = "train" if split == CROSSED else split
+        prints = {run.record.data.fingerprints.get(images, run.name) for run in runs}
+        if len(prints) == 1 and all(split in run.record.metrics for run in runs):
+            return split
+    return None
 
 
 def evaluated(run: FinishedRun) -> str:
@@ -181,7 +188,7 @@ def _card(number: int, stage: Stage) -> str:
         facts.append(("Values", f"{stage.low:.3g} to {stage.high:.3g}"))
     if stage.parts:
         facts.append(("Parameters", f"{count_text(stage.parameters)} ({stage.parameter_share:.1%})"))
-        facts.append(("Arithmetic", f"{count_text(stage.flops)}FLOP ({stage.flop_share:.1%})"))
+        facts.append(("Arithmetic", f"{operations(stage.flops)} ({stage.flop_share:.1%})"))
         facts.append(("Parts", ", ".join(stage.parts)))
     if stage.seconds:
         facts.append(("Time", milliseconds(stage.seconds)))
@@ -197,7 +204,7 @@ def architecture(trace: PipelineTrace, name: str) -> str:
             "trained" if part.trained else "frozen",
             f"{part.parameters:,}",
             " x ".join(map(str, part.shape)) or "-",
-            f"{count_text(part.flops)}FLOP",
+            operations(part.flops),
             milliseconds(part.seconds),
         )
         for part in trace.parts
@@ -273,8 +280,16 @@ def _phase(run: FinishedRun, number: int, name: str) -> str:
         return title
     phase = plan[number - 1]
     share = phase.trainable_parameters / max(phase.total_parameters, 1)
-    before = f", everything before {phase.boundary} is frozen" if phase.boundary else ""
+    before = f", everything before {_part_of(run, phase.boundary)} is frozen" if phase.boundary else ""
     return f"{title} ({phase.trainable_parameters:,} parameters train, {share:.1%}{before})"
+
+
+def _part_of(run: FinishedRun, module: str) -> str:
+    """Return the part of the anatomy that a module belongs to, under the name that the drawing gives it."""
+    try:
+        return anatomy_from_dict(run.record.anatomy).part_of(module)
+    except (HfftError, KeyError):  # a record of an earlier version
+        return module
 
 
 def saved(run: FinishedRun, seconds_per_image: float | None) -> str:
@@ -351,22 +366,23 @@ def _station(training: Training | None, place: int, here: int) -> str:
 def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     """Return runs side by side, with a word where their figures were not counted on the same images."""
     heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
+    shared = _shared_split(runs)
+    splits = [shared or leading_split(run) for run in runs]
     rows = [
         (
             run.name,
             run.record.base.id,
             run.record.policy,
-            f"{leading_split(run)} of {run.record.data.name}",
-            right(run, leading_split(run)),
+            f"{split} of {run.record.data.name}",
+            right(run, split),
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
             run.record.cache.mode,
             answer,
         )
-        for run, answer in zip(runs, answers, strict=True)
+        for run, split, answer in zip(runs, splits, answers, strict=True)
     ]
-    same = len({run.record.data.fingerprints.get(_images_of(run), run.name) for run in runs}) == 1
-    warning = "" if same else note("These runs were evaluated on different images: their accuracies do not compare.")
+    warning = "" if shared else note("These runs were evaluated on different images: their accuracies do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
 
 

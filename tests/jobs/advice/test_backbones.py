@@ -34,7 +34,7 @@ def test_models_are_compared_on_the_same_images(tmp_path: Path, capsys: pytest.C
     images = make_images(tmp_path / "images", count=8)
     argv = ["advise", str(images), "--models", *models, "--folds", "2"]
     assert main([*argv, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["result"]
     assert [each["model"] for each in found["backbones"]] == models
     assert (found["images"], found["folds"], found["model"] in models) == (24, 2, True)
     assert all(each["milliseconds"] > 0 and each["megabytes"] > 0 for each in found["backbones"])

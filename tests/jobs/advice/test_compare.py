@@ -76,7 +76,7 @@ def test_advice_in_the_terminal(advise: Advise, tmp_path: Path) -> None:
 
 def test_advice_for_programs(advise: Advise) -> None:
     code, out, _ = advise("--policies", "head,last_block", "--folds", "2", "--json")
-    data = json.loads(out)
+    data = json.loads(out)["result"]
     assert code == 0
     assert [row["policy"] for row in data["candidates"]] == [PROBE, "head", "last_block"]
     assert data["policy"] in ("head", "last_block")

@@ -14,7 +14,7 @@ from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.data.preprocessing import PixelDataset, collate
 from hfft.jobs.finetune import set_up
-from hfft.training.baselines import HeadInputs, fit_probe
+from hfft.training.baselines import HeadInputs, LinearProbe, fit_probe
 from hfft.training.phases import make_ready, to_device
 from hfft.training.progress import Progress
 from hfft.training.recipe.head import begin_with_probe, fold
@@ -120,6 +120,7 @@ def test_a_folded_probe_computes_what_the_probe_computes(classes: int) -> None:
     features[:, 6] = 7.0
     features[:, 7] = 1 + 1e-7 * random.randn(90)
     probe = fit_probe(features, labels, 0)
+    assert isinstance(probe, LinearProbe)
     linear = nn.Linear(8, classes)
     fold(probe, linear)
     logits = linear(torch.from_numpy(features).float()).detach().numpy()

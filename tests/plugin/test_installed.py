@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hfft.errors import PluginError
-from hfft.planning import registry
-from hfft.planning.registry import find_plugin, installed_plugins
+from hfft.plugin import installed as registry
+from hfft.plugin.installed import find_plugin, installed_plugins
 
 Folder = Callable[..., Path]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "hfft-pairs"

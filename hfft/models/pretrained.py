@@ -1,0 +1,98 @@
+"""One call of transformers' ``from_pretrained``, quiet, and with an error of one line that says what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from hfft.arguments import ModelArguments
+from hfft.errors import ModelError, one_line
+
+_TIMM = (
+    (r"dinov3-vit(s16|s16plus|b16|l16|h16plus|7b16)-pretrain-(\w+)", "vit_{}_patch16_dinov3.{}"),
+    (r"dinov3-convnext-(tiny|small|base|large)-pretrain-(\w+)", "convnext_{}.dinov3_{}"),
+    (r"vit-mae-(base|large)", "vit_{}_patch16_224.mae"),
+    (r"vit-mae-(huge)", "vit_{}_patch14_224.mae"),
+    (r"aimv2-(large|huge|1B|3B)-patch14-(224|336|448)", "aimv2_{}_patch14_{}.apple_pt"),
+)
+"""Ends of names on the Hub, and what timm calls the same weights."""
+_SIZES = {
+    **{"s16": "small", "s16plus": "small_plus", "b16": "base", "l16": "large", "h16plus": "huge_plus", "7b16": "7b"},
+    **{"1B": "1b", "3B": "3b"},
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within this context transformers prints no progress bars and no reports; errors are raised all the same."""
+    log = logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> Any:
+    """Call ``factory.from_pretrained`` as the arguments say.
+
+    Raises:
+        ModelError: it fails, for whatever reason.
+    """
+    try:
+        with quiet():
+            return factory.from_pretrained(
+                arguments.model_name_or_path,
+                revision=arguments.model_revision,
+                token=arguments.token,
+                trust_remote_code=arguments.trust_remote_code,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        what = factory.__name__.removeprefix("Auto")
+        place = f"{arguments.model_name_or_path!r} (revision {arguments.model_revision!r})"
+        # transformers speaks of a report that is not shown here.
+        reason = one_line(error).replace("For more details look at the above report!", "").strip()
+        twin = in_timm(str(arguments.model_name_or_path))
+        advice = f"; timm holds the same weights as {twin}" if twin else ""
+        raise ModelError(
+            _known_cause(Path(str(arguments.model_name_or_path)), what)
+            or f"cannot load {what} of {place}: {reason}{advice}"
+        ) from error
+
+
+def _known_cause(folder: Path, what: str) -> str:
+    """What is wrong with a folder that is not a whole model, in a line; empty where that is not known."""
+    if folder.is_file():
+        return f"{folder} is a file, not a model's folder; give the folder that holds config.json and model.safetensors"
+    if not folder.is_dir():
+        return ""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return f"{folder} holds an adapter alone; merge it into its base model first, and give the merged model"
+    if what == "ImageProcessor" and not any(folder.glob("*processor_config.json")):
+        return (
+            f"{folder} holds no image processor (preprocessor_config.json); copy that file from the folder above it or "
+            "from the base model"
+        )
+    pickled = (folder / "pytorch_model.bin").is_file() and not any(folder.glob("*.safetensors"))
+    if what == "ModelForImageClassification" and pickled:
+        return f"{folder} holds no safetensors but a pickle, pytorch_model.bin: --allow_pickle true reads its tensors"
+    return ""
+
+
+def in_timm(name: str) -> str:
+    """Return how timm names the weights of a repository on the Hub; empty where it has none that are known here."""
+    for pattern, timm_name in _TIMM:
+        if found := re.search(f"{pattern}$", name):
+            return "timm/" + timm_name.format(*(_SIZES.get(each, each) for each in found.groups()))
+    return ""

@@ -1,0 +1,104 @@
+"""What stands behind the page, without a page: examples, cameras, sheets, and models that rest."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bad_uploads import png
+from finished import make_images, make_model, run_finetune
+
+pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+
+from hfft.errors import DataError, HfftError
+from hfft.inference.classifier import Prediction
+from hfft.space.options import SpaceArguments
+from hfft.space.service import Space, write_sheet
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import MOST_FRAMES, RECORDED
+from hfft.space.uploads import Limits, frame
+from hfft.tasks.contract import Score
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("service")
+    run_finetune(make_model(folder / "base"), make_images(folder / "images"), folder / "outputs" / "run")
+    return folder / "outputs"
+
+
+@pytest.fixture
+def space(outputs: Path, tmp_path: Path) -> Iterator[Space]:
+    space = Space(SpaceArguments(outputs=str(outputs)), tmp_path, "cpu")
+    yield space
+    space.close()
+
+
+def address(colour: tuple[int, int, int] = (9, 9, 9), kind: str = "jpeg") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(png(colour)).decode()}"
+
+
+def test_what_a_camera_recorded_is_put_under_its_class(space: Space) -> None:
+    session = Session()
+    frames = [address((number, 0, 0)) for number in range(5)]
+    text = space.trainings.add_frames(session, "mug", frames)
+    assert "mug (5)" in text
+    assert RECORDED in text
+    assert session.given is not None
+    assert len(list(session.given.folder.glob("train/mug/*"))) == 5
+    assert "mug (6)" in space.trainings.add_frames(session, "mug", [address((0, 7, 0))])
+    assert session.given.uploaded.notes == [RECORDED]
+    assert not [file for file in (space.work / "uploads").rglob("*") if file.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([], "choose the images"),
+        ([address()] * (MOST_FRAMES + 1), f"at most {MOST_FRAMES}"),
+        (["/etc/passwd"], "not a picture that a camera took"),
+        (["data:text/html;base64,PGI+"], "not a picture that a camera took"),
+        ([7], "not a picture that a camera took"),
+        (["data:image/jpeg;base64,****"], "damaged"),
+    ],
+)
+def test_what_no_camera_took_is_refused(frames: list[str], reason: str, space: Space) -> None:
+    session = Session()
+    with pytest.raises(HfftError, match=reason):
+        space.trainings.add_frames(session, "mug", frames)
+    assert session.given is None
+
+
+def test_a_frame_is_no_longer_than_an_upload(space: Space) -> None:
+    with pytest.raises(DataError):
+        frame(address() + "A" * 2_000_000, Limits(megabytes=1))
+
+
+def test_a_frame_that_is_no_image_is_left_out_and_said(space: Space) -> None:
+    broken = f"data:image/jpeg;base64,{base64.b64encode(b'no image').decode()}"
+    assert "Left out: 1" in space.trainings.add_frames(Session(), "mug", [address(), broken])
+
+
+def test_a_stranger_is_among_the_images_to_try(space: Space) -> None:
+    labels = [label for _, label in space.offered(Session(), "run")]
+    assert set(labels[:-1]) == {"red", "green", "blue"}
+    assert labels[-1] == "a chessboard"
+
+
+def test_what_could_not_be_read_has_no_probability(tmp_path: Path) -> None:
+    rows = [Prediction("a.png", "cat", 0.5, (Score("cat", 0.5),)), Prediction("b.png", error="damaged")]
+    with write_sheet(tmp_path / "sheet.csv", rows).open() as stream:
+        found = list(csv.DictReader(stream))
+    assert [row["probability"] for row in found] == ["0.500000", ""]
+
+
+def test_a_model_that_nobody_asks_for_is_let_go_of(space: Space) -> None:
+    loaded = space.loaded(Session(), "run")
+    space.models.rest(60)
+    assert space.loaded(Session(), "run") is loaded
+    loaded.asked -= 61
+    space.models.rest(60)
+    assert space.loaded(Session(), "run") is not loaded
