@@ -153,14 +153,15 @@ def table(runs: Sequence[Row]) -> str:
     """Draw the runs as a Markdown table, a line for each set, and averages below."""
     ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs)]
     lines = [
-        f"| Images of each class | {' | '.join(ways)} | {DEFAULT} over {PROBE} | {DEFAULT} over {BEFORE} |",
-        f"| --- | {'---: | ' * len(ways)}--- | --- |",
+        f"| Images of each class | Seeds | {' | '.join(ways)} | {DEFAULT} over {PROBE} | {DEFAULT} over {BEFORE} |",
+        f"| --- | ---: | {'---: | ' * len(ways)}--- | --- |",
     ]
     for name in sorted(dict.fromkeys(run["set"] for run in runs), key=_order):
         found = _by_way(runs, name)
         means = [f"{statistics.mean(map(accuracy, found[way].values())):.3f}" if way in found else "" for way in ways]
         gains = [_gain(found, DEFAULT, other) for other in (PROBE, BEFORE)]
-        lines.append(f"| {name.replace(':', ', ')} | {' | '.join([*means, *gains])} |")
+        seeds = str(len(found.get(DEFAULT, {})))
+        lines.append(f"| {name.replace(':', ', ')} | {' | '.join([seeds, *means, *gains])} |")
     return "\n".join([*lines, "", averages(runs)])
 
 
