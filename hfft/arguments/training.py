@@ -111,7 +111,7 @@ class FinetuneArguments(TrainingArguments):
     calibration_folds: int | None = option(
         None,
         "Where no validation set is given: repeat the training on cached activations without one fold of the training "
-        "images at a time, and fit the temperature to what is said of it; by default 5 up to 500 training images, "
+        "images at a time, and fit the temperature to what is said of it; by default 3 up to 500 training images, "
         "else 0, which is never.",
     )
     find_lr: bool = option(

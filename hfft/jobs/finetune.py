@@ -21,7 +21,7 @@ from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
-from hfft.jobs.advice.crossed import CrossPlan, cross_fit
+from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
 from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
@@ -96,7 +96,9 @@ def _finetune(
     settings, decided = decide_policy(settings, shared, say)
     setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
     progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
-    start = starting_tensors(setup) if probe_may_win(setup) else {}
+    probe = probe_may_win(setup)
+    if probe and not crossing.start:
+        crossing = replace(crossing, start=starting_tensors(setup))
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
@@ -107,12 +109,11 @@ def _finetune(
         say(findings)
     with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
-        if start:
-            hand_back_the_better(setup, progress, trainer, start, say)
+        crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
         crossing = crossing.after(progress.best.epoch, keeps_best(training))
-        if line := crossing.begins(progress.phases[-1]):
+        if crossed is None and (line := crossing.begins(progress.phases[-1])):
             say(line)
-        run = finish(setup, progress, trainer, began, crossing if main else None)
+        run = finish(setup, progress, trainer, began, crossing if main else None, crossed if crossing.folds else None)
         trackers.log_final(run.metrics.get("test", {}))
         if training.baselines == "full":
             _add_full_baseline(setup, progress.baselines, say)
@@ -297,7 +298,12 @@ def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:
 
 
 def finish(
-    setup: Setup, progress: Progress, trainer: FreezeTrainer, began: float, crossing: CrossPlan | None = None
+    setup: Setup,
+    progress: Progress,
+    trainer: FreezeTrainer,
+    began: float,
+    crossing: CrossPlan | None = None,
+    crossed: Crossed | None = None,
 ) -> Run:
     """Evaluate the weights that are handed back; the test images are seen here for the first time.
 
@@ -307,6 +313,7 @@ def finish(
         trainer: of the last phase.
         began: when the run did, by `time.perf_counter`.
         crossing: how its probabilities are calibrated, and note its training images; None for neither.
+        crossed: what it would give, where that is known already.
     """
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
     predictions = {"validation": trainer.predictions}
@@ -318,7 +325,7 @@ def finish(
     task = setup.sets.task
     trust = Trust(task)
     if crossing is not None:
-        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        crossed = crossed or cross_fit(crossing, setup, trainer, progress.phases[-1])
         unfreeze(setup.model)
         trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
     unfreeze(setup.model)

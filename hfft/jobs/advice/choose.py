@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from hfft.cache.prepare import Prepared
+from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, seen
 from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe
 from hfft.training.baselines import HeadInputs, LinearProbe
 from hfft.training.callbacks import deciding
@@ -47,24 +48,30 @@ class Comparison:
 
 
 def hand_back_the_better(
-    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], say: Callable[[str], None]
-) -> None:
+    setup: Setup, progress: Progress, trainer: FreezeTrainer, crossing: CrossPlan, say: Callable[[str], None]
+) -> Crossed | None:
     """Give the model the pretrained features and the linear probe where these are better than what was trained.
 
     Args:
         setup: its model holds the best weights of the training.
         progress: with all phases; what was decided is added, and the best epoch is 0 where the probe is better.
         trainer: of the last phase.
-        start: what the training began with: all tensors that it may have changed.
+        crossing: with what the training began with, and whether its probabilities are calibrated by trainings on folds,
+            which then decide here as well.
         say: prints a line for the user.
+
+    Returns:
+        What those trainings said; None where there were none.
     """
-    reason, comparison = _why_not(setup, progress), None
+    start = crossing.start
+    reason, comparison, crossed = _why_not(setup, progress), None, None
     if not reason:
         setup.model.load_state_dict(dict(start), strict=False)
         try:
             reader = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix)
             reason = why_no_probe(setup, reader, _pretrained_rows(trainer))
-            comparison = None if reason else _compare(setup, progress, trainer, start, reader)
+            if not reason:
+                comparison, crossed = _compare(setup, progress, trainer, crossing, reader, say)
         finally:
             if comparison is None or not comparison.better:
                 setup.model.load_state_dict(progress.best.tensors, strict=False)
@@ -73,6 +80,7 @@ def hand_back_the_better(
     line = str(comparison or f"The linear probe was no candidate for the result: {reason}.")
     progress.decisions.append(line)
     say(line)
+    return crossed
 
 
 def _why_not(setup: Setup, progress: Progress) -> str:
@@ -91,21 +99,31 @@ def _pretrained_rows(trainer: FreezeTrainer) -> Any:
 
 
 def _compare(
-    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], reader: HeadInputs
-) -> Comparison:
+    setup: Setup,
+    progress: Progress,
+    trainer: FreezeTrainer,
+    crossing: CrossPlan,
+    reader: HeadInputs,
+    say: Callable[[str], None],
+) -> tuple[Comparison, Crossed | None]:
     """Compare both, and leave the model with the pretrained features and the probe."""
     train = _pretrained_rows(trainer)
     if progress.probe is None:  # the run was interrupted
         probe = fit_shared(setup, reader, train)
         assert isinstance(probe, LinearProbe)
         progress.probe = probe
-    folds = Folds.of(setup.sets.train, FOLDS, setup.settings.training.seed)
-    folded = _by_folds(setup, progress, trainer, start, folds) if _may_fold(setup, trainer, folds) else None
+    folds = Folds.of(setup.sets.train, crossing.folds or FOLDS, setup.settings.training.seed)
+    folded, crossed = None, None
+    if _may_fold(setup, trainer, folds):
+        if line := crossing.begins(progress.phases[-1]):
+            say(line)
+        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        folded = _by_folds(setup, progress, trainer, crossing.start, folds, crossed)
     assert reader.linear is not None
     fold(progress.probe, reader.linear)
     metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics  # type: ignore[arg-type]
     progress.untrained = metrics or {}
-    return folded or _by_validation(progress, trainer, len(setup.sets.validation))
+    return folded or _by_validation(progress, trainer, len(setup.sets.validation)), crossed
 
 
 def _may_fold(setup: Setup, trainer: FreezeTrainer, folds: Folds) -> bool:
@@ -135,7 +153,12 @@ def _score(progress: Progress, trainer: FreezeTrainer) -> tuple[float, float]:
 
 
 def _by_folds(
-    setup: Setup, progress: Progress, trainer: FreezeTrainer, start: Mapping[str, Tensor], folds: Folds
+    setup: Setup,
+    progress: Progress,
+    trainer: FreezeTrainer,
+    start: Mapping[str, Tensor],
+    folds: Folds,
+    crossed: Crossed,
 ) -> Comparison:
     """Compare both on training images, each by models that never saw it; the boundary of the last phase serves all."""
     train, seed = _pretrained_rows(trainer), setup.settings.training.seed
@@ -145,11 +168,17 @@ def _by_folds(
         for phase, result in zip(setup.plan.phases, progress.phases, strict=True)
     ]
     features = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix).features(train, "train")
+    rows = seen(folds)
     right = from_first_process(
-        setup.settings.training, lambda: int((cross_validate_probe(features, folds, seed) == folds.labels).sum())
+        setup.settings.training,
+        lambda: int((cross_validate_probe(features, folds, seed) == folds.labels)[rows].sum()),
     )
-    trained = int((cross_validate(replace(setup, callbacks=()), stages, start, folds).argmax(1) == folds.labels).sum())
-    images = len(folds.labels)
+    if crossed.folds:
+        trained = int((crossed.logits.argmax(1) == crossed.labels).sum())
+    else:
+        logits = cross_validate(replace(setup, callbacks=()), stages, start, folds)
+        trained = int((logits.argmax(1) == folds.labels)[rows].sum())
+    images, count = int(rows.sum()), len(list(folds))
     few = f"{len(setup.sets.validation)} for validation are too few to tell"
-    where = f"in {FOLDS}-fold cross-validation on the {images} training images ({few})"
+    where = f"in {count}-fold cross-validation on {images} training images ({few})"
     return Comparison(trained / images, right / images, right > trained, where)

@@ -27,7 +27,7 @@ from hfft.training.progress import PhaseResult
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
 
-FOLDS = 5
+FOLDS = 3
 MOST = 500
 """Training images above which the images that are held back are enough to fit one temperature to."""
 _ROUNDING = 1e-6  # epochs are sums of fractions
@@ -126,9 +126,8 @@ def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, result: Pha
         return Crossed(missing=f"the training without one fold diverged: {one_line(error)}")
     finally:
         setup.model.load_state_dict(trained, strict=False)
-    seen = _seen(folds)
-    seconds = time.perf_counter() - began
-    return Crossed(logits[seen], folds.labels[seen], folds.number[seen], plan.folds, seconds=seconds)
+    rows, seconds = seen(folds), time.perf_counter() - began
+    return Crossed(logits[rows], folds.labels[rows], folds.number[rows], plan.folds, seconds=seconds)
 
 
 def _why_not(setup: Setup) -> str:
@@ -159,12 +158,12 @@ def _ready(trainer: FreezeTrainer, result: PhaseResult) -> ReadyPhase:
     return ReadyPhase(trainer.phase, Prepared(trainer.suffix, data), result.view)
 
 
-def _seen(folds: Folds) -> NDArray[np.bool_]:
+def seen(folds: Folds) -> NDArray[np.bool_]:
     """Return which images are of a class that the models without their fold have seen."""
-    seen = np.zeros(len(folds.labels), bool)
+    found = np.zeros(len(folds.labels), bool)
     for train, held_out in folds:
-        seen[held_out] = np.isin(folds.labels[held_out], folds.labels[train])
-    return seen
+        found[held_out] = np.isin(folds.labels[held_out], folds.labels[train])
+    return found
 
 
 class _EndAt(TrainerCallback):
