@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import Pixels, ShownView, collate, of_one_shape
-from hfft.data.workers import hand_over, received
+from hfft.data.preprocessing import Pixels, ShownView, collate, hand_over, of_one_shape, received
 from hfft.errors import ModelError
 from hfft.machine import cores
 from hfft.split.engines import Engine, EngineError

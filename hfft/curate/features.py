@@ -26,8 +26,7 @@ from hfft.cache.prepare import (
 )
 from hfft.curate.encoder import Encoder
 from hfft.data.images import ImageSet
-from hfft.data.preprocessing import collate
-from hfft.data.workers import received
+from hfft.data.preprocessing import collate, received
 from hfft.errors import ArgumentError, ModelError
 from hfft.explain.forward_pass import called_modules, first_tensor
 from hfft.explain.gradcam import feature_maps

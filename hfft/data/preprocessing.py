@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from hfft.data.images import READING, ImageSet
-from hfft.data.workers import hand_over
-from hfft.errors import ArgumentError, DataError
+from hfft.errors import ArgumentError, DataError, HfftError
 
 if TYPE_CHECKING:
     from transformers import TimmWrapperImageProcessor
 
+_FAILED = "failed"
+_D = TypeVar("_D")
+_R = TypeVar("_R")
+_B = TypeVar("_B", bound=Mapping[str, Any])
 AUGMENTATION = 2
 """Raised whenever augmentation gives other pixels for the same image, seed and view."""
 CROP_AREA = (0.35, 1.0)
@@ -141,6 +145,37 @@ class ShownView:
     def show(self, epoch: int) -> None:
         """Show the view of this epoch of the run from now on."""
         self._view.fill_(epoch % self.views)
+
+
+def hand_over(items: Callable[[_D, _R], Any]) -> Callable[[_D, _R], Any]:
+    """Let a data set's ``__getitems__`` return hfft's own errors, in a worker, for `received` to raise.
+
+    PyTorch rebuilds a worker's exception from the text of its traceback: its line would have to be read back out of
+    that, and what else it holds would be lost.
+    """
+
+    @wraps(items)
+    def caught(self: _D, rows: _R) -> Any:
+        try:
+            return items(self, rows)
+        except HfftError as error:
+            if get_worker_info() is None:
+                raise
+            return {_FAILED: error}
+
+    return caught
+
+
+def received(batch: _B) -> _B:
+    """Return a loader's batch.
+
+    Raises:
+        HfftError: a worker handed it over in place of the batch.
+    """
+    error = batch.get(_FAILED)
+    if isinstance(error, HfftError):
+        raise error
+    return batch
 
 
 class PixelDataset(Dataset[dict[str, Any]]):

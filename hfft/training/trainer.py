@@ -19,8 +19,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import FinetuneArguments
-from hfft.data.preprocessing import collate
-from hfft.data.workers import received
+from hfft.data.preprocessing import collate, received
 from hfft.errors import ArgumentError, one_line
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze

@@ -20,8 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor
 from hfft.arguments import DataArguments
 from hfft.data.images import NO_IMAGE, ImageSet, UnreadableImageError, open_image
 from hfft.data.load import load_image_sets
-from hfft.data.preprocessing import PixelDataset, Pixels, collate, resize_processor
-from hfft.data.workers import received
+from hfft.data.preprocessing import PixelDataset, Pixels, collate, received, resize_processor
 from hfft.demo import ANIMALS, embedded_model
 from hfft.errors import ArgumentError, DataError
 
