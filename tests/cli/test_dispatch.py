@@ -13,8 +13,8 @@ import pytest
 
 from hfft import __version__
 from hfft.cli import main
-from hfft.data.content import MEMO
 from hfft.cli.commands import COMMANDS
+from hfft.data.content import MEMO
 
 Folder = Callable[..., Path]
 
