@@ -14,8 +14,11 @@ import difflib
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from hfft.errors import UnsupportedModelError
+from hfft.machine import cores
 from hfft.models.forward import Inputs, record_calls
 from hfft.models.headless.backbones import classifier_config, headless_types
 from hfft.output_folder import CODE
@@ -111,16 +115,9 @@ def render(sections: list[Section]) -> str:
 
 def transformers_section() -> Section:
     """Describe every entry of transformers' mapping of image classifiers but timm's wrapper."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    rows, refused = [], {}
-    for model_type in sorted(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
-        if model_type == "timm_wrapper":
-            continue
-        try:
-            rows.append(_transformers_row(model_type))
-        except UnsupportedModelError as error:
-            refused[model_type] = str(error)
+    rows, refused = _rows(
+        _transformers_row, sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {"timm_wrapper"})
+    )
     note = (
         "Every image classifier of transformers, in its default configuration. The first class stands for an "
         "architecture that has several."
@@ -130,12 +127,8 @@ def transformers_section() -> Section:
 
 def headless_section() -> Section:
     """Describe every vision model of `AutoModel` that transformers has no image classifier for."""
-    rows, refused = [], {}
-    for model_type in headless_types():
-        try:
-            rows.append(_headless_row(model_type))
-        except UnsupportedModelError as error:
-            refused[model_type] = str(error).partition(": ")[2]
+    rows, refused = _rows(_headless_row, headless_types())
+    refused = {model_type: reason.partition(": ")[2] for model_type, reason in refused.items()}
     note = (
         "Every vision model that `AutoModel` loads and transformers has no image classifier for, in its default "
         f"configuration. *As ...* is loaded by stock transformers; of the others the checkpoint brings `{CODE}` along, "
@@ -156,7 +149,34 @@ def timm_section() -> Section:
         f"pretrained weights. Of the {total} architectures that timm {timm.__version__} lists, {total - len(REFUSED)} "
         f"resolve. The others are encoders that timm gives no classifier: {refused}."
     )
-    return Section("timm's families", note, [_timm_row(family) for family in SMALLEST], {})
+    return Section("timm's families", note, *_rows(_timm_row, SMALLEST))
+
+
+def _rows(describe_one: Callable[[str], Row], names: Iterable[str]) -> tuple[list[Row], dict[str, str]]:
+    """Describe architectures in processes of one thread each, since small models gain nothing from more.
+
+    Returns:
+        The rows, and by name why others are refused.
+    """
+    listed = list(names)
+    with ProcessPoolExecutor(cores(), get_context("spawn"), _begin) as pool:
+        found = list(pool.map(partial(_row_or_reason, describe_one), listed))
+    refused = {name: each for name, each in zip(listed, found, strict=True) if isinstance(each, str)}
+    return [each for each in found if isinstance(each, Row)], refused
+
+
+def _begin() -> None:
+    sys.path.insert(0, str(ROOT / "tests"))  # the small models are the test suite's; scripts are never installed
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _row_or_reason(describe_one: Callable[[str], Row], name: str) -> Row | str:
+    try:
+        return describe_one(name)
+    except UnsupportedModelError as error:
+        return str(error)
 
 
 SOURCES: tuple[Callable[[], Section], ...] = (transformers_section, headless_section, timm_section)
@@ -218,7 +238,6 @@ def _transformers_row(model_type: str) -> Row:
     found = find_plugin(model_type)
     if isinstance(found.plugin, TablePlugin) and model_type in found.plugin.refused:
         raise UnsupportedModelError(found.plugin.refused[model_type])
-    sys.path.insert(0, str(ROOT / "tests"))  # the small models are the test suite's; scripts are never installed
     from small_models import small_model
 
     model = default_model(model_type)
