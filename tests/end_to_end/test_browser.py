@@ -231,7 +231,7 @@ def test_every_tab_shows_the_model_in_use(name: str, page: Page, folder: Path) -
     expect(page.locator("#steps")).to_contain_text("Base model")
     open_tab(page, "Compare")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator("#comparison tbody tr")).to_have_count(2, timeout=TIMEOUT)
+    expect(page.locator("#comparison table").first.locator("tbody tr")).to_have_count(2, timeout=TIMEOUT)
     open_tab(page, "Learn")
     total = sum(part.parameters for part in run.record.parts)
     expect(page.get_by_text(f"This model has {total:,} parameters")).to_be_visible()
@@ -402,7 +402,7 @@ def test_labels_are_mended_and_photos_labelled_by_keys(page: Page, tmp_path: Pat
     for number, photo in enumerate(photos):
         photo.save(tmp_path / f"{number}.png")
     page.locator("#next-files input[type=file]").set_input_files([str(tmp_path / f"{n}.png") for n in range(3)])
-    expect(page.locator("#next-files")).to_contain_text("2.png")
+    expect(page.locator("#next-files")).to_contain_text(re.compile(r"2\s*\.png"))
     page.locator("#next-rank").click()
     expect(page.locator("#next-photo img")).to_be_visible(timeout=TIMEOUT)
     page.locator("#next-photo").click()
@@ -452,7 +452,7 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
     assert own_model(page).endswith("last_block, 2 epochs")
     open_tab(page, "Training")  # at once, while the page still answers the change of the model
     expect(page.locator("#summary")).to_contain_text(f"base {read_run(folder / 'outputs' / name).record.base.id}")
-    expect(page.locator("#summary")).to_contain_text("of 3 right", timeout=TIMEOUT)
+    expect(page.locator("#summary")).to_contain_text("of 15 right", timeout=TIMEOUT)  # by folds of the training images
     expect(page.locator("#epochs")).to_contain_text("last_block")
     expect(page.locator("#epochs table")).to_be_visible()
     open_tab(page, "Fine-tune")
