@@ -315,7 +315,9 @@ def finish(
         crossing: how its probabilities are calibrated, and note its training images; None for neither.
         crossed: what it would give, where that is known already.
     """
+    chosen = progress.best.epoch, progress.best.score  # by the evaluations of the training, which this is not one of
     metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
+    progress.best.epoch, progress.best.score = chosen
     predictions = {"validation": trainer.predictions}
     if trainer.test_dataset is not None:
         outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")

@@ -68,13 +68,13 @@ def scale_head(
     training = model.training
     model.eval()
     with torch.no_grad():
-        wanted = logits_of(model(**inputs)).double().cpu() * factors + shifts
+        wanted = logits_of(model(**inputs)).cpu().double() * factors + shifts
         for name, axis in class_axes(model, len(scale)).items():
             parameter = model.get_parameter(name)
             shape = [-1 if place == axis else 1 for place in range(parameter.ndim)]
-            wide = parameter.double() * factors.to(parameter.device).view(shape)
-            parameter.copy_(wide + shifts.to(parameter.device) if parameter.ndim == 1 else wide)
-        found = logits_of(model(**inputs)).double().cpu()
+            wide = parameter.cpu().double() * factors.view(shape)
+            parameter.copy_(wide + shifts if parameter.ndim == 1 else wide)
+        found = logits_of(model(**inputs)).cpu().double()
     model.train(training)
     if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(factors.abs().max())):
         raise ModelError(

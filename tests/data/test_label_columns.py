@@ -224,12 +224,12 @@ def test_check_knows_images_in_several_class_folders(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = str(folders(table, tmp_path).train_dir)
-    assert main(["check", place, "--json", "true"]) == 1
-    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert main(["check", place, "--json"]) == 1
+    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["result"]["findings"]}
     assert "conflict" in kinds
-    main(["check", place, "--task", "multi_label", "--json", "true"])
-    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    main(["check", place, "--task", "multi_label", "--json"])
+    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["result"]["findings"]}
     assert not kinds & {"conflict", "duplicate"}
-    main(["check", str(table), "--label_columns", "warmth", "light", "--json", "true"])
-    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["findings"]}
+    main(["check", str(table), "--label_columns", "warmth", "light", "--json"])
+    kinds = {finding["kind"] for finding in json.loads(capsys.readouterr().out)["result"]["findings"]}
     assert not kinds & {"few_images", "imbalance", "one_class", "conflict"}

@@ -62,6 +62,8 @@ def test_no_whole_batch_is_one_line(
         image_folder(),
         "--output_dir",
         tmp_path / "o",
+        "--num_train_epochs",
+        1,
     )
     assert run(*flags, "--dataloader_drop_last", "true") == 2
     assert "--dataloader_drop_last true leaves no batch" in capsys.readouterr().err

@@ -151,4 +151,4 @@ def _shown(pixels: Pixels, colour: tuple[int, ...] | list[int]) -> np.ndarray[An
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in inputs.items())
         raise ValueError(f"it makes {shapes}")
     values = inputs["pixel_values"]
-    return values[:, values.shape[1] // 2, values.shape[2] // 2].double().numpy()
+    return values[:, values.shape[1] // 2, values.shape[2] // 2].cpu().double().numpy()
