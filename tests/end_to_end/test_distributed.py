@@ -93,11 +93,12 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
         ("--policy", "auto", "--num_train_epochs", "auto", "--keep", "best"),
-        pytest.param(("--head_init", "probe", "--keep", "best"), marks=pytest.mark.slow),
+        ("--head_init", "probe", "--keep", "best"),
     ],
     ids=["auto", "probe"],
 )
