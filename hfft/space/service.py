@@ -102,6 +102,19 @@ class Space:
         """
         return self.models.get(self.source(session, name))
 
+    def loaded_if_any(self, session: Session, name: str | None) -> Loaded | None:
+        """Return the model that a page shows; None where it names none, and none can be used yet.
+
+        Raises:
+            HfftError: there is none of that name (any more), or it cannot be loaded.
+        """
+        try:
+            return self.loaded(session, name)
+        except ModelError:
+            if name:
+                raise
+            return None
+
     # Images --------------------------------------------------------------------------------------------
 
     def image(self, path: str | None, least: int | None = None) -> Image.Image:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.jobs.advice.compare import cached_megabytes, folds_of, ready_for
+from hfft.jobs.advice.compare import CrossValidated, cached_megabytes, folds_of, ready_for
 from hfft.jobs.advice.folds import cross_validate_probe
-from hfft.metrics import counted, difference_error, wilson_interval
+from hfft.metrics import counted, difference_error
 from hfft.report.terminal import aligned
 from hfft.training.baselines import HeadInputs
 from hfft.training.setup import Setup
@@ -25,7 +25,7 @@ _COLUMNS = ("model", "accuracy", "95% interval", "ms an image", "MB cached", "pa
 
 
 @dataclass(frozen=True)
-class Backbone:
+class Backbone(CrossValidated):
     """A pretrained model as the images see it.
 
     Args:
@@ -41,16 +41,6 @@ class Backbone:
     milliseconds: float
     megabytes: float
     parameters: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images that were labelled rightly, 0 to 1."""
-        return float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
-        return wilson_interval(int(self.correct.sum()), len(self.correct))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,28 @@ PROBE = "linear probe"
 _COLUMNS = ("recipe", "accuracy", "95% interval", "seconds", "MB cached", "trained", "")
 
 
+class CrossValidated:
+    """What was answered right by models that never saw the images.
+
+    Attributes:
+        correct: whether each image was labelled rightly, shape (images,).
+    """
+
+    correct: NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that were labelled rightly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
+        return wilson_interval(int(self.correct.sum()), len(self.correct))
+
+
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(CrossValidated):
     """A recipe as the images see it.
 
     Args:
@@ -51,16 +71,6 @@ class Candidate:
     seconds: float
     megabytes: float
     share: float
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images that were labelled rightly, 0 to 1."""
-        return float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
-        return wilson_interval(int(self.correct.sum()), len(self.correct))
 
 
 @dataclass(frozen=True)

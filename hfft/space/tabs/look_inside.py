@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from hfft.errors import DataError, ModelError
+from hfft.errors import DataError
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
@@ -47,11 +47,8 @@ class PipelineTab:
     def pipeline(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the stages, the image before and after preprocessing, and the drawing."""
         session = self.space.visits.of(request.session_hash)
-        try:
-            loaded = self.space.loaded(session, model)
-        except ModelError:
-            if model:
-                raise
+        loaded = self.space.loaded_if_any(session, model)
+        if loaded is None:
             return views.empty(NO_MODEL), None, None, ""
         image, note = _image(self.space, session, path, model)
         trace = loaded.pipeline(image)
@@ -98,11 +95,8 @@ class TraceTab:
     def trace(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Follow the image in five steps: what is seen, kept, changed, weighed and answered."""
         session = self.space.visits.of(request.session_hash)
-        try:
-            loaded = self.space.loaded(session, model)
-        except ModelError:
-            if model:
-                raise
+        loaded = self.space.loaded_if_any(session, model)
+        if loaded is None:
             return views.empty(NO_MODEL)
         image, note = _image(self.space, session, path, model)
         return _noted(note) + steps(loaded.trace(image))
@@ -110,11 +104,8 @@ class TraceTab:
     def journey(self, path: str | None, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with the journey of the image as it is."""
         session = self.space.visits.of(request.session_hash)
-        try:
-            loaded = self.space.loaded(session, model)
-        except ModelError:
-            if model:
-                raise
+        loaded = self.space.loaded_if_any(session, model)
+        if loaded is None:
             return no_journey(NO_MODEL)
         image, note = _image(self.space, session, path, model)
         return journey_value(loaded.journey(image), note)

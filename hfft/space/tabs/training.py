@@ -107,11 +107,8 @@ class TrainingTab:
     def by_epoch(self, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with what the epoch slider draws."""
         session = self.space.visits.of(request.session_hash)
-        try:
-            loaded = self.space.loaded(session, model)
-        except ModelError:
-            if model:
-                raise
+        loaded = self.space.loaded_if_any(session, model)
+        if loaded is None:
             return no_epochs("")
         run = loaded.run
         if run is None:
