@@ -3,6 +3,7 @@
 Everything public is loaded when it is first used, so that ``import hfft`` itself takes no time:
 
 - ``hfft.finetune(...)`` runs the main job; its keywords are the flags of ``hfft finetune``.
+- ``hfft.extend(...)`` adds images, or a new class, to a finished run.
 - ``hfft.advise(...)`` compares policies on the images themselves, and recommends one.
 - ``hfft.plan(...)`` shows what a policy would train, ``hfft.evaluate(...)`` measures a finished model.
 - ``hfft.load(...)`` gives back the model and the image processor of a finished run, or of its delta.
@@ -27,6 +28,7 @@ __all__ = [
     "depth",
     "embed",
     "evaluate",
+    "extend",
     "finetune",
     "labels",
     "load",
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from hfft.inference.classifier import classify, load_classifier
     from hfft.jobs.advise import advise_with as advise
     from hfft.jobs.evaluate import evaluate_with as evaluate
+    from hfft.jobs.extension.extend import extend_with as extend
     from hfft.jobs.finetune import finetune_with as finetune
     from hfft.jobs.plan import plan_with as plan
     from hfft.models.checkpoint import load
@@ -55,6 +58,7 @@ _PLACES = {
     "depth": "hfft.curate.depth:depth_with",
     "embed": "hfft.curate.embed:embed_with",
     "evaluate": "hfft.jobs.evaluate:evaluate_with",
+    "extend": "hfft.jobs.extension.extend:extend_with",
     "finetune": "hfft.jobs.finetune:finetune_with",
     "labels": "hfft.curate.desk:labels_with",
     "load": "hfft.models.checkpoint:load",

@@ -15,6 +15,10 @@ from hfft.errors import OutputError
 RECORD, CONFIG = "hfft.json", "config.json"
 KNOWN = "known_images.safetensors"
 """Of the training images that others are compared with; see `hfft.trust.known`."""
+CLASSES = "class_statistics.safetensors"
+"""What more images and classes are added to a run by; see `hfft.trust.classes`."""
+IMAGES = "images.parquet"
+"""The list of all images of a run that was extended; see `hfft.jobs.extension`."""
 CODE = "modeling_backbone_classifier.py"
 """The code of a model that transformers has no class for; see `hfft.models.headless`."""
 EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
@@ -24,13 +28,13 @@ CLAIMS = ".hfft-files"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
-    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS),
+    *(*WEIGHTS, "delta.safetensors", KNOWN, CLASSES, IMAGES, CODE, EPOCH_ANSWERS),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
     "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_LATER = (KNOWN, CODE, EPOCH_ANSWERS, "predicted_against_true.png")
+_LATER = (KNOWN, CLASSES, IMAGES, CODE, EPOCH_ANSWERS, "predicted_against_true.png")
 _BEFORE_LISTS = (*(name for name in RESULTS if name not in _LATER), "model.onnx")  # earlier records list nothing
 
 

@@ -197,11 +197,11 @@ def flags_of(values: dict[str, Any]) -> list[str]:
     return flags
 
 
-def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, list[str]]:
-    """Take ``--sweep`` (any number of times) and ``--output_dir`` out of a sweep's flags.
+def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, bool, list[str]]:
+    """Take ``--sweep`` (any number of times), ``--output_dir`` and ``--soup`` out of a sweep's flags.
 
     Returns:
-        The values of ``--sweep``, the output folder if given, and all other flags.
+        The values of ``--sweep``, the output folder if given, whether a soup is wanted, and all other flags.
 
     Raises:
         ArgumentError: one of them has no value.
@@ -209,8 +209,9 @@ def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, list[str]
     parser = _Parser(prog="hfft sweep", allow_abbrev=False, add_help=False)
     parser.add_argument("--sweep", nargs="+", action="extend", default=[])
     parser.add_argument("--output_dir")
+    parser.add_argument("--soup", action="store_true")
     known, rest = parser.parse_known_args(argv)
-    return known.sweep, known.output_dir, rest
+    return known.sweep, known.output_dir, known.soup, rest
 
 
 def closest(word: str, known: list[str]) -> str:

@@ -161,9 +161,9 @@ class PolicyArguments:
     head_init: str = option(
         "random",
         "What the head starts from: random numbers (or the checkpoint's head, where it knows the same classes), probe "
-        "(the linear probe; epoch 0 is then evaluated too, and may be the best), or pretrained (the checkpoint's head, "
-        "or an error).",
-        ["random", "probe", "pretrained"],
+        "(the linear probe; epoch 0 is then evaluated too, and may be the best), ensemble (likewise, the mean of many "
+        "linear heads of several rates, decays and seeds), or pretrained (the checkpoint's head, or an error).",
+        ["random", "probe", "ensemble", "pretrained"],
     )
     head_lr_scale: float = option(5.0, "Factor on the learning rate of the head in the first phase, where it is new.")
     layer_decay: float = option(1.0, "Factor on the learning rate for each block further from the head.")
@@ -256,6 +256,38 @@ class AdviseArguments:
     def __post_init__(self) -> None:
         if self.folds is not None and self.folds < 2:
             raise ArgumentError(f"--folds must be at least 2, not {self.folds}")
+
+
+@dataclass
+class ExtendArguments:
+    """Which images join a finished run, and how."""
+
+    train_dir: str | None = option(None, "Folder with one folder of new images per class, old classes or new ones.")
+    validation_dir: str | None = option(
+        None,
+        "The same to measure with; left out, a share of the new images is held back, as of a run.",
+    )
+    dataset_name: str | None = option(
+        None, "In place of --train_dir: a list as `hfft next` writes it, an archive, or whatever hfft finetune takes."
+    )
+    image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
+    label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
+    output_dir: str | None = option(None, "Folder for the extended run; by default that of the run with -extended.")
+    overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
+    num_train_epochs: float = option(
+        0.0,
+        "Train so many passes over old and new images together, from the extended head on; 0 trains nothing: new "
+        "classes join in closed form.",
+    )
+    learning_rate: float | None = option(None, "Peak learning rate of these passes; by default that of the run.")
+
+    def __post_init__(self) -> None:
+        if not (self.train_dir or self.dataset_name):
+            raise ArgumentError("say where the new images are: --train_dir FOLDER or --dataset_name LIST")
+        if self.num_train_epochs < 0:
+            raise ArgumentError(f"--num_train_epochs must not be below 0, but is {self.num_train_epochs:g}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
 
 
 @dataclass

@@ -42,6 +42,10 @@ COMMANDS = {
     "finetune": Command(
         "hfft.cli.train:finetune_command", "Fine-tune a pretrained image classifier with most of it frozen."
     ),
+    "extend": Command(
+        "hfft.cli.train:extend_command",
+        "Add images, or a new class, to a finished run: only the new ones pass the frozen part.",
+    ),
     "advise": Command(
         "hfft.cli.train:advise_command",
         "Compare policies on the images themselves, with cross-validation on cached activations, and recommend one.",

@@ -1,4 +1,4 @@
-"""Commands that train or say what would be trained: finetune, plan, sweep."""
+"""Commands that train or say what would be trained: finetune, extend, advise, plan, sweep."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def run_result(folder: Path) -> dict[str, Any]:
     }
 
 
+def extend_command(argv: list[str]) -> Reply:
+    """Add images, or a new class, to a finished run."""
+    from hfft.arguments import ExtendArguments
+
+    place = {"metavar": "RUN", "help": "The run's output folder."}
+    options, name = parse((ExtendArguments,), argv, "extend", summary_of("extend"), place)
+    from hfft.jobs.extension.extend import extend
+
+    run = extend(name, options)
+    return Reply(lambda: run_result(run.folder) | {"extended": run.extended})
+
+
 def finetune_settings(argv: list[str]) -> Settings:
     """Parse the flags of a run.
 
@@ -99,13 +111,14 @@ def plan_command(argv: list[str]) -> Reply:
     return Reply(shown.data, str(shown))
 
 
-SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [FLAGS]
+SWEEP_HELP = """usage: hfft sweep [CONFIG.yaml] [--sweep NAME=VALUE,VALUE ...] [--output_dir FOLDER] [--soup] [FLAGS]
 
 Takes every flag of hfft finetune.
 
 Every combination of the values becomes a run in a folder of its own below --output_dir (outputs/sweep).
 CONFIG.yaml holds options of hfft finetune, and under the key sweep a mapping of names to lists of values,
-or a list with one mapping for each run. A sweep that was stopped goes on with the runs that are missing."""
+or a list with one mapping for each run. A sweep that was stopped goes on with the runs that are missing.
+--soup adds a run whose weights are the mean of those of several epochs and runs, chosen on the validation images."""
 
 
 def sweep_command(argv: list[str]) -> Reply:
@@ -118,10 +131,11 @@ def sweep_command(argv: list[str]) -> Reply:
     from hfft.jobs.sweep import parse_grid, read_runs, sweep
 
     runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
-    grid, folder, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
+    grid, folder, soup, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
     runs = [run | options for run in runs for options in parse_grid(grid)]
     base = [*flags_of({name: value for name, value in shared.items() if name != "output_dir"}), *rest]
     target = Path(folder or shared.get("output_dir") or "outputs/sweep")
-    failed = sweep(base, runs, target, finetune_settings, print)
+    failed = sweep(base, runs, target, finetune_settings, print, soup)
     result = {"output_dir": target, "table": target / "sweep.csv", "runs": len(runs), "failed": failed}
+    result |= {"soup": target / "soup"} if soup else {}
     return Reply(result, code=int(failed > 0))

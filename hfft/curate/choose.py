@@ -32,8 +32,8 @@ from hfft.tasks.registry import task_of
 from hfft.trust.known import unit_rows
 
 ADVICE = (
-    "Label them, put them among the training images and train again with the same options: what the cache holds is not "
-    "computed anew."
+    "Label them, in the column label of the list or as a folder for each class, and let them join: hfft extend RUN "
+    "--dataset_name LIST --num_train_epochs 5."
 )
 
 

@@ -140,6 +140,31 @@ class ImageSet:
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
 
 
+def concatenated(sets: Sequence[ImageSet]) -> ImageSet:
+    """Return the images of several labelled sets as one, whose files have whole paths where their folders differ.
+
+    Args:
+        sets: at least one.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    import datasets
+    import pyarrow as pa
+    from datasets.table import InMemoryTable
+
+    # One table: of tables that `datasets` itself puts together, a column within a column cannot be selected.
+    table = pa.concat_tables([images.dataset.with_format("arrow")[:] for images in sets])
+    info = datasets.DatasetInfo(features=sets[0].dataset.features)
+    groups = [images.groups for images in sets if images.groups is not None]
+    return replace(
+        sets[0],
+        dataset=datasets.Dataset(InMemoryTable(table), info),
+        labels=np.concatenate([images.labels for images in sets]),
+        root=sets[0].root if len({images.root for images in sets}) == 1 else None,
+        groups=np.concatenate(groups) if len(groups) == len(sets) else None,
+    )
+
+
 class UnreadableImageError(DataError):
     """An image is missing, damaged or not an image.
 

@@ -253,12 +253,12 @@ def without_bad_images(sets: ImageSets) -> ImageSets:
     Raises:
         DataError: a class is left without training images, or a split without any.
     """
-    train, skipped = _readable(sets.train)
-    validation, more = _readable(sets.validation)
+    train, skipped = readable(sets.train)
+    validation, more = readable(sets.validation)
     skipped += more
     test = sets.test
     if test is not None:
-        test, more = _readable(test)
+        test, more = readable(test)
         skipped += more
     left = train.task.classes(train.task.decode(train.labels, sets.labels), sets.labels)
     lost = [label for label in sets.labels if label not in left]
@@ -270,7 +270,12 @@ def without_bad_images(sets: ImageSets) -> ImageSets:
     return replace(sets, train=train, validation=validation, test=test, skipped=tuple(skipped))
 
 
-def _readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
+def readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
+    """Return the images that can be read, and the files of the others.
+
+    Raises:
+        DataError: not one can.
+    """
     bad = [probe for probe in probe_images(images) if probe.problem]
     if not bad:
         return images, []

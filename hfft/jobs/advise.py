@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from datasets import concatenate_datasets
-
 from hfft.arguments import RUN_ARGUMENTS, AdviseArguments
+from hfft.data.images import concatenated
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.backbones import BackboneAdvice, compare_backbones
 from hfft.jobs.advice.compare import Advice, compare
@@ -99,15 +97,7 @@ def with_all_images(setup: Setup) -> Setup:
     train, validation = setup.sets.train, setup.sets.validation
     if setup.settings.data.validation_dir or train.root != validation.root or train.name != validation.name:
         return setup
-    groups = None
-    if train.groups is not None and validation.groups is not None:
-        groups = np.concatenate([train.groups, validation.groups])
-    together = replace(
-        train,
-        dataset=concatenate_datasets([train.dataset, validation.dataset]),
-        labels=np.concatenate([train.labels, validation.labels]),
-        groups=groups,
-    )
+    together = concatenated([train, validation])
     return replace(setup, sets=replace(setup.sets, train=together))
 
 

@@ -206,7 +206,12 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     """Load images (without those for the test where they are not wanted) and model, and make the plan."""
     shared, seed = shared or Shared(keep=False), settings.training.seed
     set_seed(seed)
-    sets = shared.images(settings.data, seed, test)
+    return set_up_on(settings, shared.images(settings.data, seed, test), shared)
+
+
+def set_up_on(settings: Settings, sets: ImageSets, shared: Shared) -> Setup:
+    """Load the model for images that are loaded, and make the plan."""
+    seed = settings.training.seed
     _check_options(settings.training, sets)
     training = settle_amount(settings.training, len(sets.train))
     settings, policy = replace(settings, training=training), settings.policy

@@ -58,7 +58,7 @@ def record_flags(record: RunRecord) -> list[str]:
         values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.
     epochs = sum(phase.epochs for phase in record.plan)
-    if epochs and record.arguments.get("num_train_epochs") != "auto":
+    if epochs and record.extended is None and record.arguments.get("num_train_epochs") != "auto":
         values["num_train_epochs"] = epochs
     return flags_of(values)
 

@@ -27,7 +27,7 @@ from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import CODE, EPOCH_ANSWERS, KNOWN, RECORD
+from hfft.output_folder import CLASSES, CODE, EPOCH_ANSWERS, KNOWN, RECORD
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
@@ -53,6 +53,7 @@ from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
+from hfft.trust.classes import write_kept
 from hfft.trust.epoch_answers import write_epoch_answers
 from hfft.trust.known import write_known
 
@@ -77,10 +78,14 @@ def write_results(run: Run) -> str:
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
+        if run.trust.kept is not None:
+            write_kept(folder / CLASSES, run.trust.kept)
         # Of one evaluation there is nothing beside the result, and the Space alone reads it, which shows one label.
         if len(run.progress.answers.epochs) > 1 and run.trust.task.chooses:
             write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
         _write_predictions(folder / "predictions.csv", run)
+        for write in run.beside:
+            write(folder)
         record = make_record(run, folder)
         evidence = _evidence(run, record)
         write_report(folder, record, rows, evidence, str(run.folder))
@@ -173,6 +178,8 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         known=run.trust.record,
         task=task.name,
         thresholds=list(getattr(run.model.config, THRESHOLDS, ())),
+        extended=run.extended,
+        command=run.command,
     )
 
 
@@ -194,7 +201,7 @@ def _calibration(run: Run) -> Calibration:
         errors = calibration_errors(*judged(run.predictions["test"]), temperature)
     elif crossed.folds:
         errors = crossed_errors(crossed.logits, crossed.labels, crossed.number)
-    images = len(run.sets.validation) + len(crossed.labels)
+    images = run.trust.fitted or len(run.sets.validation) + len(crossed.labels)
     return Calibration(temperature, images, *errors, crossed.folds, crossed.missing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
 from hfft.data.load import ImageSets
 from hfft.jobs.trust import Trust
 from hfft.planning.plan import Plan
+from hfft.report.record import ExtensionRecord
 from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.setup import Settings, Setup
 
@@ -29,6 +31,9 @@ class Run:
         state: the Trainer's at the end, over all phases.
         seconds: of wall time over the whole run, without full fine-tuning as a baseline.
         trust: its temperature, and the training images that others are compared with.
+        extended: how it came of another run; None where it did not.
+        command: that made it.
+        beside: each writes a file of its own into the folder of the results.
     """
 
     setup: Setup
@@ -38,6 +43,9 @@ class Run:
     state: TrainerState
     seconds: float
     trust: Trust = field(default_factory=Trust)
+    extended: ExtensionRecord | None = None
+    command: str = "finetune"
+    beside: tuple[Callable[[Path], None], ...] = ()
 
     @property
     def settings(self) -> Settings:

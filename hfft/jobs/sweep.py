@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainerCallback
 
 from hfft.errors import ArgumentError, HfftError, one_line
+from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
 from hfft.metrics import counted
@@ -27,11 +29,15 @@ from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
 from hfft.report.terminal import aligned
 from hfft.tasks.contract import needs_one_label
+from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.training.recipe.soup import Ingredient, KeepIngredients
 from hfft.training.resume import differences, identity_of
 from hfft.training.setup import Settings
 
 FILES = ("sweep.csv", "sweep.png")
 Options = dict[str, str]
+Ingredients = dict[Path, list[Ingredient]]
+"""By a run's folder, the weights of its best epochs."""
 ParseRun = Callable[[list[str]], Settings]
 
 
@@ -49,7 +55,12 @@ class SweepRow:
 
 
 def sweep(
-    base: list[str], runs: Sequence[Options], folder: Path, parse_run: ParseRun, say: Callable[[str], None]
+    base: list[str],
+    runs: Sequence[Options],
+    folder: Path,
+    parse_run: ParseRun,
+    say: Callable[[str], None],
+    soup: bool = False,
 ) -> int:
     """Make every run that is not there yet, and write ``sweep.csv`` and ``sweep.png``.
 
@@ -62,6 +73,7 @@ def sweep(
         folder: each run gets a folder of its own in it.
         parse_run: from flags to the settings of a run.
         say: prints a line.
+        soup: make one more run, of the mean of the weights of several epochs and runs, in the folder ``soup``.
 
     Returns:
         The number of runs that failed; the others are in the table all the same.
@@ -73,33 +85,39 @@ def sweep(
     settings = [
         _of_sweep(parse_run([*base, *_flags(options), "--output_dir", str(target)])) for options, target in planned
     ]
+    if soup and settings[0].training.world_size > 1:
+        raise ArgumentError("--soup takes no launcher: start the sweep as one process")
     make_output_folder(folder)
     refuse_foreign(folder, FILES)
     with locked(folder) if settings[0].training.process_index == 0 else nullcontext():
-        return _sweep(base, planned, settings, folder, say)
+        kept: Ingredients | None = {} if soup else None
+        rows, failures = _run_all(planned, settings, say, kept)
+        _write_table(base, rows, folder, say)
+        if kept is not None and rows:
+            best = next(each for each in settings if each.training.output_dir == str(rows[0].folder))
+            make_soup(best, [row.folder for row in rows], kept, folder / "soup", say)
+        return failures
 
 
-def _sweep(
-    base: list[str],
-    planned: Sequence[tuple[Options, Path]],
-    settings: Sequence[Settings],
-    folder: Path,
-    say: Callable[[str], None],
-) -> int:
-    rows, failures = _run_all(planned, settings, say)
+def _write_table(base: list[str], rows: list[SweepRow], folder: Path, say: Callable[[str], None]) -> None:
     rows.sort(key=lambda row: (-row.accuracy, row.loss))
     if rows:
         claim(folder, FILES)
         write_sweep(folder, rows)
         say(f"\n{sweep_table(rows)}\n\nTable: {folder / 'sweep.csv'}, figure: {folder / 'sweep.png'}.")
         say(f"The best one again: hfft finetune {shlex.join([*base, *_flags(rows[0].options)])}")
-    return failures
 
 
 def _run_all(
-    planned: Sequence[tuple[Options, Path]], settings: Sequence[Settings], say: Callable[[str], None]
+    planned: Sequence[tuple[Options, Path]],
+    settings: Sequence[Settings],
+    say: Callable[[str], None],
+    kept: Ingredients | None,
 ) -> tuple[list[SweepRow], int]:
-    """Make the runs that are not there yet; return the rows of all that are, and how many failed."""
+    """Make the runs that are not there yet; return the rows of all that are, and how many failed.
+
+    The weights of the best epochs go into `kept`, by the run's folder.
+    """
     rows: list[SweepRow] = []
     failures, shared, said = 0, Shared(), ""
     for place, ((options, target), setting) in enumerate(zip(planned, settings, strict=True), start=1):
@@ -113,7 +131,12 @@ def _run_all(
             if done is None and (findings := _check(setting, shared)) != said:
                 said = findings
                 say(said)
-            rows.append(done or _run(setting, options, target, shared))
+            watch = KeepIngredients(target.name, SINGLE_LABEL.metric)
+            # Averages are evaluated in place of the weights, which are what a callback sees.
+            watching = kept is not None and setting.training.ema_decay is None
+            rows.append(done or _run(setting, options, target, shared, (watch,) if watching else ()))
+            if kept is not None and watch.kept:
+                kept[target] = watch.kept
         except HfftError as error:
             failures += 1
             say(f"{target.name} failed: {error}")
@@ -248,13 +271,15 @@ def _check(settings: Settings, shared: Shared) -> str:
     return shared.findings(sets)
 
 
-def _run(settings: Settings, options: Options, folder: Path, shared: Shared) -> SweepRow:
+def _run(
+    settings: Settings, options: Options, folder: Path, shared: Shared, callbacks: Sequence[TrainerCallback]
+) -> SweepRow:
     began = time.perf_counter()
     if not settings.training.overwrite_output_dir:
         refuse_foreign(folder, RESULTS)
     training = copy.copy(settings.training)
     training.overwrite_output_dir = True  # what the folder holds is a run that was stopped, or another one's results
-    finetune(replace(settings, training=training), _silent, test=False, shared=shared)
+    finetune(replace(settings, training=training), _silent, test=False, callbacks=callbacks, shared=shared)
     row = _row(read_record(folder / "hfft.json"), options, folder)
     return replace(row, seconds=time.perf_counter() - began)
 

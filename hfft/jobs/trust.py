@@ -13,14 +13,17 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from hfft.cache.prepare import precision_of
+from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import stratified
+from hfft.errors import DataError
 from hfft.jobs.advice.crossed import Crossed
 from hfft.models.features import head_reads
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
+from hfft.trust.classes import ClassStatistics, Kept, digests
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
 MOST = 5_000
@@ -38,14 +41,18 @@ class Trust:
         known: the training images that others are compared with; None where there are none.
         record: what the run's record says of them.
         crossed: what models said of training images that they had not seen, where no validation set was given.
+        kept: what more images and classes are added by; None where they cannot be.
         seconds: that it took.
+        fitted: images that the temperature was fitted on, where those are not the validation images; else 0.
     """
 
     task: Task = SINGLE_LABEL
     known: KnownImages | None = None
     record: KnownRecord = field(default_factory=KnownRecord)
     crossed: Crossed = field(default_factory=Crossed)
+    kept: Kept | None = None
     seconds: float = 0.0
+    fitted: int = 0
 
 
 def learn_trust(
@@ -65,13 +72,13 @@ def learn_trust(
     began = time.perf_counter()
     task = setup.sets.task.calibrated(*_unseen(logits, labels, crossed))
     if task.missing:
-        return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
+        return Trust(task, None, KnownRecord(missing=task.missing), crossed, seconds=time.perf_counter() - began)
     reader = _Features(setup, trainer)
     rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
     features = reader.read(trainer.train_dataset, rows, "training")
     if features is None:
         missing = "the head of this model is not a linear layer, whose inputs could be compared"
-        return Trust(task, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
+        return Trust(task, None, KnownRecord(missing=missing), crossed, seconds=time.perf_counter() - began)
     held_out = _sampled(labels, setup.settings.training.seed)
     files = setup.sets.train.files
     known = learn(
@@ -83,7 +90,23 @@ def learn_trust(
     truth = task.scores(logits)[np.arange(len(labels)), labels]
     known = replace(known, truth=truth)
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    return Trust(task, known, record, crossed, time.perf_counter() - began)
+    kept = _kept(setup, ClassStatistics.of(features, setup.sets.train.labels[rows], len(setup.sets.labels)))
+    return Trust(task, known, record, crossed, kept, time.perf_counter() - began)
+
+
+def _kept(setup: Setup, statistics: ClassStatistics) -> Kept:
+    """Note which images the run had; those of a split from which one went away are left out."""
+    sets = {"train": setup.sets.train, "validation": setup.sets.validation, "test": setup.sets.test}
+    contents = {name: found for name, images in sets.items() if images and (found := _contents(images)) is not None}
+    labels = {name: images.labels for name, images in sets.items() if images is not None and name in contents}
+    return Kept(statistics, contents, labels)
+
+
+def _contents(images: ImageSet) -> NDArray[np.uint8] | None:
+    try:
+        return digests(images.contents())
+    except DataError:
+        return None
 
 
 def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -19,13 +19,13 @@ from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.headless.backbones import encoder_of
 from hfft.models.pretrained import load_pretrained, quiet
 from hfft.models.tensors import state_to_save
-from hfft.output_folder import CODE, CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
+from hfft.output_folder import CLASSES, CODE, CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 
-BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md", KNOWN)
+BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md", KNOWN, CLASSES)
 """What belongs to a checkpoint besides its tensors."""
 
 

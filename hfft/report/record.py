@@ -20,6 +20,9 @@ from hfft.trust.selective import Selective
 CROSSED = "cross-validation"
 """What the metrics are called that models reach on training images which they had not seen."""
 
+SOUP = "sweep --soup"
+"""The command of a run whose weights are the mean of others', chosen on validation."""
+
 
 @dataclass
 class BaseRecord:
@@ -146,6 +149,33 @@ class FrozenRecord:
 
 
 @dataclass
+class ExtensionRecord:
+    """How a run came of another one, by more images.
+
+    Args:
+        run: name of the folder of the run that was extended.
+        classes: names of those that joined.
+        added: new images by split.
+        epochs: of training from the closed form on; 0 where it was left at that.
+        missing: why the images of the run itself were not there; empty where they were.
+        images: by split, how many images of the run itself it was measured on.
+        before: by split, accuracy on these images before, 0 to 1.
+        after: and afterwards.
+        differences: between the two.
+    """
+
+    run: str
+    classes: list[str] = field(default_factory=list)
+    added: dict[str, int] = field(default_factory=dict)
+    epochs: float = 0.0
+    missing: str = ""
+    images: dict[str, int] = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    differences: dict[str, PairedDifference] = field(default_factory=dict)
+
+
+@dataclass
 class RunRecord:
     """One run of fine-tuning.
 
@@ -185,6 +215,7 @@ class RunRecord:
         known: the training images that others are compared with.
         task: what the labels mean; see `hfft.tasks`.
         thresholds: of multi_label, probability from which on each label is given, in the order of the labels.
+        extended: how the run came of another one; None where it did not.
     """
 
     hfft_version: str
@@ -221,6 +252,7 @@ class RunRecord:
     known: KnownRecord = field(default_factory=KnownRecord)
     task: str = "single_label"
     thresholds: list[float] = field(default_factory=list)
+    extended: ExtensionRecord | None = None
     format: Literal[1] = 1
 
     def leading_metrics(self) -> list[tuple[str, SplitMetrics]]:
@@ -235,7 +267,7 @@ class RunRecord:
 
     def optimistic(self, split: str) -> bool:
         """Whether the weights were chosen on this very split, so that its metrics flatter them."""
-        return split == "validation" and self.best_epoch is not None
+        return split == "validation" and (self.best_epoch is not None or self.command == SOUP)
 
 
 def write_record(path: str | Path, record: RunRecord) -> None:

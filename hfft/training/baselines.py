@@ -75,9 +75,13 @@ def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Prob
         reader: of the model with the pretrained weights.
         train: the training images.
     """
+    return fit_probe(*probed(setup, reader, train), setup.settings.training.seed, setup.sets.task)
+
+
+def probed(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> tuple[NDArray[np.float64], Targets]:
+    """Return what a probe is fitted on: features and labels of the training images, or of a sample."""
     rows = _sampled(setup.sets.train, setup.settings.training.seed)
-    features = reader.features(Subset(train, rows.tolist()), "train")
-    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed, setup.sets.task)
+    return reader.features(Subset(train, rows.tolist()), "train"), setup.sets.train.labels[rows]
 
 
 def predict_baselines(
@@ -198,11 +202,9 @@ def fit_probe(features: NDArray[np.float64], labels: Targets, seed: int, task: T
 
 def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> float:
     """Return the inverse strength of regularisation that does best on a held-out part."""
-    strata = task.strata(labels)
-    count = min(max(round(_HELD_OUT * len(labels)), 1), len(labels) - len(np.unique(strata)))
-    if count < 1:  # a single image of each class: nothing can be held out
+    held_out = held_out_rows(task.strata(labels), seed)
+    if not len(held_out):
         return STRENGTHS[-1]
-    held_out = stratified(strata, count, seed, keep_one=True)
     rest = np.setdiff1d(np.arange(len(labels)), held_out)
 
     def score(strength: float) -> float:
@@ -212,6 +214,12 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
     fits = tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
     scores = [score(strength) for strength in fits]
     return STRENGTHS[int(np.argmax(scores))]
+
+
+def held_out_rows(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return rows of the images that something is chosen on; none where there is a single image of each class."""
+    count = min(max(round(_HELD_OUT * len(strata)), 1), len(strata) - len(np.unique(strata)))
+    return stratified(strata, count, seed, keep_one=True) if count > 0 else np.zeros(0, np.int64)
 
 
 def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Probe:
@@ -228,11 +236,16 @@ def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, ta
         return partial(task.probed, make_pipeline(StandardScaler(), task.probe(strength)).fit(features, labels))
 
 
-def _linear(features: NDArray[np.float64], labels: NDArray[np.int64], model: Any) -> LinearProbe:
-    """Fit a logistic regression on standardised features, and fold their standardisation into its weights."""
+def standardised(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and deviation of each feature, shape (features,) each; infinity for one that does not vary."""
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     # What varies by no more than the rounding of single precision is noise, however it is scaled.
-    scale = np.where(deviation > _NOISE * np.abs(mean), deviation, np.inf)
+    return mean, np.where(deviation > _NOISE * np.abs(mean), deviation, np.inf)
+
+
+def _linear(features: NDArray[np.float64], labels: NDArray[np.int64], model: Any) -> LinearProbe:
+    """Fit a logistic regression on standardised features, and fold their standardisation into its weights."""
+    mean, scale = standardised(features)
     model.fit((features - mean) / scale, labels)
     weight, bias = model.coef_ / scale, model.intercept_
     if len(model.classes_) == 2:  # one row of odds; two rows of half of it each have the same softmax

@@ -81,7 +81,11 @@ class Interruptible:
 
 
 def train_phases(
-    setup: Setup, progress: Progress, say: Callable[[str], None], preemption: Preemption | None = None
+    setup: Setup,
+    progress: Progress,
+    say: Callable[[str], None],
+    preemption: Preemption | None = None,
+    prepared: Sequence[ReadyPhase] = (),
 ) -> FreezeTrainer:
     """Train every phase, or those that an interrupted run has left; the last one's trainer judges the result.
 
@@ -90,6 +94,7 @@ def train_phases(
         progress: new; it is filled in here, or from the checkpoint that is gone on with.
         say: prints a line for the user.
         preemption: ends the training in good order when SIGTERM comes.
+        prepared: first phases that are ready already; the head then keeps what it holds.
 
     Raises:
         ArgumentError: the checkpoint to resume from belongs to another run.
@@ -107,7 +112,7 @@ def train_phases(
         say(f"Resuming from {resumed.folder}.")
     elif training.resume_from_checkpoint:
         say(f"There is no checkpoint in {setup.folder} yet: starting from the beginning.")
-    ready: list[ReadyPhase] = []
+    ready = list(prepared)
     for index in range(resumed.phase if resumed is not None else 0, len(phases)):
         if not ready:
             ready = make_ready(setup, phases[index : index + count_fillable_together(phases[index:])], say)
@@ -220,6 +225,25 @@ def _train_phase(
     )
     progress.add(result, trainer.state.log_history)
     return trainer
+
+
+def untrained(setup: Setup, ready: ReadyPhase) -> PhaseResult:
+    """Return what a phase did that made no step, of weights that came otherwise."""
+    frozen = list(frozen_tensors(setup.model, ready.phase))
+    same = digest(iter(frozen))
+    return PhaseResult(
+        ready.view,
+        CacheUse.of(ready.prepared),
+        trainable_tensors=len(ready.phase.trainable),
+        frozen_tensors=len(frozen),
+        frozen_before=same,
+        frozen_after=same,
+        train_metrics={"train_runtime": 0.0, "total_flos": 0.0},
+        epochs=0.0,
+        steps=0,
+        best_epoch=0.0,
+        learning_rate=setup.settings.training.learning_rate,
+    )
 
 
 def _compiled_suffix(setup: Setup, ready: ReadyPhase, say: Callable[[str], None]) -> AbstractContextManager[None]:

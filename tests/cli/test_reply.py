@@ -49,6 +49,7 @@ COMMAND_LINES: dict[str, list[str]] = {
     "embed": ["{photos}", "--model", "{base}", "--output", "{new}/f.safetensors"],
     "merge": ["{run}", "--output_dir", "{new}/merged"],
     "finetune": ["--model_name_or_path", "{base}", "--train_dir", "{photos}", "--output_dir", "{new}/out"],
+    "extend": ["{run}", "--train_dir", "{others}", "--output_dir", "{new}/more"],
     "sweep": ["--train_dir", "{photos}", "--output_dir", "{run}/config.json/x", "--sweep", "seed=1"],
     "advise": ["{photos}", "--model_name_or_path", "{base}", "--folds", "99"],
     "export": ["{run}", "--to", "coreml"],

@@ -97,7 +97,8 @@ def test_two_processes_give_the_losses_of_one(
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--policy", "auto", "--num_train_epochs", "auto", "--keep", "best"),
+        # Of 20 images in batches of 6 the last step has 2; two processes would repeat 4 others beside them.
+        ("--policy", "auto", "--num_train_epochs", "auto", "--keep", "best", "--dataloader_drop_last", "true"),
         ("--head_init", "probe", "--keep", "best"),
     ],
     ids=["auto", "probe"],
@@ -116,8 +117,6 @@ def test_two_processes_decide_what_one_decides(
         found.append(json.loads((folder / "hfft.json").read_text()))
     for name in ("policy", "decisions", "best_epoch"):
         assert found[0][name] == found[1][name]
-    if "auto" in flags:
-        return  # 40 passes from a random start magnify last digits to thousandths; what is decided is the same
     first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)

@@ -17,7 +17,9 @@ from hfft.cli.train import finetune_settings
 from hfft.errors import ArgumentError
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
+from hfft.models.checkpoint import load
 from hfft.output_folder import note, owned
+from hfft.report.record import read_record
 from hfft.training.recipe import amount
 from hfft.training.setup import Settings
 
@@ -218,3 +220,25 @@ def test_what_the_images_decide_is_done_before_as_well(
     capsys.readouterr()
     assert main(given) == 0
     assert capsys.readouterr().out.count("done before") == 4
+
+
+def test_a_soup_of_a_sweep_is_a_run(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    flags += ["--num_train_epochs", "2", "--per_device_train_batch_size", "6", "--train_val_split", "0.4"]
+    flags += ["--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
+    assert main(["sweep", *flags, "--soup"]) == 0
+    soup = read_record(tmp_path / "sweep" / "soup" / "hfft.json")
+    others = [read_record(path) for path in (tmp_path / "sweep").glob("learning_rate=*/hfft.json")]
+    accuracy = soup.metrics["validation"].values["accuracy"]
+    assert accuracy >= max(record.metrics["validation"].values["accuracy"] for record in others)
+    assert soup.optimistic("validation")
+    assert "of 4 weights of the sweep" in soup.decisions[0]
+    assert soup.frozen is not None
+    assert soup.frozen.unchanged
+    model, _ = load(tmp_path / "sweep" / "soup")
+    before = model.state_dict()
+    # Runs that are there already take part with the weights that they handed back.
+    assert main(["sweep", *flags, "--soup"]) == 0
+    again = read_record(tmp_path / "sweep" / "soup" / "hfft.json")
+    assert "of 2 weights of the sweep" in again.decisions[0]
+    assert load(tmp_path / "sweep" / "soup")[0].state_dict().keys() == before.keys()

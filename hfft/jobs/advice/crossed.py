@@ -24,6 +24,7 @@ from hfft.errors import DivergedError, one_line
 from hfft.jobs.advice.folds import Folds, cross_validate, starting_tensors
 from hfft.training.phases import ReadyPhase
 from hfft.training.progress import PhaseResult
+from hfft.training.recipe.head import STARTS
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
 
@@ -136,7 +137,7 @@ def _why_not(setup: Setup) -> str:
     reasons = {
         "several processes train together": training.world_size > 1,
         "the policy has several phases": len(phases) > 1,
-        "the head starts from the linear probe": setup.settings.policy.head_init == "probe",
+        "the head starts from a probe": setup.settings.policy.head_init in STARTS,
         "learning rates follow measured gradients": any(phase.gradient_ratio for phase in phases),
         "the weights are averages over steps": training.ema_decay is not None,
         "training images are augmented": setup.settings.data.augment != "none",

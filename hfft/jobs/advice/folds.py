@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 from hfft.cache.prepare import Prepared
 from hfft.data.images import ImageSet
 from hfft.data.sampling import group_folds
-from hfft.training.baselines import HeadInputs, LinearProbe, fit_probe
+from hfft.training.baselines import HeadInputs, fit_probe
 from hfft.training.phases import ReadyPhase, changing, make_trainer
 from hfft.training.progress import Progress
-from hfft.training.recipe.head import fold, why_no_probe
+from hfft.training.recipe.head import STARTS, fit_start, fold, why_no_probe
 from hfft.training.setup import Setup
 
 Begin = Callable[[NDArray[np.int64]], None]
@@ -121,7 +121,7 @@ def cross_validate(
 
 
 def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64], train: Dataset[Any]) -> Begin | None:
-    """Return what begins each training of a fold with a probe of its own images, where the run begins with the probe.
+    """Return what begins each training of a fold with a probe of its own images, where the run begins with one.
 
     Args:
         setup: of the run.
@@ -129,15 +129,14 @@ def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64],
         features: of all images, shape (images, features).
         train: the same images.
     """
-    if setup.settings.policy.head_init != "probe" or why_no_probe(setup, reader, train):
+    kind = setup.settings.policy.head_init
+    if kind not in STARTS or why_no_probe(setup, reader, train):
         return None
     labels, seed = setup.sets.train.labels, setup.settings.training.seed
 
     def begin(rows: NDArray[np.int64]) -> None:
-        probe = fit_probe(features[rows], labels[rows], seed)
         assert reader.linear is not None
-        assert isinstance(probe, LinearProbe)
-        fold(probe, reader.linear)
+        fold(fit_start(kind, features[rows], labels[rows], seed), reader.linear)
 
     return begin
 

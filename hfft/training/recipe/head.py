@@ -12,17 +12,31 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import Prepared
 from hfft.errors import ArgumentError
-from hfft.training.baselines import HeadInputs, LinearProbe, Probe, fit_on_images, predict_baselines
+from hfft.training.baselines import (
+    HeadInputs,
+    LinearProbe,
+    Probe,
+    fit_on_images,
+    fit_probe,
+    predict_baselines,
+    probed,
+)
 from hfft.training.progress import Baselines, Progress
+from hfft.training.recipe.ensemble import fit_ensemble
 from hfft.training.setup import Setup
 
 Found = TypeVar("Found")
+Fitted = TypeVar("Fitted", bound=Probe)
+ENSEMBLE = "ensemble"
+STARTS = {"probe": "the linear probe", ENSEMBLE: "the ensemble of linear heads"}
+"""What is fitted to the pretrained features for the head to start from."""
 
 
 def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: Callable[[str], None]) -> None:
@@ -36,7 +50,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
     """
     began, training, data = time.perf_counter(), setup.settings.training, prepared.datasets
     reader = HeadInputs(setup.model, setup.plan.anatomy, prepared.suffix)
-    starts = setup.settings.policy.head_init == "probe"
+    starts = setup.settings.policy.head_init in STARTS
     folds = (starts or probe_may_win(setup)) and not (reason := why_no_probe(setup, reader, data["train"]))
     if folds or training.baselines != "none":
         probe = fit_shared(setup, reader, data["train"])
@@ -46,9 +60,11 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
             progress.baselines = Baselines(predictions, time.perf_counter() - began, setup.sets.task)
     if starts and progress.probe is not None:
         assert reader.linear is not None
+        if setup.settings.policy.head_init == ENSEMBLE:
+            progress.probe = fit_shared(setup, reader, data["train"], fit_ensemble_on_images)
         fold(progress.probe, reader.linear)
     elif starts:
-        line = f"The head starts from random numbers, not from the linear probe: {reason}."
+        line = f"The head starts from random numbers, not from {STARTS[setup.settings.policy.head_init]}: {reason}."
         progress.decisions.append(line)
         say(line)
 
@@ -60,7 +76,7 @@ def probe_may_win(setup: Setup) -> bool:
     """
     training = setup.settings.training
     return (
-        setup.settings.policy.head_init != "probe"
+        setup.settings.policy.head_init not in STARTS
         and training.auto_epochs
         and training.keep == "best"
         and training.eval_strategy != "no"
@@ -70,7 +86,7 @@ def probe_may_win(setup: Setup) -> bool:
 def starts_known(setup: Setup, progress: Progress) -> bool:
     """Return whether the head begins with something that is worth an evaluation before training: epoch 0."""
     wanted = setup.settings.policy.head_init
-    return wanted == "pretrained" or (wanted == "probe" and progress.probe is not None)
+    return wanted == "pretrained" or (wanted in STARTS and progress.probe is not None)
 
 
 def check_head_init(setup: Setup) -> None:
@@ -88,9 +104,33 @@ def check_head_init(setup: Setup) -> None:
         )
 
 
-def fit_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Probe:
-    """Fit the probe in the first process, and give it to the others."""
-    return from_first_process(setup.settings.training, lambda: fit_on_images(setup, reader, train))
+def fit_shared(
+    setup: Setup,
+    reader: HeadInputs,
+    train: Dataset[Any],
+    fit: Callable[[Setup, HeadInputs, Dataset[Any]], Fitted] = fit_on_images,
+) -> Fitted:
+    """Fit the probe, or what else is given, in the first process, and give it to the others."""
+    return from_first_process(setup.settings.training, lambda: fit(setup, reader, train))
+
+
+def fit_start(kind: str, features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> LinearProbe:
+    """Fit what the head starts from, one of `STARTS`, on what it reads of some images.
+
+    Args:
+        kind: of start.
+        features: shape (images, features).
+        labels: number of each image's class, shape (images,).
+        seed: of what is random.
+    """
+    probe = fit_ensemble(features, labels, seed) if kind == ENSEMBLE else fit_probe(features, labels, seed)
+    assert isinstance(probe, LinearProbe)
+    return probe
+
+
+def fit_ensemble_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
+    """Fit an ensemble of heads on what the head reads of the training images."""
+    return fit_start(ENSEMBLE, *probed(setup, reader, train), setup.settings.training.seed)
 
 
 def from_first_process(training: FinetuneArguments, compute: Callable[[], Found]) -> Found:

@@ -33,6 +33,15 @@ def test_epoch_0_is_the_probe_and_a_candidate_for_the_best_weights(job: Job, kin
     assert record(folder)["metrics"]["validation"]["values"]["accuracy"] >= probe
 
 
+def test_epoch_0_is_the_ensemble_the_same_one_each_time(job: Job) -> None:
+    first = job("resnet", "first", "--policy", "head", "--head_init", "ensemble", "--learning_rate", 1e-30)
+    again = job("resnet", "again", "--policy", "head", "--head_init", "ensemble", "--learning_rate", 1e-30)
+    assert equal(weights(first), weights(again))
+    assert float(trace(first)[0]["epoch"]) == 0
+    probe = job("resnet", "probe", "--policy", "head", "--head_init", "probe", "--learning_rate", 1e-30)
+    assert not equal(weights(first), weights(probe))
+
+
 def test_a_training_that_ruins_the_head_hands_back_the_probe(job: Job) -> None:
     folder = job(
         "resnet",

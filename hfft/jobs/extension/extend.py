@@ -1,0 +1,283 @@
+"""The job: find old and new images, extend the head in closed form, train where asked, measure before and after."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfft.arguments import RUN_ARGUMENTS, DataArguments, ExtendArguments
+from hfft.arguments.training import Epochs
+from hfft.errors import ArgumentError, DataError
+from hfft.jobs.advice.crossed import CrossPlan
+from hfft.jobs.extension.head import extend_head, take_weights
+from hfft.jobs.extension.images import Joined, join, write_list
+from hfft.jobs.finetune import check_output_dir, check_processes, finish, make_output_dir, set_up_on
+from hfft.jobs.inputs import Shared
+from hfft.jobs.reproduce import record_flags
+from hfft.jobs.results import weights_kept, write_results
+from hfft.jobs.run import Run, judged
+from hfft.jobs.trust import Trust
+from hfft.machine import keep_freed_memory
+from hfft.metrics import counted, described, paired_difference
+from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
+from hfft.parsing import parse, parse_keywords
+from hfft.report.record import ExtensionRecord, RunRecord, read_record
+from hfft.tasks.contract import needs_one_label
+from hfft.training.phases import ReadyPhase, make_ready, make_trainer, to_device, train_phases, untrained
+from hfft.training.progress import Progress
+from hfft.training.setup import Settings, Setup
+from hfft.training.trainer import FreezeTrainer
+from hfft.trust.classes import ClassStatistics, Kept, read_kept
+from hfft.trust.known import read_known
+
+Right = dict[str, NDArray[np.bool_]]
+"""By split, which of the run's own images are labelled rightly."""
+
+
+def extend_with(run: str, *, say: Callable[[str], None] = print, **options: Any) -> Run:
+    """Add images, or a new class, to a finished run; this is ``hfft.extend``.
+
+    Args:
+        run: its folder.
+        say: prints a line for the user.
+        options: the flags of ``hfft extend`` under their own names, for example ``train_dir`` and ``output_dir``.
+
+    Returns:
+        The extended run, as `hfft.finetune` returns one; ``run.extended`` says what became of the old classes.
+
+    Raises:
+        ArgumentError: there is no such option, or its value is wrong.
+        HfftError: run, images or folders are not usable, and how to mend it.
+
+    Example:
+        >>> more = hfft.extend(
+        ...     "outputs/photos", train_dir="photos/test", output_dir="outputs/more", say=lambda line: None
+        ... )
+        >>> more.extended.added["train"] > 0, sorted(more.extended.before)
+        (True, ['validation'])
+    """
+    (wanted,) = parse_keywords((ExtendArguments,), options, "hfft.extend")
+    return extend(run, wanted, say)
+
+
+def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = print) -> Run:
+    """Add images, or a new class, to a finished run, and write the extended run to a folder of its own.
+
+    Args:
+        run: its folder.
+        options: which images, and whether to train.
+        say: prints a line for the user.
+
+    Raises:
+        ArgumentError: it is not a run, or its images are needed and gone.
+        HfftError: run, images or folders are not usable, and how to mend it.
+    """
+    folder = Path(run).expanduser()
+    if not (folder / RECORD).is_file():
+        raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
+    record = read_record(folder / RECORD)
+    needs_one_label(record.solved, "hfft extend")
+    if not (folder / CLASSES).is_file():
+        why = record.known.missing or "train it again with this hfft"
+        raise ArgumentError(f"{folder} holds no {CLASSES}, by which images join a run; {why}")
+    settings = _settings(record, options, folder)
+    check_processes(settings.training)
+    if settings.training.world_size > 1:
+        raise ArgumentError("hfft extend takes no launcher: start it as one process")
+    keep_freed_memory()
+    make_output_dir(settings)
+    output = Path(settings.training.output_dir or "")
+    if output.resolve() == folder.resolve():
+        raise ArgumentError(f"--output_dir {output} is the run itself; choose another folder")
+    with locked(output):
+        check_output_dir(settings.training, say)
+        return _extend(folder, record, settings, options, say)
+
+
+def _extend(
+    folder: Path, record: RunRecord, settings: Settings, options: ExtendArguments, say: Callable[[str], None]
+) -> Run:
+    began, kept, output = time.perf_counter(), read_kept(folder / CLASSES), Path(settings.training.output_dir or "")
+    joined = _joined(record, settings, options, kept, say)
+    setup = _set_up(settings, joined, options)
+    take_weights(setup, folder)
+    to_device(setup)
+    ready = make_ready(setup, setup.plan.phases, say)
+    trainer, progress = _trainer(setup, ready[0]), Progress()
+    before = _right(trainer, joined, len(record.data.labels))
+    statistics = extend_head(setup, ready[0].prepared, joined, kept.statistics)
+    after, extended = before, _record(run=folder.resolve().name, joined=joined, epochs=options.num_train_epochs)
+    progress.decisions += _what_joined(extended, joined)
+    with weights_kept(setup, progress):
+        if options.num_train_epochs:
+            trainer.release()
+            trainer = train_phases(setup, progress, say, prepared=ready)
+            progress.identity = {}
+        else:
+            progress.add(untrained(setup, ready[0]), [])
+            trainer.state = progress.continuous(trainer.state, 0)
+        after = _right(trainer, joined, len(setup.sets.labels))
+        extended = _measured(extended, before, after)
+        progress.decisions += _comparison(extended)
+        run = finish(setup, progress, trainer, began, CrossPlan())
+        if joined.gone:
+            run = replace(run, trust=_without_old(run.trust, record, folder, statistics, kept))
+        run = replace(run, setup=_as_recorded(setup, record, output), extended=extended, command="extend")
+        run = replace(run, beside=(lambda place: write_list(joined.sets, place / IMAGES),))
+        for line in progress.decisions:
+            say(line)
+        say(write_results(run))
+    return run
+
+
+def _settings(record: RunRecord, options: ExtendArguments, folder: Path) -> Settings:
+    """Return the options of the run, with those of the extension."""
+    settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record), "extend", ""))
+    training = copy.copy(settings.training)
+    training.output_dir = options.output_dir or f"{folder}-extended"
+    training.overwrite_output_dir = options.overwrite_output_dir
+    training.num_train_epochs = options.num_train_epochs or 1.0
+    training.learning_rate = options.learning_rate or training.learning_rate
+    training.baselines, training.calibration_folds, training.save_strategy = "none", 0, "no"
+    training.max_steps, training.push_to_hub = -1, False
+    return replace(settings, training=training)
+
+
+def _joined(
+    record: RunRecord, settings: Settings, options: ExtendArguments, kept: Kept, say: Callable[[str], None]
+) -> Joined:
+    names = ("train_dir", "validation_dir", "dataset_name", "image_column_name", "label_column_name")
+    run = settings.data
+    more = DataArguments(
+        **{name: getattr(options, name) for name in names},
+        train_val_split=run.train_val_split,
+        group_column=run.group_column,
+        group_pattern=run.group_pattern,
+        on_bad_image=run.on_bad_image,
+    )
+    joined = join(run, more, record.data.labels, kept, settings.training.seed, say)
+    if joined.gone and options.num_train_epochs:
+        raise DataError(
+            f"a training needs the images of the run as well: {joined.gone}; without --num_train_epochs new classes "
+            "join by the statistics that the run kept"
+        )
+    if joined.gone:
+        say(f"The run's own images are not here, so old classes are not measured: {joined.gone}.")
+    return joined
+
+
+def _set_up(settings: Settings, joined: Joined, options: ExtendArguments) -> Setup:
+    """Set up the last phase alone: what it trains and reads is what joins."""
+    policy = replace(settings.policy, head_init="random", head_lr_scale=1.0)  # the head is not new
+    setup = set_up_on(replace(settings, policy=policy), joined.sets, Shared(keep=False))
+    phases = (replace(setup.plan.phases[-1], epochs=float(settings.training.num_train_epochs)),)
+    known = replace(setup.settings, policy=replace(policy, head_init="pretrained"))  # its evaluation is epoch 0
+    return replace(setup, settings=known, plan=replace(setup.plan, phases=phases))
+
+
+def _as_recorded(setup: Setup, record: RunRecord, output: Path) -> Setup:
+    """Return the setup with the options that train the same recipe on all images."""
+    settings = setup.settings
+    data = replace(
+        settings.data,
+        **dict.fromkeys(("train_dir", "validation_dir", "test_dir", "max_train_samples", "max_eval_samples")),
+        dataset_name=str(output / IMAGES),
+        dataset_config_name=None,
+        image_column_name=None,
+        label_column_name=None,
+        streaming=False,
+        group_pattern=None,
+        group_column="group" if setup.sets.train.groups is not None else None,
+    )
+    training = copy.copy(settings.training)
+    for name in ("num_train_epochs", "learning_rate", "baselines", "calibration_folds", "max_steps"):
+        setattr(training, name, record.arguments.get(name, getattr(training, name)))
+    training.num_train_epochs = Epochs(training.num_train_epochs)
+    options = {name: record.arguments[name] for name in ("head_init", "head_lr_scale") if name in record.arguments}
+    policy = replace(settings.policy, **options)
+    return replace(setup, settings=replace(settings, data=data, training=training, policy=policy))
+
+
+def _trainer(setup: Setup, ready: ReadyPhase) -> FreezeTrainer:
+    return make_trainer(setup, Progress(), ready, setup.settings.training.learning_rate)
+
+
+def _right(trainer: FreezeTrainer, joined: Joined, classes: int) -> Right:
+    """Return which of the run's own images a model labels rightly among its first classes."""
+    found: Right = {}
+    for split, dataset in (("validation", trainer.eval_dataset), ("test", trainer.test_dataset)):
+        count = joined.old[split]
+        if count and dataset is not None:
+            logits, labels = judged(trainer.predict(dataset))
+            found[split] = logits[:count, :classes].argmax(axis=1) == labels[:count]
+    return found
+
+
+def _record(run: str, joined: Joined, epochs: float) -> ExtensionRecord:
+    counts = {split: len(images) - joined.old[split] for split in joined.old if (images := joined.split(split))}
+    missing = "they were not found" if joined.gone else ""  # without paths, since records are published
+    return ExtensionRecord(run, list(joined.new), counts, epochs, missing)
+
+
+def _measured(extended: ExtensionRecord, before: Right, after: Right) -> ExtensionRecord:
+    return replace(
+        extended,
+        images={split: len(right) for split, right in before.items()},
+        before={split: float(right.mean()) for split, right in before.items()},
+        after={split: float(right.mean()) for split, right in after.items()},
+        differences={split: paired_difference(after[split], before[split]) for split in before},
+    )
+
+
+def _what_joined(extended: ExtensionRecord, joined: Joined) -> Iterator[str]:
+    count = extended.added["train"]
+    held = f" and {extra:,} to measure with" if (extra := extended.added.get("validation")) else ""
+    classes = f"; new classes: {', '.join(joined.new)}" if joined.new else ""
+    yield f"Extended {extended.run} by {count:,} training images{held}{classes}."
+    if not extended.epochs:
+        yield (
+            "The head has its rows for new classes in closed form" if joined.new else "The head is as it was"
+        ) + ": nothing was trained, which --num_train_epochs N does."
+
+
+def _comparison(extended: ExtensionRecord) -> Iterator[str]:
+    for split, images in extended.images.items():
+        was, now = (counted(each[split], images) for each in (extended.before, extended.after))
+        yield f"The run's own {split} images: {was} before, {now} now, {described(extended.differences[split])}."
+
+
+def _without_old(trust: Trust, record: RunRecord, folder: Path, statistics: ClassStatistics, kept: Kept) -> Trust:
+    """Return what is known of old and new images where the old ones are gone: what the run kept, and what joined."""
+    assert trust.kept is not None
+    splits: Mapping[str, Any] = {**kept.contents, **trust.kept.contents}
+    contents = {name: _both(kept.contents, trust.kept.contents, name) for name in splits}
+    labels = {name: _both(kept.labels, trust.kept.labels, name) for name in splits}
+    trust = replace(
+        trust,
+        task=record.solved,
+        kept=Kept(statistics, contents, labels),
+        fitted=record.calibration.images,
+    )
+    if trust.known is None or not (folder / KNOWN).exists():
+        return trust
+    old, new = read_known(folder / KNOWN, len(record.data.labels)), trust.known
+    known = replace(
+        new,
+        features=np.concatenate([old.features, new.features]),
+        labels=np.concatenate([old.labels, new.labels]),
+        files=(*old.files, *new.files),
+        threshold=max(old.threshold, new.threshold),
+        truth=new.truth[:0],  # of old classes nobody knows it
+    )
+    return replace(trust, known=known, record=replace(trust.record, images=len(known.files)))
+
+
+def _both(old: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    return np.concatenate([each[name] for each in (old, new) if name in each])

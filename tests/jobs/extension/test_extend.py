@@ -1,0 +1,175 @@
+"""More images or a new class for a finished run: what joins, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finished import LABELS, make_images, make_model
+from PIL import Image
+from safetensors.torch import load_file
+
+import hfft
+from hfft.cli import main
+from hfft.errors import ArgumentError, DataError
+from hfft.jobs.run import Run
+from hfft.output_folder import CLASSES, IMAGES
+from hfft.report.record import read_record
+from hfft.trust.classes import read_kept
+
+HEAD = ("classifier.weight", "classifier.bias")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on ``photos``, and new images of another class in ``more`` and of a known one in ``blue``."""
+    folder = tmp_path_factory.mktemp("extend")
+    photos = make_images(folder / "photos", count=10)
+    violet(folder / "more" / "violet", 6)
+    violet(folder / "blue" / "blue", 4, seed=8)
+    options = {"model_name_or_path": str(make_model(folder / "base")), "train_dir": str(photos), "figures": False}
+    options |= {
+        "num_train_epochs": 4,
+        "learning_rate": 3e-3,
+        "calibration_folds": 0,
+        "cache_dir": str(folder / "cache"),
+    }
+    hfft.finetune(**options, output_dir=str(folder / "run"), use_cpu=True, disable_tqdm=True, say=lambda line: None)
+    return folder
+
+
+def violet(folder: Path, count: int, seed: int = 7) -> None:
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        pixels = random.integers(0, 100, (40, 40, 3), np.uint8)
+        pixels[..., [0, 2]] += 120
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def extended(place: Path, name: str, run: str = "run", **options: Any) -> tuple[Run, list[str]]:
+    said: list[str] = []
+    given = {"train_dir": str(place / "more"), "output_dir": str(place / name)} | options
+    return hfft.extend(str(place / run), **given, say=said.append), said
+
+
+@pytest.fixture(scope="module")
+def joined(place: Path) -> Run:
+    return extended(place, "joined")[0]
+
+
+def test_a_new_class_joins_in_closed_form(place: Path, joined: Run) -> None:
+    before, after = load_file(place / "run" / "model.safetensors"), load_file(place / "joined" / "model.safetensors")
+    assert joined.sets.labels == (*LABELS, "violet")
+    for name in before:
+        rows = slice(len(LABELS)) if name in HEAD else slice(None)
+        assert before[name].equal(after[name][rows])
+    record = read_record(place / "joined" / "hfft.json")
+    assert record.command == "extend"
+    assert record.extended is not None
+    assert (record.extended.classes, record.extended.added) == (["violet"], {"train": 5, "validation": 1})
+    assert record.extended.images == {"validation": 4}
+    kept = read_kept(place / "joined" / CLASSES)
+    assert kept.statistics.counts.tolist()[-1] == 5
+    assert {name: len(rows) for name, rows in kept.contents.items()} == {"train": 31, "validation": 5}
+    assert record.cache.hits == 30  # all that the run had computed
+
+
+def test_the_extended_run_is_a_model_and_a_recipe(place: Path, joined: Run) -> None:
+    classifier = hfft.load_classifier(str(place / "joined"))
+    (found,) = hfft.classify(classifier, [str(place / "more" / "violet" / "0.png")])
+    assert {each.label for each in found.top} == {*LABELS, "violet"}
+    assert found.unknown is False  # its own class is among the known images now
+    assert joined.settings.data.dataset_name == str(place / "joined" / IMAGES)
+    assert joined.settings.training.num_train_epochs == 4
+
+
+def test_training_goes_on_from_the_closed_form_and_is_measured(place: Path, joined: Run) -> None:
+    run, said = extended(place, "trained", num_train_epochs=2)
+    assert [row for row in said if row.startswith("The run's own validation images")]
+    assert run.extended is not None
+    assert run.extended.epochs == 2
+    with (place / "trained" / "trace.csv").open() as file:
+        epochs = [float(row["epoch"]) for row in csv.DictReader(file)]
+    assert epochs == [0, 1, 2]
+    # The extended run is one that can be extended, and knows the images of both.
+    again, said = extended(place, "again", run="trained", train_dir=str(place / "blue"))
+    assert again.sets.labels == joined.sets.labels
+    assert len(again.sets.train) == 31 + 3
+    assert any("nothing was trained" in line for line in said)
+
+
+def test_of_a_folder_that_grew_only_the_new_images_join(place: Path) -> None:
+    grown = place / "grown"
+    shutil.copytree(place / "photos", grown)
+    shutil.copytree(place / "more" / "violet", grown / "violet")
+    run, said = extended(place, "from-grown", train_dir=str(grown))
+    assert run.extended is not None
+    assert run.extended.added == {"train": 5, "validation": 1}
+    assert any("30 images" in line and "has already" in line for line in said)
+    with pytest.raises(DataError, match="every one of its images already"):
+        extended(place, "nothing", train_dir=str(place / "photos"))
+
+
+def test_without_the_images_of_the_run_classes_join_by_its_statistics(place: Path) -> None:
+    shutil.move(place / "photos", place / "away")
+    try:
+        with pytest.raises(DataError, match="a training needs the images of the run"):
+            extended(place, "refused", num_train_epochs=1)
+        run, said = extended(place, "alone")
+    finally:
+        shutil.move(place / "away", place / "photos")
+    assert run.extended is not None
+    assert run.extended.missing
+    assert not run.extended.before
+    assert any("old classes are not measured" in line for line in said)
+    kept = read_kept(place / "alone" / CLASSES)
+    assert kept.statistics.counts.sum() == 26 + 5
+    assert len(kept.contents["train"]) == 26 + 5
+    assert run.trust.known is not None
+    assert len(run.trust.known.files) == 26 + 5
+    with pytest.raises(DataError, match="lacks 26 of the 31 images"):
+        extended(place, "later", run="alone", train_dir=str(place / "blue"), num_train_epochs=1)
+
+
+def test_labelled_images_join_by_the_list_of_next(place: Path) -> None:
+    with (place / "next.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rank", "image", "prediction", "probability", "margin", "label"])
+        for number in range(4):
+            label = "" if number == 3 else "violet"
+            writer.writerow([number, f"more/violet/{number}.png", "red", 0.5, 0.1, label])
+    run, said = extended(place, "listed", train_dir=None, dataset_name=str(place / "next.csv"))
+    assert run.extended is not None
+    assert run.extended.added["train"] + run.extended.added["validation"] == 3
+    assert any(line.startswith("Left out: 1 images") and "without a label" in line for line in said)
+
+
+def test_what_cannot_be_extended_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["extend", str(place / "base"), "--train_dir", str(place / "more")]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert main(["extend", str(place / "run")]) == 2
+    assert "--train_dir FOLDER" in capsys.readouterr().err
+    with pytest.raises(ArgumentError, match="the run itself"):
+        extended(place, "run", overwrite_output_dir=True)
+    violet(place / "alike" / "Blue", 2, seed=3)
+    with pytest.raises(DataError, match="'Blue' and the run's 'blue'"):
+        extended(place, "alike-out", train_dir=str(place / "alike"))
+    copy = place / "old"
+    shutil.copytree(place / "run", copy)
+    (copy / CLASSES).unlink()
+    with pytest.raises(ArgumentError, match=f"holds no {CLASSES}"):
+        extended(place, "old-out", run="old")
+
+
+def test_programs_are_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--train_dir", str(place / "more"), "--output_dir", str(place / "json"), "--json"]
+    assert main(["extend", str(place / "run"), *flags]) == 0
+    result = json.loads(capsys.readouterr().out)["result"]
+    assert result["extended"]["classes"] == ["violet"]
+    assert result["output_dir"] == str(place / "json")
