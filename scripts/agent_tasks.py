@@ -32,7 +32,7 @@ from hfft.space.options import SpaceArguments
 
 MOST_CALLS = 4
 ANIMALS = ("bear", "bird", "elephant", "giraffe")
-QUICK = ("--num_train_epochs", 4, "--policy", "head", "--figures", "false", "--calibration_folds", 0)
+QUICK = ("--num_train_epochs", 20, "--policy", "head", "--figures", "false", "--calibration_folds", 0)
 
 Answer = tuple[str, bool]
 """What a task found out, in words, and whether that is so."""
@@ -405,21 +405,29 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write(file: Path, runs: Sequence[dict[str, Any]]) -> None:
+    """Write what came of tasks, in the order of the tasks, beside what the file says of others."""
+    before = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
+    found = {run["task"]: run for run in (*before, *runs)}
+    rows = [found[task.question] for task in TASKS if task.question in found]
+    file.write_text(json.dumps({"runs": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Solve the tasks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [task.name for task in TASKS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="which tasks")
-    parser.add_argument("--json", type=Path, help="file for what came of them")
+    parser.add_argument("--json", type=Path, help="file for what came of them; what it says of other tasks stays")
     options = parser.parse_args()
-    runs = []
+    runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="hfft-tasks-") as scratch:
         for run in solved([task for task in TASKS if task.name in options.only], Path(scratch)):
             runs.append(run)
             print(f"{'solved' if run['solved'] else 'NOT   '} {run['calls']} {run['task']} {run['answer']}", flush=True)
     print(f"\n{table(runs)}")
     if options.json:
-        options.json.write_text(json.dumps({"runs": runs}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(options.json, runs)
     return int(not all(run["solved"] for run in runs))
 
 
