@@ -16,6 +16,7 @@ from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
 from hfft.space.tabs.training import CompareTab, TrainingTab
+from hfft.space.tools import Tools
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.widgets import Name, Tabs, plainly
@@ -41,6 +42,8 @@ def build(space: Space) -> gr.Blocks:
             learn = LearnTab(space, filled)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
+        if space.options.mcp:
+            Tools(space).offer()
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
         classify.offer.click(lambda: gr.update(selected="finetune"), None, tabs, api_visibility="private")
