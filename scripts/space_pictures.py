@@ -10,7 +10,6 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -52,9 +51,12 @@ def main() -> int:
         image = options.image or _write_example(Path(place))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            page = browser.new_context().new_page()  # one visit, so that its trainings are in all pictures
             for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
                 for theme in THEMES:
-                    _take(browser, f"{served.url}?__theme={theme}", image, options.target, f"{width}-{theme}")
+                    page.goto(f"{served.url}?__theme={theme}")
+                    _take(page, image, options.target, f"{width}-{theme}")
             browser.close()
     return 0
 
@@ -65,21 +67,17 @@ def _write_example(folder: Path) -> Path:
     return folder / f"{label}.png"
 
 
-def _take(browser: Any, url: str, image: Path, target: Path, name: str) -> None:
+def _take(page: Page, image: Path, target: Path, name: str) -> None:
     """Walk the tabs in one size and theme."""
-    width = int(name.split("-")[0])
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    page = context.new_page()
-    page.goto(url)
+    page.locator(TABS["Fine-tune"]).first.wait_for()
     page.get_by_role("tab", name="Classify", exact=True).click()
     page.locator("#image input[type=file]").set_input_files(str(image))
-    page.locator("#overlay img").wait_for()
+    page.locator("#overlay img").first.wait_for()
     for tab in TABS:
         _open(page, tab)
         path = target / f"{tab.lower().replace(' ', '-')}-{name}.png"
         page.screenshot(path=path, full_page=True)
-        print(path)
-    context.close()
+        print(path, flush=True)
 
 
 def _open(page: Page, tab: str) -> None:
@@ -90,17 +88,18 @@ def _open(page: Page, tab: str) -> None:
         _try_two_cuts(page)
     if tab == "Compare":
         page.get_by_role("button", name="Compare", exact=True).click()
-        page.locator("#comparison table").wait_for()
+        page.locator("#comparison table").first.wait_for()
         page.wait_for_timeout(SETTLED)
 
 
 def _try_two_cuts(page: Page) -> None:
-    """Train where the handle is, and at the next place, on the small set."""
-    page.locator("#start").click()
-    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 1", timeout=TRAINED)
-    page.locator("#cut [role=slider]").press("ArrowRight")
-    page.locator("#cut [role=slider]").press("Enter")
-    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 2", timeout=TRAINED)
+    """Train where the handle is, and at the next place, on the small set; the visit remembers both."""
+    if page.locator("#cut .hf-cut-dot").count() < 2:
+        page.locator("#start").click()
+        page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 1", timeout=TRAINED)
+        page.locator("#cut [role=slider]").press("ArrowRight")
+        page.locator("#cut [role=slider]").press("Enter")
+        page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 2", timeout=TRAINED)
     page.locator("#try-examples button").first.click()
     page.locator("#try-answers h3").first.wait_for()
     page.wait_for_timeout(SETTLED)

@@ -159,7 +159,8 @@ class EvaluationImages:
         """Return an image, upright, in RGB; None where it is no longer there."""
         if self._images is None:
             sets = self._load()
-            self._images = _by_name([sets.validation, *([sets.test] if sets.test else [])] if sets else [])
+            # Of two images of one name it is the validation image that ``predictions.csv`` means.
+            self._images = _by_name([*([sets.test] if sets.test else []), sets.validation] if sets else [])
         return _picture(self._images.get(file))
 
     def trained_on(self, file: str) -> Image.Image | None:

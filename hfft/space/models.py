@@ -10,14 +10,16 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, ModelError
 from hfft.explain.cuts import CutChart, cut_chart
-from hfft.explain.evidence import PredictionTrace, base_or_reason, prediction_trace
+from hfft.explain.evidence import PredictionTrace, base_or_reason, head_features, prediction_trace
 from hfft.explain.gradcam import ActivationMap
 from hfft.explain.journey import Change, Journey, journey
 from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
@@ -85,6 +87,10 @@ class Loaded:
     def journey(self, image: Image.Image, change: Change | None = None) -> Journey:
         """Follow an image through the model, perhaps with a change made to it, beside its base model."""
         return self.thread.submit(lambda: journey(self.classifier, image, change, self._with_base()[0])).result()
+
+    def head_inputs(self, image: Image.Image) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Return what the head reads of an image, in the base model and in this one."""
+        return self.thread.submit(lambda: head_features(self.classifier, image, self._with_base()[0])).result()
 
     def _trace(self, image: Image.Image) -> PredictionTrace:
         return prediction_trace(self.classifier, image, *self._with_base())

@@ -39,7 +39,7 @@ class PipelineTab:
                 after = _picture("After preprocessing", "The image as the model sees it")
             gr.Markdown("## Architecture")
             drawing = gr.HTML(label="Architecture", elem_id="architecture")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs, outputs = [image, tabs.model], [flow, before, after, drawing]
         again.click(plainly(self.pipeline), inputs, outputs, api_name="pipeline")
         tabs.fill(tab, self.pipeline, inputs, outputs, ("", None, None, ""))
@@ -77,7 +77,7 @@ class TraceTab:
             )
             gr.Markdown("## In five steps")
             shown = gr.HTML(label="Steps", elem_id="steps")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs = [image, tabs.model]
         again.click(plainly(self.trace), inputs, shown, api_name="trace")
         tabs.fill(tab, self.trace, inputs, [shown], ("",))

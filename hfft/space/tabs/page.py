@@ -33,7 +33,7 @@ def build(space: Space) -> gr.Blocks:
             training = FinetuneTab(space, header.model)
             classify = ClassifyTab(space, header.model)
             PipelineTab(space, classify.image, filled)
-            TrainingTab(space, filled)
+            TrainingTab(space, classify.image, filled)
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
             LabelsTab(space, training)
@@ -100,6 +100,8 @@ def theme() -> gr.Theme:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         input_placeholder_color="*neutral_500",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
 
 
@@ -126,7 +128,8 @@ class _Header:
 
     def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> Any:
         """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
-        self.model.change(
+        # What is said of one model must not stand under the name of the next.
+        self.model.change(None, None, self.summary, js="() => ''", api_visibility="private").then(
             plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
         )
         api(self.models, api_name="models")
@@ -150,7 +153,7 @@ class _Header:
         if not name:
             return views.empty(NO_MODEL)
         try:
-            return views.summary(self.space.run(session, name), name)
+            return views.summary(self.space.run(session, name), name, name in session.own)
         except HfftError as error:
             return views.empty(f"{name} cannot be used: {error}")
 

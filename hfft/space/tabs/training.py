@@ -14,6 +14,7 @@ from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
+from hfft.space.tabs.before_after import BeforeAfter
 from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_update, split_curves
@@ -36,10 +37,11 @@ class TrainingTab:
 
     Args:
         space: what answers.
+        image: the picture that lands in the map of features.
         tabs: fills it.
     """
 
-    def __init__(self, space: Space, tabs: Tabs) -> None:
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Training", id="training") as tab:
             player = gr.HTML(
@@ -49,6 +51,7 @@ class TrainingTab:
                 label="Epoch by epoch",
                 elem_id="player",
             )
+            BeforeAfter(space, image, tab, tabs)
             table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
                 loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
@@ -66,14 +69,14 @@ class TrainingTab:
                 mistakes = gr.Gallery(
                     label="Most confident mistakes: true → predicted",
                     buttons=list(BUTTONS),
-                    columns=3,
+                    columns=6,
                     object_fit="contain",
                     height="auto",
                     visible=False,
                     elem_id="mistakes",
                 )
             note = gr.HTML(label="Mistakes")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
         again.click(plainly(self.training), tabs.model, outputs, api_name="training")
         tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))

@@ -80,6 +80,9 @@ def _changes(trace: PredictionTrace) -> tuple[str, str]:
     if not trace.base:
         why = trace.base_missing or "its output cannot be laid on the image"
         return f"The base model cannot be shown beside it: {why}.", _maps(trace.retrained)
+    if trace.changed == 0:
+        text = "Nothing: this part was not trained, so its output is the base model's, to the last bit."
+        return text, _maps(trace.retrained)
     text = "The channels that differ most from the base model's, each pair on one scale."
     if trace.changed is not None:
         text += f" Over all channels the output moved by {trace.changed:.0%} of its size in the base model."

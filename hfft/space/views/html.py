@@ -23,7 +23,7 @@ CSS = f"""
 .hf-card h2 {{margin:0 0 6px; font-size:15px}} .hf-card dl {{margin:0; font-size:13px}}
 .hf-card dt {{color:var(--body-text-color-subdued)}} .hf-card dd {{margin:0 0 4px; font-weight:600;
   overflow-wrap:anywhere}}
-.hf-card p {{font-size:13px; margin:6px 0 0}}
+.hf-card p {{display:block; font-size:13px; margin:6px 0 0}}
 .hf-frozen {{border-top:5px solid {FROZEN}}} .hf-trained {{border-top:5px solid {TRAINED}}}
 .hf-plain {{border-top:5px solid var(--neutral-400)}}
 .hf-scroll {{overflow-x:auto; max-width:100%}}
@@ -157,8 +157,14 @@ def empty(text: str) -> str:
     return f'<div class="hf-empty" role="status">{escape(text)}</div>'
 
 
-def summary(run: FinishedRun | None, name: str) -> str:
-    """Return a line about the loaded model."""
+def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
+    """Return a line about the loaded model.
+
+    Args:
+        run: of the model; None without a record.
+        name: of the model.
+        own: whether a visitor trained it here, on images that have no name but that of a folder of this server.
+    """
     if run is None:
         return f'<div class="hf-chips"><span>{escape(name)}</span><span>no run record</span></div>'
     record = run.record
@@ -166,7 +172,7 @@ def summary(run: FinishedRun | None, name: str) -> str:
         f"base {record.base.id}",
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
-        f"{len(record.data.labels)} classes of {record.data.name}",
+        f"{len(record.data.labels)} classes" + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
