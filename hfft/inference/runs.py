@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -120,6 +121,43 @@ def paired(first: FinishedRun, other: FinishedRun) -> PairedDifference | None:
         return None
     correct = [np.array([answer.label == answer.prediction for answer in found]) for found in answers]
     return paired_difference(correct[0], correct[1])
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A validation image that runs answer differently.
+
+    Args:
+        file: as ``predictions.csv`` names it.
+        label: what it is.
+        said: what each run takes it for, in the order of the runs.
+    """
+
+    file: str
+    label: str
+    said: tuple[str, ...]
+
+
+def disagreements(runs: Sequence[FinishedRun]) -> tuple[list[Disagreement], int] | None:
+    """Return the validation images that runs answer differently, and how many images there are.
+
+    Those come first that the fewest runs have right.
+
+    Args:
+        runs: two or more.
+
+    Returns:
+        None where they were not validated on the same images.
+    """
+    if any(paired(runs[0], other) is None for other in runs[1:]):
+        return None
+    answers = [read_answers(run.folder) for run in runs]
+    found = [
+        Disagreement(row[0].file, row[0].label, tuple(answer.prediction for answer in row))
+        for row in zip(*answers, strict=True)
+        if len({answer.prediction for answer in row}) > 1
+    ]
+    return sorted(found, key=lambda each: each.said.count(each.label)), len(answers[0])
 
 
 def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int64]:

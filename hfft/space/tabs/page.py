@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,12 +11,13 @@ from gradio.events import api
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.tabs.classify import ClassifyTab
+from hfft.space.tabs.compare import CompareTab
 from hfft.space.tabs.curation.label_next import LabelNextTab
 from hfft.space.tabs.curation.labels import LabelsTab
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
-from hfft.space.tabs.training import CompareTab, TrainingTab
+from hfft.space.tabs.training import TrainingTab
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.widgets import Name, Tabs, plainly
@@ -39,16 +41,32 @@ def build(space: Space) -> gr.Blocks:
             LabelsTab(space, training)
             LabelNextTab(space, training)
             learn = LearnTab(space, filled)
+        for tab in tabs.children:
+            tab.select(None, None, None, js=f"() => {{hfftAddress('tab', {tab.id!r})}}", api_visibility="private")
+        header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
+        arrived.then(None, None, None, js="() => {hfftOpen()}", api_visibility="private")
         classify.offer.click(lambda: gr.update(selected="finetune"), None, tabs, api_visibility="private")
     blocks.queue(max_size=128, default_concurrency_limit=4)
     return blocks
 
 
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 KEYS = """() => {
+const address = () => new URLSearchParams(location.search);
+window.hfftAddress = (name, value) => {
+    const asked = address();
+    asked.delete(name);
+    [value].flat().filter(Boolean).forEach((each) => asked.append(name, each));
+    history.replaceState(history.state, "", "?" + asked);
+};
+window.hfftOpen = () => {
+    const wanted = address().get("tab");
+    [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.dataset.tabId === wanted)?.click();
+};
 document.addEventListener("keydown", (event) => {
     const tab = event.target.closest('[role="tab"]');
     if (!tab) return;
@@ -74,7 +92,8 @@ new MutationObserver(name).observe(document.body, {childList: true, subtree: tru
 name();
 }"""
 """What Gradio's own parts lack: arrow keys, Home and End move between tabs, as they do wherever there are tabs; and
-what a button says is in its name, so that one can ask for it."""
+what a button says is in its name, so that one can ask for it. The address follows model, tab and compared runs, and
+opens the page on them."""
 
 
 def theme() -> gr.Theme:
@@ -103,6 +122,9 @@ def theme() -> gr.Theme:
         checkbox_border_color="*neutral_500",
         checkbox_border_color_dark="*neutral_400",
     )
+
+
+_NOT_HERE = "The model of this address, {!r}, is not here: a visitor's own models are shown to that visitor alone."
 
 
 class _Header:
@@ -161,6 +183,11 @@ class _Header:
         """Answer with the visitor's id, the models, the facts, and the offer to make a model where there is none."""
         session = self.space.visits.join(request.session_hash, visit)
         names, name = self.space.choices(session), self.space.current(session)
+        wanted = request.query_params.get("model")
+        if wanted in names:
+            name = wanted
+        elif wanted:
+            gr.Warning(escape(_NOT_HERE.format(wanted[:80])))
         # What the page shows already is not set again: by the time of the answer, another one may have been chosen.
         chooser = gr.update(choices=names) if name == (model or "") else gr.update(choices=names, value=name or None)
         facts = gr.skip() if name == (model or "") else self._facts(session, name)

@@ -1,4 +1,4 @@
-"""The tabs Training and Compare: how runs went."""
+"""The tab Training: how a run went."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from hfft.errors import DataError, HfftError, ModelError
+from hfft.errors import HfftError, ModelError
 from hfft.inference.runs import confusion_counts, most_confident_mistakes
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
@@ -17,10 +17,10 @@ from hfft.space.service import NO_MODEL, Space
 from hfft.space.tabs.before_after import BeforeAfter
 from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
-from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_update, split_curves
+from hfft.space.views.curves import curve_plot, figure_image, split_curves
 from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
 from hfft.space.views.evidence import address_of
-from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
+from hfft.space.widgets import BUTTONS, Tabs, plainly
 from hfft.trust.epoch_answers import MOST, read_epoch_answers
 
 _PLAYER = Path(epoch_views.__file__)
@@ -142,43 +142,6 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
             image.thumbnail((_SIDE, _SIDE))
             found.append(Watched(row, files[row].rpartition("/")[2], address_of(image, "JPEG")))
     return found
-
-
-class CompareTab:
-    """Runs side by side.
-
-    Args:
-        space: what answers.
-        image: the image that every run is asked about.
-        tabs: fills it.
-    """
-
-    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
-        self.space = space
-        with gr.Tab("Compare", id="compare") as tab:
-            chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
-            button = gr.Button("Compare", variant="primary")
-            table = gr.HTML(label="Runs side by side", elem_id="comparison")
-            with gr.Row():
-                accuracy = curve_plot("Validation accuracy", "run", visible=False)
-                loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
-        button.click(plainly(self.compare), [chosen, image], [table, accuracy, loss], api_name="compare")
-        tabs.fill(tab, self.offer, [], [chosen, table], (gr.update(choices=[], value=[]), ""))
-
-    def offer(self, request: gr.Request) -> Any:
-        """Answer with the runs that there are, the newest two chosen."""
-        names = self.space.choices(self.space.visits.of(request.session_hash))
-        return gr.update(choices=names, value=names[:2]), "" if names else views.empty(NO_MODEL)
-
-    def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
-        """Answer with a table and two curves."""
-        if len(names or []) < 2:
-            raise DataError("choose two runs or more")
-        runs, answers = self.space.compare(self.space.visits.of(request.session_hash), names, path)
-        rows = curve_table([(run.name, run.rows) for run in runs])
-        hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
-        plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
-        return views.comparison(runs, answers) + views.differences(runs) + hint, *map(plot_update, plots)
 
 
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:

@@ -11,6 +11,7 @@ from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import PairedDifference, wilson_interval
 from hfft.planning.anatomy_file import anatomy_from_dict
+from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
@@ -59,7 +60,8 @@ CSS = f"""
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
 input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
-#mistakes .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{max-height:none; overflow:visible; padding-top:36px}}
+#mistakes .grid-wrap, #differing .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{
+  max-height:none; overflow:visible; padding-top:36px}}
 footer .divider {{display:none}}
 @media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
   #summary {{min-height:0}}
@@ -388,8 +390,24 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
         )
         for run, split, answer in zip(runs, splits, answers, strict=True)
     ]
+    if shared:
+        rows += _baseline_rows(runs, shared, len(heads))
     warning = "" if shared else note("These runs were evaluated on different images: their accuracies do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
+
+
+def _baseline_rows(runs: Sequence[FinishedRun], split: str, cells: int) -> list[tuple[str, ...]]:
+    """Return what runs are held against on the images that they share, a line for each, without repetitions."""
+    found = {}
+    for run in runs:
+        if run.record.per_class_split != split:
+            continue
+        for name, values in run.record.baselines.items():
+            base = run.record.base.id if name == "linear_probe" else ""
+            images = f"{split} of {run.record.data.name}"
+            count = right_of(values.get("accuracy", math.nan), run.record.metrics[split].images)
+            found[name, base] = (BASELINE_NAMES.get(name, name), base, "", images, count)
+    return [(*row, *[""] * (cells - len(row))) for row in found.values()]
 
 
 def differences(runs: Sequence[FinishedRun]) -> str:
