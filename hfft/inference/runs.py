@@ -193,20 +193,25 @@ class EvaluationImages:
         self._images: dict[str, tuple[ImageSet, int]] | None = None
         self._trained: dict[str, tuple[ImageSet, int]] | None = None
 
-    def get(self, file: str) -> Image.Image | None:
-        """Return an image, upright, in RGB; None where it is no longer there."""
+    def get(self, file: str, least: int | None = None) -> Image.Image | None:
+        """Return an image, upright, in RGB; None where it is no longer there.
+
+        Args:
+            file: its name.
+            least: as for `hfft.data.images.open_image`.
+        """
         if self._images is None:
             sets = self._load()
             # Of two images of one name it is the validation image that ``predictions.csv`` means.
             self._images = _by_name([*([sets.test] if sets.test else []), sets.validation] if sets else [])
-        return _picture(self._images.get(file))
+        return _picture(self._images.get(file), least)
 
-    def trained_on(self, file: str) -> Image.Image | None:
+    def trained_on(self, file: str, least: int | None = None) -> Image.Image | None:
         """Return a training image in the same way."""
         if self._trained is None:
             sets = self._load()
             self._trained = _by_name([sets.train] if sets else [])
-        return _picture(self._trained.get(file))
+        return _picture(self._trained.get(file), least)
 
     def _load(self) -> ImageSets | None:
         if not self._read:
@@ -232,9 +237,9 @@ def _by_name(sets: list[ImageSet]) -> dict[str, tuple[ImageSet, int]]:
     return {file: (images, row) for images in sets for row, file in enumerate(images.files)}
 
 
-def _picture(found: tuple[ImageSet, int] | None) -> Image.Image | None:
+def _picture(found: tuple[ImageSet, int] | None, least: int | None) -> Image.Image | None:
     try:
-        return found and found[0].image(found[1])
+        return found and found[0].image(found[1], least)
     except HfftError:
         return None
 
