@@ -100,18 +100,19 @@ class Loaded:
             self._fields = self.thread.submit(receptive_fields, self.classifier, image).result()
         return self._fields
 
-    def faces(self, features: Iterable[int]) -> dict[int, list[Image.Image]]:
-        """Return, for features that the head reads, small pictures of the training images in which each is largest.
+    def faces(self, features: Iterable[int]) -> dict[int, list[tuple[Image.Image, str]]]:
+        """Return, for features that the head reads, the training images in which each is largest, with their classes.
 
         Features are compared at unit length: a feature is large in an image that is mostly made of it. Where the model
         came without its training images, or they are gone, there are none.
         """
-        known, found = self.classifier.known, {}
+        known, labels, found = self.classifier.known, self.classifier.labels, {}
         if known is None or self.images is None:
             return {}
         for number in features:
             rows = np.argsort(-known.features[:, number], kind="stable")[:_FACES]
-            found[number] = [image for row in rows if (image := self._face(known.files[row])) is not None]
+            pictures = ((self._face(known.files[row]), labels[int(known.labels[row])]) for row in rows)
+            found[number] = [(image, label) for image, label in pictures if image is not None]
         return found
 
     def _face(self, file: str) -> Image.Image | None:

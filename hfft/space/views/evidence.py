@@ -15,8 +15,8 @@ from hfft.inference.classifier import Prediction
 from hfft.space.views import html as views
 from hfft.trust.known import Neighbour
 
-Faces = Mapping[int, Sequence[Image.Image]]
-"""By feature, small pictures of training images in which it is largest."""
+Faces = Mapping[int, Sequence[tuple[Image.Image, str]]]
+"""By feature, small pictures of training images in which it is largest, each with its class."""
 _SHOWN = 4  # features that are shown for a class, and against it
 
 
@@ -110,11 +110,12 @@ def _changes(trace: PredictionTrace) -> tuple[str, str]:
     return text, f"<p>Now</p>{_maps(trace.retrained)}<p>Base model</p>{_maps(trace.base)}"
 
 
-def _faces(pictures: Sequence[Image.Image]) -> str:
-    images = "".join(f'<img src="{address_of(picture, "JPEG")}" alt="">' for picture in pictures)
-    return f'<span class="hf-faces" role="img" aria-label="Training images of this feature">{images}</span>' * bool(
-        images
+def _faces(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    images = "".join(
+        f'<img src="{address_of(picture, "JPEG")}" alt="A training image of {escape(label)}" title="{escape(label)}">'
+        for picture, label in pictures
     )
+    return f'<span class="hf-faces">{images}</span>' if images else ""
 
 
 def _maps(channels: Sequence[Channel], what: str = "Channel") -> str:
