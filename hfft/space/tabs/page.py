@@ -48,7 +48,13 @@ def build(space: Space) -> gr.Blocks:
         api(learn.answer, api_name="answer")
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
-        arrived.then(None, None, None, js="() => {hfftOpen()}", api_visibility="private")
+        arrived.then(
+            None,
+            None,
+            None,
+            js="() => {hfftOpen(new URLSearchParams(location.search).get('tab'))}",
+            api_visibility="private",
+        )
         classify.offer.click(lambda: gr.update(selected="finetune"), None, tabs, api_visibility="private")
     blocks.queue(max_size=128, default_concurrency_limit=4)
     return blocks
@@ -57,14 +63,14 @@ def build(space: Space) -> gr.Blocks:
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 KEYS = """() => {
 const address = () => new URLSearchParams(location.search);
+window.hfftAsked = (name) => address().get(name);
 window.hfftAddress = (name, value) => {
     const asked = address();
     asked.delete(name);
     [value].flat().filter(Boolean).forEach((each) => asked.append(name, each));
     history.replaceState(history.state, "", "?" + asked);
 };
-window.hfftOpen = () => {
-    const wanted = address().get("tab");
+window.hfftOpen = (wanted) => {
     [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.dataset.tabId === wanted)?.click();
 };
 document.addEventListener("keydown", (event) => {

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
-from hfft.errors import HfftError, ModelError
-from hfft.inference.runs import confusion_counts, most_confident_mistakes
+from hfft.errors import DataError, HfftError, ModelError
+from hfft.inference.runs import Answer, confusion_counts, most_confident_mistakes
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.tabs.before_after import BeforeAfter
+from hfft.space.trainings.sessions import new_folder
 from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, figure_image, split_curves
@@ -67,7 +69,8 @@ class TrainingTab:
                     alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
                 )
                 mistakes = gr.Gallery(
-                    label="Most confident mistakes: true → predicted",
+                    label="Most confident mistakes: true → predicted; press one to look inside it",
+                    allow_preview=False,
                     buttons=list(BUTTONS),
                     columns=6,
                     object_fit="contain",
@@ -78,6 +81,9 @@ class TrainingTab:
             note = gr.HTML(label="Mistakes")
             again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
+        mistakes.select(plainly(self.look_at), tabs.model, image, api_visibility="private").success(
+            None, None, None, js="() => {hfftOpen('trace')}", api_visibility="private"
+        )
         again.click(plainly(self.training), tabs.model, outputs, api_name="training")
         tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))
         tabs.fill(tab, self.by_epoch, [tabs.model], [player], (no_epochs(""),))
@@ -106,6 +112,15 @@ class TrainingTab:
             gr.update(value=pictures, visible=bool(pictures)),
             views.evaluated(run) + note,
         )
+
+    def look_at(self, model: str | None, chosen: gr.SelectData, request: gr.Request) -> str:
+        """Answer with the image of the mistake that was pressed, as a file, for the tabs that follow one image."""
+        found = _mistaken(self.space.loaded(self.space.visits.of(request.session_hash), model))
+        if chosen.index >= len(found):
+            raise DataError("this mistake is not here any more; open the tab again")
+        path = new_folder(self.space.work, "uploads") / "mistake.png"
+        found[chosen.index][1].save(path)
+        return str(path)
 
     def by_epoch(self, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with what the epoch slider draws."""
@@ -144,15 +159,20 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
     return found
 
 
+def _mistaken(loaded: Loaded) -> list[tuple[Answer, Image.Image]]:
+    """Return the most confident mistakes, as far as their images are still there."""
+    images = loaded.images
+    found = [(answer, images and images.get(answer.file)) for answer in most_confident_mistakes(loaded.answers())]
+    return [(answer, image) for answer, image in found if image is not None]
+
+
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
     """Return the most confident mistakes with their images, and a note where there are none to show."""
     answers = loaded.answers()
-    wrong = most_confident_mistakes(answers)
-    if not wrong:
+    if not most_confident_mistakes(answers):
         return [], f"<p>No mistakes among {len(answers)} answers.</p>" if answers else ""
-    pictures = []
-    for answer in wrong:
-        image = loaded.images.get(answer.file) if loaded.images is not None else None
-        if image is not None:
-            pictures.append((image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}"))
+    pictures = [
+        (image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}")
+        for answer, image in _mistaken(loaded)
+    ]
     return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"
