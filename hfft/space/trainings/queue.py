@@ -117,6 +117,7 @@ class Training:
         share: of this station, 0 to 1; None where that is not known.
         arrived: by station, when it was reached, on the monotonic clock.
         rows: the epochs so far.
+        filled: images that passed the frozen part at the first and at the last that was heard of it, with the moments.
         began: when it began to run, on the monotonic clock.
         ended_at: when it ended.
         seen: when somebody last followed it.
@@ -129,6 +130,7 @@ class Training:
     share: float | None = None
     arrived: dict[Station, float] = field(default_factory=dict)
     rows: list[EpochRow] = field(default_factory=list)
+    filled: tuple[tuple[int, float], ...] = ()
     began: float | None = None
     ended_at: float | None = None
     seen: float = field(default_factory=time.monotonic)
@@ -364,11 +366,12 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     if kind == "found":
         return "done", event["text"]
     if kind == "done":
-        return "done", "The page now uses the new model." + _proof(event.get("frozen"))
+        return "done", "The page now uses the new model." + _spared(training) + _proof(event.get("frozen"))
     if training.ended:
         return None
     if kind == "fill":
         training.reach("fill", event["done"] / event["total"])
+        training.filled = (*training.filled[:1], (event["done"], time.monotonic()))
         training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
     elif kind == "step":
         epoch, epochs = event["epochs"], training.job.epochs
@@ -380,6 +383,20 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
         training.reach("evaluate", event["done"] / event["total"] if event["total"] else None)
         training.message = "The result is evaluated, and compared with a linear probe."
     return None
+
+
+def _spared(training: Training) -> str:
+    """Say what the frozen part took, and what it would have taken in every epoch; nothing where that is not known."""
+    if len(training.filled) < 2 or training.job.epochs <= 1:
+        return ""
+    (first, began), (last, ended) = training.filled
+    if last <= first:
+        return ""
+    seconds = (ended - began) / (last - first) * last
+    return (
+        f" The frozen part took {seconds:.1f} s for {last:,} images, once; in each of {training.job.epochs:g} epochs "
+        f"it would have taken {seconds * training.job.epochs:.0f} s."
+    )
 
 
 def _proof(frozen: dict[str, Any] | None) -> str:
