@@ -193,7 +193,7 @@ class _Header:
         if wanted in names:
             name = wanted
         elif wanted:
-            gr.Warning(escape(_NOT_HERE.format(wanted[:80])))
+            gr.Warning(escape(_NOT_HERE.format(wanted[:80]), quote=False))
         # What the page shows already is not set again: by the time of the answer, another one may have been chosen.
         chooser = gr.update(choices=names) if name == (model or "") else gr.update(choices=names, value=name or None)
         facts = gr.skip() if name == (model or "") else self._facts(session, name)
