@@ -306,12 +306,16 @@ def feature_map(plot: MapPlot, labels: Sequence[str]) -> Figure:
 
 def _scatter(axes: Axes, panel: Panel, wrong: NDArray[np.bool_]) -> None:
     """Draw training images as faint dots, the others as dots on them, and mistakes as crosses."""
-    colours, right = np.array([class_colour(label) for label in panel.labels], object), ~wrong
-    beneath = [class_colour(label) for label in panel.train_labels]
-    axes.scatter(*panel.train.T, s=8, c=beneath, alpha=0.4, linewidths=0)
-    axes.scatter(*panel.points[right].T, s=24, c=list(colours[right]), edgecolors="white", linewidths=0.6)
-    axes.scatter(*panel.points[wrong].T, s=52, c="black", marker="x", linewidths=3.4)
-    axes.scatter(*panel.points[wrong].T, s=44, c=list(colours[wrong]), marker="x", linewidths=1.6)
+    beneath = np.array([class_colour(label) for label in panel.train_labels], object)
+    colours = np.array([class_colour(label) for label in panel.labels], object)
+    _dots(axes, panel.train, beneath, s=8, alpha=0.4, linewidths=0)
+    _dots(axes, panel.points[~wrong], colours[~wrong], s=24, edgecolors="white", linewidths=0.6)
+    _dots(axes, panel.points[wrong], np.full(int(wrong.sum()), "black"), s=52, marker="x", linewidths=3.4)
+    _dots(axes, panel.points[wrong], colours[wrong], s=44, marker="x", linewidths=1.6)
+
+
+def _dots(axes: Axes, points: NDArray[np.float32], colours: NDArray[Any], **style: Any) -> None:
+    axes.scatter(points[:, 0], points[:, 1], c=colours.tolist(), **style)
 
 
 def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:

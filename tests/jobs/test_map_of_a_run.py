@@ -18,12 +18,15 @@ from hfft.report.record import read_record
 
 
 def read(folder: Path, base: bool) -> dict[str, np.ndarray]:
-    """What the head reads of the run's images, by the one module that reads features of any model."""
+    """What the head reads of each of the run's images, by its name, as `hfft embed` reads it."""
     encoder = (
         load_base(read_record(folder / "hfft.json")) if base else load_encoder(FeatureArguments(model=str(folder)))
     )
-    found = read_features(encoder, gather(DataArguments(), str(folder)).sets, [None], lambda line: None)
-    return {split: features.values for split, features in found.items()}
+    sets = gather(DataArguments(), str(folder)).sets
+    found = read_features(encoder, sets, [None], lambda line: None)
+    return {
+        file: row for split, images in sets.items() for file, row in zip(images.files, found[split].values, strict=True)
+    }
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -34,7 +37,8 @@ def test_points_are_of_both_models_own_features(kind: str, job: Job) -> None:
     for side, base in ((found.before, True), (found.after, False)):
         features = read(folder, base)
         for split in ("train", "validation"):
-            np.testing.assert_allclose(side.plane.place(features[split]), side.points[split], atol=2e-3)
+            rows = np.stack([features[file] for file in found.files[split]])
+            np.testing.assert_allclose(side.plane.place(rows), side.points[split], atol=2e-3)
     lines = (folder / "predictions.csv").read_text().splitlines()[1:]
     labels = record(folder)["data"]["labels"]
     assert [line.split(",")[0] for line in lines] == list(found.files["validation"])

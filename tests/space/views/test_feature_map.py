@@ -43,7 +43,8 @@ def test_a_photograph_far_from_all_stays_in_the_picture(before: bool) -> None:
     value = map_value(found(before), LABELS, (far if before else None, far, "None of these"))
     assert len(value["sides"]) == 1 + before
     for side in value["sides"]:
-        assert side["star"] == [960, 960]
+        assert max(side["star"]) == 960
+        assert min(side["star"]) > 800
         assert np.ptp(side["train"]) < 200
     assert value["star"] == "None of these"
 
