@@ -71,7 +71,8 @@ def learn_trust(
         before: what the pretrained head read of the images that are drawn, by split; empty where it was not asked.
     """
     began = time.perf_counter()
-    task = setup.sets.task.calibrated(*_unseen(logits, labels, crossed))
+    unseen = _unseen(logits, labels, crossed)
+    task = setup.sets.task.calibrated(*unseen)
     if task.missing:
         return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
     reader = _Features(setup, trainer)
@@ -83,12 +84,11 @@ def learn_trust(
         return Trust(task, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
     held_out = compared_rows(labels, seed)
     files = setup.sets.train.files
-    unseen = reader.read(trainer.eval_dataset, held_out, "validation")
-    known = learn(features, setup.sets.train.labels[rows], tuple(files[row] for row in rows), unseen)
-    truth = task.scores(logits)[np.arange(len(labels)), labels]
-    known = replace(known, truth=truth)
+    others = reader.read(trainer.eval_dataset, held_out, "validation")
+    known = learn(features, setup.sets.train.labels[rows], tuple(files[row] for row in rows), others)
+    known = replace(known, truth=_truth(task, *unseen))
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    drawn = _drawn(setup, (rows, features), (held_out, unseen), logits, before)
+    drawn = _drawn(setup, (rows, features), (held_out, others), logits, before)
     return Trust(task, known, record, crossed, time.perf_counter() - began, drawn)
 
 
@@ -117,6 +117,12 @@ def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tup
     if not crossed.folds:
         return logits, labels
     return np.concatenate([logits, crossed.logits]), np.concatenate([labels, crossed.labels])
+
+
+def _truth(task: Task, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Return the probability that each image's true label is given, shape (images,)."""
+    truth: NDArray[Any] = task.scores(logits)[np.arange(len(labels)), labels]
+    return truth
 
 
 class _Features:
