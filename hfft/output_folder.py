@@ -20,7 +20,7 @@ CODE = "modeling_backbone_classifier.py"
 EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
 """What was said of the validation images at each epoch; see `hfft.trust.epoch_answers`."""
 FEATURE_MAP = "feature_map.safetensors"
-"""Images as points of a plane, before and after training; see `hfft.explain.feature_map`."""
+"""Images as points of a plane, before and after training; see `hfft.trust.feature_map`."""
 CLAIMS = ".hfft-files"
 """Names, one a line, of what hfft wrote into a folder that holds no ``hfft.json`` to list them."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")

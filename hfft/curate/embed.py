@@ -17,10 +17,10 @@ from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
 from hfft.data.probe import probe_images
 from hfft.errors import DataError, OutputError
-from hfft.explain.feature_map import Projection, projection
 from hfft.files import whole_file
 from hfft.parsing import parse_keywords
 from hfft.report.plots import MapPlot, Panel, feature_map_figure
+from hfft.trust.feature_map import Projection, projection
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from hfft.data.check import deep_grey_share
 from hfft.data.images import ImageSet
 from hfft.demo import EMBEDDED_DATA, EMBEDDED_MODEL
 from hfft.errors import DataError, DivergedError, HfftError, PreemptedError
-from hfft.explain.feature_map import FeatureMap, write_map
 from hfft.jobs.reproduce import content_hash, weights_hashes
 from hfft.jobs.run import Run, judged
 from hfft.jobs.units import in_own_units
@@ -57,6 +56,7 @@ from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
 from hfft.trust.epoch_answers import write_epoch_answers
+from hfft.trust.feature_map import FeatureMap, write_map
 from hfft.trust.known import write_known
 
 PACKAGES = (

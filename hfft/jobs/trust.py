@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from hfft.cache.prepare import precision_of
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import compared_rows, drawn_rows
-from hfft.explain.feature_map import FeatureMap, feature_map
 from hfft.jobs.advice.crossed import Crossed
 from hfft.models.features import head_reads
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
+from hfft.trust.feature_map import FeatureMap, feature_map
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
 _BATCH = 64

@@ -12,9 +12,9 @@ from hfft.arguments import DataArguments, FeatureArguments
 from hfft.curate.encoder import load_base, load_encoder
 from hfft.curate.features import read_features
 from hfft.curate.gather import gather
-from hfft.explain.feature_map import read_map
 from hfft.output_folder import FEATURE_MAP
 from hfft.report.record import read_record
+from hfft.trust.feature_map import read_map
 
 
 def read(folder: Path, base: bool) -> dict[str, np.ndarray]:

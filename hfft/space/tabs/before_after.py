@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 
 from hfft.errors import HfftError
-from hfft.explain.feature_map import FeatureMap, read_map
 from hfft.output_folder import FEATURE_MAP
 from hfft.space.models import Loaded
 from hfft.space.service import Space
@@ -17,6 +16,7 @@ from hfft.space.views import feature_map as map_views
 from hfft.space.views.evidence import address_of, doubt
 from hfft.space.views.feature_map import Star, map_value, no_map
 from hfft.space.widgets import Tabs, plainly
+from hfft.trust.feature_map import FeatureMap, read_map
 
 _MAP = Path(map_views.__file__)
 _PICTURE = 224  # pixels of a shown image's longer side, twice what is drawn

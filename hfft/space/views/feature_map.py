@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.explain.feature_map import FeatureMap, Side
 from hfft.metrics import wilson_interval
 from hfft.report.plots import CLASS_COLOURS, class_colour
+from hfft.trust.feature_map import FeatureMap, Side
 
 _SIDE = 1000  # units of a panel's side
 _MARGIN = 40  # units that are left free around the points

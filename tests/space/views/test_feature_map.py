@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hfft.explain.feature_map import FeatureMap, feature_map
 from hfft.space.views.feature_map import map_value, no_map
+from hfft.trust.feature_map import FeatureMap, feature_map
 
 LABELS = ("cat", "dog")
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hfft.errors import OutputError
-from hfft.explain.feature_map import FeatureMap, feature_map, fit_plane, nearest_alike, read_map, write_map
+from hfft.trust.feature_map import FeatureMap, feature_map, fit_plane, nearest_alike, read_map, write_map
 
 
 def classes(spread: float, seed: int = 0, count: int = 20) -> tuple[np.ndarray, np.ndarray]:
