@@ -41,8 +41,6 @@ def build(space: Space) -> gr.Blocks:
             LabelsTab(space, training)
             LabelNextTab(space, training)
             learn = LearnTab(space, filled)
-        for tab in tabs.children:
-            tab.select(None, None, None, js=f"() => {{hfftAddress('tab', {tab.id!r})}}", api_visibility="private")
         header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
@@ -73,6 +71,10 @@ window.hfftAddress = (name, value) => {
 window.hfftOpen = (wanted) => {
     [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.dataset.tabId === wanted)?.click();
 };
+document.addEventListener("click", (event) => {
+    const tab = event.target.closest('[role="tab"]');
+    if (tab?.dataset.tabId) hfftAddress("tab", tab.dataset.tabId);
+});
 document.addEventListener("keydown", (event) => {
     const tab = event.target.closest('[role="tab"]');
     if (!tab) return;
