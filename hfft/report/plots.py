@@ -323,7 +323,9 @@ def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     if plot.wrong.any():
-        figure.supxlabel(f"crosses: {int(plot.wrong.sum()):,} mistakes of {len(plot.wrong):,} images", fontsize=10)
+        figure.supxlabel(
+            f"crosses: {int(plot.wrong.sum()):,} mistakes of the model among {len(plot.wrong):,} images", fontsize=10
+        )
     if len(labels) > _TOLD:
         return
     names = [_shorten(name, _LONGEST) for name in class_names(labels)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hfft.arguments import DataArguments, FeatureArguments
 from hfft.cli import main
-from hfft.curate import embed as embed_module
 from hfft.curate.encoder import load_base, load_encoder, run_record
 from hfft.curate.features import read_features
 from hfft.curate.gather import gather
 from hfft.data.images import open_image
 from hfft.inference.classifier import classify, load_classifier
-from hfft.report.plots import MapPlot
+from hfft.report.plots import MapPlot, feature_map_figure
 
 from .conftest import Finished
 
@@ -172,8 +171,12 @@ def test_embed_draws_a_map_and_counts_what_the_run_has_wrong(
     (images / "red").rename(images / "else")  # a class that the run does not know is no mistake
     (images / "blue" / "0.png").rename(images / "green" / "9.png")
     drawn: list[MapPlot] = []
-    real = embed_module.feature_map_figure
-    monkeypatch.setattr(embed_module, "feature_map_figure", lambda plot, *rest: (drawn.append(plot), real(plot, *rest)))
+
+    def draw(plot: MapPlot, labels: Sequence[str], path: Path) -> None:
+        drawn.append(plot)
+        feature_map_figure(plot, labels, path)
+
+    monkeypatch.setattr("hfft.curate.embed.feature_map_figure", draw)
     argv = ["embed", str(images), "--model", str(finished.output), "--map", str(tmp_path / "map.png")]
     assert main([*argv, "--output", str(tmp_path / "f.parquet")]) == 0
     (plot,) = drawn

@@ -19,8 +19,8 @@ from hfft.inference.classifier import load_classifier
 def test_it_is_what_convolutions_reach(layers: int) -> None:
     """All weights are alike, so the gradient is that of a row of ones, convolved with itself once a layer."""
     model = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(layers)])
-    for layer in model:
-        nn.init.constant_(layer.weight, 1.0)
+    for weight in model.parameters():
+        nn.init.constant_(weight, 1.0)
     pixels = torch.ones(1, 1, 33, 33, requires_grad=True)
     side = _side(model(pixels)[0], pixels)
     line = np.array([1])

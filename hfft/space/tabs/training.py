@@ -162,7 +162,8 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
 def _mistaken(loaded: Loaded) -> list[tuple[Answer, Image.Image]]:
     """Return the most confident mistakes, as far as their images are still there."""
     images = loaded.images
-    found = [(answer, images and images.get(answer.file)) for answer in most_confident_mistakes(loaded.answers())]
+    wrong = most_confident_mistakes(loaded.answers()) if images is not None else []
+    found = [(answer, images.get(answer.file) if images is not None else None) for answer in wrong]
     return [(answer, image) for answer, image in found if image is not None]
 
 

@@ -376,7 +376,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
     shared = _shared_split(runs)
     splits = [shared or leading_split(run) for run in runs]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             run.name,
             run.record.base.id,
