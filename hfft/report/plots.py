@@ -322,10 +322,8 @@ def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
     """Write below the panels which colour is which class, and how many crosses there are."""
     from matplotlib.lines import Line2D
 
-    if plot.wrong.any():
-        figure.supxlabel(
-            f"crosses: {int(plot.wrong.sum()):,} mistakes of the model among {len(plot.wrong):,} images", fontsize=10
-        )
+    if count := int(plot.wrong.sum()):
+        figure.supxlabel(f"crosses: {count:,} mistakes of the model among {len(plot.wrong):,} images", fontsize=10)
     if len(labels) > _TOLD:
         return
     names = [_shorten(name, _LONGEST) for name in class_names(labels)]
