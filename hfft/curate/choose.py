@@ -33,7 +33,7 @@ from hfft.trust.known import unit_rows
 
 ADVICE = (
     "Label them, in the column label of the list or as a folder for each class, and let them join: hfft extend RUN "
-    "--dataset_name LIST --num_train_epochs 5."
+    "--dataset_name LIST --num_train_epochs 20."
 )
 
 
