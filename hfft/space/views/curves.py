@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -65,9 +66,9 @@ def baselines(runs: Sequence[FinishedRun]) -> dict[str, float]:
     if len(contents) > 1 or None in contents:
         return {}
     return {
-        f"{BASELINE_NAMES[name]} ({run.record.base.id})" if name == "linear_probe" else BASELINE_NAMES[name]: values[
-            "accuracy"
-        ]
+        f"{BASELINE_NAMES[name]} ({Path(run.record.base.id).name})"
+        if name == "linear_probe"
+        else BASELINE_NAMES[name]: values["accuracy"]
         for run in runs
         if run.record.per_class_split == "validation"
         for name, values in run.record.baselines.items()
