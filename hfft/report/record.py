@@ -257,6 +257,19 @@ class RunRecord:
         """The task as the run's model solves it."""
         return task_as(self.task, self.calibration.temperature, self.thresholds)
 
+    def summary(self) -> dict[str, Any]:
+        """Return what programs are told of a run first."""
+        return {
+            "policy": self.policy,
+            "labels": self.data.labels,
+            "images": self.data.counts,
+            "metrics": {split: metrics.values for split, metrics in self.metrics.items()},
+            "baselines": self.baselines,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "decisions": self.decisions,
+        }
+
     def optimistic(self, split: str) -> bool:
         """Whether the weights were chosen on this very split, so that its metrics flatter them."""
         return split == "validation" and self.best_epoch is not None

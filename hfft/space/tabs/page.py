@@ -18,6 +18,7 @@ from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
 from hfft.space.tabs.training import TrainingTab
+from hfft.space.tools import Tools
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.widgets import Name, Tabs, plainly
@@ -44,6 +45,8 @@ def build(space: Space) -> gr.Blocks:
         header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
+        if space.options.mcp:
+            Tools(space).offer()
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
         arrived.then(
