@@ -154,7 +154,8 @@ class PolicyArguments:
 
     policy: str = option(
         "last_block",
-        "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, or in "
+        "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, "
+        "lora[:last_n=K,r=R,alpha=A,dropout=P,dora=true] (low-rank adapters by PEFT), or in "
         "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package; "
         "auto compares head, last_block, last_n:2 and lp_ft on the training images first (see hfft advise).",
     )

@@ -26,7 +26,7 @@ from hfft.jobs.units import in_own_units
 from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
-from hfft.models.delta import write_delta
+from hfft.models.delta import write_adapters, write_delta
 from hfft.output_folder import CODE, EPOCH_ANSWERS, KNOWN, RECORD
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
@@ -72,8 +72,10 @@ def write_results(run: Run) -> str:
     drawn = frozenset(name for name in run.setup.drawn if (run.folder / name).exists())
     with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         run.trust.task.write(run.model.config)
+        base = (run.setup.base.name, run.setup.base.revision)
+        write_adapters(folder, run.model, run.setup.pretrained, base)
         save_checkpoint(run.model, run.processor, folder)
-        write_delta(folder, run.model, run.setup.pretrained, (run.setup.base.name, run.setup.base.revision))
+        write_delta(folder, run.model, run.setup.pretrained, base)
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hfft.metrics import ClassRow, SplitMetrics, counted, described
+from hfft.output_folder import ADAPTER
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
@@ -66,6 +67,7 @@ def model_card(
         _classes(record),
         _trust(record),
         _usage(record, repo_id, delta_only),
+        _adapters(record, repo_id),
         limits(record),
         _provenance(record),
     )
@@ -332,6 +334,26 @@ model, processor = hfft.load({given})
 ```
 
 {DEEP_GREY}"""
+
+
+def _adapters(record: RunRecord, repo_id: str) -> str:
+    """Return how PEFT reads the adapters of ``--policy lora``; empty for other policies."""
+    if record.policy.partition(":")[0] != "lora":
+        return ""
+    given, base = json.dumps(f"{repo_id}/{ADAPTER}"), json.dumps(_base_id(record))
+    return f"""## Adapters
+
+The weights hold the low-rank adapters already. Alone, in the format of PEFT and together with the head, they are in
+`{ADAPTER}`. `peft` puts them into the base model; of a repository on the Hub, give it `subfolder="{ADAPTER}"`:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+labels = {len(record.data.labels)}
+base = AutoModelForImageClassification.from_pretrained({base}, num_labels=labels, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(base, {given}).eval()
+```"""
 
 
 _GREY = "It reads grey images, which `pipeline` does not give it, so step by step:\n\n"
