@@ -38,7 +38,7 @@ def test_what_follows_the_colon() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ("r=0", "r=1.5", "r=-1", "r", "r=", "rank=4", "r=4,r=8", "alpha=0", "alpha=0.0", "alpha=x", "dropout=1", "dora=1"),
+    ["r=0", "r=1.5", "r=-1", "r", "r=", "rank=4", "r=4,r=8", "alpha=0", "alpha=0.0", "alpha=x", "dropout=1", "dora=1"],
 )
 def test_other_settings_are_refused_by_name(argument: str) -> None:
     with pytest.raises(ArgumentError, match=r"--policy lora takes last_n, r .* not"):
