@@ -159,7 +159,7 @@ def _plain(row: Prediction) -> dict[str, Any]:
         return {"file": row.file, "error": row.error}
     values = asdict(row) | {"error": None}
     absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
-    absent |= {"labels"} if row.labels is None else set()
+    absent |= {name for name in ("labels", "node") if values[name] is None}
     absent |= {"label", "probability", "top"} if row.values else {"values"}
     return {name: value for name, value in values.items() if name not in absent}
 

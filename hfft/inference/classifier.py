@@ -127,6 +127,7 @@ class Prediction:
         label_set: the labels that hold the right one as often as was asked for; empty where nothing was.
         labels: of a multi-label model, the labels that reach their thresholds, perhaps none; None of another one.
         values: of a regression model, the number for each target; empty of another one.
+        node: of a tree of labels, the deepest node that is sure enough (no name: the root); None of another model.
     """
 
     file: str
@@ -140,11 +141,12 @@ class Prediction:
     label_set: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     values: dict[str, float] = field(default_factory=dict)
+    node: Score | None = None
 
     @property
     def answer(self) -> Answer:
         """What the model says, apart from the image's name and what it was compared with."""
-        return Answer(self.label, self.probability, self.top, self.labels, self.values)
+        return Answer(self.label, self.probability, self.top, self.labels, self.values, self.node)
 
 
 def load_classifier(
@@ -314,7 +316,7 @@ def _predictions(
     shares = classifier.probabilities(torch.cat([logits for logits, _ in outputs]))
     answers = [classifier.task.answer(row, classifier.labels, top_k) for row in shares]
     rows = [
-        Prediction("", each.label, each.probability, each.top, labels=each.labels, values=each.values)
+        Prediction("", each.label, each.probability, each.top, labels=each.labels, values=each.values, node=each.node)
         for each in answers
     ]
     if (known := classifier.known) is not None:

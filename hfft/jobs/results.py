@@ -324,6 +324,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
             f"{split.capitalize()} {_leading(record, metrics)}"
             + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
+        if more := record.solved.more(metrics.values):
+            yield more
     yield from _against_baselines(record)
     yield from trust_lines(record)
     if record.best_epoch is not None:

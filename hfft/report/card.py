@@ -12,7 +12,6 @@ from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, c
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import EpochRow, kept_row
-from hfft.tasks.contract import THRESHOLDS
 from hfft.trust.calibration import KEY
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def _results(record: RunRecord) -> str:
     lines = [
         [
             escape(split) + (" (optimistic)" if record.optimistic(split) else ""),
-            METRIC_NAMES.get(name, escape(name)),
+            _named(name),
             number(value) + _count(metrics, name, value),
             _interval(metrics, name),
             f"{metrics.images:,}",
@@ -124,6 +123,11 @@ def _results(record: RunRecord) -> str:
     first = record.leading_metrics()[0][1]
     text = table(["Split", "Metric", "Value", f"{first.level:.0%} interval", "Images"], lines)
     return f"## Results\n\n{text}\n\n{_notes(record, first)}{_baselines(record)}"
+
+
+def _named(metric: str) -> str:
+    """Return what a metric is called in a table; a task's own by its words."""
+    return METRIC_NAMES.get(metric, escape(metric.replace("_", " ").capitalize()))
 
 
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
@@ -148,7 +152,7 @@ def _baselines(record: RunRecord) -> str:
     lines = [
         [
             escape(name.replace("_", " ")),
-            METRIC_NAMES.get(metric, escape(metric)),
+            _named(metric),
             number(value) + _count(evaluated, metric, value),
         ]
         for name, values in record.baselines.items()
@@ -279,11 +283,7 @@ def _calibration(record: RunRecord) -> Iterable[str]:
 
 def _thresholds(record: RunRecord) -> Iterable[str]:
     if record.thresholds:
-        yield (
-            "An image is given each label whose probability reaches that label's threshold: the one with the best F1 "
-            f"on the validation images, which is in `{THRESHOLDS}` in `config.json`. `hfft` applies them; the "
-            "`pipeline` of `transformers` does not, and gives the same probabilities."
-        )
+        yield record.solved.deciding()
 
 
 def _unknown(record: RunRecord) -> Iterable[str]:
