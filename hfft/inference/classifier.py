@@ -148,6 +148,11 @@ class Prediction:
         """What the model says, apart from the image's name and what it was compared with."""
         return Answer(self.label, self.probability, self.top, self.labels, self.values, self.node)
 
+    @property
+    def shown(self) -> Score:
+        """What is said first: of a tree of labels the node that is sure enough, else the most likely label."""
+        return self.node if self.node is not None and self.node.label else Score(self.label, self.probability)
+
 
 def load_classifier(
     path_or_repo: str | Path | None = None,
