@@ -44,8 +44,10 @@ CLASSES = ("blue", "green", "red")
 SIZE = 32
 
 
-def pytest_collection_finish() -> None:
-    """Take what has been imported out of garbage collection: each whole collection walks through all of it."""
+@pytest.fixture(autouse=True, scope="module")
+def _imported_for_good() -> None:
+    """Take what is imported out of garbage collection: each whole collection walks through all of it."""
+    gc.collect()
     gc.freeze()
 
 

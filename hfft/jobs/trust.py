@@ -63,7 +63,8 @@ def learn_trust(
         crossed: what models said of training images that they had not seen.
     """
     began = time.perf_counter()
-    task = setup.sets.task.calibrated(*_unseen(logits, labels, crossed))
+    unseen = _unseen(logits, labels, crossed)
+    task = setup.sets.task.calibrated(*unseen)
     if task.missing:
         return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
     reader = _Features(setup, trainer)
@@ -80,8 +81,7 @@ def learn_trust(
         tuple(files[row] for row in rows),
         reader.read(trainer.eval_dataset, held_out, "validation"),
     )
-    truth = task.scores(logits)[np.arange(len(labels)), labels]
-    known = replace(known, truth=truth)
+    known = replace(known, truth=_truth(task, *unseen))
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
     return Trust(task, known, record, crossed, time.perf_counter() - began)
 
@@ -91,6 +91,12 @@ def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tup
     if not crossed.folds:
         return logits, labels
     return np.concatenate([logits, crossed.logits]), np.concatenate([labels, crossed.labels])
+
+
+def _truth(task: Task, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Return the probability that each image's true label is given, shape (images,)."""
+    truth: NDArray[Any] = task.scores(logits)[np.arange(len(labels)), labels]
+    return truth
 
 
 class _Features:

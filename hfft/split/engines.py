@@ -169,7 +169,7 @@ def export_engine(name: str, prefix: Prefix, inputs: Inputs, folder: Path, bf16:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
             partial = replace(engine, folder=Path(scratch) / place.name)
             partial.folder.mkdir()
-            with _quiet():
+            with quiet_exporters():
                 _EXPORTS[name](_traced(prefix, inputs), partial.file)
             (partial.folder / "checksum").write_text(sha256_of(partial.file))
             if not place.exists():  # else another process was sooner
@@ -286,8 +286,8 @@ _STARTS = {"onnxruntime": _start_onnxruntime, "openvino": _start_openvino, "comp
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters warn of their own deprecations, and of model code that nobody here wrote."""
+def quiet_exporters() -> Iterator[None]:
+    """Within this context no exporter warns of its own deprecations, or of model code that nobody here wrote."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils.cpp_extension", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -259,11 +259,16 @@ class FreezeTrainer(Trainer):
         A DDP wrap that is still alive would go on averaging gradients of the parameters that it once saw. An evaluation
         puts autocast around the model again, and so does the next phase, but only where accelerate does not take the
         model for prepared already.
+
+        A collection of garbage walks through all that is loaded, half a second on one core, so that it is left to the
+        next training where nothing but memory of the CPU waits for it.
         """
+        wrapped = self.model_wrapped is not self.classifier
         self.model_wrapped = self.classifier
-        self.accelerator.free_memory()
         _without_autocast(self.classifier)
-        gc.collect()
+        if wrapped or self.args.device.type != "cpu" or self.args.dataloader_persistent_workers:
+            self.accelerator.free_memory()
+            gc.collect()
 
     def _apart(self, loader: Any) -> DataLoader[Any]:
         """Let workers that outlive an epoch be seeded apart from training.

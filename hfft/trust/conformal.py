@@ -3,7 +3,9 @@
 Sadinle, Lei and Wasserman, "Least ambiguous set-valued classifiers with bounded error levels", Journal of the American
 Statistical Association 114, 2019; the quantile is that of Vovk, Gammerman and Shafer, "Algorithmic learning in a random
 world", 2005. Over images that come as the held-out ones came, the set holds the right label in at least the share that
-was asked for: on average over all images, not within each class, and not for images of another kind.
+was asked for: on average over all images, not within each class, and not for images of another kind. Where training
+images speak as well, through models of folds that had not seen them, this is the cross-conformal predictor of Vovk,
+"Cross-conformal predictors", Annals of Mathematics and Artificial Intelligence 74, 2015.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ class KnownImages:
         labels: class of each, shape (images,).
         files: name of each.
         threshold: the largest distance that counts as known.
-        truth: probability that the model gave the true label of each validation image, for `hfft.trust.conformal`.
+        truth: probability that the true label was given of each image that was not trained on, by the model or, fold by
+            fold, by others like it, for `hfft.trust.conformal`.
     """
 
     features: NDArray[np.float16]

@@ -8,10 +8,6 @@ and other runtimes' from onnxruntime's; products mean the same everywhere.
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +24,7 @@ from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
 from hfft.report.card_metadata import base_name, data_name
 from hfft.report.typed_json import plain
+from hfft.split.engines import quiet_exporters
 from hfft.trust.known import KnownImages, neighbour_place
 
 if TYPE_CHECKING:
@@ -192,7 +189,7 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
     wrapped.train(False)
     try:
         # With gradients the trace of Swin's attention holds a view that the exporter cannot take apart.
-        with _without_warnings(), torch.no_grad():
+        with quiet_exporters(), torch.no_grad():
             program = torch.onnx.export(
                 wrapped,
                 (),
@@ -298,17 +295,3 @@ class _Outputs(nn.Module):
 
 def _floats(name: str, shape: list[Any]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """The exporter warns of its own deprecations, and of model code that nobody here wrote."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

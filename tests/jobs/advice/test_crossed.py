@@ -17,9 +17,12 @@ from hfft.errors import ArgumentError
 from hfft.jobs.advice.crossed import CrossPlan, _EndAt
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.run import Run
+from hfft.output_folder import KNOWN
 from hfft.report.record import CROSSED, RunRecord, read_record
 from hfft.training.setup import Settings
 from hfft.trust.calibration import fit_temperature, temperature_of
+from hfft.trust.conformal import fewest_images
+from hfft.trust.known import read_known
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ def test_it_is_fitted_to_all_images_that_were_not_seen(crossed: Ended) -> None:
     assert (calibration.folds, calibration.images) == (3, len(labels))
     assert calibration.after is not None
     assert "one of 3 trained without them, had not seen: expected calibration error" in crossed.said
+
+
+def test_sets_of_labels_count_all_images_that_were_not_seen(crossed: Ended, plain: Ended) -> None:
+    every, few = (read_known(ended.run.folder / KNOWN, 3).truth for ended in (crossed, plain))
+    assert len(every) == 24 >= fewest_images(0.95) > len(few) == len(plain.run.sets.validation)
 
 
 def test_the_models_of_the_folds_are_others_than_the_result(crossed: Ended) -> None:
