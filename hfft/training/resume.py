@@ -328,8 +328,8 @@ def _configuration(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_phase(phase: Phase) -> dict[str, Any]:
-    """Return a phase with its sets in order."""
-    plain = asdict(phase).items()
+    """Return a phase with its sets in order, and without what few policies have."""
+    plain = [(name, value) for name, value in asdict(phase).items() if name != "begins" or value]
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in plain}
 
 
