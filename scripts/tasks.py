@@ -44,7 +44,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "adapters (`--policy lora`)": ("end_to_end/test_lora.py::test_cached_and_uncached_are_equal", "", "", ""),
     "resume to the bit": (
         "training/test_resume.py::test_killed_after_any_step_and_resumed",
-        "",
+        f"{TREE}test_interrupted_and_resumed_is_the_same_to_the_bit",
         *(f"{E2E}test_interrupted_and_resumed_is_the_same_to_the_bit[{task}" for task in TASKS[2:]),
     ),
     "two processes": (

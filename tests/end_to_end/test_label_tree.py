@@ -14,13 +14,15 @@ from finished import make_model
 from huggingface_hub import ModelCard
 from PIL import Image
 from runs import equal, losses, record, run, weights
-from transformers import pipeline
+from transformers import TrainerCallback, pipeline
 
 import hfft
 from hfft.arguments import DataArguments
 from hfft.cli import main
+from hfft.cli.train import finetune_settings
 from hfft.data.load import load_image_sets
 from hfft.errors import DataError
+from hfft.jobs.finetune import finetune
 from hfft.space.service import said
 
 CLASSES = ("cold/blue", "warm/green", "warm/red/dark", "warm/red/light")
@@ -106,6 +108,28 @@ def test_weights_are_those_of_single_labels(world: World, tmp_path: Path) -> Non
     tree = world.run("tree", *flags)
     single = world.run("single", *flags, "--label_tree", "false", "--train_dir", flat, "--validation_dir", flat)
     assert equal(weights(tree), weights(single))
+
+
+def test_interrupted_and_resumed_is_the_same_to_the_bit(world: World) -> None:
+    class Killed(BaseException):
+        pass
+
+    class KillAt(TrainerCallback):
+        left = 3
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    flags = ("--baselines", "none", "--num_train_epochs", 2, "--save_strategy", "steps", "--save_steps", 1)
+    whole = world.run("whole", *flags)
+    quick = ("--disable_tqdm", "true", "--figures", "false", "--calibration_folds", "0")
+    words = world.words("resumed", *flags, *quick)
+    with pytest.raises(Killed):
+        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(),))
+    assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
+    assert equal(weights(world.folder / "resumed"), weights(whole))
 
 
 def test_evaluate(world: World, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
