@@ -188,10 +188,8 @@ def _scene(chosen: Any, drawings: dict[int, list[Any]], random: np.random.Genera
 def table(runs: list[dict[str, Any]]) -> str:
     """Return a row for each way: its mean average precision with the range over seeds, seconds, and the ratios."""
     found = {way: [run for run in runs if run["way"] == way] for way in WAYS}
-    medians = {
-        way: [float(np.median([run[name] for run in found[way]])) for name in ("seconds", "cpu_seconds")]
-        for way in WAYS
-    }
+    kinds = ("seconds", "cpu_seconds")
+    medians = {way: [float(np.median([run[kind] for run in each])) for kind in kinds] for way, each in found.items()}
     lines = ["| | mAP, mean (range) | Seconds | Against hfft | Of CPU | Against hfft |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
     for way, each in found.items():
