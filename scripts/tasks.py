@@ -41,7 +41,10 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{TREE}test_cached_and_uncached_are_equal",
         *(f"{E2E}test_cached_and_uncached_are_equal[{task}" for task in TASKS[2:]),
     ),
-    "adapters (`--policy lora`)": ("end_to_end/test_lora.py::test_cached_and_uncached_are_equal", "", "", ""),
+    "adapters (`--policy lora`)": (
+        "end_to_end/test_lora.py::test_cached_and_uncached_are_equal",
+        *(f"end_to_end/test_lora.py::test_other_tasks[{task}" for task in TASKS[1:]),
+    ),
     "resume to the bit": (
         "training/test_resume.py::test_killed_after_any_step_and_resumed",
         f"{TREE}test_interrupted_and_resumed_is_the_same_to_the_bit",

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from runs import equal, losses, record, run, weights
 from safetensors.torch import load_file
+from tagged import TAGS, make_tagged
 from transformers import AutoModelForImageClassification, TrainerCallback
 
 import hfft
@@ -161,6 +162,34 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(world: World, kind: str,
     assert equal(weights(output), weights(finished))
     adapters = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (output, finished)]
     assert equal(*adapters)
+
+
+@pytest.mark.parametrize("task", ["label_tree", "multi_label", "regression"])
+def test_other_tasks(world: World, task: str, tmp_path: Path) -> None:
+    """The head that lies beside the adapters is the one that was scaled to the targets' units, where there are any."""
+    table = make_tagged(tmp_path / "images", count=16)
+    flags = {
+        "label_tree": ("--label_column_name", "warmer", "--label_tree", "true"),
+        "multi_label": ("--label_columns", *TAGS),
+        "regression": ("--label_columns", "warmth", "light"),
+    }[task]
+    if task == "label_tree":
+        head, *rows = table.read_text().splitlines()
+        named = [f"{row},{'warm/red' if 'red' in row else 'cold'}" for row in rows]
+        table.write_text("\n".join([f"{head},warmer", *named]))
+    common = ("--model_name_or_path", world.folder / "vit", "--dataset_name", table, "--policy", "lora:last_n=1,r=2")
+    small = ("--num_train_epochs", 2, "--per_device_train_batch_size", 4, "--baselines", "none")
+    runs = [tmp_path / mode for mode in ("disk", "off")]
+    for output in runs:
+        assert run(*common, *small, *flags, "--output_dir", output, "--cache", output.name) == 0
+    assert equal(*(weights(output) for output in runs))
+    stock = AutoModelForImageClassification.from_pretrained(runs[0]).eval()
+    base = AutoModelForImageClassification.from_pretrained(
+        world.folder / "vit", num_labels=stock.config.num_labels, ignore_mismatched_sizes=True
+    )
+    adapted = PeftModel.from_pretrained(base, runs[0] / "adapter").eval()
+    assert record(runs[0])["task"] == task
+    torch.testing.assert_close(_logits(adapted), _logits(stock), rtol=1e-4, atol=1e-5)
 
 
 def test_predict_evaluate_and_card_follow(world: World, finished: Path, tmp_path: Path) -> None:
