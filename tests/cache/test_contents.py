@@ -85,6 +85,7 @@ def test_two_processes_fill_one_store_without_training(flags: list[str], start: 
     assert equal(filled, weights(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_workers_of_a_cluster_fill_one_store(flags: list[str], start: Start) -> None:
     program = Path(__file__).parents[2] / "scripts" / "fill_with_dask.py"
     done = subprocess.run([sys.executable, program, "--workers", "2", *flags], capture_output=True, text=True)

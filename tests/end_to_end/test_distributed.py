@@ -59,7 +59,7 @@ def logged(folder: Path, name: str) -> torch.Tensor:
     ("kind", "cache", "policy"),
     [
         ("vit", "disk", "lp_ft"),
-        ("vit", "off", "lp_ft"),
+        pytest.param("vit", "off", "lp_ft", marks=pytest.mark.slow),
         pytest.param("vit", "disk", "last_block", marks=pytest.mark.slow),
         pytest.param("vit", "disk", "gradual", marks=pytest.mark.slow),
         pytest.param("vit", "disk", "auto_rgn", marks=pytest.mark.slow),

@@ -86,8 +86,11 @@ Flags = Callable[..., tuple[Any, ...]]
         ("vit", ()),
         ("resnet", ("--cache", "off", "--mixup", 0.4)),
         ("vit", ("--ema_decay", 0.9, "--early_stopping_patience", 9, "--class_weights", "balanced")),
-        ("timm", ("--optim", "sgd", "--lr_scheduler_type", "polynomial", "--label_smoothing_factor", 0.1)),
-        ("vit", ("--policy", "auto_rgn", "--find_lr", "true")),
+        pytest.param(
+            *("timm", ("--optim", "sgd", "--lr_scheduler_type", "polynomial", "--label_smoothing_factor", 0.1)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("vit", ("--policy", "auto_rgn", "--find_lr", "true"), marks=pytest.mark.slow),
     ],
 )
 def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: str, more: tuple[Any, ...]) -> None:
