@@ -165,9 +165,9 @@ of another run, in which hfft took 7.6 s.
 
 Images of one to three animals each at {content("tasks")["conditions"]["image_size"]} pixels,
 {content("tasks")["conditions"]["images"]} for training and half as many for validation and test,
-{content("tasks")["conditions"]["epochs"]} epochs with the same parameters frozen, {_seeds("tasks")}
-(`scripts/bench_tasks.py`); mean average precision on the test images. Other jobs shared the cores, which lengthens
-seconds, but not those of the CPU.
+{content("tasks")["conditions"]["epochs"]} epochs with the same parameters frozen and the same learning rate, which hfft
+multiplies by five for the new head, {_seeds("tasks")} (`scripts/bench_tasks.py`); mean average precision on the test
+images. Other jobs shared the cores, which lengthens seconds, but not those of the CPU.
 
 {tasks_table(measured("tasks"))}
 

@@ -117,7 +117,7 @@ def fold(model: nn.Module) -> None:
     from peft.tuners.lora import LoraLayer
 
     for name, module in [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]:
-        module.merge(safe_merge=True)  # type: ignore[operator]  # each kind of layer has its own
+        module.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.get_base_layer())
     del model.peft_config

@@ -44,7 +44,8 @@ def test_a_node_has_the_probability_of_its_labels() -> None:
 def test_the_answer_is_the_deepest_node_that_is_sure_enough(shares: list[float], node: Score) -> None:
     answer = LABEL_TREE.answer(np.array(shares, np.float32), CLASSES, 2)
     assert answer.node is not None
-    assert (answer.node.label, answer.node.probability) == (node.label, pytest.approx(node.probability))
+    assert answer.node.label == node.label
+    assert answer.node.probability == pytest.approx(node.probability)
     assert answer.label == CLASSES[int(np.argmax(shares))]
     assert answer.top == SINGLE_LABEL.answer(np.array(shares, np.float32), CLASSES, 2).top
     assert (node.label or "no node is sure enough") in LABEL_TREE.said(answer)
