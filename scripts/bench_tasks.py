@@ -138,7 +138,7 @@ def plain_way(settings: Settings) -> tuple[float, tuple[float, float]]:
     trainer.train()
     spent = clock.read()
     assert setup.sets.test is not None
-    found: Any = trainer.predict(PixelDataset(setup.sets.test, setup.plain_pixels))  # type: ignore[arg-type]
+    found: Any = trainer.predict(PixelDataset(setup.sets.test, setup.plain_pixels))
     return _precision(setup, np.asarray(found.predictions), setup.sets.test.labels), spent
 
 

@@ -53,7 +53,7 @@ class World:
 
     def words(self, name: str, *flags: Any) -> list[str]:
         data = ("--train_dir", self.images, "--validation_dir", self.images, "--label_tree", "true")
-        small = ("--num_train_epochs", 3, "--per_device_train_batch_size", 7, "--learning_rate", 1e-2)
+        small: tuple[Any, ...] = ("--num_train_epochs", 3, "--per_device_train_batch_size", 7, "--learning_rate", 1e-2)
         small += ("--cache_dir", self.folder / "cache", "--logging_strategy", "steps", "--logging_steps", 1)
         given = ("--model_name_or_path", self.model, "--output_dir", self.folder / name, *data, *small, *flags)
         return [str(word) for word in given]

@@ -45,7 +45,8 @@ class World:
 
     def words(self, kind: str, name: str, *flags: Any) -> list[str]:
         data = ("--train_dir", self.images, "--validation_dir", self.images, "--output_dir", self.folder / name)
-        small = ("--num_train_epochs", 2, "--per_device_train_batch_size", 6, "--cache_dir", self.folder / "cache")
+        small: tuple[Any, ...] = ("--num_train_epochs", 2, "--per_device_train_batch_size", 6)
+        small += ("--cache_dir", self.folder / "cache")
         small += ("--learning_rate", 3e-2, "--logging_strategy", "steps", "--logging_steps", 1, "--baselines", "none")
         given = ("--model_name_or_path", self.folder / kind, "--policy", POLICIES[kind], *data, *small, *flags)
         return [str(word) for word in given]
