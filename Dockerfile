@@ -11,7 +11,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORC
 COPY pyproject.toml README.md LICENSE ./
 COPY hfft hfft
 COPY plugins plugins
-RUN pip install --no-cache-dir ".[demo,onnx,space]"
+RUN pip install --no-cache-dir ".[demo,mcp,onnx,space]"
 
 USER 1000
 WORKDIR /home/hfft

@@ -1,4 +1,7 @@
-"""Write ``docs/benchmarks.md`` and the table of ``docs/export.md`` from ``docs/measured``; ``--check`` compares."""
+"""Write ``docs/benchmarks.md`` and the tables of ``docs/export.md`` and ``docs/agents.md`` from ``docs/measured``.
+
+``--check`` compares.
+"""
 
 import json
 import re
@@ -6,16 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agent_tasks import table as tasks_table
 from bench_export import table as export_table
 from bench_limit import Result, pages_table, prefix_table, suffix_table
 from bench_policies import table as policies_table
 from bench_recipe import table as recipe_table
 from bench_storage import table as storage_table
-from bench_tasks import table as tasks_table
+from bench_tasks import table as several_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-EXPORT = ROOT / "docs" / "export.md"
+EXPORT, AGENTS = ROOT / "docs" / "export.md", ROOT / "docs" / "agents.md"
 _TABLE = re.compile(r"(<!-- measured: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -169,7 +173,7 @@ Images of one to three animals each at {content("tasks")["conditions"]["image_si
 multiplies by five for the new head, {_seeds("tasks")} (`scripts/bench_tasks.py`); mean average precision on the test
 images. Other jobs shared the cores, which lengthens seconds, but not those of the CPU.
 
-{tasks_table(measured("tasks"))}
+{several_table(measured("tasks"))}
 
 ## The delta
 
@@ -179,16 +183,21 @@ images. Other jobs shared the cores, which lengthens seconds, but not those of t
 """
 
 
-def export_page() -> str:
-    """Return the page of exports with its table as it was measured."""
-    text = EXPORT.read_text(encoding="utf-8")
-    return _TABLE.sub(lambda found: f"{found[1]}{export_table(measured('export'))}\n{found[2]}", text)
+def filled(file: Path, table: str) -> str:
+    """Return a page with its table as it was measured."""
+    return _TABLE.sub(lambda found: f"{found[1]}{table}\n{found[2]}", file.read_text(encoding="utf-8"))
+
+
+def pages() -> dict[Path, str]:
+    """Return the text of each page that holds what was measured."""
+    tables = {EXPORT: export_table(measured("export")), AGENTS: tasks_table(measured("agents"))}
+    return {PAGE: page(), **{file: filled(file, table) for file, table in tables.items()}}
 
 
 def main() -> int:
     """Write the pages, or with ``--check`` return 1 where one is not current."""
     stale = 0
-    for file, text in ((PAGE, page()), (EXPORT, export_page())):
+    for file, text in pages().items():
         if "--check" not in sys.argv[1:]:
             file.write_text(text, encoding="utf-8")
             continue

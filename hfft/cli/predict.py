@@ -7,8 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 from hfft.arguments import CheckpointArguments, PredictArguments
 from hfft.cli.commands import summary_of
@@ -55,7 +55,7 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
             print(f"hfft: {failed} of {len(files)} images could not be read; their rows say why", file=sys.stderr)
         reply.code = int(failed == len(files))
 
-    reply.result = lambda: {"model": classifier.name, "predictions": [_plain(row) for row in counted()]}
+    reply.result = lambda: {"model": classifier.name, "predictions": [row.plain() for row in counted()]}
     reply.text = lambda: _print(counted(), show.format, files, columns)
     return reply
 
@@ -103,7 +103,7 @@ def write_predictions(
         stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")
     writers: dict[str, Callable[[], Iterator[str]]] = {
         "table": lambda: _table(rows, files, columns.task),
-        "jsonl": lambda: (json.dumps(_plain(row)) for row in rows),
+        "jsonl": lambda: (json.dumps(row.plain()) for row in rows),
     }
     if form == "csv":
         _csv(rows, columns, stream)
@@ -152,16 +152,6 @@ def _said(row: Prediction, task: Task) -> str:
 
 def _tail(name: str) -> str:
     return name if len(name) <= _WIDEST else "..." + name[3 - _WIDEST :]
-
-
-def _plain(row: Prediction) -> dict[str, Any]:
-    if row.error:
-        return {"file": row.file, "error": row.error}
-    values = asdict(row) | {"error": None}
-    absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
-    absent |= {name for name in ("labels", "node") if values[name] is None}
-    absent |= {"label", "probability", "top"} if row.values else {"values"}
-    return {name: value for name, value in values.items() if name not in absent}
 
 
 def predict_command(argv: list[str]) -> Reply:

@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
+from hfft.report.typed_json import as_json
 
 
 @dataclass
@@ -98,23 +99,6 @@ def _answer(command: str, run: Callable[[], Reply]) -> tuple[int, dict[str, Any]
     except SystemExit as left:  # a command's help, or a server that was told to end
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
         return code, {"ok": code == 0, "command": command, "result": None}
-
-
-def as_json(value: Any) -> Any:
-    """Return JSON's own kinds of values: dataclasses become objects, paths text, what is not finite null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return as_json(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): as_json(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(each) for each in value]
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if hasattr(value, "tolist"):  # numpy's own kinds
-        return as_json(value.tolist())
-    return str(value)
 
 
 class _Lines(io.TextIOBase):

@@ -38,19 +38,8 @@ def run_result(folder: Path) -> dict[str, Any]:
     """Return what programs are told of a finished run; ``hfft.json`` in its folder says the rest."""
     from hfft.report.record import read_record
 
-    record = read_record(folder / "hfft.json")
-    return {
-        "output_dir": folder,
-        "record": folder / "hfft.json",
-        "policy": record.policy,
-        "labels": record.data.labels,
-        "images": record.data.counts,
-        "metrics": {split: metrics.values for split, metrics in record.metrics.items()},
-        "baselines": record.baselines,
-        "best_epoch": record.best_epoch,
-        "seconds": record.seconds,
-        "decisions": record.decisions,
-    }
+    record = folder / "hfft.json"
+    return {"output_dir": folder, "record": record, **read_record(record).summary()}
 
 
 def finetune_settings(argv: list[str]) -> Settings:

@@ -100,15 +100,18 @@ def parts_of(sets: ImageSets) -> list[Part]:
 
 
 def check_parts(
-    parts: Sequence[Part], progress: Callable[[Iterable[ImageProbe], int], Iterable[ImageProbe]]
+    parts: Sequence[Part],
+    progress: Callable[[Iterable[ImageProbe], int], Iterable[ImageProbe]],
+    workers: int | None = None,
 ) -> list[Finding]:
     """Read every image with all cores and say what is wrong, the worst first.
 
     Args:
         parts: the splits.
         progress: wraps the probes as they come, given how many there will be; ``tqdm`` for instance.
+        workers: as for `hfft.data.probe.probe_images`.
     """
-    probes = (probe for part in parts for probe in probe_images(part.images))
+    probes = (probe for part in parts for probe in probe_images(part.images, workers=workers))
     seen = iter(progress(probes, sum(len(part.images) for part in parts)))
     images = [
         _Image(part.split, file, label, next(seen))

@@ -98,16 +98,19 @@ def probe_image(source: str | io.BytesIO, row: int, decode: bool = True) -> Imag
         return ImageProbe(row, "damaged", one_line(error))
 
 
-def probe_images(images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True) -> Iterator[ImageProbe]:
+def probe_images(
+    images: ImageSet, rows: Sequence[int] | None = None, decode: bool = True, workers: int | None = None
+) -> Iterator[ImageProbe]:
     """Look at the images of a set, in order, with all cores.
 
     Args:
         images: the set.
         rows: which of them; by default all.
         decode: as for `probe_image`.
+        workers: processes to use where there are many images; 0 for this one alone, as a server with threads needs it.
     """
     chosen = range(len(images)) if rows is None else rows
-    workers = cores() if len(chosen) > 4 * _BATCH and decode else 0
+    workers = (cores() if workers is None else workers) if len(chosen) > 4 * _BATCH and decode else 0
     probes = _Probes(images, chosen, decode)
     if not workers:
         yield from (probes[index] for index in range(len(probes)))

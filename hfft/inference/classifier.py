@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,6 +153,16 @@ class Prediction:
     def shown(self) -> Score:
         """What is said first: of a tree of labels the node that is sure enough, else the most likely label."""
         return self.node if self.node is not None and self.node.label else Score(self.label, self.probability)
+
+    def plain(self) -> dict[str, Any]:
+        """Return what programs are told: of an error the file and the reason, else what the model has an answer to."""
+        if self.error:
+            return {"file": self.file, "error": self.error}
+        values = asdict(self) | {"error": None}
+        absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
+        absent |= {name for name in ("labels", "node") if values[name] is None}
+        absent |= {"label", "probability", "top"} if self.values else {"values"}
+        return {name: value for name, value in values.items() if name not in absent}
 
 
 def load_classifier(

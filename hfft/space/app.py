@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,11 @@ class Served:
     url: str
     space: Space
     blocks: Any
+
+    @property
+    def tools(self) -> str:
+        """Where an assistant finds the tools, if they are offered."""
+        return f"{self.url.rstrip('/')}/gradio_api/mcp/"
 
 
 @contextmanager
@@ -75,6 +82,8 @@ def run_space(options: SpaceArguments) -> int:
     print("Loading; the address follows.", flush=True)
     with _ended_in_order(), serve(options) as served:
         print(f"hfft space: {served.url}", flush=True)
+        if options.mcp:
+            print(f"tools (MCP): {served.tools}", flush=True)
         served.blocks.block_thread()
     return 0
 
@@ -107,32 +116,40 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
         import gradio  # noqa: F401  (asked for by name, so that its absence has its own message)
     except ImportError as error:
         raise HfftError('the Space needs gradio: pip install "hfft[space]"') from error
+    if options.mcp and find_spec("mcp") is None:
+        raise HfftError('--mcp needs the package mcp: pip install "hfft[mcp]"')
     from hfft.space.service import Space
     from hfft.space.tabs.page import KEYS, build, theme
+    from hfft.space.tools import only_tools
     from hfft.space.views import html
 
     space = Space(options, work, device)
     blocks = build(space)
     try:
-        _, url, _ = blocks.launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            prevent_thread_lock=True,
-            quiet=True,
-            theme=theme(),
-            css=html.CSS,
-            css_paths=[Path(html.__file__).with_name(f"{name}.css") for name in ("boxes", "play")],
-            js=KEYS,
-            max_file_size=options.max_upload_mb * 1_000_000,
-            show_error=True,
-            ssr_mode=False,
-            footer_links=["api"],
-        )
+        # Gradio has more to say, quiet or not, and with signs that standard output may not be able to show.
+        with redirect_stdout(sys.stderr):
+            _, url, _ = blocks.launch(
+                server_name=options.host,
+                server_port=options.port,
+                share=options.share,
+                prevent_thread_lock=True,
+                quiet=True,
+                theme=theme(),
+                css=html.CSS,
+                css_paths=[Path(html.__file__).with_name(f"{name}.css") for name in ("boxes", "play")],
+                js=KEYS,
+                max_file_size=options.max_upload_mb * 1_000_000,
+                show_error=True,
+                ssr_mode=False,
+                footer_links=["api"],
+                mcp_server=options.mcp,
+            )
     except OSError as error:
         raise OutputError(
             f"cannot listen on {options.host}, port {options.port}: {error}; choose another --port"
         ) from error
+    if options.mcp:
+        only_tools(blocks)
     return space, blocks, url
 
 

@@ -29,6 +29,9 @@ class SpaceArguments:
     )
     port: int | None = option(None, "Port to listen on; by default the first free one from 7860.")
     share: bool = option(False, "Make a public link through Gradio's servers, for anyone who has it.")
+    mcp: bool = option(
+        False, "Offer tools to assistants by the Model Context Protocol; the environment's GRADIO_MCP_SERVER does too."
+    )
     work_dir: str | None = option(None, "Folder for uploads and trainings, emptied at the end; by default a new one.")
     max_upload_mb: int = option(200, "Most megabytes of one upload, and of what a zip unpacks to.")
     max_images: int = option(2000, "Most images of one training.")
@@ -43,6 +46,7 @@ class SpaceArguments:
     def __post_init__(self) -> None:
         self.model = self.model or os.environ.get("HFFT_MODEL") or None
         self.host = self.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+        self.mcp = self.mcp or os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true"
         for name in ("max_upload_mb", "max_images", "max_classes", "max_epochs", "max_megapixels", "max_batch"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")

@@ -11,13 +11,16 @@ import hashlib
 import io
 import os
 import shutil
+import uuid
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
+from urllib.parse import unquote
 
 from PIL import Image, UnidentifiedImageError
 
@@ -152,10 +155,60 @@ def frame(address: str, limits: Limits) -> bytes:
     kind, _, text = address.partition(",") if isinstance(address, str) else ("", "", "")
     if kind not in _FRAMES or len(text) > limits.megabytes * 1_000_000:
         raise DataError("this is not a picture that a camera took; turn the camera off and on again")
+    return _decoded(text, "the camera's picture came damaged ({}); take it again")
+
+
+def _decoded(text: str, wrong: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise DataError(f"the camera's picture came damaged ({error}); take it again") from error
+        raise DataError(wrong.format(error)) from error
+
+
+@contextmanager
+def sent(address: str, work: Path, limits: Limits) -> Iterator[Path]:
+    """Give the file that a program sent, which is gone after this context.
+
+    Args:
+        address: of data (``data:...;base64,...``), or of a file that was uploaded to this server before, as the answer
+            to the upload calls it or as a link to it.
+        work: the Space's work folder.
+        limits: of bytes.
+
+    Raises:
+        DataError: there is no such file, or it is too large. No other address is opened.
+    """
+    path = _written(address, work, limits) if address.startswith("data:") else _uploaded(address, work)
+    try:
+        yield path
+    finally:
+        remove([path], work)
+        with suppress(OSError):  # it holds other files
+            path.parent.rmdir()
+
+
+def _written(address: str, work: Path, limits: Limits) -> Path:
+    kind, _, text = address.partition(",")
+    if not kind.endswith(";base64"):
+        raise DataError("a data address must hold base64; write data:image/jpeg;base64, and the bytes")
+    if len(text) * 3 // 4 > limits.megabytes * 1_000_000:
+        raise DataError(f"the file is larger than {limits.megabytes} MB; at most that is allowed")
+    content = _decoded(text, "the data address is damaged ({}); encode the bytes in base64")
+    folder = work / "uploads" / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(content)
+    return folder / "file"
+
+
+def _uploaded(address: str, work: Path) -> Path:
+    place = unquote(address.partition("/file=")[2]) or address
+    for path in _below([place], work / "uploads"):
+        if path.is_file():
+            return path
+    raise DataError(
+        "this is neither a data address nor a file that was uploaded to this server; send data:...;base64,... or "
+        "upload the file to /gradio_api/upload first"
+    )
 
 
 _FRAMES = tuple(f"data:image/{kind};base64" for kind in ("jpeg", "png", "webp"))

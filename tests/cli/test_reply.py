@@ -16,8 +16,9 @@ from finished import make_images, make_model, run_finetune
 import hfft.errors
 from hfft.cli import main
 from hfft.cli.commands import COMMANDS
-from hfft.cli.reply import Reply, as_json, failure_of, print_json
+from hfft.cli.reply import Reply, failure_of, print_json
 from hfft.errors import ArgumentError, DataError, HfftError, PreemptedError
+from hfft.report.typed_json import as_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -37,9 +37,10 @@ def test_every_policy_was_measured_over_three_seeds() -> None:
 
 def test_the_pages_of_what_was_measured_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    benchmarks = script("benchmarks")
-    assert benchmarks.page() == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert benchmarks.export_page() == (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    pages = script("benchmarks").pages()
+    assert {page.name for page in pages} == {"benchmarks.md", "export.md", "agents.md"}
+    for page, text in pages.items():
+        assert page.read_text(encoding="utf-8") == text
 
 
 def test_the_readme_is_short() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png, two_classes
 from PIL import Image
 
 from hfft.errors import DataError
-from hfft.space.uploads import Limits, Uploaded, class_name, open_upload, place, remove, unpack
+from hfft.space.uploads import Limits, Uploaded, class_name, open_upload, place, remove, sent, unpack
 
 LIMITS = Limits(megabytes=2, images=40, classes=5, pixels=1_000_000)
 
@@ -170,3 +172,42 @@ def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_p
     members = {f"{name}/{n}.png": png() for name in names for n in range(3)}
     with pytest.raises(DataError, match=r"two (of its )?folders"):
         unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
+
+
+def test_what_a_program_sent_is_given_once(tmp_path: Path) -> None:
+    uploaded = tmp_path / "uploads" / "hash" / "a photo.png"
+    for address in (str(uploaded), f"https://x.org/gradio_api/file={quote(str(uploaded))}", "data:image/png;base64,"):
+        uploaded.parent.mkdir(parents=True, exist_ok=True)
+        uploaded.write_bytes(png())
+        address += base64.b64encode(png()).decode() if address.startswith("data:") else ""
+        with sent(address, tmp_path, LIMITS) as path:
+            assert path.read_bytes() == png()
+        assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["trainings/mine/model.png", "uploads/../secret.png", "uploads/link.png", "uploads/no"]
+)
+def test_nothing_but_uploads_can_be_named(place: str, tmp_path: Path) -> None:
+    for name in ("trainings/a/b.png", "secret.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png())
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match="neither a data address"), sent(f"/file={tmp_path / place}", tmp_path, LIMITS):
+        pass
+    assert (tmp_path / "secret.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "wrong"),
+    [
+        ("data:image/png,abc", "must hold base64"),
+        ("data:x;base64,a", "damaged"),
+        ("data:x;base64," + "A" * 2_700_000, "2 MB"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(address: str, wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=wrong), sent(address, tmp_path, LIMITS):
+        pass
+    assert not list(tmp_path.rglob("file"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hfft.errors import HfftError
 from hfft.space.trainings.queue import Training
 from hfft.space.uploads import Uploaded
 
@@ -136,6 +137,25 @@ class Visits:
             known = self._by_id.get(visit or "")
             own = self._by_id.get(self._by_connection.get(connection or "", ""))
             return self._seen(connection, known or own or Session())
+
+    def begin(self) -> Session:
+        """Return the session of a new visit without a page."""
+        with self._lock:
+            session = Session()
+            return self._seen(session.id, session)
+
+    def enter(self, visit: str) -> Session:
+        """Return the session of a visit.
+
+        Raises:
+            HfftError: there is none of that name (any more).
+        """
+        with self._lock:
+            session = self._by_id.get(visit)
+            if session is None:
+                raise HfftError("this visit is over, or never was; start a training again")
+            session.seen = time.monotonic()
+            return session
 
     def _seen(self, connection: str | None, session: Session) -> Session:
         session.seen = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,19 @@ def test_int8_is_int8(exported: dict[str, Exported]) -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     types = {tensor.data_type for tensor in onnx.load(exported["int8"].folder / "model.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in types
+
+
+def test_the_page_on_serving_configures_triton_for_this_file(exported: dict[str, Exported]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    written = re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ ([-\d, ]+) \]', page)
+    graph = onnx.load(exported["onnx"].folder / "model.onnx").graph
+    found = []
+    for value in (*graph.input, *graph.output):
+        kind = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FP32"}[value.type.tensor_type.elem_type]
+        sizes = ", ".join(str(each.dim_value or -1) for each in value.type.tensor_type.shape.dim)
+        found.append((value.name, kind, sizes))
+    ten = str(len(LABELS))  # the page's run has ten labels
+    assert [(name, kind, dims.replace("10", ten)) for name, kind, dims in written] == found
 
 
 def test_metadata_is_enough_to_use_it(exported: dict[str, Exported], trained: Path) -> None:
