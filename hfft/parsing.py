@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib import metadata, resources
@@ -212,6 +213,11 @@ def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, bool, lis
     parser.add_argument("--soup", action="store_true")
     known, rest = parser.parse_known_args(argv)
     return known.sweep, known.output_dir, known.soup, rest
+
+
+def split_values(values: str) -> list[str]:
+    """Return values with commas between them; what a policy sets after its colon, ``lora:last_n=4,r=8``, is one."""
+    return re.split(r",(?!\w+=)", values)
 
 
 def closest(word: str, known: list[str]) -> str:

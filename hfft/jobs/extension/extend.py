@@ -26,6 +26,7 @@ from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust
 from hfft.machine import keep_freed_memory
 from hfft.metrics import counted, described, paired_difference
+from hfft.models.adapters import adapted
 from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
 from hfft.parsing import parse, parse_keywords
 from hfft.report.record import ExtensionRecord, RunRecord, read_record
@@ -107,6 +108,8 @@ def _extend(
     began, kept, output = time.perf_counter(), read_kept(folder / CLASSES), Path(settings.training.output_dir or "")
     joined = _joined(record, settings, options, kept, say)
     setup = _set_up(settings, joined, options)
+    if adapted(setup.model):
+        raise ArgumentError(f"{folder} was trained with adapters, and hfft extend does not go on with those")
     take_weights(setup, folder)
     to_device(setup)
     ready = make_ready(setup, setup.plan.phases, say)

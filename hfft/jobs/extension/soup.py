@@ -19,6 +19,7 @@ from hfft.jobs.inputs import Shared
 from hfft.jobs.results import write_results
 from hfft.jobs.run import Run
 from hfft.metrics import counted
+from hfft.models.adapters import adapted
 from hfft.output_folder import RECORD
 from hfft.report.record import SOUP, RunRecord, read_record
 from hfft.training.callbacks import deciding
@@ -75,6 +76,8 @@ def make_soup(
 
 def _of_last_phase(setup: Setup) -> Setup:
     last = setup.plan.phases[-1]
+    if adapted(setup.model):
+        raise ArgumentError("--soup averages weights, not adapters; leave one of them out")
     if any(not phase.trainable <= last.trainable for phase in setup.plan.phases):
         raise ArgumentError(f"--soup: the last phase of {setup.plan.policy} freezes what an earlier one trains")
     return replace(setup, plan=replace(setup.plan, phases=setup.plan.phases[-1:]))
