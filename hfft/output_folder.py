@@ -19,18 +19,20 @@ CODE = "modeling_backbone_classifier.py"
 """The code of a model that transformers has no class for; see `hfft.models.headless`."""
 EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
 """What was said of the validation images at each epoch; see `hfft.trust.epoch_answers`."""
+FEATURE_MAP = "feature_map.safetensors"
+"""Images as points of a plane, before and after training; see `hfft.trust.feature_map`."""
 CLAIMS = ".hfft-files"
 """Names, one a line, of what hfft wrote into a folder that holds no ``hfft.json`` to list them."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
-    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS),
-    *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"),
+    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS, FEATURE_MAP),
+    *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png", "feature_map.png"),
     "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_LATER = (KNOWN, CODE, EPOCH_ANSWERS, "predicted_against_true.png")
+_LATER = (KNOWN, CODE, EPOCH_ANSWERS, FEATURE_MAP, "feature_map.png", "predicted_against_true.png")
 _BEFORE_LISTS = (*(name for name in RESULTS if name not in _LATER), "model.onnx")  # earlier records list nothing
 
 

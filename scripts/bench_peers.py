@@ -4,6 +4,7 @@
 Every way starts from the same backbone and sees the same images at the same resolution for the same epochs:
 
 * hfft: its default, an empty activation cache included in the seconds;
+* hfft_bf16: the same with ``--bf16``;
 * random: hfft on the same architecture with random weights;
 * trainer: ``transformers.Trainer`` with the last block trainable, its default learning rate (5e-5);
 * trainer_tuned: the same with hfft's learning rate;
@@ -72,20 +73,26 @@ def _take(way: str, seed: int, image_size: int) -> Outcome:
     return WAYS[way](seed, image_size)
 
 
-def prepare(seed: int, image_size: int, scratch: str) -> Setup:
+def prepare(seed: int, image_size: int, scratch: str, bf16: bool = False) -> Setup:
     """Load the embedded model and images as hfft does."""
     training = FinetuneArguments(
-        output_dir=scratch, num_train_epochs=EPOCHS, seed=seed, disable_tqdm=True, keep="last", baselines="none"
+        output_dir=scratch,
+        num_train_epochs=EPOCHS,
+        seed=seed,
+        bf16=bf16,
+        disable_tqdm=True,
+        keep="last",
+        baselines="none",
     )
     model = ModelArguments(image_size=image_size)
     return set_up(Settings(model=model, cache=CacheArguments(cache_dir=f"{scratch}/cache"), training=training))
 
 
-def hfft_way(seed: int, image_size: int, random_weights: bool = False) -> Outcome:
+def hfft_way(seed: int, image_size: int, random_weights: bool = False, bf16: bool = False) -> Outcome:
     """Fine-tune with hfft."""
     keep_freed_memory()  # as `hfft.finetune` does
     with tempfile.TemporaryDirectory() as scratch:
-        setup, progress = prepare(seed, image_size, scratch), Progress()
+        setup, progress = prepare(seed, image_size, scratch, bf16), Progress()
         setup = replace(setup, sets=replace(setup.sets, test=None))
         if random_weights:
             for module in setup.model.modules():
@@ -181,6 +188,7 @@ def table(results: dict[str, list[Outcome]]) -> str:
 
 WAYS: dict[str, Callable[[int, int], Outcome]] = {
     "hfft": hfft_way,
+    "hfft_bf16": lambda seed, size: hfft_way(seed, size, bf16=True),
     "random": lambda seed, size: hfft_way(seed, size, random_weights=True),
     "trainer": trainer_way,
     "trainer_tuned": lambda seed, size: trainer_way(seed, size, FinetuneArguments(output_dir="unused").learning_rate),

@@ -1,40 +1,34 @@
-"""Take a picture of every tab of the Space, wide and narrow, light and dark: ``python scripts/space_pictures.py``.
+"""Take a picture of every tab of the Space, wide and narrow, light and dark.
 
-Serves the runs of a folder and drives a headless Chromium through Playwright. ``OUTPUTS_FOLDER TARGET_FOLDER`` are
-the arguments; the pictures are called ``<tab>-<width>-<theme>.png``.
+``python scripts/space_pictures.py OUTPUTS_FOLDER TARGET_FOLDER`` serves the runs of the first folder and drives a
+headless Chromium; the pictures are called ``<tab>-<width>-<theme>.png``. With ``--docs`` it takes those of docs/images
+alone, under their names there.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from _browser import SETTLED, TABS, arrive, compare, open_tab, train, train_to_the_right, upload, visit, write_example
+from PIL import Image
+from playwright.sync_api import Page
 
-from hfft.inference.runs import embedded_examples
-from hfft.space.app import serve
-from hfft.space.options import SpaceArguments
-
-TABS = {
-    "Fine-tune": "#cut .hf-cut-block",
-    "Classify": "#overlay img",
-    "Pipeline": "#architecture svg.architecture",
-    "Training": "#player .plots svg",
-    "Prediction trace": "#steps .hf-step",
-    "Compare": "#runs label",
-    "Labels": "#labels-look",
-    "Label next": "#next-rank",
-    "Learn": "#lesson .hf-card",
-}
-"""By tab, what is there once it has been filled."""
 WIDTHS = (1280, 390)  # pixels: a laptop and a phone
 THEMES = ("light", "dark")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-TRAINED = 600_000  # milliseconds to wait for a training on the small set
-SETTLED = 1000  # milliseconds for pictures and plots to be drawn
+DOCS = {
+    "Fine-tune": "space-finetune",
+    "Classify": "space-classify",
+    "Pipeline": "space-pipeline",
+    "Training": "space-training",
+    "Prediction trace": "space-trace",
+    "Compare": "space-compare",
+    "Learn": "space-learn",
+}
+PHONE = ("Fine-tune", "Classify", "Training", "Learn")
+"""Tabs side by side in ``space-phone.png``, of which the first screens are shown."""
+_DARK = "Prediction trace"
+_TALLEST = 2_400  # pixels of a picture in the docs
 
 
 def main() -> int:
@@ -42,68 +36,66 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("outputs", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--image", type=Path, help="to classify; by default one of the embedded ones")
+    parser.add_argument("--docs", action="store_true", help="those of docs/images alone, under their names there")
     options = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        parser.error("there is no Chromium here: apt-get install chromium")
     options.target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place, serve(SpaceArguments(outputs=str(options.outputs))) as served:
-        image = options.image or _write_example(Path(place))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            for width in WIDTHS:
-                for theme in THEMES:
-                    _take(browser, f"{served.url}?__theme={theme}", image, options.target, f"{width}-{theme}")
-            browser.close()
+    with visit(options.outputs) as (page, url, place):
+        image = write_example(place)
+        arrive(page, url)
+        train(page)
+        train_to_the_right(page, 2)
+        (_for_docs if options.docs else _all)(page, url, image, options.target)
     return 0
 
 
-def _write_example(folder: Path) -> Path:
-    label, image = embedded_examples()[2]
-    image.save(folder / f"{label}.png")
-    return folder / f"{label}.png"
+def _all(page: Page, url: str, image: Path, target: Path) -> None:
+    """Take every tab in every size and theme, of one visit, so that its trainings are in all of them."""
+    for width in WIDTHS:
+        for theme in THEMES:
+            _begin(page, f"{url}?__theme={theme}", image, width)
+            for tab in TABS:
+                _take(page, tab, target / f"{tab.lower().replace(' ', '-')}-{width}-{theme}.png")
 
 
-def _take(browser: Any, url: str, image: Path, target: Path, name: str) -> None:
-    """Walk the tabs in one size and theme."""
-    width = int(name.split("-")[0])
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    page = context.new_page()
-    page.goto(url)
-    page.get_by_role("tab", name="Classify", exact=True).click()
-    page.locator("#image input[type=file]").set_input_files(str(image))
-    page.locator("#overlay img").wait_for()
-    for tab in TABS:
-        _open(page, tab)
-        path = target / f"{tab.lower().replace(' ', '-')}-{name}.png"
-        page.screenshot(path=path, full_page=True)
-        print(path)
-    context.close()
+def _for_docs(page: Page, url: str, image: Path, target: Path) -> None:
+    """Take the pictures of docs/images."""
+    for theme, tabs in (("light", [tab for tab in DOCS if tab != _DARK]), ("dark", [_DARK])):
+        _begin(page, f"{url}?__theme={theme}", image, WIDTHS[0])
+        for tab in tabs:
+            _take(page, tab, target / f"{DOCS[tab]}.png", _TALLEST)
+    _begin(page, f"{url}?__theme=light", image, WIDTHS[1])
+    strip = Image.new("RGB", ((WIDTHS[1] + 12) * len(PHONE) - 12, 1_400), "#888888")
+    path = target / "space-phone.png"
+    for place, tab in enumerate(PHONE):
+        _take(page, tab, path)
+        with Image.open(path) as taken:
+            strip.paste(taken.convert("RGB"), (place * (WIDTHS[1] + 12), 0))
+    _save(strip, path)
 
 
-def _open(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab, exact=True).first.click()
-    page.locator(TABS[tab]).first.wait_for()
-    page.wait_for_timeout(SETTLED)
-    if tab == "Fine-tune":
-        _try_two_cuts(page)
-    if tab == "Compare":
-        page.get_by_role("button", name="Compare", exact=True).click()
-        page.locator("#comparison table").wait_for()
-        page.wait_for_timeout(SETTLED)
-
-
-def _try_two_cuts(page: Page) -> None:
-    """Train where the handle is, and at the next place, on the small set."""
-    page.locator("#start").click()
-    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 1", timeout=TRAINED)
-    page.locator("#cut [role=slider]").press("ArrowRight")
-    page.locator("#cut [role=slider]").press("Enter")
-    page.wait_for_function("document.querySelectorAll('#cut .hf-cut-dot').length === 2", timeout=TRAINED)
+def _begin(page: Page, url: str, image: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    arrive(page, url)
+    page.locator("#cut .hf-cut-dot").nth(1).wait_for()
     page.locator("#try-examples button").first.click()
     page.locator("#try-answers h3").first.wait_for()
+    upload(page, image)
+
+
+def _take(page: Page, tab: str, path: Path, tallest: int | None = None) -> None:
+    """Take a picture of a tab; of a tall one the beginning, where that is wanted."""
+    (compare if tab == "Compare" else lambda page: open_tab(page, tab))(page)
     page.wait_for_timeout(SETTLED)
+    page.screenshot(path=path, full_page=True)
+    if tallest is not None:
+        with Image.open(path) as taken:
+            _save(taken.convert("RGB").crop((0, 0, taken.width, min(taken.height, tallest))), path)
+    print(path, flush=True)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    """Write a picture in few colours, which a page has, and few bytes."""
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -325,9 +325,19 @@ class EmbedArguments:
         None,
         "Part whose output is pooled: stem, block N or neck, as `hfft plan` names them. Left out: what the head reads.",
     )
+    map: str | None = option(
+        None, "File for a plot, .png: the images as points of a plane, coloured by label, a run's mistakes crossed."
+    )
+    projection: str = option(
+        "pca",
+        "What the plane is made of: pca (principal components) or umap (needs the package umap-learn).",
+        choices=["pca", "umap"],
+    )
 
     def __post_init__(self) -> None:
         check_ending("--output", self.output, (".parquet", ".safetensors"))
+        if self.map is not None:
+            check_ending("--map", self.map, (".png",))
 
 
 @dataclass

@@ -19,6 +19,8 @@ from hfft.data.probe import probe_images
 from hfft.errors import DataError, OutputError
 from hfft.files import whole_file
 from hfft.parsing import parse_keywords
+from hfft.report.plots import MapPlot, Panel, feature_map_figure
+from hfft.trust.feature_map import Projection, projection
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,9 @@ def embed(
     Raises:
         HfftError: images, model or file are not usable, and how to mend it.
     """
-    target = refuse_existing(options.output)
+    target, plot = refuse_existing(options.output), refuse_existing(options.map, "--map")
     assert target is not None
+    lay_out = projection(options.projection) if plot is not None else None
     gathered = gather(data, place)
     for note in gathered.notes:
         say(note)
@@ -79,6 +82,9 @@ def embed(
         (_write_parquet if target.suffix.lower() == ".parquet" else _write_safetensors)(embedding, target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; free some room") from error
+    if plot is not None and lay_out is not None:
+        said = [encoder.labels[row] for split in splits for row in found[split].logits.argmax(axis=1) if encoder.labels]
+        draw_embedding(embedding, (encoder.labels, said), lay_out, plot)
     return embedding
 
 
@@ -127,6 +133,34 @@ def readable(gathered: Gathered, say: Callable[[str], None]) -> Gathered:
 def skipped_line(files: Sequence[str]) -> str:
     """Say how many images cannot be read, and name a few."""
     return f"Skipped {len(files):,} images that cannot be read: {', '.join(files[:3])}{', ...' * (len(files) > 3)}"
+
+
+def draw_embedding(
+    embedding: Embedding, answers: tuple[Sequence[str], Sequence[str]], lay_out: Projection, target: str | Path
+) -> MapPlot:
+    """Draw images as points of a plane, coloured by label; return what was drawn.
+
+    Args:
+        embedding: of the images; the plane is that of the training images where there are some, else of all.
+        answers: the classes that a model knows, and which of them it takes each image for, to cross out its mistakes
+            on images that are labelled as one of them; both empty for no crosses.
+        lay_out: makes the plane.
+        target: the file, a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    classes = sorted({label for label in embedding.labels if label is not None})
+    labels = np.array([-1 if label is None else classes.index(label) for label in embedding.labels], np.int64)
+    train = np.array([split == "train" for split in embedding.splits])
+    points = lay_out(embedding.values, train if train.any() else np.ones_like(train))
+    known, said = answers
+    wrong = [label in known and label != answer for label, answer in zip(embedding.labels, said, strict=bool(known))]
+    title = f"{embedding.part} of {Path(embedding.model).name}"
+    panel = Panel(title, points[:0], labels[:0], points, labels)
+    plot = MapPlot([panel], np.array(wrong or [False] * len(labels)))
+    feature_map_figure(plot, classes, target)
+    return plot
 
 
 def describe_embedding(embedding: Embedding, target: str) -> str:

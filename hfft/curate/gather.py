@@ -125,8 +125,12 @@ def gather_unlabelled(places: Sequence[str]) -> Gathered:
     return Gathered(name, {UNLABELLED: NamedImages(images, [None] * len(files), [])}, tuple(notes))
 
 
-def refuse_existing(path: str | None) -> Path | None:
+def refuse_existing(path: str | None, flag: str = "--output") -> Path | None:
     """Return where to write; a file that is there may hold somebody's decisions.
+
+    Args:
+        path: as it was given.
+        flag: that gave it.
 
     Raises:
         OutputError: the file exists, or its folder does not.
@@ -135,9 +139,9 @@ def refuse_existing(path: str | None) -> Path | None:
         return None
     file = Path(path).expanduser()
     if file.exists():
-        raise OutputError(f"--output {file} exists already; remove it, or name another file")
+        raise OutputError(f"{flag} {file} exists already; remove it, or name another file")
     if not file.absolute().parent.is_dir():
-        raise OutputError(f"--output {file}: there is no folder {file.parent}; make it first")
+        raise OutputError(f"{flag} {file}: there is no folder {file.parent}; make it first")
     return file
 
 

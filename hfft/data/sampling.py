@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,28 @@ def stratified(strata: NDArray[np.int64], count: int, seed: int, keep_one: bool 
     random = np.random.RandomState(seed % 2**32)
     drawn = [random.permutation(np.flatnonzero(strata == c))[:q] for c, q in zip(classes, quotas, strict=True)]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
+
+
+COMPARED = 5_000
+"""Most images of a split whose features are kept to compare others with, and most that are compared."""
+DRAWN = 1_000
+"""Most images of a split that are drawn as points."""
+
+
+def compared_rows(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    """Rows of at most `COMPARED` images in order, each class with its share of them."""
+    return _at_most(COMPARED, labels, seed)
+
+
+def drawn_rows(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    """Rows of at most `DRAWN` images in order, some of `compared_rows`, each class with its share of them."""
+    rows = compared_rows(labels, seed)
+    return rows[_at_most(DRAWN, labels[rows], seed)]
+
+
+def _at_most(most: int, labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    most = max(most, len(np.unique(labels)))
+    return np.arange(len(labels)) if len(labels) <= most else stratified(labels, most, seed)
 
 
 def _quotas(sizes: NDArray[np.int64], count: int, high: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -228,6 +228,31 @@ def _head_input(classifier: Classifier, inputs: dict[str, Tensor]) -> tuple[tupl
     return (layer, features[0].detach().float().cpu()), logits
 
 
+def head_features(
+    classifier: Classifier, image: Image.Image, base: PreTrainedModel | None
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Return what the head reads of an image in the base model and in the fine-tuned one, shape (features,) each.
+
+    Args:
+        classifier: the fine-tuned model.
+        image: in any mode.
+        base: what `load_base` returns.
+
+    Returns:
+        None for a model that is not there, or whose head does not read one vector.
+    """
+    inputs = model_inputs(classifier, image)
+    return tuple(  # type: ignore[return-value]
+        None if model is None else _read(model, len(classifier.labels), inputs) for model in (base, classifier.model)
+    )
+
+
+def _read(model: PreTrainedModel, labels: int, inputs: dict[str, Tensor]) -> NDArray[np.float32] | None:
+    with torch.no_grad(), head_reads(model, labels) as reads:
+        model(**{name: value.to(model.device) for name, value in inputs.items()})
+    return reads[-1][1][0].detach().float().cpu().numpy() if reads else None
+
+
 def _evidence(
     classifier: Classifier, linear: nn.Linear, features: Tensor, logits: Tensor, classes: int = 3, most: int = 6
 ) -> tuple[Evidence, ...]:

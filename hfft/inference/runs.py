@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -122,6 +123,43 @@ def paired(first: FinishedRun, other: FinishedRun) -> PairedDifference | None:
     return paired_difference(correct[0], correct[1])
 
 
+@dataclass(frozen=True)
+class Disagreement:
+    """A validation image that runs answer differently.
+
+    Args:
+        file: as ``predictions.csv`` names it.
+        label: what it is.
+        said: what each run takes it for, in the order of the runs.
+    """
+
+    file: str
+    label: str
+    said: tuple[str, ...]
+
+
+def disagreements(runs: Sequence[FinishedRun]) -> tuple[list[Disagreement], int] | None:
+    """Return the validation images that runs answer differently, and how many images there are.
+
+    Those come first that the fewest runs have right.
+
+    Args:
+        runs: two or more.
+
+    Returns:
+        None where they were not validated on the same images.
+    """
+    if any(paired(runs[0], other) is None for other in runs[1:]):
+        return None
+    answers = [read_answers(run.folder) for run in runs]
+    found = [
+        Disagreement(row[0].file, row[0].label, tuple(answer.prediction for answer in row))
+        for row in zip(*answers, strict=True)
+        if len({answer.prediction for answer in row}) > 1
+    ]
+    return sorted(found, key=lambda each: each.said.count(each.label)), len(answers[0])
+
+
 def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int64]:
     """Return how many images of each class (rows) got which label (columns), shape (labels, labels)."""
     places = {label: place for place, label in enumerate(labels)}
@@ -155,19 +193,25 @@ class EvaluationImages:
         self._images: dict[str, tuple[ImageSet, int]] | None = None
         self._trained: dict[str, tuple[ImageSet, int]] | None = None
 
-    def get(self, file: str) -> Image.Image | None:
-        """Return an image, upright, in RGB; None where it is no longer there."""
+    def get(self, file: str, least: int | None = None) -> Image.Image | None:
+        """Return an image, upright, in RGB; None where it is no longer there.
+
+        Args:
+            file: its name.
+            least: as for `hfft.data.images.open_image`.
+        """
         if self._images is None:
             sets = self._load()
-            self._images = _by_name([sets.validation, *([sets.test] if sets.test else [])] if sets else [])
-        return _picture(self._images.get(file))
+            # Of two images of one name it is the validation image that ``predictions.csv`` means.
+            self._images = _by_name([*([sets.test] if sets.test else []), sets.validation] if sets else [])
+        return _picture(self._images.get(file), least)
 
-    def trained_on(self, file: str) -> Image.Image | None:
+    def trained_on(self, file: str, least: int | None = None) -> Image.Image | None:
         """Return a training image in the same way."""
         if self._trained is None:
             sets = self._load()
             self._trained = _by_name([sets.train] if sets else [])
-        return _picture(self._trained.get(file))
+        return _picture(self._trained.get(file), least)
 
     def _load(self) -> ImageSets | None:
         if not self._read:
@@ -193,9 +237,9 @@ def _by_name(sets: list[ImageSet]) -> dict[str, tuple[ImageSet, int]]:
     return {file: (images, row) for images in sets for row, file in enumerate(images.files)}
 
 
-def _picture(found: tuple[ImageSet, int] | None) -> Image.Image | None:
+def _picture(found: tuple[ImageSet, int] | None, least: int | None) -> Image.Image | None:
     try:
-        return found and found[0].image(found[1])
+        return found and found[0].image(found[1], least)
     except HfftError:
         return None
 

@@ -329,7 +329,8 @@ def finish(
     if crossing is not None:
         crossed = crossed or cross_fit(crossing, setup, trainer, progress.phases[-1])
         unfreeze(setup.model)
-        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed)
+        features = progress.baselines.features
+        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed, features)
     unfreeze(setup.model)
     if in_own_units(setup, progress):
         predictions = {split: _in_units(found, task) for split, found in predictions.items()}

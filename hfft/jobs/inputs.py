@@ -70,6 +70,11 @@ class Shared:
         loaded: Loaded = self._once("model", (vars(arguments).copy(), tuple(labels), seed, task.name), load)
         return copy.deepcopy(loaded) if self.keep else loaded
 
+    def forget_images(self) -> None:
+        """Let go of the images and of what was found in them: their files may be others by the next run."""
+        for what in ("images", "findings"):
+            self._kept.pop(what, None)
+
     def findings(self, sets: ImageSets) -> str:
         """Return what `hfft.data.check.check_before_training` finds in the images."""
         found: str = self._once("findings", sets, lambda: check_before_training(sets))

@@ -27,16 +27,18 @@ from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_delta
-from hfft.output_folder import CODE, EPOCH_ANSWERS, KNOWN, RECORD
+from hfft.output_folder import CODE, EPOCH_ANSWERS, FEATURE_MAP, KNOWN, RECORD
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
+from hfft.report.plots import MapPlot, Panel
 from hfft.report.record import (
     CROSSED,
     BaseRecord,
     CacheRecord,
     DataRecord,
     FrozenRecord,
+    MapRecord,
     MistakeRow,
     PartRecord,
     PhaseRecord,
@@ -54,6 +56,7 @@ from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
 from hfft.trust.calibration import Calibration, calibration_errors, crossed_errors, temperature_of
 from hfft.trust.epoch_answers import write_epoch_answers
+from hfft.trust.feature_map import FeatureMap, write_map
 from hfft.trust.known import write_known
 
 PACKAGES = (
@@ -80,6 +83,8 @@ def write_results(run: Run) -> str:
         # Of one evaluation there is nothing beside the result, and the Space alone reads it, which shows one label.
         if len(run.progress.answers.epochs) > 1 and run.trust.task.chooses:
             write_epoch_answers(folder / EPOCH_ANSWERS, run.progress.answers, judged(run.predictions["validation"])[1])
+        if run.trust.map is not None:
+            write_map(folder / FEATURE_MAP, run.trust.map)
         _write_predictions(folder / "predictions.csv", run)
         record = make_record(run, folder)
         evidence = _evidence(run, record)
@@ -171,9 +176,30 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         calibration=_calibration(run),
         selective=found[split].selective,
         known=run.trust.record,
+        feature_map=_map_record(run.trust.map) if run.trust.map is not None else None,
         task=task.name,
         thresholds=list(getattr(run.model.config, THRESHOLDS, ())),
     )
+
+
+def _map_record(found: FeatureMap) -> MapRecord:
+    before, after = found.before, found.after
+    return MapRecord(
+        len(found.labels["train"]),
+        len(found.labels["validation"]),
+        None if before is None else before.alike,
+        after.alike,
+        None if before is None else before.plane.share,
+        after.plane.share,
+    )
+
+
+def _panels(found: FeatureMap) -> list[Panel]:
+    """Return what the plot of a map shows: its validation images over its training images."""
+    return [
+        Panel(title, side.points["train"], found.labels["train"], side.points["validation"], found.labels["validation"])
+        for title, side in found.sides
+    ]
 
 
 def arguments_of(settings: Settings) -> dict[str, Any]:
@@ -302,7 +328,8 @@ def _evidence(run: Run, record: RunRecord) -> Evidence | None:
     split = record.per_class_split
     images = run.sets.test if split == "test" else run.sets.validation
     assert images is not None
-    evidence = Evidence(run.trust.task, images, run.sets.labels, judged(run.predictions[split])[0])
+    drawn = MapPlot(_panels(run.trust.map), run.trust.map.wrong) if run.trust.map is not None else None
+    evidence = Evidence(run.trust.task, images, run.sets.labels, judged(run.predictions[split])[0], drawn)
     record.mistakes = [
         MistakeRow(each.file, each.label, each.prediction, each.probability) for each in evidence.mistakes
     ]

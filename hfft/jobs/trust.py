@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,17 +15,16 @@ from tqdm.auto import tqdm
 
 from hfft.cache.prepare import precision_of
 from hfft.data.preprocessing import collate
-from hfft.data.sampling import stratified
+from hfft.data.sampling import compared_rows, drawn_rows
 from hfft.jobs.advice.crossed import Crossed
 from hfft.models.features import head_reads
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
+from hfft.trust.feature_map import FeatureMap, feature_map
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
-MOST = 5_000
-"""Most training images that others are compared with, and most validation and test images that are compared."""
 _BATCH = 64
 _PATIENCE = 2.0  # seconds without a progress bar
 
@@ -39,6 +39,7 @@ class Trust:
         record: what the run's record says of them.
         crossed: what models said of training images that they had not seen, where no validation set was given.
         seconds: that it took.
+        map: images as points, before and after training; None where the head reads no features.
     """
 
     task: Task = SINGLE_LABEL
@@ -46,10 +47,16 @@ class Trust:
     record: KnownRecord = field(default_factory=KnownRecord)
     crossed: Crossed = field(default_factory=Crossed)
     seconds: float = 0.0
+    map: FeatureMap | None = None
 
 
 def learn_trust(
-    setup: Setup, trainer: FreezeTrainer, logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed
+    setup: Setup,
+    trainer: FreezeTrainer,
+    logits: NDArray[Any],
+    labels: NDArray[Any],
+    crossed: Crossed,
+    before: Mapping[str, NDArray[Any]],
 ) -> Trust:
     """Fit temperature or thresholds to images that were not trained on, and note the features of training images.
 
@@ -61,6 +68,7 @@ def learn_trust(
         logits: of the validation images, shape (images, labels).
         labels: of the validation images, as the task encodes them.
         crossed: what models said of training images that they had not seen.
+        before: what the pretrained head read of the images that are drawn, by split; empty where it was not asked.
     """
     began = time.perf_counter()
     unseen = _unseen(logits, labels, crossed)
@@ -68,22 +76,40 @@ def learn_trust(
     if task.missing:
         return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
     reader = _Features(setup, trainer)
-    rows = _sampled(setup.sets.train.labels, setup.settings.training.seed)
+    seed = setup.settings.training.seed
+    rows = compared_rows(setup.sets.train.labels, seed)
     features = reader.read(trainer.train_dataset, rows, "training")
     if features is None:
         missing = "the head of this model is not a linear layer, whose inputs could be compared"
         return Trust(task, None, KnownRecord(missing=missing), crossed, time.perf_counter() - began)
-    held_out = _sampled(labels, setup.settings.training.seed)
+    held_out = compared_rows(labels, seed)
     files = setup.sets.train.files
-    known = learn(
-        features,
-        setup.sets.train.labels[rows],
-        tuple(files[row] for row in rows),
-        reader.read(trainer.eval_dataset, held_out, "validation"),
-    )
+    others = reader.read(trainer.eval_dataset, held_out, "validation")
+    known = learn(features, setup.sets.train.labels[rows], tuple(files[row] for row in rows), others)
     known = replace(known, truth=_truth(task, *unseen))
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
-    return Trust(task, known, record, crossed, time.perf_counter() - began)
+    drawn = _drawn(setup, (rows, features), (held_out, others), logits, before)
+    return Trust(task, known, record, crossed, time.perf_counter() - began, drawn)
+
+
+_Read = tuple[NDArray[np.int64], NDArray[Any]]
+"""Rows of a split, and what the head reads of these images."""
+
+
+def _drawn(
+    setup: Setup, train: _Read, validation: _Read, logits: NDArray[Any], before: Mapping[str, NDArray[Any]]
+) -> FeatureMap:
+    """Lay out some of the images whose features were read, before training and after it."""
+    sets, seed = {"train": setup.sets.train, "validation": setup.sets.validation}, setup.settings.training.seed
+    drawn = {split: drawn_rows(images.labels, seed) for split, images in sets.items()}
+    read = {"train": train, "validation": validation}
+    return feature_map(
+        before or None,
+        {split: values[np.searchsorted(rows, drawn[split])] for split, (rows, values) in read.items()},
+        {split: images.labels[drawn[split]] for split, images in sets.items()},
+        {split: [images.files[row] for row in drawn[split]] for split, images in sets.items()},
+        logits[drawn["validation"]].argmax(axis=1),
+    )
 
 
 def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -115,7 +141,7 @@ class _Features:
         test = self.setup.sets.test
         if test is None or self.trainer.test_dataset is None:
             return None
-        rows = _sampled(test.labels, self.setup.settings.training.seed)
+        rows = compared_rows(test.labels, self.setup.settings.training.seed)
         features = self.read(self.trainer.test_dataset, rows, "test")
         return float(np.mean([not each.unknown for each in known.compare(features)]))
 
@@ -145,9 +171,3 @@ def _items(dataset: Any) -> Dataset[Any]:
     assert dataset is not None
     items: Dataset[Any] = dataset
     return items
-
-
-def _sampled(labels: NDArray[Any], seed: int) -> NDArray[np.int64]:
-    """Rows of at most `MOST` images in order, each class with its share of them."""
-    most = max(MOST, len(np.unique(labels)))
-    return np.arange(len(labels)) if len(labels) <= most else np.sort(stratified(labels, most, seed))

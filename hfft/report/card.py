@@ -32,6 +32,7 @@ _FIGURES = {
     "confusion_matrix.png": "How the images of each class were labelled",
     "reliability.png": "Accuracy over confidence",
     "predicted_against_true.png": "Predicted against true values",
+    "feature_map.png": "What the head reads of the images, as points of a plane, before and after fine-tuning",
     "mistakes.png": "The most confident mistakes, each with its true and its predicted label",
 }
 
@@ -241,7 +242,7 @@ def _share(value: float | None) -> str:
 
 def _trust(record: RunRecord) -> str:
     """Return the section on when to believe the model; empty for a record that says nothing of it."""
-    sentences = [*_calibration(record), *_thresholds(record), *_unknown(record)]
+    sentences = [*_calibration(record), *_thresholds(record), *_unknown(record), *_feature_map(record)]
     lines = [
         [f"{row.coverage:.0%}", f"{row.accuracy:.4f} ({row.correct:,} of {row.images:,})", f"{row.probability:.3f}"]
         for row in record.selective.rows
@@ -294,6 +295,18 @@ def _unknown(record: RunRecord) -> Iterable[str]:
             f"An image that is further from {known.images:,} of the training images than {known.share:.0%} of "
             f"{known.held_out:,} validation images is called unknown by `hfft`: none of the labels.{kept}"
         )
+
+
+def _feature_map(record: RunRecord) -> Iterable[str]:
+    found = record.feature_map
+    if found is None:
+        return
+    before = "" if found.alike_before is None else f"{found.alike_before:,} before fine-tuning and for "
+    yield (
+        f"In what the head reads, the nearest of {found.train:,} training images is of the right class for {before}"
+        f"{found.alike_after:,} after it, of {found.validation:,} validation images. The plane that is drawn has "
+        f"{found.share_after:.0%} of the variance of these features."
+    )
 
 
 def _usage(record: RunRecord, repo_id: str, delta_only: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,50 @@ if TYPE_CHECKING:
 
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+CLASS_COLOURS = (
+    *(BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#6A3D9A", "#8C564B", "#B2DF00", "#004D40", "#F564E3", "#7F7F7F"),
+)
+"""Of classes in a map: those of Okabe and Ito first, then others that differ from them in lightness."""
 DPI = 150  # dots per inch
 _NAMED = 40  # up to so many classes each has its name on both axes
 _COUNTED = 25  # up to so many classes each cell has room for its count
 _CELLS = 250  # so many cells per side are drawn at most
 _TARGETS = 6  # so many targets are drawn side by side at most
+_TOLD = len(CLASS_COLOURS)  # up to so many classes a map says which colour is which
 _LONGEST = 22  # characters of a class's name that an axis shows
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Images as points of a plane.
+
+    Args:
+        title: of the panel.
+        train: the training images, shape (images, 2).
+        train_labels: their classes.
+        points: images that were not trained on, shape (others, 2).
+        labels: their classes.
+    """
+
+    title: str
+    train: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    points: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class MapPlot:
+    """Panels of the same images, and which of the images that were not trained on the model has wrong.
+
+    Args:
+        panels: side by side.
+        wrong: shape (others,).
+    """
+
+    panels: Sequence[Panel]
+    wrong: NDArray[np.bool_]
 
 
 def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None = None) -> None:
@@ -236,6 +275,70 @@ def rates_figure(tried: Sequence[float], losses: Sequence[float], chosen: float,
     axes.grid(True, alpha=0.3)
     axes.legend()
     _save(figure, path, f"Training loss over {len(tried)} rising learning rates; {chosen:.2g} is chosen.")
+
+
+def feature_map_figure(plot: MapPlot, labels: Sequence[str], path: str | Path) -> None:
+    """Write `feature_map` as a PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    wrong = int(plot.wrong.sum())
+    text = f"What the head reads of the images, as points of a plane; {wrong} of {len(plot.wrong)} are mistakes."
+    _save(feature_map(plot, labels), path, text)
+
+
+def feature_map(plot: MapPlot, labels: Sequence[str]) -> Figure:
+    """Draw images as points of a plane, coloured by class, mistakes as crosses, one panel beside the other.
+
+    Args:
+        plot: the panels.
+        labels: the classes' names, which are told where they are few enough.
+    """
+    figure = _figure(5.2 * len(plot.panels), 5.8)
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(plot.panels))), plot.panels, strict=True):
+        axes.set_title(panel.title)
+        axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        _scatter(axes, panel, plot.wrong)
+    _name_classes(figure, plot, labels)
+    return figure
+
+
+def _scatter(axes: Axes, panel: Panel, wrong: NDArray[np.bool_]) -> None:
+    """Draw training images as faint dots, the others as dots on them, and mistakes as crosses."""
+    beneath = np.array([class_colour(label) for label in panel.train_labels], object)
+    colours = np.array([class_colour(label) for label in panel.labels], object)
+    _dots(axes, panel.train, beneath, s=8, alpha=0.4, linewidths=0)
+    _dots(axes, panel.points[~wrong], colours[~wrong], s=24, edgecolors="white", linewidths=0.6)
+    _dots(axes, panel.points[wrong], np.full(int(wrong.sum()), "black"), s=52, marker="x", linewidths=3.4)
+    _dots(axes, panel.points[wrong], colours[wrong], s=44, marker="x", linewidths=1.6)
+
+
+def _dots(axes: Axes, points: NDArray[np.float32], colours: NDArray[Any], **style: Any) -> None:
+    axes.scatter(points[:, 0], points[:, 1], c=colours.tolist(), **style)
+
+
+def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
+    """Write below the panels which colour is which class, and how many crosses there are."""
+    from matplotlib.lines import Line2D
+
+    if count := int(plot.wrong.sum()):
+        figure.supxlabel(f"crosses: {count:,} mistakes of the model among {len(plot.wrong):,} images", fontsize=10)
+    if len(labels) > _TOLD:
+        return
+    names = [_shorten(name, _LONGEST) for name in class_names(labels)]
+    dots = [
+        Line2D([], [], marker="o", linestyle="", color=class_colour(label), label=name)
+        for label, name in enumerate(names)
+    ]
+    legend = figure.legend(handles=dots, loc="outside upper center", ncols=5 * len(plot.panels), frameon=False)
+    for text in legend.get_texts():
+        text.set(family=families(names), parse_math=False, fontsize=9)
+
+
+def class_colour(label: int) -> str:
+    """Return the colour of a class in a map, as CSS writes it; after a dozen classes they repeat. -1 is of no class."""
+    return GREY if label < 0 else CLASS_COLOURS[label % len(CLASS_COLOURS)]
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -145,6 +145,28 @@ class FrozenRecord:
         return self.sha256_before == self.sha256_after
 
 
+@dataclass(frozen=True)
+class MapRecord:
+    """How near images of a class are to each other in what the head reads, before training and after it.
+
+    Args:
+        train: training images that were compared.
+        validation: validation images that were.
+        alike_before: validation images whose nearest training image was of their class, before training; None where
+            that was not read.
+        alike_after: the same after it.
+        share_before: of the variance of the training images that the drawn plane has, 0 to 1; None likewise.
+        share_after: the same after training.
+    """
+
+    train: int
+    validation: int
+    alike_before: int | None
+    alike_after: int
+    share_before: float | None
+    share_after: float
+
+
 @dataclass
 class RunRecord:
     """One run of fine-tuning.
@@ -183,6 +205,7 @@ class RunRecord:
         calibration: the temperature of the model's probabilities, and what it did.
         selective: accuracy where the model is surest, of the same split as `per_class`.
         known: the training images that others are compared with.
+        feature_map: the images before and after training; None where they were not drawn.
         task: what the labels mean; see `hfft.tasks`.
         thresholds: of multi_label, probability from which on each label is given, in the order of the labels.
     """
@@ -219,6 +242,7 @@ class RunRecord:
     calibration: Calibration = field(default_factory=lambda: Calibration(1.0, 0))
     selective: Selective = field(default_factory=Selective)
     known: KnownRecord = field(default_factory=KnownRecord)
+    feature_map: MapRecord | None = None
     task: str = "single_label"
     thresholds: list[float] = field(default_factory=list)
     format: Literal[1] = 1

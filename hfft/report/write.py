@@ -17,7 +17,14 @@ from hfft.errors import DataError, OutputError
 from hfft.metrics import confusion, reliability
 from hfft.report.card import model_card
 from hfft.report.mistakes import Mistake, find_mistakes, write_mistakes
-from hfft.report.plots import confusion_figure, curves_figure, predicted_figure, reliability_figure
+from hfft.report.plots import (
+    MapPlot,
+    confusion_figure,
+    curves_figure,
+    feature_map_figure,
+    predicted_figure,
+    reliability_figure,
+)
 from hfft.report.record import RunRecord, write_record
 from hfft.report.trace import EpochRow, write_trace
 from hfft.tasks.contract import Task
@@ -32,12 +39,14 @@ class Evidence:
         images: of the split.
         labels: names of the classes or targets.
         logits: shape (images, labels).
+        map: images as points of a plane; None for no such plot.
     """
 
     task: Task
     images: ImageSet
     labels: Sequence[str]
     logits: NDArray[Any]
+    map: MapPlot | None = None
 
     @cached_property
     def scores(self) -> NDArray[np.float32]:
@@ -88,7 +97,11 @@ def write_report(
 def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:
     """Write the plots and return their names."""
     curves_figure(rows, folder / "curves.png", record.best_epoch)
-    return ["curves.png", *draw_evidence(folder, evidence, evidence.task.plots)]
+    drawn = ["curves.png", *draw_evidence(folder, evidence, evidence.task.plots)]
+    if evidence.map is None:
+        return drawn
+    feature_map_figure(evidence.map, evidence.labels, folder / "feature_map.png")
+    return [*drawn, "feature_map.png"]
 
 
 def draw_evidence(folder: Path, evidence: Evidence, names: Iterable[str]) -> list[str]:

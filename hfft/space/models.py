@@ -6,26 +6,32 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, ModelError
 from hfft.explain.cuts import CutChart, cut_chart
-from hfft.explain.evidence import PredictionTrace, base_or_reason, prediction_trace
+from hfft.explain.evidence import PredictionTrace, base_or_reason, head_features, prediction_trace
 from hfft.explain.gradcam import ActivationMap
 from hfft.explain.journey import Change, Journey, journey
 from hfft.explain.pipeline import PipelineTrace, activation_map, pipeline_trace
+from hfft.explain.receptive import receptive_fields
 from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
 from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
 from hfft.models.download import fetch
 from hfft.tasks.contract import needs_one_label
 
+_FACES = 4  # training images that show what a feature is
+_FACE = 80  # pixels of their longer side, twice what is drawn
 _KEPT = 4  # models in memory at a time
 
 
@@ -53,6 +59,8 @@ class Loaded:
     asked: float = field(default_factory=time.monotonic)
     _base: tuple[PreTrainedModel | None, str] | None = None
     _cuts: CutChart | None = None
+    _fields: dict[str, float] | None = None
+    _small: dict[str, Image.Image | None] = field(default_factory=dict)
 
     def classify(self, images: list[Image.Image], top_k: int = 5) -> list[Prediction]:
         """Classify open images."""
@@ -85,6 +93,40 @@ class Loaded:
     def journey(self, image: Image.Image, change: Change | None = None) -> Journey:
         """Follow an image through the model, perhaps with a change made to it, beside its base model."""
         return self.thread.submit(lambda: journey(self.classifier, image, change, self._with_base()[0])).result()
+
+    def fields(self, image: Image.Image) -> dict[str, float]:
+        """Return what a cell of each part sees, measured once, at the first image that is asked about."""
+        if self._fields is None:
+            self._fields = self.thread.submit(receptive_fields, self.classifier, image).result()
+        return self._fields
+
+    def faces(self, features: Iterable[int]) -> dict[int, list[tuple[Image.Image, str]]]:
+        """Return, for features that the head reads, the training images in which each is largest, with their classes.
+
+        Features are compared at unit length: a feature is large in an image that is mostly made of it. Where the model
+        came without its training images, or they are gone, there are none.
+        """
+        known, labels, found = self.classifier.known, self.classifier.labels, {}
+        if known is None or self.images is None:
+            return {}
+        for number in features:
+            rows = np.argsort(-known.features[:, number], kind="stable")[:_FACES]
+            pictures = ((self._face(known.files[row]), labels[int(known.labels[row])]) for row in rows)
+            found[number] = [(image, label) for image, label in pictures if image is not None]
+        return found
+
+    def _face(self, file: str) -> Image.Image | None:
+        """Return a small picture of a training image, which is read once."""
+        if file not in self._small and self.images is not None:
+            image = self.images.trained_on(file, _FACE)
+            if image is not None:
+                image.thumbnail((_FACE, _FACE))
+            self._small[file] = image
+        return self._small[file]
+
+    def head_inputs(self, image: Image.Image) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Return what the head reads of an image, in the base model and in this one."""
+        return self.thread.submit(lambda: head_features(self.classifier, image, self._with_base()[0])).result()
 
     def _trace(self, image: Image.Image) -> PredictionTrace:
         return prediction_trace(self.classifier, image, *self._with_base())

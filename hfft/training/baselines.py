@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
-from hfft.data.sampling import stratified
+from hfft.data.sampling import drawn_rows, stratified
 from hfft.models.features import head_modules, linear_layer
 from hfft.models.forward import logits_of
 from hfft.plugin.contract import Anatomy
@@ -32,6 +32,7 @@ from hfft.split.halves import Suffix
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.setup import Setup
+from hfft.trust.known import unit_rows
 
 PROBE_IMAGES = 10_000
 """Most training images that the probe learns from; more of them are sampled, keeping the class shares."""
@@ -75,9 +76,14 @@ def fit_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Prob
         reader: of the model with the pretrained weights.
         train: the training images.
     """
-    rows = _sampled(setup.sets.train, setup.settings.training.seed)
+    images, seed = setup.sets.train, setup.settings.training.seed
+    rows = _sampled(images, seed)
     features = reader.features(Subset(train, rows.tolist()), "train")
-    return fit_probe(features, setup.sets.train.labels[rows], setup.settings.training.seed, setup.sets.task)
+    if setup.sets.task.chooses:
+        drawn = drawn_rows(images.labels, seed)
+        every = len(rows) == len(images)
+        reader.keep("train", features[drawn] if every else reader.features(Subset(train, drawn.tolist()), "train"))
+    return fit_probe(features, images.labels[rows], seed, setup.sets.task)
 
 
 def predict_baselines(
@@ -93,9 +99,15 @@ def predict_baselines(
     """
     sets = setup.sets
     evaluated = {"validation": sets.validation, **({"test": sets.test} if sets.test is not None else {})}
+    probed = {}
+    for split, images in evaluated.items():
+        features = reader.features(data[split], split)
+        probed[split] = probe(features)
+        if split == "validation" and sets.task.chooses:
+            reader.keep(split, features[drawn_rows(images.labels, setup.settings.training.seed)])
     return {
         "majority": {split: sets.task.constant(sets.train.labels, len(images)) for split, images in evaluated.items()},
-        "linear_probe": {split: probe(reader.features(data[split], split)) for split in evaluated},
+        "linear_probe": probed,
     }
 
 
@@ -106,6 +118,9 @@ class HeadInputs:
         model: with pretrained weights; left in the mode that it was in.
         anatomy: names the head.
         suffix: how a batch reaches the model.
+
+    Attributes:
+        kept: by split, features of some images at unit length, which outlast the training of the model.
     """
 
     def __init__(self, model: nn.Module, anatomy: Anatomy, suffix: Suffix) -> None:
@@ -113,6 +128,11 @@ class HeadInputs:
         self.linear, self.not_linear = linear_layer(model, anatomy)
         # The linear layer itself where there is one: a norm before it belongs to the features.
         self.heads = [self.linear] if self.linear is not None else head_modules(model, anatomy)
+        self.kept: dict[str, NDArray[np.float16]] = {}
+
+    def keep(self, split: str, features: NDArray[np.float64]) -> None:
+        """Keep features, shape (images, features), at unit length and in half precision."""
+        self.kept[split] = unit_rows(features).astype(np.float16)
 
     def features(self, dataset: Dataset[Any], name: str) -> NDArray[np.float64]:
         """Return the features of all items, shape (images, features); `name` is that of the split."""

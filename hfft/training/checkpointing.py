@@ -133,6 +133,7 @@ class PhaseCheckpoints:
             "average": point.average.tensors if point.average is not None else {},
             "optimizer": {key: value for key, value in _optimizer_entries(trainer) if isinstance(value, Tensor)},
             "answers": _answers(point),
+            "features": {split: torch.from_numpy(values) for split, values in point.features.items()},
         }
         for group, tensors in groups.items():
             for name, tensor in tensors.items():

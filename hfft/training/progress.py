@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerState
 
@@ -108,11 +109,20 @@ class PhaseResult:
 
 @dataclass
 class Baselines:
-    """What each baseline answered for each evaluated split, as the task's answers, and the seconds that they took."""
+    """What a result is compared with.
+
+    Args:
+        predictions: what each baseline answered for each evaluated split, as the task's answers.
+        seconds: that they took.
+        task: what the labels mean.
+        features: what the pretrained head read of the images that are drawn, by split, shape (images, features), at
+            unit length; none of a task that draws none.
+    """
 
     predictions: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     seconds: float = 0.0
     task: Task = SINGLE_LABEL
+    features: dict[str, NDArray[np.float16]] = field(default_factory=dict)
 
     def add_full(self, predictions: dict[str, NDArray[Any]], seconds: float) -> None:
         """Add what full fine-tuning predicted."""

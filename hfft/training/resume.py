@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from hfft.trust.epoch_answers import EpochAnswers
 
 FORMAT = 2
 RECORD, TENSORS, STATE = "checkpoint.json", "tensors.safetensors", "trainer_state.json"
-_GROUPS = ("model", "best", "average", "optimizer", "answers")
+_GROUPS = ("model", "best", "average", "optimizer", "answers", "features")
 _HALF = re.compile(r"\.checkpoint-\d+\.(partial|old)")
 
 
@@ -50,6 +51,7 @@ class ResumePoint:
         lr_scales: of the phase, by parameter name.
         learning_rate: of the phase.
         answers: to the validation images so far.
+        features: what the pretrained head read of the images that are drawn, by split.
     """
 
     identity: dict[str, Any]
@@ -62,6 +64,7 @@ class ResumePoint:
     lr_scales: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 0.0
     answers: EpochAnswers = field(default_factory=EpochAnswers)
+    features: dict[str, NDArray[np.float16]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Checkpoint:
     Args:
         folder: where it lies.
         record: what ``checkpoint.json`` holds.
-        tensors: by group (model, best, average, optimizer, answers) and name.
+        tensors: by group (model, best, average, optimizer, answers, features) and name.
     """
 
     folder: Path
@@ -274,6 +277,7 @@ def resume_point(progress: Progress, trainer: FreezeTrainer) -> ResumePoint:
         lr_scales=trainer.phase.lr_scales,
         learning_rate=trainer.args.learning_rate,
         answers=progress.answers,
+        features=progress.baselines.features,
     )
 
 
@@ -286,7 +290,8 @@ def restore_progress(progress: Progress, model: nn.Module, checkpoint: Checkpoin
         name: {split: np.asarray(values) for split, values in splits.items()}
         for name, splits in done["baselines"]["predictions"].items()
     }
-    progress.baselines = Baselines(predictions, done["baselines"]["seconds"], progress.baselines.task)
+    features = {split: values.numpy() for split, values in checkpoint.tensors["features"].items()}
+    progress.baselines = Baselines(predictions, done["baselines"]["seconds"], progress.baselines.task, features)
     progress.changed = frozenset(checkpoint.tensors["model"])
     checkpoint.restore_weights(model)
     answers = checkpoint.tensors["answers"]

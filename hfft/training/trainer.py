@@ -263,7 +263,7 @@ class FreezeTrainer(Trainer):
         A collection of garbage walks through all that is loaded, half a second on one core, so that it is left to the
         next training where nothing but memory of the CPU waits for it.
         """
-        wrapped = self.model_wrapped is not self.classifier
+        wrapped = self.model_wrapped is not self.classifier or self.accelerator.mixed_precision != "no"
         self.model_wrapped = self.classifier
         _without_autocast(self.classifier)
         if wrapped or self.args.device.type != "cpu" or self.args.dataloader_persistent_workers:

@@ -92,14 +92,19 @@ def test_runs_in_another_environment(run_installed: Callable[[str], list[str]]) 
     assert {"cnn", "timm", "vit"} <= set(eval(printed[-1]))  # noqa: S307  (a list printed above)
 
 
+def sources(folder: Path) -> set[Path]:
+    """All files of the package, pages and scripts among them, without what Python and gradio write beside them."""
+    files = (path for path in (folder / "hfft").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".pyi"))
+    return {path.relative_to(folder) for path in files}
+
+
 def test_a_space_is_built_from_the_wheel(run_installed: Callable[[str], list[str]], tmp_path: Path) -> None:
     run_installed(
         "from pathlib import Path\nfrom hfft.hub.space_repo import build_space\n"
         "build_space(Path('space'), 'me/model')\n"
     )
     space = tmp_path / "space"
-    sources = {path.relative_to(ROOT) for path in (ROOT / "hfft").rglob("*.py")}
-    assert {path.relative_to(space) for path in (space / "hfft").rglob("*.py")} == sources
+    assert sources(space) == sources(ROOT)
     assert (space / "hfft_plugins" / "vit.py").is_file()
     points = next(space.glob("*.dist-info/entry_points.txt")).read_text()
     assert "vit = hfft_plugins.vit:ViT" in points

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from hfft.curate.encoder import load_base, load_encoder, run_record
 from hfft.curate.features import read_features
 from hfft.curate.gather import gather
 from hfft.data.images import open_image
+from hfft.inference.classifier import classify, load_classifier
+from hfft.report.plots import MapPlot, feature_map_figure
 
 from .conftest import Finished
 
@@ -157,3 +160,40 @@ def test_a_sample_keeps_the_shares_of_the_classes(finished: Finished) -> None:
     assert sorted(str(name) for name in found.splits["train"].names) == ["blue", "blue", "green", "green", "red", "red"]
     assert found.counts == {"train": 6}
     assert gather(asked, None).sets["train"].files == found.sets["train"].files
+
+
+def test_embed_draws_a_map_and_counts_what_the_run_has_wrong(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    images = make_images(tmp_path / "photos", ("blue", "green", "red"), count=2)
+    (images / "red").rename(images / "else")  # a class that the run does not know is no mistake
+    (images / "blue" / "0.png").rename(images / "green" / "9.png")
+    drawn: list[MapPlot] = []
+
+    def draw(plot: MapPlot, labels: Sequence[str], path: Path) -> None:
+        drawn.append(plot)
+        feature_map_figure(plot, labels, path)
+
+    monkeypatch.setattr("hfft.curate.embed.feature_map_figure", draw)
+    argv = ["embed", str(images), "--model", str(finished.output), "--map", str(tmp_path / "map.png")]
+    assert main([*argv, "--output", str(tmp_path / "f.parquet")]) == 0
+    (plot,) = drawn
+    files = sorted(images.glob("*/*.png"))
+    said = [row.label for row in classify(load_classifier(finished.output), files)]
+    expected = [file.parent.name not in ("else", label) for file, label in zip(files, said, strict=True)]
+    assert plot.wrong.tolist() == expected
+    assert any(expected)
+    assert plot.panels[0].points.shape == (6, 2)
+    assert Image.open(tmp_path / "map.png").width > 500
+
+
+def test_a_map_asks_for_what_is_not_installed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    argv = ["embed", str(finished.images), "--model", str(finished.output), "--output", str(tmp_path / "f.parquet")]
+    assert main([*argv, "--map", str(tmp_path / "map.png"), "--projection", "umap"]) == 1
+    assert "pip install umap-learn" in capsys.readouterr().err
+    assert not (tmp_path / "f.parquet").exists()

@@ -95,7 +95,11 @@ def test_the_journey_follows_what_is_done_to_the_picture(page: Page) -> None:
     expect(page.locator("#journey .map")).to_have_attribute("alt", re.compile("base model"))
     page.locator("#journey .canvas").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#journey .said")).to_contain_text("Cell 1, 1 of")
+    expect(page.locator("#journey .said")).to_have_text(
+        re.compile(r"^Cell 1, 1 of \d+ x \d+: 90 % of what it depends on")
+    )
+    expect(page.locator("#journey .sees")).to_be_visible()
+    expect(page.locator("#steps .hf-faces img").first).to_be_visible()
     page.locator("#journey .dark").fill("90")
     expect(shares.first).not_to_have_text(untouched[0])
     dark = shares.all_inner_texts()
@@ -104,6 +108,27 @@ def test_the_journey_follows_what_is_done_to_the_picture(page: Page) -> None:
     expect(shares.first).not_to_have_text(dark[0])
     page.locator("#journey .undo").click()
     expect(shares.first).to_have_text(re.compile(re.escape(untouched[0].split("\n")[-1])))
+
+
+def test_all_images_lie_in_a_map_that_a_new_one_lands_in(page: Page, folder: Path) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?tab=classify&model=run")
+    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#overlay img").first).to_be_visible()
+    open_tab(page, "Training")
+    expect(page.locator("#feature-map svg .photo")).to_have_count(2)
+    expect(page.locator("#feature-map .star")).to_contain_text("The image is like those that the model learned from")
+    page.locator("#feature-map .pick").press("ArrowRight")
+    expect(page.locator("#feature-map .said")).to_contain_text("A validation image of blue")
+    expect(page.locator("#map-image img")).to_have_attribute("alt", "The validation image 1.png")
+    expect(page.locator("#feature-map .ring").nth(1)).to_be_visible()
+    assert "tab=training" in page.url
+
+
+def test_an_address_of_a_model_that_is_not_here_says_so(page: Page) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?tab=learn&model=someone%27s+model")
+    expect(page.locator("#lesson .hf-card").first).to_be_visible()
+    expect(page.locator(".toast-body")).to_contain_text("is not here: a visitor's own models are shown to that visitor")
+    expect(page.locator("#model input")).to_have_value("run")
 
 
 def drag(page: Page, thing: Any, away: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from finished import make_images, make_model, run_finetune
 
-from hfft.inference.runs import FinishedRun, paired, read_answers, read_run
+from hfft.inference.runs import EvaluationImages, FinishedRun, disagreements, paired, read_answers, read_run
 from hfft.metrics import paired_difference
 from hfft.report.record import CROSSED, DataRecord
 from hfft.space.views import html
@@ -77,3 +77,35 @@ def test_runs_stand_side_by_side_on_a_split_that_all_have(run: FinishedRun) -> N
     other = replace(run, record=replace(run.record, data=data))
     assert "different images" in html.comparison([run, other], ["", ""])
     assert "different images" not in mixed
+
+
+def test_runs_disagree_on_what_they_take_for_different_classes(run: FinishedRun, tmp_path: Path) -> None:
+    one, two, three = (with_answers(run, tmp_path / str(right), right) for right in (24, 20, 10))
+    found = disagreements([one, two, three])
+    assert found is not None
+    assert (len(found[0]), found[1]) == (14, 24)
+    answers = read_answers(run.folder)
+    assert {each.file for each in found[0]} == {answer.file for answer in answers[10:]}
+    rights = [each.said.count(each.label) for each in found[0]]
+    assert rights == [1] * 4 + [2] * 10
+    assert disagreements([one, one]) == ([], 24)
+
+
+def test_runs_on_other_images_have_no_images_to_disagree_on(run: FinishedRun, tmp_path: Path) -> None:
+    other = with_answers(run, tmp_path / "other", 3)
+    data = replace(other.record.data, sha256={"validation": "another"})
+    assert disagreements([run, replace(other, record=replace(other.record, data=data))]) is None
+
+
+def test_the_image_of_an_answer_is_a_validation_image(run: FinishedRun, tmp_path: Path) -> None:
+    """Test images have the same names most often, since both folders count from 0."""
+    test = make_images(tmp_path / "test", ("red", "green", "blue"), count=8)
+    (test / "red").rename(test / "was red")
+    (test / "blue").rename(test / "red")
+    (test / "was red").rename(test / "blue")
+    record = replace(run.record, arguments=run.record.arguments | {"test_dir": str(test)})
+    image = EvaluationImages(record, local=True).get("red/0.png")
+    assert image is not None
+    means = image.resize((1, 1)).getpixel((0, 0))
+    assert isinstance(means, tuple)
+    assert means[0] == max(means)

@@ -26,7 +26,7 @@ import hfft.jobs.finetune
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import PreemptedError
-from hfft.output_folder import EPOCH_ANSWERS
+from hfft.output_folder import EPOCH_ANSWERS, FEATURE_MAP
 from hfft.training import checkpointing, resume
 from hfft.training.progress import PhaseResult
 from hfft.training.recipe import amount
@@ -83,7 +83,7 @@ Flags = Callable[..., tuple[Any, ...]]
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
-        ("vit", ()),
+        ("vit", ("--baselines", "probe")),
         ("resnet", ("--cache", "off", "--mixup", 0.4)),
         ("vit", ("--ema_decay", 0.9, "--early_stopping_patience", 9, "--class_weights", "balanced")),
         pytest.param(
@@ -108,7 +108,7 @@ def test_killed_after_any_step_and_resumed(flags: Flags, tmp_path: Path, kind: s
     start(folder, (*given, "--resume_from_checkpoint", "true"))
     assert equal(weights(folder), weights(tmp_path / "whole"))
     assert losses(folder) == losses(tmp_path / "whole")
-    for name in ("predictions.csv", EPOCH_ANSWERS):
+    for name in ("predictions.csv", EPOCH_ANSWERS, FEATURE_MAP):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     for name in ("best_epoch", "plan", "baselines"):
         assert record(folder)[name] == record(tmp_path / "whole")[name]

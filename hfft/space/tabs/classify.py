@@ -33,7 +33,7 @@ class ClassifyTab:
         self.model = model
         with gr.Tab("Classify", id="classify"):
             self.offer = gr.Button("Make a first model", variant="primary", visible=False)
-            with gr.Row():
+            with gr.Row(equal_height=False):
                 with gr.Column():
                     self._input()
                 with gr.Column():

@@ -13,7 +13,7 @@ from hfft.space.service import NO_MODEL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.views import journey as journey_views
-from hfft.space.views.evidence import steps
+from hfft.space.views.evidence import shown_features, steps
 from hfft.space.views.journey import change_of, journey_value, no_journey
 from hfft.space.widgets import BUTTONS, Tabs, plainly
 
@@ -39,7 +39,7 @@ class PipelineTab:
                 after = _picture("After preprocessing", "The image as the model sees it")
             gr.Markdown("## Architecture")
             drawing = gr.HTML(label="Architecture", elem_id="architecture")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs, outputs = [image, tabs.model], [flow, before, after, drawing]
         again.click(plainly(self.pipeline), inputs, outputs, api_name="pipeline")
         tabs.fill(tab, self.pipeline, inputs, outputs, ("", None, None, ""))
@@ -77,7 +77,7 @@ class TraceTab:
             )
             gr.Markdown("## In five steps")
             shown = gr.HTML(label="Steps", elem_id="steps")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs = [image, tabs.model]
         again.click(plainly(self.trace), inputs, shown, api_name="trace")
         tabs.fill(tab, self.trace, inputs, [shown], ("",))
@@ -99,7 +99,8 @@ class TraceTab:
         if loaded is None:
             return views.empty(NO_MODEL)
         image, note = _image(self.space, session, path, model)
-        return _noted(note) + steps(loaded.trace(image))
+        trace = loaded.trace(image)
+        return _noted(note) + steps(trace, loaded.faces(shown_features(trace)))
 
     def journey(self, path: str | None, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with the journey of the image as it is."""
@@ -108,14 +109,15 @@ class TraceTab:
         if loaded is None:
             return no_journey(NO_MODEL)
         image, note = _image(self.space, session, path, model)
-        return journey_value(loaded.journey(image), note)
+        return journey_value(loaded.journey(image), note, fields=loaded.fields(image))
 
     def what_if(self, path: str | None, model: str | None, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         """Answer with the journey of the image after a change."""
         session = self.space.visits.of(request.session_hash)
         change = change_of(event.change if isinstance(event.change, dict) else {})
         image, note = _image(self.space, session, path, model)
-        return journey_value(self.space.loaded(session, model).journey(image, change), note, fresh=False)
+        loaded = self.space.loaded(session, model)
+        return journey_value(loaded.journey(image, change), note, fresh=False, fields=loaded.fields(image))
 
 
 def _picture(label: str, text: str) -> gr.Image:

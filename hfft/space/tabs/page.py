@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,12 +11,13 @@ from gradio.events import api
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.tabs.classify import ClassifyTab
+from hfft.space.tabs.compare import CompareTab
 from hfft.space.tabs.curation.label_next import LabelNextTab
 from hfft.space.tabs.curation.labels import LabelsTab
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.tabs.learn import LearnTab
 from hfft.space.tabs.look_inside import PipelineTab, TraceTab
-from hfft.space.tabs.training import CompareTab, TrainingTab
+from hfft.space.tabs.training import TrainingTab
 from hfft.space.tools import Tools
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
@@ -34,24 +36,48 @@ def build(space: Space) -> gr.Blocks:
             training = FinetuneTab(space, header.model)
             classify = ClassifyTab(space, header.model)
             PipelineTab(space, classify.image, filled)
-            TrainingTab(space, filled)
+            TrainingTab(space, classify.image, filled)
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
             LabelsTab(space, training)
             LabelNextTab(space, training)
             learn = LearnTab(space, filled)
+        header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
         if space.options.mcp:
             Tools(space).offer()
         arrived = header.wire(blocks, classify)
         training.resume(arrived)
+        arrived.then(
+            None,
+            None,
+            None,
+            js="() => {hfftOpen(new URLSearchParams(location.search).get('tab'))}",
+            api_visibility="private",
+        )
         classify.offer.click(lambda: gr.update(selected="finetune"), None, tabs, api_visibility="private")
     blocks.queue(max_size=128, default_concurrency_limit=4)
     return blocks
 
 
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 KEYS = """() => {
+const address = () => new URLSearchParams(location.search);
+window.hfftAsked = (name) => address().get(name);
+window.hfftAddress = (name, value) => {
+    const asked = address();
+    asked.delete(name);
+    [value].flat().filter(Boolean).forEach((each) => asked.append(name, each));
+    history.replaceState(history.state, "", "?" + asked);
+};
+window.hfftOpen = (wanted) => {
+    [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.dataset.tabId === wanted)?.click();
+};
+document.addEventListener("click", (event) => {
+    const tab = event.target.closest('[role="tab"]');
+    if (tab?.dataset.tabId) hfftAddress("tab", tab.dataset.tabId);
+});
 document.addEventListener("keydown", (event) => {
     const tab = event.target.closest('[role="tab"]');
     if (!tab) return;
@@ -77,7 +103,8 @@ new MutationObserver(name).observe(document.body, {childList: true, subtree: tru
 name();
 }"""
 """What Gradio's own parts lack: arrow keys, Home and End move between tabs, as they do wherever there are tabs; and
-what a button says is in its name, so that one can ask for it."""
+what a button says is in its name, so that one can ask for it. The address follows model, tab and compared runs, and
+opens the page on them."""
 
 
 def theme() -> gr.Theme:
@@ -103,7 +130,12 @@ def theme() -> gr.Theme:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",
         input_placeholder_color="*neutral_500",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
+
+
+_NOT_HERE = "The model of this address, {!r}, is not here: a visitor's own models are shown to that visitor alone."
 
 
 class _Header:
@@ -129,7 +161,8 @@ class _Header:
 
     def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> Any:
         """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
-        self.model.change(
+        # What is said of one model must not stand under the name of the next.
+        self.model.change(None, None, self.summary, js="() => ''", api_visibility="private").then(
             plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
         )
         api(self.models, api_name="models")
@@ -153,7 +186,7 @@ class _Header:
         if not name:
             return views.empty(NO_MODEL)
         try:
-            return views.summary(self.space.run(session, name), name)
+            return views.summary(self.space.run(session, name), name, name in session.own)
         except HfftError as error:
             return views.empty(f"{name} cannot be used: {error}")
 
@@ -161,6 +194,11 @@ class _Header:
         """Answer with the visitor's id, the models, the facts, and the offer to make a model where there is none."""
         session = self.space.visits.join(request.session_hash, visit)
         names, name = self.space.choices(session), self.space.current(session)
+        wanted = request.query_params.get("model")
+        if wanted in names:
+            name = wanted
+        elif wanted:
+            gr.Warning(escape(_NOT_HERE.format(wanted[:80]), quote=False))
         # What the page shows already is not set again: by the time of the answer, another one may have been chosen.
         chooser = gr.update(choices=names) if name == (model or "") else gr.update(choices=names, value=name or None)
         facts = gr.skip() if name == (model or "") else self._facts(session, name)

@@ -1,4 +1,4 @@
-"""The tabs Training and Compare: how runs went."""
+"""The tab Training: how a run went."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from hfft.errors import DataError, HfftError, ModelError
-from hfft.inference.runs import confusion_counts, most_confident_mistakes
+from hfft.inference.runs import Answer, confusion_counts, most_confident_mistakes
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
 from hfft.space.service import NO_MODEL, Space
+from hfft.space.tabs.before_after import BeforeAfter
+from hfft.space.trainings.sessions import new_folder
 from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
-from hfft.space.views.curves import curve_plot, curve_table, figure_image, plot_update, split_curves
+from hfft.space.views.curves import curve_plot, figure_image, split_curves
 from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
 from hfft.space.views.evidence import address_of
-from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
+from hfft.space.widgets import BUTTONS, Tabs, plainly
 from hfft.trust.epoch_answers import MOST, read_epoch_answers
 
 _PLAYER = Path(epoch_views.__file__)
@@ -36,10 +39,11 @@ class TrainingTab:
 
     Args:
         space: what answers.
+        image: the picture that lands in the map of features.
         tabs: fills it.
     """
 
-    def __init__(self, space: Space, tabs: Tabs) -> None:
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Training", id="training") as tab:
             player = gr.HTML(
@@ -49,6 +53,7 @@ class TrainingTab:
                 label="Epoch by epoch",
                 elem_id="player",
             )
+            BeforeAfter(space, image, tab, tabs)
             table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
                 loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
@@ -64,17 +69,21 @@ class TrainingTab:
                     alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
                 )
                 mistakes = gr.Gallery(
-                    label="Most confident mistakes: true → predicted",
+                    label="Most confident mistakes: true → predicted; press one to look inside it",
+                    allow_preview=False,
                     buttons=list(BUTTONS),
-                    columns=3,
+                    columns=6,
                     object_fit="contain",
                     height="auto",
                     visible=False,
                     elem_id="mistakes",
                 )
             note = gr.HTML(label="Mistakes")
-            again = gr.Button("Refresh")
+            again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
+        mistakes.select(plainly(self.look_at), tabs.model, image, api_visibility="private").success(
+            None, None, None, js="() => {hfftOpen('trace')}", api_visibility="private"
+        )
         again.click(plainly(self.training), tabs.model, outputs, api_name="training")
         tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))
         tabs.fill(tab, self.by_epoch, [tabs.model], [player], (no_epochs(""),))
@@ -103,6 +112,15 @@ class TrainingTab:
             gr.update(value=pictures, visible=bool(pictures)),
             views.evaluated(run) + note,
         )
+
+    def look_at(self, model: str | None, chosen: gr.SelectData, request: gr.Request) -> str:
+        """Answer with the image of the mistake that was pressed, as a file, for the tabs that follow one image."""
+        found = _mistaken(self.space.loaded(self.space.visits.of(request.session_hash), model))
+        if chosen.index >= len(found):
+            raise DataError("this mistake is not here any more; open the tab again")
+        path = new_folder(self.space.work, "uploads") / "mistake.png"
+        found[chosen.index][1].save(path)
+        return str(path)
 
     def by_epoch(self, model: str | None, request: gr.Request) -> dict[str, Any]:
         """Answer with what the epoch slider draws."""
@@ -141,52 +159,21 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
     return found
 
 
-class CompareTab:
-    """Runs side by side.
-
-    Args:
-        space: what answers.
-        image: the image that every run is asked about.
-        tabs: fills it.
-    """
-
-    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
-        self.space = space
-        with gr.Tab("Compare", id="compare") as tab:
-            chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
-            button = gr.Button("Compare", variant="primary")
-            table = gr.HTML(label="Runs side by side", elem_id="comparison")
-            with gr.Row():
-                accuracy = curve_plot("Validation accuracy", "run", visible=False)
-                loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
-        button.click(plainly(self.compare), [chosen, image], [table, accuracy, loss], api_name="compare")
-        tabs.fill(tab, self.offer, [], [chosen, table], (gr.update(choices=[], value=[]), ""))
-
-    def offer(self, request: gr.Request) -> Any:
-        """Answer with the runs that there are, the newest two chosen."""
-        names = self.space.choices(self.space.visits.of(request.session_hash))
-        return gr.update(choices=names, value=names[:2]), "" if names else views.empty(NO_MODEL)
-
-    def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
-        """Answer with a table and two curves."""
-        if len(names or []) < 2:
-            raise DataError("choose two runs or more")
-        runs, answers = self.space.compare(self.space.visits.of(request.session_hash), names, path)
-        rows = curve_table([(run.name, run.rows) for run in runs])
-        hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
-        plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
-        return views.comparison(runs, answers) + views.differences(runs) + hint, *map(plot_update, plots)
+def _mistaken(loaded: Loaded) -> list[tuple[Answer, Image.Image]]:
+    """Return the most confident mistakes, as far as their images are still there."""
+    images = loaded.images
+    wrong = most_confident_mistakes(loaded.answers()) if images is not None else []
+    found = [(answer, images.get(answer.file) if images is not None else None) for answer in wrong]
+    return [(answer, image) for answer, image in found if image is not None]
 
 
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
     """Return the most confident mistakes with their images, and a note where there are none to show."""
     answers = loaded.answers()
-    wrong = most_confident_mistakes(answers)
-    if not wrong:
+    if not most_confident_mistakes(answers):
         return [], f"<p>No mistakes among {len(answers)} answers.</p>" if answers else ""
-    pictures = []
-    for answer in wrong:
-        image = loaded.images.get(answer.file) if loaded.images is not None else None
-        if image is not None:
-            pictures.append((image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}"))
+    pictures = [
+        (image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}")
+        for answer, image in _mistaken(loaded)
+    ]
     return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"

@@ -117,6 +117,8 @@ class Training:
         share: of this station, 0 to 1; None where that is not known.
         arrived: by station, when it was reached, on the monotonic clock.
         rows: the epochs so far.
+        passed: how many images had passed the frozen part when it was first and last heard of, with the moments.
+        filling: how many of the split that passes now.
         began: when it began to run, on the monotonic clock.
         ended_at: when it ended.
         seen: when somebody last followed it.
@@ -129,6 +131,8 @@ class Training:
     share: float | None = None
     arrived: dict[Station, float] = field(default_factory=dict)
     rows: list[EpochRow] = field(default_factory=list)
+    passed: tuple[tuple[int, float], ...] = ()
+    filling: int = 0
     began: float | None = None
     ended_at: float | None = None
     seen: float = field(default_factory=time.monotonic)
@@ -155,6 +159,12 @@ class Training:
         """Say where it is now, and how much of that is done."""
         self.arrived.setdefault(station, time.monotonic())
         self.station, self.share = station, share
+
+    def pass_images(self, done: int) -> None:
+        """Count images that passed the frozen part; splits pass one after the other, each counted from 0."""
+        before = self.passed[-1][0] if self.passed else 0
+        now = before + (done - self.filling if done >= self.filling else done)
+        self.passed, self.filling = (*self.passed[:1], (now, time.monotonic())), done
 
     def end(self, state: State, message: str) -> None:
         """Say how it ended."""
@@ -364,11 +374,12 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     if kind == "found":
         return "done", event["text"]
     if kind == "done":
-        return "done", "The page now uses the new model." + _proof(event.get("frozen"))
+        return "done", "The page now uses the new model." + _spared(training) + _proof(event.get("frozen"))
     if training.ended:
         return None
     if kind == "fill":
         training.reach("fill", event["done"] / event["total"])
+        training.pass_images(event["done"])
         training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
     elif kind == "step":
         epoch, epochs = event["epochs"], training.job.epochs
@@ -380,6 +391,18 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
         training.reach("evaluate", event["done"] / event["total"] if event["total"] else None)
         training.message = "The result is evaluated, and compared with a linear probe."
     return None
+
+
+def _spared(training: Training) -> str:
+    """Say what the frozen part took, and what it would have taken in every epoch; nothing where that is not known."""
+    if len(training.passed) < 2 or training.job.epochs <= 1:
+        return ""
+    (first, began), (last, ended) = training.passed
+    seconds = (ended - began) / (last - first) * last
+    return (
+        f" The frozen part took {seconds:.1f} s for {last:,} images, once; in each of {training.job.epochs:g} epochs "
+        f"it would have taken {seconds * training.job.epochs:.0f} s."
+    )
 
 
 def _proof(frozen: dict[str, Any] | None) -> str:

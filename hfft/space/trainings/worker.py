@@ -16,6 +16,7 @@ import queue
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -23,10 +24,12 @@ from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, Mod
 from hfft.cache.fill import report_fill_progress
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
+from hfft.jobs.inputs import Shared
 from hfft.output_folder import RECORD
 from hfft.plugin.installed import installed_plugins
 from hfft.report.record import read_record
 from hfft.report.trace import EpochRow, observe
+from hfft.space.trainings.small_set import ANIMALS
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.setup import Settings
@@ -104,14 +107,16 @@ class Reporter(PhaseCallback):
         self.tell("epoch", row=asdict(row))
 
 
-def warm_up() -> None:
-    """Import what a job imports on its way, while nobody waits."""
+def warm_up(shared: Shared) -> None:
+    """Import what a job imports on its way, and load the model of a first visit, while nobody waits."""
     from PIL import Image
 
     for name in ("hfft.jobs.results", "hfft.report.plots", "matplotlib.pyplot", "sklearn.linear_model"):
         importlib.import_module(name)
     installed_plugins()
     Image.init()
+    with suppress(HfftError):  # the embedded model is not installed
+        shared.model(ModelArguments(), sorted(ANIMALS), FinetuneArguments.seed)
 
 
 def incoming() -> queue.SimpleQueue[str]:
@@ -140,15 +145,15 @@ def main() -> int:
     # Whatever else prints goes to standard error, so that every line on standard output is one of ours.
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lines = incoming()
-    warm_up()
+    lines, shared = incoming(), Shared()
+    warm_up(shared)
     code = 0
     while not code:
         job = json.loads(lines.get())
         code = (
             run_errand(job, Reporter(stream, 0.0))
             if "errand" in job
-            else train(job, Reporter(stream, job["training"]["num_train_epochs"]))
+            else train(job, Reporter(stream, job["training"]["num_train_epochs"]), shared)
         )
     return code
 
@@ -167,8 +172,16 @@ def run_errand(job: dict[str, Any], reporter: Reporter) -> int:
     return 0
 
 
-def train(job: dict[str, Any], reporter: Reporter) -> int:
-    """Run a job and return the exit code."""
+def train(job: dict[str, Any], reporter: Reporter, shared: Shared | None = None) -> int:
+    """Run a job and return the exit code.
+
+    Args:
+        job: its options, grouped as `Settings` groups them.
+        reporter: hears how it goes.
+        shared: keeps the pretrained model from one job to the next; the images of each are read anew.
+    """
+    shared = shared or Shared(keep=False)
+    shared.forget_images()
     try:
         settings = Settings(
             ModelArguments(**job["model"]),
@@ -178,7 +191,7 @@ def train(job: dict[str, Any], reporter: Reporter) -> int:
             FinetuneArguments(**job["training"]),
         )
         with report_fill_progress(reporter.filling):
-            run = finetune(settings, callbacks=(reporter,))
+            run = finetune(settings, callbacks=(reporter,), shared=shared)
     except HfftError as error:
         reporter.tell("error", text=one_line(error))
         return 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import pandas as pd
 from PIL import Image
 
+from hfft.inference.runs import FinishedRun
+from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.plots import BLUE, GREEN, VERMILION
 from hfft.report.trace import EpochRow
 
@@ -57,9 +59,36 @@ def figure_image(figure: Figure) -> Image.Image:
     return Image.open(stream)
 
 
-def curve_table(runs: Sequence[tuple[str, Sequence[EpochRow]]]) -> pd.DataFrame:
-    """Return the epochs of runs in long form: epoch (as text), value, series (loss or accuracy), run."""
-    rows = []
+def baselines(runs: Sequence[FinishedRun]) -> dict[str, float]:
+    """Return by name the accuracies that runs are held against, where they are of the validation images of all."""
+    contents = {run.record.data.sha256.get("validation") for run in runs}
+    if len(contents) > 1 or None in contents:
+        return {}
+    return {
+        f"{BASELINE_NAMES[name]} ({run.record.base.id})" if name == "linear_probe" else BASELINE_NAMES[name]: values[
+            "accuracy"
+        ]
+        for run in runs
+        if run.record.per_class_split == "validation"
+        for name, values in run.record.baselines.items()
+        if name in BASELINE_NAMES and "accuracy" in values
+    }
+
+
+def curve_table(
+    runs: Sequence[tuple[str, Sequence[EpochRow]]], lines: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """Return the epochs of runs in long form: epoch (as text), value, series (loss or accuracy), run.
+
+    Args:
+        runs: name and epochs of each.
+        lines: accuracies that are drawn as level lines beside them, by name.
+    """
+    rows = [
+        (f"{epoch:g}", value, "accuracy", name)
+        for name, value in (lines or {}).items()
+        for epoch in sorted({row.epoch for _, epochs in runs for row in epochs})
+    ]
     for name, epochs in runs:
         for row in epochs:
             for series, value in (

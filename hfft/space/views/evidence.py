@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from PIL import Image
@@ -15,9 +15,30 @@ from hfft.inference.classifier import Prediction
 from hfft.space.views import html as views
 from hfft.trust.known import Neighbour
 
+Faces = Mapping[int, Sequence[tuple[Image.Image, str]]]
+"""By feature, small pictures of training images in which it is largest, each with its class."""
+_SHOWN = 4  # features that are shown for a class, and against it
 
-def steps(trace: PredictionTrace) -> str:
-    """Return the five steps of a prediction."""
+
+def shown_features(trace: PredictionTrace) -> list[int]:
+    """Return the features that the steps show, each once."""
+    shown = [(*each.supporting[:_SHOWN], *each.opposing[:_SHOWN]) for each in trace.evidence]
+    return sorted({number for pairs in shown for number, _ in pairs})
+
+
+def steps(trace: PredictionTrace, faces: Faces | None = None) -> str:
+    """Return the five steps of a prediction.
+
+    Args:
+        trace: of the prediction.
+        faces: what stands beside the features; nothing where the training images are not there.
+    """
+    faces = faces or {}
+    shown = (
+        " The pictures are the training images in which a feature is largest, as a share of all features."
+        if any(faces.values())
+        else ""
+    )
     parts = [
         _step("1. What the model sees", "The image after resizing and cutting.", _picture(trace.seen)),
         _step(f"2. What the frozen part makes of it ({trace.frozen_part or 'nothing is frozen'})", *_frozen(trace)),
@@ -25,10 +46,10 @@ def steps(trace: PredictionTrace) -> str:
         _step(
             "4. What speaks for and against",
             f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the class: "
-            "what it adds to the class's score (blue) or takes from it (orange)."
+            f"what it adds to the class's score (blue) or takes from it (orange).{shown}"
             if trace.features
             else "This model's head does not read a single vector of features, so there is nothing to weigh.",
-            '<div class="hf-two">' + "".join(map(_evidence, trace.evidence)) + "</div>",
+            '<div class="hf-two">' + "".join(_evidence(each, faces) for each in trace.evidence) + "</div>",
         ),
         _step(
             "5. The answer",
@@ -80,10 +101,21 @@ def _changes(trace: PredictionTrace) -> tuple[str, str]:
     if not trace.base:
         why = trace.base_missing or "its output cannot be laid on the image"
         return f"The base model cannot be shown beside it: {why}.", _maps(trace.retrained)
+    if trace.changed == 0:
+        text = "Nothing: this part was not trained, so its output is the base model's, to the last bit."
+        return text, _maps(trace.retrained)
     text = "The channels that differ most from the base model's, each pair on one scale."
     if trace.changed is not None:
         text += f" Over all channels the output moved by {trace.changed:.0%} of its size in the base model."
     return text, f"<p>Now</p>{_maps(trace.retrained)}<p>Base model</p>{_maps(trace.base)}"
+
+
+def _faces(pictures: Sequence[tuple[Image.Image, str]]) -> str:
+    images = "".join(
+        f'<img src="{address_of(picture, "JPEG")}" alt="A training image of {escape(label)}" title="{escape(label)}">'
+        for picture, label in pictures
+    )
+    return f'<span class="hf-faces">{images}</span>' if images else ""
 
 
 def _maps(channels: Sequence[Channel], what: str = "Channel") -> str:
@@ -108,11 +140,12 @@ def _picture(image: Image.Image | None) -> str:
     return f'<div class="hf-maps"><figure>{picture}</figure></div>'
 
 
-def _evidence(evidence: Evidence) -> str:
-    pairs = [*evidence.supporting, *reversed(evidence.opposing)]
+def _evidence(evidence: Evidence, faces: Faces) -> str:
+    pairs = [*evidence.supporting[:_SHOWN], *reversed(evidence.opposing[:_SHOWN])]
     most = max((abs(value) for _, value in pairs), default=1.0) or 1.0
     rows = "".join(
-        f'<tr><td>feature {number}{views.signed_bar(value / most)}</td><td class="n">{value:+.3f}</td></tr>'
+        f"<tr><td>feature {number}{_faces(faces.get(number, ()))}{views.signed_bar(value / most)}</td>"
+        f'<td class="n">{value:+.3f}</td></tr>'
         for number, value in pairs
     )
     title = f"{escape(evidence.label)} <small>{evidence.probability:.1%}</small>"

@@ -11,6 +11,7 @@ from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import PairedDifference, wilson_interval
 from hfft.planning.anatomy_file import anatomy_from_dict
+from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
@@ -23,7 +24,7 @@ CSS = f"""
 .hf-card h2 {{margin:0 0 6px; font-size:15px}} .hf-card dl {{margin:0; font-size:13px}}
 .hf-card dt {{color:var(--body-text-color-subdued)}} .hf-card dd {{margin:0 0 4px; font-weight:600;
   overflow-wrap:anywhere}}
-.hf-card p {{font-size:13px; margin:6px 0 0}}
+.hf-card p {{display:block; font-size:13px; margin:6px 0 0}}
 .hf-frozen {{border-top:5px solid {FROZEN}}} .hf-trained {{border-top:5px solid {TRAINED}}}
 .hf-plain {{border-top:5px solid var(--neutral-400)}}
 .hf-scroll {{overflow-x:auto; max-width:100%}}
@@ -59,7 +60,8 @@ CSS = f"""
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
 input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
-#mistakes .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{max-height:none; overflow:visible; padding-top:36px}}
+#mistakes .grid-wrap, #differing .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{
+  max-height:none; overflow:visible; padding-top:36px}}
 footer .divider {{display:none}}
 @media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
   #summary {{min-height:0}}
@@ -157,8 +159,14 @@ def empty(text: str) -> str:
     return f'<div class="hf-empty" role="status">{escape(text)}</div>'
 
 
-def summary(run: FinishedRun | None, name: str) -> str:
-    """Return a line about the loaded model."""
+def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
+    """Return a line about the loaded model.
+
+    Args:
+        run: of the model; None without a record.
+        name: of the model.
+        own: whether a visitor trained it here, on images that have no name but that of a folder of this server.
+    """
     if run is None:
         return f'<div class="hf-chips"><span>{escape(name)}</span><span>no run record</span></div>'
     record = run.record
@@ -166,7 +174,7 @@ def summary(run: FinishedRun | None, name: str) -> str:
         f"base {record.base.id}",
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
-        f"{len(record.data.labels)} classes of {record.data.name}",
+        f"{len(record.data.labels)} classes" + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
@@ -368,7 +376,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
     shared = _shared_split(runs)
     splits = [shared or leading_split(run) for run in runs]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             run.name,
             run.record.base.id,
@@ -382,8 +390,24 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
         )
         for run, split, answer in zip(runs, splits, answers, strict=True)
     ]
+    if shared:
+        rows += _baseline_rows(runs, shared, len(heads))
     warning = "" if shared else note("These runs were evaluated on different images: their accuracies do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
+
+
+def _baseline_rows(runs: Sequence[FinishedRun], split: str, cells: int) -> list[tuple[str, ...]]:
+    """Return what runs are held against on the images that they share, a line for each, without repetitions."""
+    found = {}
+    for run in runs:
+        if run.record.per_class_split != split:
+            continue
+        for name, values in run.record.baselines.items():
+            base = run.record.base.id if name == "linear_probe" else ""
+            images = f"{split} of {run.record.data.name}"
+            count = right_of(values.get("accuracy", math.nan), run.record.metrics[split].images)
+            found[name, base] = (BASELINE_NAMES.get(name, name), base, "", images, count)
+    return [(*row, *[""] * (cells - len(row))) for row in found.values()]
 
 
 def differences(runs: Sequence[FinishedRun]) -> str:

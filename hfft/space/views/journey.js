@@ -135,13 +135,26 @@ function outline(place) {
   cell = stop().cells ? place : null;
   const box = find(".cell");
   box.hidden = !cell;
+  find(".sees").hidden = true;
   if (!cell) return;
   const [rows, columns] = stop().cells;
   cell = [Math.min(rows - 1, Math.max(0, cell[0])), Math.min(columns - 1, Math.max(0, cell[1]))];
   box.style.cssText = `left:${(100 * cell[1]) / columns}%;top:${(100 * cell[0]) / rows}%;width:${100 / columns}%;height:${100 / rows}%`;
-  find(".said").textContent =
-    `Cell ${cell[0] + 1}, ${cell[1] + 1} of ${rows} x ${columns} lies over this part of the picture; through the parts ` +
-    "before it, it sees what is around as well.";
+  find(".said").textContent = `Cell ${cell[0] + 1}, ${cell[1] + 1} of ${rows} x ${columns}${seen(rows, columns)}`;
+}
+
+// Outlines what the cell sees, and says so.
+function seen(rows, columns) {
+  const side = stop().sees;
+  if (!side) return " lies over this part of the picture; what it sees was not measured.";
+  const [middle, across] = [(cell[0] + 0.5) / rows, (cell[1] + 0.5) / columns];
+  const edges = [middle, across].map((at) => [Math.max(0, at - side / 2), Math.min(1, at + side / 2)]);
+  const [[top, bottom], [left, right]] = edges;
+  const box = find(".sees");
+  box.hidden = false;
+  box.style.cssText = `left:${100 * left}%;top:${100 * top}%;width:${100 * (right - left)}%;height:${100 * (bottom - top)}%`;
+  const share = Math.round(100 * (bottom - top) * (right - left));
+  return `: 90 % of what it depends on lies within the dashed frame, ${share} % of the picture (by gradient, as measured for the middle cell).`;
 }
 
 canvas.addEventListener("pointermove", (event) => {

@@ -16,19 +16,26 @@ _MOST_CROP = 0.9
 _SIDE = 448  # pixels of the picture's longer side
 
 
-def journey_value(found: Journey, note: str = "", fresh: bool = True) -> dict[str, Any]:
+def journey_value(
+    found: Journey, note: str = "", fresh: bool = True, fields: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Return what the journey draws.
 
     Args:
         found: the journey.
         note: which image it is of, where the visitor did not choose it.
         fresh: whether nothing was changed in the picture, so that the controls go back to where they began.
+        fields: by part, the side of what a cell sees, in shares of the picture's side.
     """
     if found.seen is None:
         return no_journey("This model's input is not a picture, so nothing can be laid over it.")
     return {
         "seen": address_of(_smaller(found.seen), "JPEG"),
-        "stops": [_picture(found), *map(_stop, found.stops), _answer(found)],
+        "stops": [
+            _picture(found),
+            *(_stop(stop) | {"sees": (fields or {}).get(stop.part)} for stop in found.stops),
+            _answer(found),
+        ],
         "answers": [_score(score) for score in found.scores],
         "doubt": doubt(found.unknown_score),
         "note": note,

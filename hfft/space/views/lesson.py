@@ -52,7 +52,8 @@ def lesson(register: str, told: Told) -> str:
     level = REGISTERS.index(register) if register in REGISTERS else 0
     parts = [_section("The idea", _idea(level, told.run))]
     if told.journey is not None and told.journey.seen is not None:
-        parts.append(_section("Five stages", _STAGES[level], _stages(told.journey, told.journey.seen, told.image)))
+        count, drawn = _stages(told.journey, told.journey.seen, told.image)
+        parts.append(_section(f"{_NUMBERS[count]} stages", _STAGES[level], drawn))
     if told.run is not None:
         parts.append(_section("The training", _training(level, told.run, told)))
     if told.journey is not None:
@@ -74,6 +75,7 @@ def insight(told: Told) -> str:
     )
 
 
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five")  # stages: without a trained block, or a frozen one, fewer
 _STAGES = (
     "A picture goes in on the left, an answer comes out on the right. Blue stays as it was; orange was trained.",
     "Each stage with the shapes of what it is given and gives out (channels, rows, columns). Everything up to the "
@@ -176,7 +178,8 @@ def _prediction(level: int, told: Told) -> str:
     return text
 
 
-def _stages(journey: Journey, seen: Image.Image, image: str) -> str:
+def _stages(journey: Journey, seen: Image.Image, image: str) -> tuple[int, str]:
+    """Return how many stages this model has, and the stages as cards."""
     picture = seen.copy()
     picture.thumbnail((_SIDE, _SIDE))
     frozen = [stop for stop in journey.stops if not stop.trained and stop.part != "head"]
@@ -190,7 +193,8 @@ def _stages(journey: Journey, seen: Image.Image, image: str) -> str:
         *(_stage(name, kind, stops) for name, kind, stops in groups if stops),
         _card("Answer", "plain", f"<b>{escape(journey.scores[0].label)}</b>", (), ()),
     ]
-    return f'<ol class="hf-flow" aria-label="Stages">{"".join(cards)}</ol><p class="hf-note">Of {escape(image)}.</p>'
+    note = f'<p class="hf-note">Of {escape(image)}.</p>'
+    return len(cards), f'<ol class="hf-flow" aria-label="Stages">{"".join(cards)}</ol>{note}'
 
 
 def _stage(name: str, kind: str, stops: Sequence[Stop]) -> str:

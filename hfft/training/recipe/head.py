@@ -43,7 +43,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
         progress.probe = probe if folds and isinstance(probe, LinearProbe) else None
         if training.baselines != "none" and training.process_index == 0:
             predictions = predict_baselines(setup, reader, probe, data)
-            progress.baselines = Baselines(predictions, time.perf_counter() - began, setup.sets.task)
+            progress.baselines = Baselines(predictions, time.perf_counter() - began, setup.sets.task, reader.kept)
     if starts and progress.probe is not None:
         assert reader.linear is not None
         fold(progress.probe, reader.linear)

@@ -98,6 +98,16 @@ def test_the_pace_of_a_station_tells_what_is_left(tmp_path: Path, monkeypatch: p
     assert training.left == pytest.approx(1)  # another station, another pace
 
 
+def test_what_keeping_spared_is_said_as_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(Job(tmp_path, tmp_path, epochs=5), "running")
+    for done, total, now in ((8, 24, 100.0), (16, 24, 101.0), (24, 24, 102.0), (8, 8, 103.0)):
+        monkeypatch.setattr("hfft.space.trainings.queue.time.monotonic", lambda now=now: now)
+        take(training, {"event": "fill", "done": done, "total": total})
+    outcome = take(training, {"event": "done"})
+    assert outcome is not None
+    assert "The frozen part took 4.0 s for 32 images, once; in each of 5 epochs it would have taken 20 s." in outcome[1]
+
+
 def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: Path) -> None:
     training = trainings.submit(make_job(tmp_path, "last_block", 20, images=600))
     shares = []

@@ -68,7 +68,7 @@ class LabelNextTab:
             self.other = Name(
                 [], label="Another class", info="Or a new one", allow_custom_value=True, elem_id="next-other"
             )
-            self.give = gr.Button("Label so", elem_id="next-give", min_width=110)
+            self.give = gr.Button("Use this label", elem_id="next-give", min_width=110)
 
     def _wire(self, tab: gr.Tab) -> None:
         model, box, classes = self.training.model, self.training.box, self.training.classes

@@ -19,8 +19,8 @@ from hfft.space.widgets import Name, plainly
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _LONG: dict[str, Any] = {**_QUICK, "concurrency_limit": 4}
-_INTRODUCTION = """Every image is told by all others and never by its own label. A label that they contradict is a
-reason to look, not proof. No image is moved or deleted: your decisions make a new list."""
+_INTRODUCTION = """Each label is checked against all other images, never against itself. A label that they contradict is
+a reason to look, not proof. No image is moved or deleted: your decisions make a new list."""
 
 
 class LabelsTab:

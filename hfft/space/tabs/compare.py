@@ -1,0 +1,91 @@
+"""The tab Compare: runs side by side, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from hfft.errors import DataError
+from hfft.inference.runs import FinishedRun, disagreements
+from hfft.space.service import NO_MODEL, Space
+from hfft.space.trainings.sessions import Session
+from hfft.space.views import html as views
+from hfft.space.views.curves import baselines, curve_plot, curve_table, plot_update
+from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
+
+_DIFFERING = 12  # images that are shown of those on which runs differ
+_SHOWN = 400  # pixels of their longer side
+
+
+class CompareTab:
+    """Runs side by side.
+
+    Args:
+        space: what answers.
+        image: the image that every run is asked about.
+        tabs: fills it.
+    """
+
+    def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
+        self.space = space
+        with gr.Tab("Compare", id="compare") as tab:
+            chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
+            button = gr.Button("Compare", variant="primary")
+            table = gr.HTML(label="Runs side by side", elem_id="comparison")
+            differing = gr.Gallery(
+                label="Images on which they differ",
+                buttons=list(BUTTONS),
+                columns=6,
+                object_fit="contain",
+                height="auto",
+                visible=False,
+                elem_id="differing",
+            )
+            note = gr.HTML(label="How many")
+            with gr.Row():
+                accuracy = curve_plot("Validation accuracy", "run", visible=False)
+                loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
+        shown = [table, differing, note, accuracy, loss]
+        button.click(plainly(self.compare), [chosen, image], shown, api_name="compare")
+        button.click(None, chosen, None, js="(names) => {hfftAddress('runs', names)}", api_visibility="private")
+        hidden = gr.update(visible=False)
+        empty = (gr.update(choices=[], value=[]), "", hidden, "", hidden, hidden)
+        tabs.fill(tab, self.offer, [], [chosen, *shown], empty)
+
+    def offer(self, request: gr.Request) -> Any:
+        """Answer with the runs that there are: those of the page's address chosen, else the newest two."""
+        names = self.space.choices(self.space.visits.of(request.session_hash))
+        asked = [name for name in request.query_params.getlist("runs") if name in names]
+        chosen = gr.update(choices=names, value=asked or names[:2])
+        return chosen, "" if names else views.empty(NO_MODEL), *[gr.skip()] * 4
+
+    def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
+        """Answer with a table, the images on which the runs differ, a note on them, and two curves."""
+        if len(names or []) < 2:
+            raise DataError("choose two runs or more")
+        session = self.space.visits.of(request.session_hash)
+        runs, answers = self.space.compare(session, names, path)
+        rows = curve_table([(run.name, run.rows) for run in runs], baselines(runs))
+        hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
+        plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
+        text = views.comparison(runs, answers) + views.differences(runs) + hint
+        return text, *_differing(self.space, session, runs), *map(plot_update, plots)
+
+
+def _differing(space: Space, session: Session, runs: Sequence[FinishedRun]) -> tuple[Any, str]:
+    """Return the pictures of images that runs answer differently, and a note on how many there are."""
+    found = disagreements(runs)
+    if found is None:
+        return gr.update(visible=False), ""  # which the table says
+    images, pictures = space.loaded(session, runs[0].name).images, []
+    for each in found[0][:_DIFFERING]:
+        image = images.get(each.file) if images is not None else None
+        if image is not None:
+            image.thumbnail((_SHOWN, _SHOWN))
+            said = "; ".join(f"{run.name} says {answer}" for run, answer in zip(runs, each.said, strict=True))
+            pictures.append((image, f"{each.label}: {said}"))
+    shown = f", {len(pictures)} of which are shown, those first that the fewest have right" if pictures else ""
+    note = views.note(f"They differ on {len(found[0]):,} of {found[1]:,} validation images{shown}.")
+    return gr.update(value=pictures, visible=bool(pictures)), note
