@@ -17,6 +17,8 @@ KNOWN = "known_images.safetensors"
 """Of the training images that others are compared with; see `hfft.trust.known`."""
 CODE = "modeling_backbone_classifier.py"
 """The code of a model that transformers has no class for; see `hfft.models.headless`."""
+ADAPTER = "adapter"
+"""Folder of low-rank adapters, as PEFT writes them; see `hfft.models.adapters`."""
 EPOCH_ANSWERS = "predictions_by_epoch.safetensors"
 """What was said of the validation images at each epoch; see `hfft.trust.epoch_answers`."""
 FEATURE_MAP = "feature_map.safetensors"
@@ -26,13 +28,13 @@ CLAIMS = ".hfft-files"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 RESULTS = (
     *(RECORD, CONFIG, "preprocessor_config.json", "README.md", "trace.csv", "predictions.csv"),
-    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS, FEATURE_MAP),
+    *(*WEIGHTS, "delta.safetensors", KNOWN, CODE, EPOCH_ANSWERS, ADAPTER, FEATURE_MAP),
     *("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png", "feature_map.png"),
     "predicted_against_true.png",
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "trainer_state.json"),
 )
 """What a run may leave in its folder."""
-_LATER = (KNOWN, CODE, EPOCH_ANSWERS, FEATURE_MAP, "feature_map.png", "predicted_against_true.png")
+_LATER = (KNOWN, CODE, EPOCH_ANSWERS, ADAPTER, FEATURE_MAP, "feature_map.png", "predicted_against_true.png")
 _BEFORE_LISTS = (*(name for name in RESULTS if name not in _LATER), "model.onnx")  # earlier records list nothing
 
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib import metadata, resources
@@ -211,6 +212,11 @@ def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, list[str]
     parser.add_argument("--output_dir")
     known, rest = parser.parse_known_args(argv)
     return known.sweep, known.output_dir, rest
+
+
+def split_values(values: str) -> list[str]:
+    """Return values with commas between them; what a policy sets after its colon, ``lora:last_n=4,r=8``, is one."""
+    return re.split(r",(?!\w+=)", values)
 
 
 def closest(word: str, known: list[str]) -> str:

@@ -141,7 +141,12 @@ class ViT(TablePlugin):
         ),
         "ijepa": Row("ijepa.embeddings", "ijepa.layers.*", "ijepa.layernorm", "classifier", tokens=patches(0)),
         "imagegpt": Row(
-            "transformer.wte transformer.wpe", "transformer.h.*", "transformer.ln_f", "score", tokens=pixels
+            stem="transformer.wte transformer.wpe",
+            blocks="transformer.h.*",
+            neck="transformer.ln_f",
+            head="score",
+            tokens=pixels,
+            projections="attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj",
         ),
         "metaclip_2": Row(
             stem="vision_model.embeddings vision_model.pre_layrnorm",

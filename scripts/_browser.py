@@ -18,7 +18,7 @@ TABS = {
     "Fine-tune": "#cut .hf-cut-block",
     "Classify": "#image",
     "Pipeline": "#architecture svg.architecture",
-    "Training": "#feature-map svg",
+    "Training": "#feature-map .dot",
     "Prediction trace": "#journey .seen",
     "Compare": "#runs label",
     "Labels": "#labels-look",

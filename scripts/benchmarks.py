@@ -15,6 +15,7 @@ from bench_limit import Result, pages_table, prefix_table, suffix_table
 from bench_policies import table as policies_table
 from bench_recipe import table as recipe_table
 from bench_storage import table as storage_table
+from bench_tasks import table as several_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -82,6 +83,12 @@ def peers_table() -> str:
         for run in measured("peers")
     ]
     return table("| | Accuracy, mean (range) | Seconds, median | Against hfft |\n| --- | --- | ---: | ---: |", rows)
+
+
+def _seeds(name: str) -> str:
+    """Say over how many seeds a benchmark was run."""
+    count = content(name)["conditions"]["seeds"]
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def delta_table() -> str:
@@ -157,6 +164,16 @@ The embedded default at 96 pixels, 5 epochs, three seeds, validation images (`sc
 of another run, in which hfft took 7.6 s.
 
 {peers_table()}
+
+## Several labels
+
+Images of one to three animals each at {content("tasks")["conditions"]["image_size"]} pixels,
+{content("tasks")["conditions"]["images"]} for training and half as many for validation and test,
+{content("tasks")["conditions"]["epochs"]} epochs with the same parameters frozen and the same learning rate, which hfft
+multiplies by five for the new head, {_seeds("tasks")} (`scripts/bench_tasks.py`); mean average precision on the test
+images. Other jobs shared the cores, which lengthens seconds, but not those of the CPU.
+
+{several_table(measured("tasks"))}
 
 ## The delta
 

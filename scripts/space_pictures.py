@@ -37,13 +37,15 @@ def main() -> int:
     parser.add_argument("outputs", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--docs", action="store_true", help="those of docs/images alone, under their names there")
+    parser.add_argument("--untrained", action="store_true", help="leave out the two trainings, which take longest")
     options = parser.parse_args()
     options.target.mkdir(parents=True, exist_ok=True)
     with visit(options.outputs) as (page, url, place):
         image = write_example(place)
         arrive(page, url)
-        train(page)
-        train_to_the_right(page, 2)
+        if not options.untrained:
+            train(page)
+            train_to_the_right(page, 2)
         (_for_docs if options.docs else _all)(page, url, image, options.target)
     return 0
 
@@ -76,7 +78,6 @@ def _for_docs(page: Page, url: str, image: Path, target: Path) -> None:
 def _begin(page: Page, url: str, image: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     arrive(page, url)
-    page.locator("#cut .hf-cut-dot").nth(1).wait_for()
     page.locator("#try-examples button").first.click()
     page.locator("#try-answers h3").first.wait_for()
     upload(page, image)

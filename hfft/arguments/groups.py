@@ -85,9 +85,10 @@ class DataArguments:
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     task: str = option(
         "auto",
-        "What the labels mean (docs/tasks.md): one class for each image (single_label), any number of them "
-        "(multi_label), or numbers (regression). auto tells by the labels, and says so where they are not single.",
-        ["auto", "single_label", "multi_label", "regression"],
+        "What the labels mean (docs/tasks.md): one class for each image (single_label), one in a tree of classes "
+        "(label_tree), any number of them (multi_label), or numbers (regression). auto tells by the labels, and says "
+        "so where they are not single.",
+        ["auto", "single_label", "label_tree", "multi_label", "regression"],
     )
     label_separator: str | None = option(
         None, "What parts the labels of an image in a column of text, ',' for instance: multi_label."
@@ -95,6 +96,12 @@ class DataArguments:
     label_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Columns that each hold one label as 1 or 0 (multi_label), or one number (regression)."},
+    )
+    label_tree: bool = option(
+        False, "Classes are paths in a tree, 'dog/terrier', or folders in folders: the same as --task label_tree."
+    )
+    tree_threshold: float = option(
+        0.8, "With a tree, the answer is its deepest node of at least this probability, between 0.5 and 1."
     )
     group_column: str | None = option(
         None, "Column that says which images belong together (a patient, a burst): a split keeps them on one side."
@@ -138,11 +145,17 @@ class DataArguments:
             raise ArgumentError(f"--views must be at least 1, not {self.views}")
 
     def _check_labels(self) -> None:
+        if self.label_tree and self.task not in ("auto", "label_tree"):
+            raise ArgumentError(f"--label_tree excludes --task {self.task}")
+        if self.label_tree:
+            self.task = "label_tree"
+        if not 0.5 < self.tree_threshold < 1:
+            raise ArgumentError(f"--tree_threshold must lie between 0.5 and 1, not {self.tree_threshold}")
         if self.label_columns and (self.label_column_name or self.label_separator):
             raise ArgumentError("--label_columns excludes --label_column_name and --label_separator")
-        if self.label_columns and self.task == "single_label":
+        if self.label_columns and self.task in ("single_label", "label_tree"):
             raise ArgumentError("--label_columns is for --task multi_label or regression; name the one column")
-        if self.label_separator is not None and self.task in ("single_label", "regression"):
+        if self.label_separator is not None and self.task in ("single_label", "label_tree", "regression"):
             raise ArgumentError(f"--label_separator is for --task multi_label, not {self.task}")
         if self.label_separator == "":
             raise ArgumentError("--label_separator must not be empty; give for example ','")
@@ -154,7 +167,8 @@ class PolicyArguments:
 
     policy: str = option(
         "last_block",
-        "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, or in "
+        "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, "
+        "lora[:last_n=K,r=R,alpha=A,dropout=P,dora=true] (low-rank adapters by PEFT), or in "
         "phases: lp_ft[:last_block|full], gradual[:N], auto_rgn, or the policy of an installed package; "
         "auto compares head, last_block, last_n:2 and lp_ft on the training images first (see hfft advise).",
     )

@@ -80,7 +80,7 @@ COMMANDS = {
     ),
     "merge": Command(
         "hfft.cli.models:merge_command",
-        "Make a whole checkpoint, which stock transformers loads, of a delta and its base model.",
+        "Make a whole checkpoint, which stock transformers loads, of a delta or adapters and their base model.",
     ),
     "export": Command(
         "hfft.cli.models:export_command",

@@ -27,8 +27,8 @@ def evaluate_command(argv: list[str]) -> Reply:
 
 
 def merge_command(argv: list[str]) -> Reply:
-    """Make a whole checkpoint, which stock transformers loads, of a delta and its base model."""
-    place = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta, or a Hub id."}
+    """Make a whole checkpoint, which stock transformers loads, of a delta or adapters and their base model."""
+    place = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta or adapters, or a Hub id."}
     options, delta = parse((MergeArguments,), argv, "merge", summary_of("merge"), place)
     from hfft.models.checkpoint import merge
 

@@ -13,6 +13,7 @@ from hfft.arguments import DataArguments
 from hfft.data.layout import composed
 from hfft.errors import DataError
 from hfft.tasks.contract import Label, Task
+from hfft.tasks.label_tree import LABEL_TREE, tidy
 from hfft.tasks.multi_label import MULTI_LABEL
 from hfft.tasks.registry import TASKS
 from hfft.tasks.regression import REGRESSION
@@ -80,6 +81,7 @@ def read_column(column: Column, data: DataArguments) -> Labelled:
     kind, why = (data.task, "") if data.task != AUTO else _guess(column, data)
     readers: dict[str, Callable[[], tuple[list[Label | None], list[str]]]] = {
         SINGLE_LABEL.name: lambda: _single(column),
+        LABEL_TREE.name: lambda: _in_tree(column),
         MULTI_LABEL.name: lambda: _several(column, data.label_separator),
         REGRESSION.name: lambda: _numbers(column),
     }
@@ -166,6 +168,13 @@ def is_label_type(feature: Any) -> bool:
     """Whether a column's type is that of classes: text, whole numbers, or yes and no."""
     kind = getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else ""
     return kind in ("string", "large_string", "bool") or kind.startswith(("int", "uint"))
+
+
+def _in_tree(column: Column) -> tuple[list[Label | None], list[str]]:
+    """The same of labels that are paths in a tree."""
+    labels, order = _single(column)
+    named = [None if label is None else tidy(label) or None for label in labels]
+    return list(named), list(dict.fromkeys(name for label in order if (name := tidy(label))))
 
 
 def _plain(value: Any) -> Any:

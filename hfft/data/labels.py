@@ -15,6 +15,7 @@ from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.label_columns import Column, Labelled, is_label_type, read_column, read_columns
 from hfft.errors import DataError
 from hfft.tasks.contract import Label
+from hfft.tasks.label_tree import LABEL_TREE, SEPARATOR
 from hfft.tasks.multi_label import MULTI_LABEL
 from hfft.tasks.regression import REGRESSION
 
@@ -134,12 +135,14 @@ class NamedImages:
         names: the label of each row, None where it has none.
         order: all classes, or the targets, in the data set's order.
         notes: what the labels were taken for.
+        folders: of class folders, each row's folder below that of the split, which may lie in its class folder.
     """
 
     images: ImageSet
     names: list[Label | None]
     order: list[str]
     notes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 def of_folders(named: NamedImages, data: DataArguments) -> NamedImages:
@@ -157,7 +160,17 @@ def of_folders(named: NamedImages, data: DataArguments) -> NamedImages:
             f"{place}: class folders hold classes, and --task regression estimates numbers; give a table with a column "
             "of paths and one of numbers"
         )
+    if data.task == LABEL_TREE.name:
+        return _nested(named)
     return _merged(named) if data.task == MULTI_LABEL.name else named
+
+
+def _nested(named: NamedImages) -> NamedImages:
+    """Return images whose labels are the ways through all folders around them."""
+    order = sorted(set(named.folders))
+    depth = max((folder.count(SEPARATOR) + 1 for folder in order), default=0)
+    note = f"Read as label_tree: {len(order):,} classes at or below these, at most {depth} levels deep"
+    return NamedImages(replace(named.images, task=LABEL_TREE), list(named.folders), order, (note,))
 
 
 def _merged(named: NamedImages) -> NamedImages:

@@ -59,6 +59,11 @@ class Entry:
     file: str
     source: str
 
+    @property
+    def folder(self) -> str:
+        """The folder that holds it, below that of its split."""
+        return self.file.rpartition("/")[0]
+
 
 @dataclass(frozen=True)
 class Layout:

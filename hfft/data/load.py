@@ -101,7 +101,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         notes=(*found.notes, *describe_groups(train, {"validation": validation, "test": test})),
         held_back="validation" not in splits,
     )
-    return sets.of_task(task.fitted_to(sets.train.labels))
+    return sets.of_task(task.told(data).fitted_to(sets.train.labels))
 
 
 # Where the images come from ---------------------------------------------------------------------------

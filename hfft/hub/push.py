@@ -14,8 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from hfft._version import __version__
 from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
+from hfft.models.adapters import CONFIG, TENSORS
+from hfft.models.delta import has_delta
 from hfft.models.download import DELTA, WEIGHTS, has_weights
-from hfft.output_folder import CODE, KNOWN
+from hfft.output_folder import ADAPTER, CODE, KNOWN
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
@@ -136,18 +138,24 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
         raise OutputError(
             f"{folder} does not hold model.safetensors; push its delta with --delta_only, or hfft merge it first"
         )
-    if target.delta_only and not (folder / DELTA).exists():
+    if target.delta_only and not has_delta(folder):
         raise OutputError(f"{folder} does not hold {DELTA}; push the whole checkpoint, without --delta_only")
     card = card_for(folder, target) if (folder / CARD).exists() else ""
-    names = [*weights, DELTA, *PUBLISHED_FILES, *_FIGURE.findall(card)]
+    names = [*weights, *_deltas(folder, target), *PUBLISHED_FILES, *_FIGURE.findall(card)]
     paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
     found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
     return found | ({CARD: paths.without(card).encode()} if card else {})
 
 
+def _deltas(folder: Path, target: Target) -> list[str]:
+    """Return the files of a delta; of two that say the same, the larger goes only beside whole weights."""
+    adapter = [f"{ADAPTER}/{name}" for name in (CONFIG, TENSORS)] if (folder / ADAPTER).is_dir() else []
+    return adapter if target.delta_only and adapter else [DELTA, *adapter]
+
+
 def _published(file: Path, paths: LocalPaths) -> Path | bytes:
     """A file as it goes to the Hub: what may name local paths is sent without them."""
-    if file.name == DELTA:
+    if file.name in (DELTA, TENSORS):
         return paths.delta(file)
     if file.name == KNOWN:
         return paths.known(file)

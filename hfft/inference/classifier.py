@@ -128,6 +128,7 @@ class Prediction:
         label_set: the labels that hold the right one as often as was asked for; empty where nothing was.
         labels: of a multi-label model, the labels that reach their thresholds, perhaps none; None of another one.
         values: of a regression model, the number for each target; empty of another one.
+        node: of a tree of labels, the deepest node that is sure enough (no name: the root); None of another model.
     """
 
     file: str
@@ -141,11 +142,17 @@ class Prediction:
     label_set: tuple[str, ...] = ()
     labels: tuple[str, ...] | None = None
     values: dict[str, float] = field(default_factory=dict)
+    node: Score | None = None
 
     @property
     def answer(self) -> Answer:
         """What the model says, apart from the image's name and what it was compared with."""
-        return Answer(self.label, self.probability, self.top, self.labels, self.values)
+        return Answer(self.label, self.probability, self.top, self.labels, self.values, self.node)
+
+    @property
+    def shown(self) -> Score:
+        """What is said first: of a tree of labels the node that is sure enough, else the most likely label."""
+        return self.node if self.node is not None and self.node.label else Score(self.label, self.probability)
 
     def plain(self) -> dict[str, Any]:
         """Return what programs are told: of an error the file and the reason, else what the model has an answer to."""
@@ -153,7 +160,7 @@ class Prediction:
             return {"file": self.file, "error": self.error}
         values = asdict(self) | {"error": None}
         absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
-        absent |= {"labels"} if self.labels is None else set()
+        absent |= {name for name in ("labels", "node") if values[name] is None}
         absent |= {"label", "probability", "top"} if self.values else {"values"}
         return {name: value for name, value in values.items() if name not in absent}
 
@@ -325,7 +332,7 @@ def _predictions(
     shares = classifier.probabilities(torch.cat([logits for logits, _ in outputs]))
     answers = [classifier.task.answer(row, classifier.labels, top_k) for row in shares]
     rows = [
-        Prediction("", each.label, each.probability, each.top, labels=each.labels, values=each.values)
+        Prediction("", each.label, each.probability, each.top, labels=each.labels, values=each.values, node=each.node)
         for each in answers
     ]
     if (known := classifier.known) is not None:

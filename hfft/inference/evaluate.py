@@ -251,6 +251,9 @@ def _metric(evaluation: Evaluation, name: str, value: float) -> str:
         "ece": f"expected calibration error{_calibrated(evaluation)}",
         "map": "mean average precision over labels",
         "subset_accuracy": "share of images with all labels right",
+        "tree_distance": "mean number of edges between the label that is answered and the true one",
+        "node_accuracy": "share of the answered nodes that hold the true label",
+        "node_depth": "mean depth of the answered nodes, 0 where none is sure enough",
     }
     notes = [said[name]] if name in said else []
     if name in metrics.intervals:

@@ -20,7 +20,7 @@ from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import given_options
 from hfft.jobs.results import arguments_of
 from hfft.machine import keep_freed_memory
-from hfft.parsing import flags_of, parse_keywords
+from hfft.parsing import flags_of, parse_keywords, split_values
 from hfft.training.setup import Settings, Setup
 
 
@@ -37,9 +37,11 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
     """
     if options.models:
         return _advise_models(settings, options, say)
-    policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in options.policies.split(",")))))
+    policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in split_values(options.policies)))))
     if not policies:
         raise ArgumentError("--policies names none; give for example head,last_block")
+    if any(each.partition(":")[0] == "lora" for each in policies):
+        raise ArgumentError("--policies compares on one model, which lora changes; compare it with hfft sweep")
     check_processes(settings.training)
     keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="hfft-advise-") as folder:

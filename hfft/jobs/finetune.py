@@ -34,7 +34,7 @@ from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign,
 from hfft.parsing import parse_keywords
 from hfft.planning.freezing import unfreeze
 from hfft.planning.plan import make_plan
-from hfft.planning.policies import AUTO
+from hfft.planning.policies import AUTO, check_policy
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.tasks.contract import Task, needs_one_label
@@ -205,6 +205,7 @@ def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) ->
 def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) -> Setup:
     """Load images (without those for the test where they are not wanted) and model, and make the plan."""
     shared, seed = shared or Shared(keep=False), settings.training.seed
+    check_policy(settings.policy.policy)
     set_seed(seed)
     sets = shared.images(settings.data, seed, test)
     _check_options(settings.training, sets)
@@ -212,13 +213,14 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
     settings, policy = replace(settings, training=training), settings.policy
     model, processor, base = shared.model(settings.model, sets.labels, seed, sets.task)
     anatomy, epochs = resolve_anatomy(model, settings.model), float(training.num_train_epochs)
+    given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
+    pretrained = Pretrained.of(given)  # before adapters are put in
     plan = make_plan(model, anatomy, policy.policy, epochs, policy.head_lr_scale, policy.layer_decay)
     if training.max_steps > 0 and len(plan.phases) > 1:
         raise ArgumentError(
             f"--max_steps does not say which of the phases of {policy.policy} ends; give --num_train_epochs"
         )
-    given = {n: t for n, t in model.state_dict().items() if n not in base.fresh and anatomy.part_of(n) != "head"}
-    setup = Setup(settings, sets, model, processor, base, Pretrained.of(given), plan)
+    setup = Setup(settings, sets, model, processor, base, pretrained, plan)
     check_head_init(setup)
     in_standard_units(setup)
     return setup

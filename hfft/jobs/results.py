@@ -26,7 +26,7 @@ from hfft.jobs.units import in_own_units
 from hfft.metrics import WORDS, SplitMetrics, counted, described
 from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
-from hfft.models.delta import write_delta
+from hfft.models.delta import write_adapters, write_delta
 from hfft.output_folder import CODE, EPOCH_ANSWERS, FEATURE_MAP, KNOWN, RECORD
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
@@ -75,8 +75,10 @@ def write_results(run: Run) -> str:
     drawn = frozenset(name for name in run.setup.drawn if (run.folder / name).exists())
     with staged_results(run.folder, run.settings.training.overwrite_output_dir, drawn) as folder:
         run.trust.task.write(run.model.config)
+        base = (run.setup.base.name, run.setup.base.revision)
+        write_adapters(folder, run.model, run.setup.pretrained, base)
         save_checkpoint(run.model, run.processor, folder)
-        write_delta(folder, run.model, run.setup.pretrained, (run.setup.base.name, run.setup.base.revision))
+        write_delta(folder, run.model, run.setup.pretrained, base)
         _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
@@ -349,6 +351,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
             f"{split.capitalize()} {_leading(record, metrics)}"
             + ("; optimistic, as the best epoch was chosen on these images" if record.optimistic(split) else "")
         )
+        if more := record.solved.more(metrics.values):
+            yield more
     yield from _against_baselines(record)
     yield from trust_lines(record)
     if record.best_epoch is not None:

@@ -22,6 +22,7 @@ from hfft.jobs.inputs import Shared
 from hfft.metrics import counted
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
+from hfft.parsing import split_values
 from hfft.planning.policies import AUTO
 from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
@@ -130,11 +131,11 @@ def parse_grid(options: Sequence[str]) -> list[Options]:
     for option in options:
         name, equals, values = option.partition("=")
         name = name.lstrip("-")
-        if not equals or not name or not all(values.split(",")):
+        if not equals or not name or not all(split_values(values)):
             raise ArgumentError(f"--sweep {option!r} is not of the form name=value,value")
         if name in grid:
             raise ArgumentError(f"--sweep gives {name} twice; list all its values at once")
-        grid[name] = values.split(",")
+        grid[name] = split_values(values)
     return _combinations(grid)
 
 

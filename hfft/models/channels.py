@@ -26,8 +26,8 @@ def check_channels(config: PreTrainedConfig, name: str) -> int:
     channels = channels_of(config)
     if channels not in (1, 3):
         raise ModelError(
-            f"{name!r} reads {channels} channels; hfft gives 3 (red, green and blue) or 1 (grey): choose a model that "
-            "reads as many"
+            f"{name!r} reads {channels} channels; hfft gives 3 (red, green and blue) or 1 (grey) and reads "
+            "no further ones of multi-page TIFF or .npy: choose a model that reads 3 or 1"
         )
     return channels
 

@@ -13,13 +13,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
 from hfft.files import write_whole
+from hfft.models.adapters import fold
 from hfft.models.channels import check_channels, fit_channels
-from hfft.models.delta import load_delta
+from hfft.models.delta import has_delta, load_delta
 from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.headless.backbones import encoder_of
 from hfft.models.pretrained import load_pretrained, quiet
 from hfft.models.tensors import state_to_save
-from hfft.output_folder import CODE, CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
+from hfft.output_folder import ADAPTER, CODE, CONFIG, KNOWN, RESULTS, WEIGHTS, claim, refuse_foreign, refuse_overlap
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
@@ -30,7 +31,8 @@ BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md", K
 
 
 def save_checkpoint(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write model and processor so that stock transformers loads both with no hfft installed."""
+    """Write model and processor so that stock transformers loads both with no hfft installed, adapters folded in."""
+    fold(model)
     nn.Module.to(model, memory_format=torch.contiguous_format)
     model.eval()
     with quiet():
@@ -50,8 +52,8 @@ def load(
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """Load a finished image classifier with its image processor.
 
-    Where there is no whole checkpoint but a delta, its base model is fetched, held against the hash in the
-    delta, and the delta applied to it.
+    Where there is no whole checkpoint but a delta, or the adapters of ``--policy lora``, the base model is fetched,
+    held against the hash that lies beside them, and they are applied to it.
 
     Args:
         path_or_repo: a folder, or a repository's id on the Hub.
@@ -83,7 +85,7 @@ def load_folder(
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} holds no config.json, so no model; give a run's output folder or a Hub id")
     if not has_weights(folder):
-        if not (folder / DELTA).exists():
+        if not has_delta(folder):
             raise ModelError(f"{folder} holds neither model.safetensors nor {DELTA}; other files are never read")
         return load_delta(folder, base, token, trust_remote_code)
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
@@ -119,7 +121,7 @@ def merge(
     token: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write the whole checkpoint that a delta and its base model make, which stock transformers loads.
+    """Write the whole checkpoint that a delta or adapters and their base model make, which stock transformers loads.
 
     Args:
         delta_folder: a folder with a delta, or a repository's id on the Hub.
@@ -139,8 +141,8 @@ def merge(
     output = Path(output_dir).expanduser()
     if has_weights(output):
         raise OutputError(f"{output} holds a checkpoint already; choose another --output_dir")
-    if not (source / DELTA).exists():
-        raise ModelError(f"{source} holds no {DELTA}; give the folder or the Hub id of a delta")
+    if not has_delta(source):
+        raise ModelError(f"{source} holds no {DELTA} and no {ADAPTER}; give the folder or the Hub id of a delta")
     refuse_overlap(output, {"base": base})
     if not (output.is_dir() and output.samefile(source)):
         refuse_foreign(output, RESULTS)

@@ -22,11 +22,13 @@ from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, embedded_model
 from hfft.errors import ModelError, OutputError
 from hfft.files import whole_file
+from hfft.models.adapters import TENSORS, adapted, adapter_tensors, apply_adapter, write_adapter
 from hfft.models.channels import check_channels
 from hfft.models.download import DELTA, fetch
 from hfft.models.headless.backbones import encoder_of, load_with_head
 from hfft.models.pretrained import load_pretrained
 from hfft.models.tensors import digest
+from hfft.output_folder import ADAPTER
 from hfft.trust.calibration import KEY, set_temperature
 
 if TYPE_CHECKING:
@@ -103,6 +105,36 @@ def write_delta(folder: Path, model: PreTrainedModel, pretrained: Pretrained, ba
     return folder / DELTA
 
 
+def write_adapters(folder: Path, model: PreTrainedModel, pretrained: Pretrained, base: tuple[str, str]) -> None:
+    """Write the adapters of a model, if it has any, as PEFT does, with what a delta says of itself.
+
+    Args:
+        folder: gets a folder `hfft.output_folder.ADAPTER`.
+        model: with adapters that are not folded in.
+        pretrained: what it was before.
+        base: id and revision of the base model.
+    """
+    if not adapted(model):
+        return
+    tensors = adapter_tensors(model)
+    plain = [name.replace(".base_layer.", ".") for name in model.state_dict()]
+    fresh = tuple(name for name in plain if name not in pretrained.tensors and ".lora_" not in name)
+    digests = {name: _digest(name, tensor) for name, tensor in tensors.items()}
+    info = DeltaInfo(*base, pretrained.sha256, fresh, digests)
+    write_adapter(folder / ADAPTER, model, base[0], tensors, {_ENTRY: json.dumps(asdict(info))})
+
+
+def has_delta(folder: Path) -> bool:
+    """Return whether a folder holds a delta, or the adapters of a run."""
+    return _delta_file(folder).exists()
+
+
+def _delta_file(folder: Path) -> Path:
+    """Return where the delta is: adapters are read where it is missing."""
+    own, adapters = folder / DELTA, folder / ADAPTER / TENSORS
+    return adapters if adapters.exists() and not own.exists() else own
+
+
 def read_delta(path: Path) -> tuple[DeltaInfo, dict[str, Tensor]]:
     """Read a delta, and hold every tensor against its hash.
 
@@ -129,7 +161,8 @@ def load_delta(
     """Apply a delta to its base model.
 
     Args:
-        folder: holds ``delta.safetensors``, ``config.json`` and ``preprocessor_config.json``.
+        folder: holds ``delta.safetensors`` (or the adapters of a run), ``config.json`` and
+            ``preprocessor_config.json``.
         base: where the base model lies, if not where the delta says.
         token: access token for the Hub.
         trust_remote_code: run code that the repository of delta or base brings along.
@@ -140,7 +173,8 @@ def load_delta(
     Raises:
         ModelError: delta or base cannot be loaded, the base is another one, or a tensor does not fit, by name.
     """
-    info, tensors = read_delta(folder / DELTA)
+    path = _delta_file(folder)
+    info, tensors = read_delta(path)
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
     processor: BaseImageProcessor = load_pretrained(AutoImageProcessor, arguments)
     config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
@@ -150,11 +184,14 @@ def load_delta(
     given = {name: tensor for name, tensor in state.items() if name not in info.fresh}
     if digest(given) != info.base_sha256:
         raise ModelError(
-            f"{base or info.base_id} is not the base model that {folder / DELTA} was made from: "
+            f"{base or info.base_id} is not the base model that {path} was made from: "
             f"its tensors have the SHA-256 {digest(given)}, not {info.base_sha256}"
         )
-    _check_fit(folder / DELTA, info, tensors, state)
-    model.load_state_dict({**state, **tensors})
+    if path.name == TENSORS:
+        model = apply_adapter(model, path.parent)
+    else:
+        _check_fit(path, info, tensors, state)
+        model.load_state_dict({**state, **tensors})
     model.eval()
     set_temperature(model.config, getattr(config, KEY, None))  # the embedded model has a configuration of its own
     return model, processor

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hfft.errors import ModelError, one_line
-from hfft.output_folder import KNOWN
+from hfft.output_folder import ADAPTER, KNOWN
 
 DELTA = "delta.safetensors"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -19,7 +19,7 @@ def fetch(
 ) -> Path:
     """Return the folder with a model's files, downloaded where it is on the Hub.
 
-    The delta is fetched only where the repository has no whole checkpoint.
+    The delta and adapters are fetched only where the repository has no whole checkpoint.
 
     Args:
         path_or_repo: a folder, or a repository's id on the Hub.
@@ -34,7 +34,9 @@ def fetch(
         return Path(path_or_repo)
     patterns = ["*.json", *WEIGHTS, KNOWN, *(["*.py"] if trust_remote_code else [])]
     folder = _download(str(path_or_repo), revision, token, patterns)
-    return folder if has_weights(folder) else _download(str(path_or_repo), revision, token, [*patterns, DELTA])
+    if has_weights(folder):
+        return folder
+    return _download(str(path_or_repo), revision, token, [*patterns, DELTA, f"{ADAPTER}/*"])
 
 
 def has_weights(folder: Path) -> bool:

@@ -94,7 +94,8 @@ def class_axes(model: PreTrainedModel, count: int) -> dict[str, int]:
     with torch.device("meta"):
         wider = dict(type(model)(config).named_parameters())
     found = {}
-    for name, parameter in model.named_parameters():
+    plain = ((name, parameter) for name, parameter in model.named_parameters() if name in wider)
+    for name, parameter in plain:  # adapters, and what they stand beside, have no row for each class
         pairs = zip(parameter.shape, wider[name].shape, strict=True)
         axis = next((axis for axis, (here, there) in enumerate(pairs) if here != there), None)
         if axis is not None:

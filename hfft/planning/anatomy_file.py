@@ -16,7 +16,7 @@ from hfft.models.forward import Call, Inputs, record_calls
 from hfft.plugin.contract import Anatomy, ClassTokenBlock, TokenLayout, covers
 from hfft.plugin.patterns import expand, expand_blocks, known_names
 
-KEYS = ("stem", "blocks", "neck", "head", "tokens", "class_token")
+KEYS = ("stem", "blocks", "neck", "head", "tokens", "class_token", "projections")
 NEEDED = ("blocks", "head")
 
 HEADER = """\
@@ -45,6 +45,7 @@ def load_anatomy(path: str | Path, model: nn.Module) -> Anatomy:
         "head": lambda value: expand(names, _entries(value)),
         "tokens": lambda value: _empty_anatomy(tokens={"prefix": 0} | value).tokens,
         "class_token": lambda value: _empty_anatomy(class_token=value).class_token,
+        "projections": lambda value: tuple(_entries(value)),
     }
     fields: dict[str, Any] = {"stem": (), "neck": ()}
     for key, value in data.items():
@@ -63,7 +64,8 @@ def load_anatomy(path: str | Path, model: nn.Module) -> Anatomy:
 def dump_anatomy(anatomy: Anatomy) -> str:
     """Return an anatomy as YAML that `load_anatomy` reads back."""
     data = asdict(anatomy)
-    plain = {key: _plain(data[key]) for key in KEYS if data[key] is not None}
+    kept = [key for key in KEYS if data[key] is not None and (data[key] or key != "projections")]
+    plain = {key: _plain(data[key]) for key in kept}
     return f"{HEADER}{yaml.safe_dump(plain, sort_keys=False, width=120)}"
 
 
@@ -103,6 +105,7 @@ def anatomy_from_dict(data: dict[str, Any]) -> Anatomy:
             head=_names(data["head"]),
             tokens=tokens and TokenLayout((tokens["grid"][0], tokens["grid"][1]), tokens["prefix"]),
             class_token=class_token and ClassTokenBlock(**{**class_token, "mlp": tuple(class_token["mlp"])}),
+            projections=_names(data.get("projections", ())),  # records of earlier versions have none
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise PluginError(f"this is not an anatomy: {type(error).__name__} {error}") from error

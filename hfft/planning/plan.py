@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hfft.errors import ArgumentError
+from hfft.planning.low_rank import first_block, put_adapters
 from hfft.planning.policies import KINDS, resolve_policy
 from hfft.plugin.contract import Anatomy, PhaseSpec, covers
 
@@ -23,6 +24,7 @@ class Phase:
         lr_scales: by parameter name, the factor on the learning rate.
         epochs: how many passes over the training images.
         gradient_ratio: whether `lr_scales` are multiplied by ratios that are measured when the phase begins.
+        begins: modules at which the suffix begins at the latest, where more than what learns belongs to it.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Phase:
     lr_scales: dict[str, float]
     epochs: float
     gradient_ratio: bool = False
+    begins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def make_plan(
     """Work out what a policy means for a model.
 
     Args:
-        model: any module that `anatomy` fits.
+        model: any module that `anatomy` fits; adapters that the policy asks for are put into it.
         anatomy: the model's parts.
         policy: ``name`` or ``name:argument``.
         epochs: passes over the training images, in all phases together.
@@ -74,6 +77,8 @@ def make_plan(
         PluginError: the policy is a third party's and does not load, or gives no usable phases.
     """
     specs = resolve_policy(policy, anatomy, epochs)
+    for spec in specs:
+        put_adapters(model, anatomy, spec)
     scales = [
         _scales_by_part(anatomy, head_lr_scale if not number else 1.0, layer_decay) for number in range(len(specs))
     ]
@@ -111,6 +116,7 @@ def _phase(model: nn.Module, anatomy: Anatomy, spec: PhaseSpec, scales: dict[str
         lr_scales={name: scales[part_of[name]] for name in learning},
         epochs=spec.epochs,
         gradient_ratio=spec.gradient_ratio,
+        begins=first_block(anatomy, spec) if spec.adapters else (),
     )
 
 

@@ -15,6 +15,8 @@ from importlib.metadata import EntryPoint, entry_points
 from torch import nn
 
 from hfft.errors import ArgumentError, PluginError
+from hfft.models.adapters import adapter_names, require_peft
+from hfft.planning.low_rank import LoraWish, lora
 from hfft.plugin.contract import Anatomy, PhaseSpec
 
 GROUP = "hfft.policies"
@@ -159,6 +161,7 @@ KINDS: dict[str, Callable[[nn.Module], Iterator[str]]] = {
     "norm": lambda model: _owned_by(model, lambda kind: "norm" in kind.lower()),
     "bias": lambda model: (name for name, _ in model.named_parameters() if re.search(r"(^|[._])bias$", name)),
     "attention": lambda model: _below(model, _is_attention),
+    "adapters": lambda model: iter(adapter_names(model)),
 }
 """The kinds of parameters that a phase can be limited to: from a model to their names."""
 
@@ -198,6 +201,21 @@ def find_policy(policy: str) -> tuple[Policy, str]:
     except Exception as error:  # whatever a third party's import raises
         raise PluginError(f"policy {name!r} does not load: {type(error).__name__}: {error}") from error
     return function, argument
+
+
+def check_policy(policy: str) -> None:
+    """Refuse what can be refused before images and model are read: a name, a setting, a library that is missing.
+
+    Raises:
+        ArgumentError: the policy is unknown, a setting of adapters has no meaning, or their library is missing.
+        PluginError: the policy does not load.
+    """
+    if policy == AUTO:
+        return
+    function, argument = find_policy(policy)
+    if function is lora:
+        LoraWish.of(argument)
+        require_peft()
 
 
 def resolve_policy(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseSpec, ...]:

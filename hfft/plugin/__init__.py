@@ -1,7 +1,7 @@
 """All that a plugin or a policy of another package may import: the contract, patterns, the table, the errors."""
 
 from hfft.errors import ArgumentError, PluginError, UnsupportedModelError
-from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, PhaseSpec, Pooling, TokenLayout
+from hfft.plugin.contract import Anatomy, BackbonePlugin, ClassTokenBlock, LowRank, PhaseSpec, Pooling, TokenLayout
 from hfft.plugin.patterns import anatomy_from_patterns, expand, expand_blocks, known_names
 from hfft.plugin.table import Row, TablePlugin, token_grid
 
@@ -10,6 +10,7 @@ __all__ = [
     "ArgumentError",
     "BackbonePlugin",
     "ClassTokenBlock",
+    "LowRank",
     "PhaseSpec",
     "PluginError",
     "Pooling",

@@ -87,6 +87,8 @@ class Anatomy:
         tokens: the layout of the last block's tokens, for activation maps; None for feature maps of
             shape (batch, channels, height, width).
         class_token: set where the head reads nothing but the class token of the last block.
+        projections: how the names of the blocks' attention and MLP projections end, such as ``attention.q_proj``, for
+            low-rank adapters; empty where every linear layer of a block is one.
     """
 
     stem: tuple[str, ...]
@@ -95,6 +97,7 @@ class Anatomy:
     head: tuple[str, ...]
     tokens: TokenLayout | None = None
     class_token: ClassTokenBlock | None = None
+    projections: tuple[str, ...] = ()
 
     def parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield ``(label, names)`` in order of depth: stem, block 1 .. block n, neck, head."""
@@ -157,6 +160,23 @@ def covers(name: str, tensor_name: str) -> bool:
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """Low-rank adapters: what is added to the output of a frozen projection.
+
+    Args:
+        r: rank, the width of each adapter.
+        alpha: what an adapter gives is multiplied by ``alpha / r``.
+        dropout: share of an adapter's inputs that is dropped in training.
+        dora: let the norm of each output's weights learn apart from their direction (DoRA).
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    dora: bool = False
+
+
+@dataclass(frozen=True)
 class PhaseSpec:
     """What a policy says of one phase.
 
@@ -167,6 +187,8 @@ class PhaseSpec:
         tensors: which parameters of these parts learn, a key of `KINDS`; of the head, all of them do.
         gradient_ratio: whether each tensor's learning rate is scaled by the ratio of the norm of its gradient
             to its own norm, measured when the phase begins.
+        adapters: put beside the projections of these parts' blocks before the first phase; ``tensors`` is
+            ``"adapters"`` then.
     """
 
     name: str
@@ -174,3 +196,4 @@ class PhaseSpec:
     epochs: float
     tensors: str = "all"
     gradient_ratio: bool = False
+    adapters: LowRank | None = None

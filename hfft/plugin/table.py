@@ -32,6 +32,7 @@ class Row:
         class_token: from the model to its last block's modules, where the head reads nothing but the class token.
         flat: the matches are single layers; a stage begins at each of them that strides.
         pooling: `Pooling.how` of a backbone that has no classifier of its own; empty for a classifier.
+        projections: how the names of attention and MLP projections end, see `Anatomy.projections`.
     """
 
     stem: str
@@ -42,6 +43,7 @@ class Row:
     class_token: Callable[[PreTrainedModel], ClassTokenBlock | None] | None = None
     flat: bool = False
     pooling: str = ""
+    projections: str = ""
 
     def anatomy(self, model: PreTrainedModel) -> Anatomy:
         """Fill the patterns in with the names of a model."""
@@ -54,6 +56,7 @@ class Row:
             tokens=self.tokens(backbone_of(model.config)) if self.tokens else None,
             class_token=self.class_token(model) if self.class_token else None,
         )
+        anatomy = replace(anatomy, projections=tuple(self.projections.split()))
         return replace(anatomy, blocks=_join_layers(model, anatomy.blocks)) if self.flat else anatomy
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hfft.metrics import ClassRow, SplitMetrics, counted, described
+from hfft.output_folder import ADAPTER
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import EpochRow, kept_row
-from hfft.tasks.contract import THRESHOLDS
 from hfft.trust.calibration import KEY
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def model_card(
         _classes(record),
         _trust(record),
         _usage(record, repo_id, delta_only),
+        _adapters(record, repo_id),
         limits(record),
         _provenance(record),
     )
@@ -112,7 +113,7 @@ def _results(record: RunRecord) -> str:
     lines = [
         [
             escape(split) + (" (optimistic)" if record.optimistic(split) else ""),
-            METRIC_NAMES.get(name, escape(name)),
+            _named(name),
             number(value) + _count(metrics, name, value),
             _interval(metrics, name),
             f"{metrics.images:,}",
@@ -123,6 +124,11 @@ def _results(record: RunRecord) -> str:
     first = record.leading_metrics()[0][1]
     text = table(["Split", "Metric", "Value", f"{first.level:.0%} interval", "Images"], lines)
     return f"## Results\n\n{text}\n\n{_notes(record, first)}{_baselines(record)}"
+
+
+def _named(metric: str) -> str:
+    """Return what a metric is called in a table; a task's own by its words."""
+    return METRIC_NAMES.get(metric, escape(metric.replace("_", " ").capitalize()))
 
 
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
@@ -147,7 +153,7 @@ def _baselines(record: RunRecord) -> str:
     lines = [
         [
             escape(name.replace("_", " ")),
-            METRIC_NAMES.get(metric, escape(metric)),
+            _named(metric),
             number(value) + _count(evaluated, metric, value),
         ]
         for name, values in record.baselines.items()
@@ -278,11 +284,7 @@ def _calibration(record: RunRecord) -> Iterable[str]:
 
 def _thresholds(record: RunRecord) -> Iterable[str]:
     if record.thresholds:
-        yield (
-            "An image is given each label whose probability reaches that label's threshold: the one with the best F1 "
-            f"on the validation images, which is in `{THRESHOLDS}` in `config.json`. `hfft` applies them; the "
-            "`pipeline` of `transformers` does not, and gives the same probabilities."
-        )
+        yield record.solved.deciding()
 
 
 def _unknown(record: RunRecord) -> Iterable[str]:
@@ -345,6 +347,26 @@ model, processor = hfft.load({given})
 ```
 
 {DEEP_GREY}"""
+
+
+def _adapters(record: RunRecord, repo_id: str) -> str:
+    """Return how PEFT reads the adapters of ``--policy lora``; empty for other policies."""
+    if record.policy.partition(":")[0] != "lora":
+        return ""
+    given, base = json.dumps(f"{repo_id}/{ADAPTER}"), json.dumps(_base_id(record))
+    return f"""## Adapters
+
+The weights hold the low-rank adapters already. Alone, in the format of PEFT and together with the head, they are in
+`{ADAPTER}`. `peft` puts them into the base model; of a repository on the Hub, give it `subfolder="{ADAPTER}"`:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForImageClassification
+
+labels = {len(record.data.labels)}
+base = AutoModelForImageClassification.from_pretrained({base}, num_labels=labels, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(base, {given}).eval()
+```"""
 
 
 _GREY = "It reads grey images, which `pipeline` does not give it, so step by step:\n\n"

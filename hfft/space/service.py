@@ -313,7 +313,7 @@ NONE = "none of these"
 
 def said(found: Prediction) -> str:
     """Say in a few words what a model makes of an image."""
-    answer = f"{found.label} {found.probability:.1%}"
+    answer = f"{found.shown.label} {found.shown.probability:.1%}"
     return f"{NONE} (at most {answer})" if found.unknown else answer
 
 

@@ -118,7 +118,8 @@ def _projections(block: nn.Module, spec: ClassTokenBlock) -> list[tuple[Tensor, 
     """Weight and bias of the query's, the keys' and the values' projection."""
     names = [spec.qkv] if spec.qkv else [spec.query, spec.key, spec.value]
     layers = [block.get_submodule(name) for name in names]
-    assert all(isinstance(layer, nn.Linear) for layer in layers)
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        raise TypeError("its projections are not plain linear layers (adapters are not)")
     pairs: list[tuple[Tensor, Tensor | None]] = [
         (layer.weight, layer.bias) for layer in layers if isinstance(layer, nn.Linear)
     ]

@@ -181,7 +181,7 @@ def find_boundary(model: nn.Module, phase: Phase, inputs: Inputs) -> tuple[str, 
 def boundary_of(calls: list[Call], phase: Phase) -> tuple[str, tuple[str, ...]]:
     """Find the boundary as `find_boundary` does, in a forward that was recorded."""
     called = {call.name for call in calls}
-    owners = {_called_owner(name, called) for name in phase.trainable}
+    owners = {_called_owner(name, called) for name in phase.trainable} | called.intersection(phase.begins)
     # A parameter held by a module around others, as a position embedding is, is read at some time between
     # them. If that leaves no prefix, it is taken to be read after the first trainable module has begun, which
     # the proof of exactness then holds to.

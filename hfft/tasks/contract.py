@@ -45,6 +45,7 @@ class Answer:
         top: the most likely labels, best first.
         labels: those that reach their thresholds, perhaps none; None where labels exclude each other.
         values: by target; empty where it gives labels.
+        node: of a tree of labels, the deepest one that is sure enough, whose name is empty at the root; else None.
     """
 
     label: str = ""
@@ -52,6 +53,7 @@ class Answer:
     top: tuple[Score, ...] = ()
     labels: tuple[str, ...] | None = None
     values: dict[str, float] = field(default_factory=dict)
+    node: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,10 @@ class Task(ABC):
     @abstractmethod
     def strata(self, targets: Targets) -> NDArray[np.int64]:
         """Return the stratum of each image, shape (images,): a sample keeps their shares."""
+
+    def told(self, options: Any) -> Task:
+        """Return the task with what the options of the images say of it."""
+        return self
 
     def fitted_to(self, targets: Targets) -> Task:
         """Return the task with what it learns of the training images' targets."""
@@ -245,6 +251,10 @@ class Task(ABC):
     def judge(self, logits: NDArray[Any], targets: Targets, classes: Sequence[str], most: int = 5) -> Judgement:
         """Judge a finished model's logits; `most` labels count for the top-k accuracy."""
 
+    def more(self, values: dict[str, float]) -> str:
+        """Say what there is to say of a split's metrics beside the one that decides; empty for nothing."""
+        return ""
+
     def calibrated(self, logits: NDArray[Any], targets: Targets) -> Task:
         """Return the task as a finished model solves it, with what is fitted to the validation images."""
         return self
@@ -286,6 +296,10 @@ class Task(ABC):
     @abstractmethod
     def described(self, classes: Sequence[str]) -> str:
         """Say what a model of this task is, for example ``An image classifier with 3 labels``."""
+
+    def deciding(self) -> str:
+        """Say what in the configuration decides which answer is given, in Markdown; empty where nothing does."""
+        return ""
 
     @abstractmethod
     def limit(self, classes: Sequence[str]) -> str:

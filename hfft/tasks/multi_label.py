@@ -179,6 +179,14 @@ class MultiLabel(Task):
         """Name a multi-label classifier."""
         return f"A multi-label image classifier with {len(classes):,} labels"
 
+    def deciding(self) -> str:
+        """Say what the thresholds are."""
+        return (
+            "An image is given each label whose probability reaches that label's threshold: the one with the best F1 "
+            f"on the validation images, which is in `{THRESHOLDS}` in `config.json`. `hfft` applies them; the "
+            "`pipeline` of `transformers` does not, and gives the same probabilities."
+        )
+
     def limit(self, classes: Sequence[str]) -> str:
         """It knows nothing else."""
         return f"It knows {len(classes):,} labels and gives each image those whose probability reaches a threshold"

@@ -8,12 +8,13 @@ from typing import Any
 
 from hfft.errors import HfftError, ModelError
 from hfft.tasks.contract import THRESHOLDS, Task
+from hfft.tasks.label_tree import LABEL_TREE, SEPARATOR, LabelTree
 from hfft.tasks.multi_label import MULTI_LABEL, MultiLabel
 from hfft.tasks.regression import REGRESSION
 from hfft.tasks.single_label import SINGLE_LABEL, SingleLabel
 from hfft.trust.calibration import KEY, temperature_of
 
-TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)}
+TASKS: dict[str, Task] = {task.name: task for task in (SINGLE_LABEL, LABEL_TREE, MULTI_LABEL, REGRESSION)}
 
 
 def task_of(config: Any, name: str = "the model") -> Task:
@@ -38,7 +39,10 @@ def task_of(config: Any, name: str = "the model") -> Task:
         return MultiLabel(_thresholds(config, outputs))
     if kind == REGRESSION.problem_type:
         return REGRESSION
-    return SingleLabel(temperature_of(config) if hasattr(config, KEY) else None)
+    temperature, threshold = temperature_of(config) if hasattr(config, KEY) else None, _thresholds(config, 1)
+    if threshold and any(SEPARATOR in str(name) for name in (getattr(config, "id2label", None) or {}).values()):
+        return LabelTree(temperature, *threshold)
+    return SingleLabel(temperature)
 
 
 def task_as(name: str, temperature: float, thresholds: Sequence[float]) -> Task:
@@ -49,6 +53,7 @@ def task_as(name: str, temperature: float, thresholds: Sequence[float]) -> Task:
     """
     found: dict[str, Task] = {
         SINGLE_LABEL.name: SingleLabel(temperature),
+        LABEL_TREE.name: LabelTree(temperature, *thresholds[:1]),
         MULTI_LABEL.name: MultiLabel(tuple(thresholds)),
         REGRESSION.name: REGRESSION,
     }
@@ -58,7 +63,7 @@ def task_as(name: str, temperature: float, thresholds: Sequence[float]) -> Task:
 
 
 def _thresholds(config: Any, outputs: int) -> tuple[float, ...]:
-    """Return one threshold per label; none where the configuration holds none that can be used."""
+    """Return so many thresholds; none where the configuration holds none that can be used."""
     found = getattr(config, THRESHOLDS, None)
     if not isinstance(found, list | tuple) or len(found) != outputs:
         return ()

@@ -137,8 +137,10 @@ def _part_line(part: PartView, view: PhaseView, learning_rate: float) -> str:
 def _cache_lines(view: PhaseView) -> list[str]:
     if view.uncached_reason:
         return [f"Activation cache: off, {view.uncached_reason}"]
+    stem = next((part.part for part in view.parts if view.boundary in part.modules), "") == "block 1"
+    what = "the stem alone, which is all" if stem else "everything"
     return [
-        f"Boundary: everything before {view.boundary} is the frozen prefix",
+        f"Boundary: {what} before {view.boundary}{',' * stem} is the frozen prefix",
         f"Activation cache: {view.cache_bytes_per_image * 1000 / 1e6:,.1f} MB per 1,000 images",
     ]
 

@@ -204,7 +204,16 @@ MAY_CHANGE = frozenset(
         *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
         *("config_name", "image_processor_name", "ignore_mismatched_sizes"),
         *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
-        *("image_column_name", "label_column_name", "task", "label_separator", "label_columns", "on_bad_image"),
+        *(
+            "image_column_name",
+            "label_column_name",
+            "task",
+            "label_separator",
+            "label_columns",
+            "label_tree",
+            "tree_threshold",
+            "on_bad_image",
+        ),
         *("cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
         *("overwrite_output_dir", "resume_from_checkpoint", "figures", "disable_tqdm", "report_to", "run_name"),
@@ -324,8 +333,8 @@ def _configuration(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain_phase(phase: Phase) -> dict[str, Any]:
-    """Return a phase with its sets in order."""
-    plain = asdict(phase).items()
+    """Return a phase with its sets in order, and without what few policies have."""
+    plain = [(name, value) for name, value in asdict(phase).items() if name != "begins" or value]
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in plain}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,56 @@ def test_check_says_how_grey_was_read_and_what_is_one_colour(image_folder: Calla
     assert "1 from 0 to 1" in found["deep_grey"].what
     assert found["one_colour"].severity == "warning"
     assert [file.split(": ")[1] for file in found["one_colour"].files] == ["blue/mask.png"]
+
+
+def _png_of_16_bits(values: np.ndarray[Any, Any]) -> bytes:
+    """A PNG of three channels of 16 bits, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _tiff_of_16_bits(values: np.ndarray[Any, Any]) -> bytes:
+    """A TIFF of three channels of 16 bits, without compression."""
+    height, width, _ = values.shape
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 8 + 2 + 9 * 12 + 4), (259, 3, 1, 1), (262, 3, 1, 2)]
+    pixels = entries[2][3] + 6
+    entries += [(273, 4, 1, pixels), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, values.size * 2)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (
+        b"II*\0\x08\0\0\0"
+        + struct.pack("<H", 9)
+        + table
+        + bytes(4)
+        + struct.pack("<HHH", 16, 16, 16)
+        + values.tobytes()
+    )
+
+
+@pytest.mark.parametrize(("ending", "write"), [("png", _png_of_16_bits), ("tif", _tiff_of_16_bits)])
+def test_colour_of_16_bits_keeps_the_range_of_16_bits(
+    tmp_path: Path, ending: str, write: Callable[[np.ndarray[Any, Any]], bytes]
+) -> None:
+    """The rule of docs/data.md: its high byte, whatever of the range the image uses."""
+    values = np.random.default_rng(0).integers(0, 2**16, (32, 40, 3)).astype("<u2")
+    values[0, 0], values[0, 1] = 0, 2**16 - 1
+    (tmp_path / f"deep.{ending}").write_bytes(write(values))
+    found = np.asarray(open_image(str(tmp_path / f"deep.{ending}"), "deep"))
+    assert (found == values >> 8).all()
+
+
+def test_of_several_pages_the_first_is_read_and_arrays_are_left_out(image_folder: Callable[..., Path]) -> None:
+    """What would hold more channels is said, and never taken for something else."""
+    folder = image_folder(classes=("blue", "green"))
+    pages = [Image.fromarray(np.full((40, 40), value, np.uint8)) for value in (40, 200)]
+    pages[0].save(folder / "blue" / "pages.tif", save_all=True, append_images=pages[1:])
+    np.save(folder / "blue" / "cube.npy", np.zeros((40, 40, 5)))
+    first = np.asarray(open_image(str(folder / "blue" / "pages.tif"), "pages"))
+    assert (first == 40).all()
+    sets = load_image_sets(DataArguments(train_dir=str(folder)), 0)
+    assert any("left out: 1 .npy" in note for note in sets.notes)

@@ -25,8 +25,12 @@ from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.baselines import fit_probe
 
 CLASSES = ("cat", "dog", "owl")
+TREE = ("pet/cat", "pet/dog", "owl")
+NAMES = {"label_tree": TREE}
+"""Of the classes, where a task has others than `CLASSES`."""
 LABELS: dict[str, list[Any]] = {
     "single_label": ["dog", "cat", "owl", "dog"],
+    "label_tree": ["pet/dog", "pet/cat", "owl", "pet/dog"],
     "multi_label": [("cat", "owl"), (), ("dog",), ("cat", "dog", "owl")],
     "regression": [(1.5, 2.0, -3.0), (0.0, 4.0, 1.0), (7.0, 0.5, 2.0), (1.0, 1.0, 1.0)],
 }
@@ -37,8 +41,13 @@ def task(request: pytest.FixtureRequest) -> Task:
     return TASKS[request.param]
 
 
+def _names(task: Task) -> tuple[str, ...]:
+    return NAMES.get(task.name, CLASSES)
+
+
 def test_what_is_encoded_is_decoded(task: Task) -> None:
-    assert task.decode(task.encode(LABELS[task.name], CLASSES), CLASSES) == LABELS[task.name]
+    names = _names(task)
+    assert task.decode(task.encode(LABELS[task.name], names), names) == LABELS[task.name]
 
 
 def test_the_loss_is_transformers_own(task: Task) -> None:
@@ -46,7 +55,7 @@ def test_the_loss_is_transformers_own(task: Task) -> None:
     options: dict[str, Any] = {**SMALL["vit"], "num_labels": 3, "problem_type": task.problem_type}
     config = ViTConfig(**options)
     model = ViTForImageClassification(config).eval()
-    targets = torch.from_numpy(task.encode(LABELS[task.name], CLASSES))
+    targets = torch.from_numpy(task.encode(LABELS[task.name], _names(task)))
     with torch.no_grad():
         outputs = model(torch.randn(4, 3, 32, 32), labels=targets)
     mean = task.loss(outputs.logits, targets, None, 0.0) / task.items(targets)
@@ -58,7 +67,7 @@ def test_the_loss_is_transformers_own(task: Task) -> None:
 
 
 def test_the_count_that_the_trainer_divides_by_is_that_of_the_loss(task: Task) -> None:
-    targets = torch.from_numpy(task.encode(LABELS[task.name], CLASSES))
+    targets = torch.from_numpy(task.encode(LABELS[task.name], _names(task)))
     assert int(targets.ne(-100).sum()) == task.items(targets)
     if task.name == "regression":  # a number that the Trainer would take for nothing
         (number,) = task.encode([(-100.0,)], ["x"])[0]
@@ -67,9 +76,9 @@ def test_the_count_that_the_trainer_divides_by_is_that_of_the_loss(task: Task) -
 
 
 def test_what_a_configuration_says_is_read_back(task: Task) -> None:
-    config = SimpleNamespace(id2label=dict(enumerate(CLASSES)))
+    config = SimpleNamespace(id2label=dict(enumerate(_names(task))))
     logits = np.random.default_rng(0).normal(size=(4, 3))
-    solved = task.calibrated(logits, task.encode(LABELS[task.name], CLASSES))
+    solved = task.calibrated(logits, task.encode(LABELS[task.name], _names(task)))
     solved.write(config)
     assert task_of(config) == solved
     assert task_as(task.name, getattr(solved, "temperature", 1.0), getattr(config, THRESHOLDS, ())) == solved
@@ -214,6 +223,7 @@ def test_a_probe_that_fits_the_task_learns(task: Task, outputs: int) -> None:
     drawn = features[:, :outputs] + 0.05 * random.normal(size=(160, outputs))
     targets: dict[str, Any] = {
         "single_label": (drawn[:, 0] > 0).astype(np.int64),
+        "label_tree": (drawn[:, 0] > 0).astype(np.int64),
         "multi_label": (drawn > 0).astype(np.float32),
         "regression": (100 + 20 * drawn).astype(np.float32),
     }

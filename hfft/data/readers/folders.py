@@ -12,7 +12,7 @@ import numpy as np
 
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.labels import NamedImages
-from hfft.data.layout import Layout, layout, seen_endings
+from hfft.data.layout import Layout, composed, layout, seen_endings
 from hfft.data.readers.archives import is_archive, members, pack
 from hfft.data.readers.sources import walk
 from hfft.errors import DataError
@@ -57,9 +57,8 @@ class ClassFolders:
         else:
             rows, root = pack(self.path, entries, self.names), self.path.parent
         title = f"{name}/{split}" if name else root.name
-        return NamedImages(
-            ImageSet(rows, np.empty(0, np.int64), title, root), labels, sorted({entry.label for entry in entries})
-        )
+        order, folders = sorted({entry.label for entry in entries}), tuple(composed(entry.folder) for entry in entries)
+        return NamedImages(ImageSet(rows, np.empty(0, np.int64), title, root), labels, order, folders=folders)
 
 
 def open_class_folders(path: Path, known: Collection[str] = ()) -> ClassFolders:
@@ -75,7 +74,8 @@ def open_class_folders(path: Path, known: Collection[str] = ()) -> ClassFolders:
     names, dropped = members(path) if is_archive(path) else (None, None)
     paths, dropped = (list(names), dropped) if names is not None else walk(path)
     try:
-        return ClassFolders(path, layout(paths, known, dropped), names or {})
+        tops = {name.partition("/")[0] for name in known}  # of a tree of classes
+        return ClassFolders(path, layout(paths, tops, dropped), names or {})
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

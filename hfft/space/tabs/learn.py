@@ -128,8 +128,8 @@ def _slot(number: int) -> tuple[gr.Radio, gr.Slider, gr.Button, gr.HTML]:
         choices = gr.Radio([], label=f"Question {number}", elem_id=f"question-{number}", elem_classes="hf-quiz")
         guess = gr.Slider(0, 1, label=f"Question {number}", elem_id=f"guess-{number}", visible=False)
         show = gr.Button("Show what was measured", size="sm", elem_id=f"show-{number}", visible=False)
-        verdict = gr.HTML(label=f"Verdict {number}", elem_id=f"verdict-{number}")
-    return choices, guess, show, verdict
+    # Beside the group: an empty one within it would be a grey bar.
+    return choices, guess, show, gr.HTML(label=f"Verdict {number}", elem_id=f"verdict-{number}", padding=False)
 
 
 def _asked(item: Item) -> dict[str, Any]:

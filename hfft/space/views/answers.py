@@ -32,7 +32,7 @@ def both_answers(before: Prediction | None, after: Prediction | None, model: str
 def _answer(title: str, found: Prediction | None, nothing: str) -> str:
     if found is not None and found.error:
         nothing, found = f"No answer: {found.error}.", None
-    body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(found.label)}</b></p>"
+    body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(found.shown.label)}</b></p>"
     if found is not None and found.unknown:
         body = "<p><b>None of these</b>: it is unlike all training images. Among the classes it would be:</p>"
     rows = bars([(score.label, score.probability) for score in found.top[:_SHOWN]]) if found else ""

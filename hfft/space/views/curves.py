@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -64,15 +65,13 @@ def baselines(runs: Sequence[FinishedRun]) -> dict[str, float]:
     contents = {run.record.data.sha256.get("validation") for run in runs}
     if len(contents) > 1 or None in contents:
         return {}
-    return {
-        f"{BASELINE_NAMES[name]} ({run.record.base.id})" if name == "linear_probe" else BASELINE_NAMES[name]: values[
-            "accuracy"
-        ]
-        for run in runs
-        if run.record.per_class_split == "validation"
-        for name, values in run.record.baselines.items()
-        if name in BASELINE_NAMES and "accuracy" in values
-    }
+    found = {}
+    for run in runs:
+        known = run.record.baselines if run.record.per_class_split == "validation" else {}
+        for name in (name for name in BASELINE_NAMES if "accuracy" in known.get(name, {})):
+            base = f" ({Path(run.record.base.id).name})" if name == "linear_probe" else ""
+            found[BASELINE_NAMES[name] + base] = known[name]["accuracy"]
+    return found
 
 
 def curve_table(
