@@ -15,6 +15,7 @@ from onnx import ModelProto
 from hfft.errors import ModelError, one_line
 
 _QUANTIZED = ["Conv", "MatMul", "Gemm"]  # where the time goes; the rest stays in float32
+_CLIPPED = ["Relu", "Clip"]  # then what a convolution gives is measured after them, not over a range that they cut off
 
 
 def quantized(core: ModelProto, inputs: Iterable[NDArray[np.float32]]) -> ModelProto:
@@ -40,7 +41,7 @@ def quantized(core: ModelProto, inputs: Iterable[NDArray[np.float32]]) -> ModelP
                 str(done),
                 _reader(inputs),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=_QUANTIZED,
+                op_types_to_quantize=[*_QUANTIZED, *_CLIPPED],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
