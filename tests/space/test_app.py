@@ -189,7 +189,8 @@ def test_runs_are_compared(client: Client, image: Any) -> None:
     table, *_ = client.predict(["first", "second"], image, api_name="/compare")
     assert "head" in table
     assert "last_block" in table
-    assert table.count("<tr>") == 3 + 2  # the runs, and their difference, each under its head
+    assert table.count("<tr>") == 3 + 2 + 2  # the runs and two baselines, and the runs' difference, each under its head
+    assert "linear probe" in table
     assert "on the same validation images, pair by pair" in table
     assert "not validated on the same images" not in table
     assert "of 18 right (95 % interval" in table

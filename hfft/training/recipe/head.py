@@ -53,7 +53,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
     starts = setup.settings.policy.head_init in STARTS
     folds = (starts or probe_may_win(setup)) and not (reason := why_no_probe(setup, reader, data["train"]))
     if folds or training.baselines != "none":
-        probe = fit_shared(setup, reader, data["train"])
+        probe = fit_shared(setup, reader, data["train"], fit_on_images)
         progress.probe = probe if folds and isinstance(probe, LinearProbe) else None
         if training.baselines != "none" and training.process_index == 0:
             predictions = predict_baselines(setup, reader, probe, data)
@@ -108,9 +108,9 @@ def fit_shared(
     setup: Setup,
     reader: HeadInputs,
     train: Dataset[Any],
-    fit: Callable[[Setup, HeadInputs, Dataset[Any]], Fitted] = fit_on_images,
+    fit: Callable[[Setup, HeadInputs, Dataset[Any]], Fitted],
 ) -> Fitted:
-    """Fit the probe, or what else is given, in the first process, and give it to the others."""
+    """Fit a probe or an ensemble in the first process, and give it to the others."""
     return from_first_process(setup.settings.training, lambda: fit(setup, reader, train))
 
 

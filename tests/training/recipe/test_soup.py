@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,9 +41,9 @@ def test_it_is_never_worse_than_the_best_ingredient() -> None:
     for target in torch.randn(20, generator=generator).tolist():
         values = {str(number): value for number, value in enumerate(torch.randn(5, generator=generator).tolist())}
         given = scored(target, **values)
-        found = greedy_soup(given, NAMES, lambda tensors, target=target: near(target, tensors))
+        found = greedy_soup(given, NAMES, partial(near, target))
         assert found.score >= max(each.score for each in given)
-        again = greedy_soup(given, NAMES, lambda tensors, target=target: near(target, tensors))
+        again = greedy_soup(given, NAMES, partial(near, target))
         assert again.names == found.names
         assert torch.equal(again.tensors["weight"], found.tensors["weight"])
 
