@@ -190,7 +190,11 @@ def _as_recorded(setup: Setup, record: RunRecord, output: Path) -> Setup:
     settings = setup.settings
     data = replace(
         settings.data,
-        **dict.fromkeys(("train_dir", "validation_dir", "test_dir", "max_train_samples", "max_eval_samples")),
+        train_dir=None,
+        validation_dir=None,
+        test_dir=None,
+        max_train_samples=None,
+        max_eval_samples=None,
         dataset_name=str(output / IMAGES),
         dataset_config_name=None,
         image_column_name=None,
@@ -215,7 +219,8 @@ def _trainer(setup: Setup, ready: ReadyPhase) -> FreezeTrainer:
 def _right(trainer: FreezeTrainer, joined: Joined, classes: int) -> Right:
     """Return which of the run's own images a model labels rightly among its first classes."""
     found: Right = {}
-    for split, dataset in (("validation", trainer.eval_dataset), ("test", trainer.test_dataset)):
+    datasets: dict[str, Any] = {"validation": trainer.eval_dataset, "test": trainer.test_dataset}
+    for split, dataset in datasets.items():
         count = joined.old[split]
         if count and dataset is not None:
             logits, labels = judged(trainer.predict(dataset))

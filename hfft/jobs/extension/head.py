@@ -69,8 +69,8 @@ def extend_head(setup: Setup, prepared: Prepared, joined: Joined, before: ClassS
     features = reader.features(Subset(train, rows.tolist()), "new")
     after = before.widened(classes).joined(ClassStatistics.of(features, setup.sets.train.labels[rows], classes))
     old = len(before.counts)
-    trained = [parameter.detach()[:old].cpu().numpy() for parameter in (linear.weight, linear.bias)]
+    weight, bias = (parameter.detach()[:old].cpu().numpy() for parameter in (linear.weight, linear.bias))
     with torch.no_grad():
-        for parameter, values in zip((linear.weight, linear.bias), extended_layer(*trained, after), strict=True):
+        for parameter, values in zip((linear.weight, linear.bias), extended_layer(weight, bias, after), strict=True):
             parameter.copy_(torch.from_numpy(values).to(parameter))
     return after

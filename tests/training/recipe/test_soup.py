@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def scored(target: float, **values: float) -> list[Ingredient]:
 
 
 def test_it_takes_in_what_helps_and_leaves_out_what_does_not() -> None:
-    found = greedy_soup(scored(0.0, far=9.0, right=-1.0, left=2.0), NAMES, lambda tensors: near(0.0, tensors))
+    found = greedy_soup(scored(0.0, far=9.0, right=-1.0, left=2.0), NAMES, partial(near, 0.0))
     assert found.names == ("right", "left")
     assert torch.equal(found.tensors["weight"], torch.full((3,), 0.5))
     assert found.score > found.best
@@ -40,9 +41,9 @@ def test_it_is_never_worse_than_the_best_ingredient() -> None:
     for target in torch.randn(20, generator=generator).tolist():
         values = {str(number): value for number, value in enumerate(torch.randn(5, generator=generator).tolist())}
         given = scored(target, **values)
-        found = greedy_soup(given, NAMES, lambda tensors, target=target: near(target, tensors))
+        found = greedy_soup(given, NAMES, partial(near, target))
         assert found.score >= max(each.score for each in given)
-        again = greedy_soup(given, NAMES, lambda tensors, target=target: near(target, tensors))
+        again = greedy_soup(given, NAMES, partial(near, target))
         assert again.names == found.names
         assert torch.equal(again.tensors["weight"], found.tensors["weight"])
 
