@@ -12,7 +12,7 @@ from torch import Tensor
 from hfft.cache.prepare import Prepared
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, seen
 from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe
-from hfft.training.baselines import HeadInputs, LinearProbe, fit_on_images
+from hfft.training.baselines import HeadInputs, LinearProbe
 from hfft.training.callbacks import deciding
 from hfft.training.phases import ReadyPhase, changing
 from hfft.training.progress import Progress
@@ -109,7 +109,7 @@ def _compare(
     """Compare both, and leave the model with the pretrained features and the probe."""
     train = _pretrained_rows(trainer)
     if progress.probe is None:  # the run was interrupted
-        probe = fit_shared(setup, reader, train, fit_on_images)
+        probe = fit_shared(setup, reader, train)
         assert isinstance(probe, LinearProbe)
         progress.probe = probe
     folds = Folds.of(setup.sets.train, crossing.folds or FOLDS, setup.settings.training.seed)

@@ -188,11 +188,13 @@ def _set_up(settings: Settings, joined: Joined, options: ExtendArguments) -> Set
 def _as_recorded(setup: Setup, record: RunRecord, output: Path) -> Setup:
     """Return the setup with the options that train the same recipe on all images."""
     settings = setup.settings
-    elsewhere = ("train_dir", "validation_dir", "test_dir", "max_train_samples", "max_eval_samples")
-    cleared: dict[str, Any] = dict.fromkeys(elsewhere)
     data = replace(
         settings.data,
-        **cleared,
+        train_dir=None,
+        validation_dir=None,
+        test_dir=None,
+        max_train_samples=None,
+        max_eval_samples=None,
         dataset_name=str(output / IMAGES),
         dataset_config_name=None,
         image_column_name=None,
@@ -217,8 +219,8 @@ def _trainer(setup: Setup, ready: ReadyPhase) -> FreezeTrainer:
 def _right(trainer: FreezeTrainer, joined: Joined, classes: int) -> Right:
     """Return which of the run's own images a model labels rightly among its first classes."""
     found: Right = {}
-    sets: dict[str, Any] = {"validation": trainer.eval_dataset, "test": trainer.test_dataset}
-    for split, dataset in sets.items():
+    datasets: dict[str, Any] = {"validation": trainer.eval_dataset, "test": trainer.test_dataset}
+    for split, dataset in datasets.items():
         count = joined.old[split]
         if count and dataset is not None:
             logits, labels = judged(trainer.predict(dataset))

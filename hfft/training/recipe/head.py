@@ -33,7 +33,6 @@ from hfft.training.recipe.ensemble import fit_ensemble
 from hfft.training.setup import Setup
 
 Found = TypeVar("Found")
-Fitted = TypeVar("Fitted", bound=Probe)
 ENSEMBLE = "ensemble"
 STARTS = {"probe": "the linear probe", ENSEMBLE: "the ensemble of linear heads"}
 """What is fitted to the pretrained features for the head to start from."""
@@ -53,7 +52,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
     starts = setup.settings.policy.head_init in STARTS
     folds = (starts or probe_may_win(setup)) and not (reason := why_no_probe(setup, reader, data["train"]))
     if folds or training.baselines != "none":
-        probe = fit_shared(setup, reader, data["train"], fit_on_images)
+        probe = fit_shared(setup, reader, data["train"])
         progress.probe = probe if folds and isinstance(probe, LinearProbe) else None
         if training.baselines != "none" and training.process_index == 0:
             predictions = predict_baselines(setup, reader, probe, data)
@@ -61,7 +60,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
     if starts and progress.probe is not None:
         assert reader.linear is not None
         if setup.settings.policy.head_init == ENSEMBLE:
-            progress.probe = fit_shared(setup, reader, data["train"], fit_ensemble_on_images)
+            progress.probe = fit_ensemble_shared(setup, reader, data["train"])
         fold(progress.probe, reader.linear)
     elif starts:
         line = f"The head starts from random numbers, not from {STARTS[setup.settings.policy.head_init]}: {reason}."
@@ -104,14 +103,9 @@ def check_head_init(setup: Setup) -> None:
         )
 
 
-def fit_shared(
-    setup: Setup,
-    reader: HeadInputs,
-    train: Dataset[Any],
-    fit: Callable[[Setup, HeadInputs, Dataset[Any]], Fitted],
-) -> Fitted:
-    """Fit a probe or an ensemble in the first process, and give it to the others."""
-    return from_first_process(setup.settings.training, lambda: fit(setup, reader, train))
+def fit_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> Probe:
+    """Fit the probe in the first process, and give it to the others."""
+    return from_first_process(setup.settings.training, lambda: fit_on_images(setup, reader, train))
 
 
 def fit_start(kind: str, features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> LinearProbe:
@@ -128,9 +122,10 @@ def fit_start(kind: str, features: NDArray[np.float64], labels: NDArray[np.int64
     return probe
 
 
-def fit_ensemble_on_images(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
-    """Fit an ensemble of heads on what the head reads of the training images."""
-    return fit_start(ENSEMBLE, *probed(setup, reader, train), setup.settings.training.seed)
+def fit_ensemble_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -> LinearProbe:
+    """Fit an ensemble of heads in the first process, and give it to the others."""
+    seed = setup.settings.training.seed
+    return from_first_process(setup.settings.training, lambda: fit_start(ENSEMBLE, *probed(setup, reader, train), seed))
 
 
 def from_first_process(training: FinetuneArguments, compute: Callable[[], Found]) -> Found:

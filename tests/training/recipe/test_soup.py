@@ -30,7 +30,7 @@ def scored(target: float, **values: float) -> list[Ingredient]:
 
 
 def test_it_takes_in_what_helps_and_leaves_out_what_does_not() -> None:
-    found = greedy_soup(scored(0.0, far=9.0, right=-1.0, left=2.0), NAMES, lambda tensors: near(0.0, tensors))
+    found = greedy_soup(scored(0.0, far=9.0, right=-1.0, left=2.0), NAMES, partial(near, 0.0))
     assert found.names == ("right", "left")
     assert torch.equal(found.tensors["weight"], torch.full((3,), 0.5))
     assert found.score > found.best
