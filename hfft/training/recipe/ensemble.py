@@ -155,6 +155,6 @@ def folded(
         mean: of each feature.
         scale: that each was divided by; infinity for one that does not vary.
     """
-    weight = heads.weight.double().mean(dim=0).numpy() / scale
-    bias = heads.bias.double().mean(dim=0).numpy() - weight @ np.where(np.isinf(scale), 0.0, mean)
+    weight = heads.weight.cpu().double().mean(dim=0).numpy() / scale
+    bias = heads.bias.cpu().double().mean(dim=0).numpy() - weight @ np.where(np.isinf(scale), 0.0, mean)
     return LinearProbe(classes, weight, bias)

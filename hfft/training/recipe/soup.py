@@ -115,7 +115,7 @@ def averaged(ingredients: Sequence[Ingredient], names: frozenset[str]) -> dict[s
     """Return the mean of each tensor; one that counts something is the first one's."""
     first = ingredients[0].tensors
     return {
-        name: torch.stack([each.tensors[name].double() for each in ingredients]).mean(dim=0).to(first[name].dtype)
+        name: torch.stack([each.tensors[name].cpu().double() for each in ingredients]).mean(dim=0).to(first[name].dtype)
         if first[name].is_floating_point()
         else first[name]
         for name in sorted(names)
