@@ -107,6 +107,7 @@ def test_bad_input(logits: np.ndarray, truth: np.ndarray, message: str) -> None:
         evaluation.classification_metrics(logits, truth)
 
 
+@pytest.mark.slow
 def test_processes_at_once_write_nothing(tmp_path: Path) -> None:
     code = (
         "import numpy as np; from hfft.evaluation import classification_metrics\n"

@@ -65,6 +65,7 @@ def threads(before: str = "", **variables: str) -> int:
     return int(subprocess.run(command, env=given | variables, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 def test_a_lone_process_of_the_launcher_takes_all_cores() -> None:
     launched = {"ACCELERATE_USE_CPU": "False", "OMP_NUM_THREADS": "1"}

@@ -69,6 +69,7 @@ def test_views_belong_to_the_image(start: Start, tmp_path: Path) -> None:
     assert start(*augment, "--max_eval_samples", 3, "--augment", "none", "--views", 1) == "27 of 28"
 
 
+@pytest.mark.processes
 def test_two_processes_fill_one_store_without_training(flags: list[str], start: Start, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hfft", "cache", "fill", *flags]
     parts = [

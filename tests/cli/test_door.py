@@ -47,6 +47,7 @@ def test_nothing_heavy_is_loaded(argv: list[str], tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) > 1 or done.stderr.startswith("hfft: error: ")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "unused"),
     [

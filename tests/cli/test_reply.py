@@ -109,6 +109,7 @@ def test_nothing_else_comes_on_standard_output(place: Path, tmp_path: Path) -> N
     assert sorted(done.stderr.split()) == ["raw", "said"]
 
 
+@pytest.mark.processes
 def test_no_bars_and_no_colours_without_a_terminal(place: Path, tmp_path: Path) -> None:
     argv = ["finetune", "--model_name_or_path", place / "base", "--train_dir", place / "photos", "--output_dir"]
     command = [sys.executable, "-m", "hfft", *argv, tmp_path / "out", "--num_train_epochs", "1", "--figures", "false"]

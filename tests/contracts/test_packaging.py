@@ -98,6 +98,7 @@ def sources(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in files}
 
 
+@pytest.mark.processes
 def test_a_space_is_built_from_the_wheel(run_installed: Callable[[str], list[str]], tmp_path: Path) -> None:
     run_installed(
         "from pathlib import Path\nfrom hfft.hub.space_repo import build_space\n"

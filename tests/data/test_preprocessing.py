@@ -203,7 +203,7 @@ def test_batches_have_the_right_shapes_and_views_come_around() -> None:
     assert same(first, third)
 
 
-@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.processes)])
 def test_worker_processes_see_the_same_bits(context: str, workers: int) -> None:
     if context not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {context} here")

@@ -20,7 +20,7 @@ GRADIOS_OWN = (
     "a.download-link",  # all of which its button covers, which is what is pressed
 )
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.processes]
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from hfft.space.service import NONE
 ENDLESS = 10_000  # epochs of a training that is still running whenever a test looks
 MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.processes]
 
 
 expect.set_options(timeout=TIMEOUT)

@@ -23,6 +23,8 @@ from hfft.planning.plan import make_plan
 from hfft.planning.registry import find_anatomy
 from hfft.split.halves import Suffix, idle_parameters
 
+pytestmark = pytest.mark.processes
+
 Folder = Callable[..., Path]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 PATIENCE = 3600
@@ -141,7 +143,8 @@ def test_two_processes_train_other_tasks(columns: tuple[str, ...], pretrained: F
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [pytest.param("all", marks=pytest.mark.slow), "some"])
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["all", "some"])
 def test_wrong_rows_in_a_cache_are_computed_again_by_all_ranks(
     wrong: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:
@@ -170,6 +173,7 @@ def test_two_processes_train_in_mixed_precision(pretrained: Folder, image_folder
     assert losses[-1] == losses[-2]  # the last evaluation is that of the same weights, and in the same precision
 
 
+@pytest.mark.slow
 def test_a_backend_of_gpus_is_refused_on_cpus(tmp_path: Path) -> None:
     command = [sys.executable, *LAUNCH[2], str(SCRIPT), "--ddp_backend", "nccl", "--use_cpu", "true"]
     done = subprocess.run(
@@ -179,7 +183,8 @@ def test_a_backend_of_gpus_is_refused_on_cpus(tmp_path: Path) -> None:
     assert "--ddp_backend nccl needs GPUs; on CPUs give gloo" in done.stderr
 
 
-@pytest.mark.parametrize("images", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [1, 3])
 def test_sets_smaller_than_the_batches_of_all_processes(
     images: int, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("place", "flags"),
     [

@@ -140,6 +140,7 @@ def test_results_are_complete_and_stock_transformers_reads_them(
         assert len(list(csv.DictReader(file))) == 2
 
 
+@pytest.mark.processes
 def test_a_pipeline_without_hfft_loads_the_result(job: Callable[..., Path], tmp_path: Path) -> None:
     folder = job("vit", "out")
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")

@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 from finished import make_images, make_model, run_finetune
 
+pytestmark = pytest.mark.processes
+
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
 CLIENTS = 32

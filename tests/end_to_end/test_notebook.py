@@ -15,6 +15,8 @@ import nbformat
 
 from hfft.report.record import read_record
 
+pytestmark = pytest.mark.processes
+
 FILE = Path(__file__).parents[2] / "notebooks" / "hfft.ipynb"
 QUICK = 'photos, policy, epochs, images, output = None, "head", 1, 60, "run"'
 
@@ -33,6 +35,7 @@ def test_it_is_kept_without_outputs() -> None:
     assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
 
 
+@pytest.mark.slow
 def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, all but what starts another one."""
     shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()

@@ -17,7 +17,7 @@ from hfft.space.app import serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import GENERAL, make_quiz
 
-pytestmark = needed
+pytestmark = [needed, pytest.mark.processes]
 expect.set_options(timeout=TIMEOUT)
 
 

@@ -103,6 +103,7 @@ def test_the_card_loads_the_repository(hub: FakeHub, output: Path) -> None:
     assert card.data.get("pipeline_tag") == "image-classification"
 
 
+@pytest.mark.processes
 def test_stock_transformers_in_a_clean_process(hub: FakeHub, output: Path, tmp_path: Path) -> None:
     """Both ends as their users run them: the command line pushes, and a process without hfft pulls."""
     settings = environment(hub, tmp_path / "home")

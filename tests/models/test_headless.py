@@ -116,6 +116,7 @@ model.save_pretrained(folder + "/again")
 """
 
 
+@pytest.mark.processes
 def test_others_load_it_with_the_code_beside_it_and_no_hfft(tmp_path: Path) -> None:
     base, images = _backbone(tmp_path / "base", "dinov3_vit"), make_images(tmp_path / "images")
     run = _finetune(base, images, tmp_path / "run")

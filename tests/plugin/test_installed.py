@@ -18,6 +18,8 @@ from hfft.errors import PluginError
 from hfft.plugin import installed as registry
 from hfft.plugin.installed import find_plugin, installed_plugins
 
+pytestmark = pytest.mark.processes
+
 Folder = Callable[..., Path]
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "hfft-pairs"
 

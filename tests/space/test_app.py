@@ -170,6 +170,7 @@ def test_the_training_shows_the_runs_own_epochs(client: Client, folder: Path) ->
     assert "visible" in mistakes
 
 
+@pytest.mark.processes
 def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> None:
     base, images = folder / "base", folder / "images"
     run_finetune(base, images, tmp_path / "outputs" / "phases", policy="lp_ft", num_train_epochs=4.0)
@@ -317,6 +318,7 @@ def read(client: Client, folder: Path, tmp_path: Path) -> None:
     client.predict(handle_file(archive), api_name="/read_zip")
 
 
+@pytest.mark.processes
 def test_trainings_in_the_browser_make_models_to_use_to_compare_and_to_download(
     client: Client, served: Served, folder: Path, image: Any, tmp_path: Path
 ) -> None:
@@ -420,6 +422,7 @@ def test_the_policies_offered_are_the_cores_own() -> None:
     assert not {"last_n", "surgical"} & set(choices)
 
 
+@pytest.mark.processes
 def test_a_training_that_fails_says_why(client: Client, served: Served, folder: Path, tmp_path: Path) -> None:
     read(client, folder, tmp_path)
     status, *_ = client.predict(SOURCES[0], "last_n:99", 1, api_name="/finetune")
@@ -431,6 +434,7 @@ def test_a_training_that_fails_says_why(client: Client, served: Served, folder: 
         client.predict(SOURCES[0], "head", 500, api_name="/finetune")
 
 
+@pytest.mark.processes
 def test_nothing_is_canned_where_there_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(png())
     with serving(tmp_path) as served:
@@ -464,6 +468,7 @@ def wait_for(what: Any) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.processes
 def test_a_server_that_is_told_to_end_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hfft", "space", "--outputs", str(folder / "outputs"), "--work_dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:

@@ -79,6 +79,7 @@ def test_after_the_last_photo_there_is_nothing_to_label(visit: Visit, photos: li
         found.answer("red")
 
 
+@pytest.mark.processes
 def test_a_visitor_without_images_goes_on_with_those_of_the_model(visit: Visit, photos: list[str]) -> None:
     training = visit.space.trainings.start(visit.session, "Zip of class folders", "last_block", 1, None)
     assert training.state == "done", training.message

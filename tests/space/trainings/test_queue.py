@@ -17,6 +17,8 @@ from hfft.report.record import read_record
 from hfft.report.trace import read_trace
 from hfft.space.trainings.queue import Job, Training, Trainings, take
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def trainings() -> Iterator[Trainings]:
