@@ -267,10 +267,10 @@ def test_rows_that_the_model_does_not_compute_are_computed_again(
     [
         ("resnet", ()),
         ("vit", ("--bf16", "true", "--use_cpu", "true")),
-        ("swin", ("--cache_dtype", "bfloat16")),
+        pytest.param("swin", ("--cache_dtype", "bfloat16"), marks=pytest.mark.slow),
         ("resnet", ("--cache_dtype", "int8")),
-        ("vit", ("--cache_dtype", "int8")),
-        ("timm", ("--policy", "gradual")),
+        pytest.param("vit", ("--cache_dtype", "int8"), marks=pytest.mark.slow),
+        pytest.param("timm", ("--policy", "gradual"), marks=pytest.mark.slow),
     ],
 )
 def test_rows_computed_in_other_batches_raise_no_alarm(

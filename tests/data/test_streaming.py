@@ -14,7 +14,10 @@ import pytest
 from fake_hub import WRITE_TOKEN, FakeHub
 from finished import make_images, make_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # the client's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"),  # the client's own
+    pytest.mark.processes,
+]
 
 REPO = "writer/photos"
 

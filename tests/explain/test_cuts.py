@@ -20,7 +20,7 @@ from hfft.report.record import read_record
 from hfft.training.setup import Settings
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
+@pytest.mark.parametrize("kind", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_each_place_has_the_figures_of_a_run_that_is_cut_there(kind: str, tmp_path: Path) -> None:
     base, images = make_model(tmp_path / "base", kind=kind), make_images(tmp_path / "images")
     chart = cut_chart(load_classifier(base, device="cpu"))
