@@ -71,7 +71,7 @@ def cache_table() -> str:
     return table(header, rows)
 
 
-def peers_table() -> str:
+def peers_table(name: str) -> str:
     """Return accuracy and seconds beside what one could take instead."""
     rows = [
         [
@@ -80,7 +80,7 @@ def peers_table() -> str:
             f"{run['seconds']:.1f}",
             f"{run['seconds'] / run['hfft_seconds']:.1f}x",
         ]
-        for run in measured("peers")
+        for run in measured(name)
     ]
     return table("| | Accuracy, mean (range) | Seconds, median | Against hfft |\n| --- | --- | ---: | ---: |", rows)
 
@@ -163,7 +163,11 @@ default. The last table is what the allocator's thresholds do, which hfft sets f
 The embedded default at 96 pixels, 5 epochs, three seeds, validation images (`scripts/bench_peers.py`). The last line is
 of another run, in which hfft took 7.6 s.
 
-{peers_table()}
+{peers_table("peers")}
+
+At 224 pixels, in one sitting, {_seeds("peers_224")}:
+
+{peers_table("peers_224")}
 
 ## Several labels
 
