@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from hfft.cache.prepare import precision_of
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
 from hfft.data.sampling import drawn_rows, stratified
 from hfft.models.features import head_modules, linear_layer
 from hfft.models.forward import logits_of
-from hfft.plugin.contract import Anatomy
 from hfft.split.halves import Suffix
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -121,16 +121,17 @@ class HeadInputs:
     """Collects what the head of a model reads, one row of features per image.
 
     Args:
-        model: with pretrained weights; left in the mode that it was in.
-        anatomy: names the head.
+        setup: its model has pretrained weights and is left in the mode that it was in; it computes as it trains, in
+            mixed precision where that is asked for.
         suffix: how a batch reaches the model.
 
     Attributes:
         kept: by split, features of some images at unit length, which outlast the training of the model.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, suffix: Suffix) -> None:
-        self.model, self.suffix = model, suffix
+    def __init__(self, setup: Setup, suffix: Suffix) -> None:
+        model, anatomy = setup.model, setup.plan.anatomy
+        self.model, self.suffix, self.precision = model, suffix, precision_of(setup.settings.training)
         self.linear, self.not_linear = linear_layer(model, anatomy)
         # The linear layer itself where there is one: a norm before it belongs to the features.
         self.heads = [self.linear] if self.linear is not None else head_modules(model, anatomy)
@@ -158,7 +159,7 @@ class HeadInputs:
         handle = self.linear.register_forward_hook(lambda module, args, output: seen.append(output))
         batch = self._moved(collate([dataset[0]]))
         try:
-            with self._evaluating(), torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
+            with self._evaluating(), self._forward(batch) as inputs:
                 logits = logits_of(self.model(**inputs))
         finally:
             handle.remove()
@@ -173,6 +174,17 @@ class HeadInputs:
         finally:
             self.model.train(training)
 
+    @contextmanager
+    def _forward(self, batch: dict[str, Tensor]) -> Iterator[Any]:
+        """Give what the model takes for a batch; cached activations may be as narrow as autocast makes them."""
+        device = next(self.model.parameters()).device.type
+        with (
+            torch.no_grad(),
+            torch.autocast(device, self.precision, enabled=self.precision is not None),
+            self.suffix.inputs(self.model, batch) as inputs,
+        ):
+            yield inputs
+
     def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
         return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
@@ -186,7 +198,7 @@ class HeadInputs:
 
         handles = [head.register_forward_pre_hook(remember, with_kwargs=True) for head in self.heads]
         try:
-            with torch.no_grad(), self.suffix.inputs(self.model, batch) as inputs:
+            with self._forward(batch) as inputs:
                 self.model(**inputs)
         finally:
             for handle in handles:

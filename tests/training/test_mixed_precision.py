@@ -92,3 +92,9 @@ def test_cached_and_uncached_runs_are_equal_in_bfloat16(job: Job, kind: str, pol
     cached, uncached = (job(kind, cache, "--cache", cache, *flags) for cache in ("disk", "off"))
     first, second = (record(folder)["metrics"]["validation"]["values"] for folder in (cached, uncached))
     assert first == second
+
+
+def test_the_probe_reads_what_a_run_in_bfloat16_trains_on(job: Job) -> None:
+    flags = ("--bf16", "true", "--num_train_epochs", "auto", "--figures", "false")
+    cached, uncached = (record(job("resnet", cache, "--cache", cache, *flags)) for cache in ("disk", "off"))
+    assert cached["baselines"]["linear_probe"] == uncached["baselines"]["linear_probe"]

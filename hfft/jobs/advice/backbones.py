@@ -107,7 +107,7 @@ def compare_backbones(
         say(f"{name}:")
         began = time.perf_counter()
         (ready,) = ready_for(setup, setup.plan.phases, say).by_trainable.values()
-        reader = HeadInputs(setup.model, setup.plan.anatomy, ready.prepared.suffix)
+        reader = HeadInputs(setup, ready.prepared.suffix)
         features = reader.features(ready.prepared.datasets["plain"], "training")
         report = ready.prepared.reports.get("train")
         seconds = 0.0 if report is not None and report.computed < len(features) else time.perf_counter() - began

@@ -68,7 +68,7 @@ def hand_back_the_better(
     if not reason:
         setup.model.load_state_dict(dict(start), strict=False)
         try:
-            reader = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix)
+            reader = HeadInputs(setup, trainer.suffix)
             reason = why_no_probe(setup, reader, _pretrained_rows(trainer))
             if not reason:
                 comparison, crossed = _compare(setup, progress, trainer, crossing, reader, say)
@@ -167,7 +167,7 @@ def _by_folds(
         ReadyPhase(phase, prepared, result.view)
         for phase, result in zip(setup.plan.phases, progress.phases, strict=True)
     ]
-    features = HeadInputs(setup.model, setup.plan.anatomy, trainer.suffix).features(train, "train")
+    features = HeadInputs(setup, trainer.suffix).features(train, "train")
     rows = seen(folds)
     right = from_first_process(
         setup.settings.training,

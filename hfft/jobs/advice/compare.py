@@ -182,7 +182,7 @@ def compare(
     ready = ready_for(setup, [phase for plan in plans.values() for phase in plan.phases], say)
     deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
     began = time.perf_counter()
-    reader = HeadInputs(setup.model, setup.plan.anatomy, deepest.prepared.suffix)
+    reader = HeadInputs(setup, deepest.prepared.suffix)
     features = reader.features(deepest.prepared.datasets["plain"], "training")
     seconds = time.perf_counter() - began
     began = time.perf_counter()
@@ -238,7 +238,7 @@ def cross_validated(
         The logits of every image, shape (images, labels), and the label number that the probe gives it.
     """
     stages = ready_for(setup, setup.plan.phases, say).stages(setup.plan)
-    reader = HeadInputs(setup.model, setup.plan.anatomy, stages[0].prepared.suffix)
+    reader = HeadInputs(setup, stages[0].prepared.suffix)
     features = reader.features(stages[0].prepared.datasets["plain"], "training")
     probe = cross_validate_probe(features, parts, setup.settings.training.seed)
     say(f"{setup.plan.policy}: {len(list(parts))} trainings")

@@ -56,7 +56,7 @@ def extend_head(setup: Setup, prepared: Prepared, joined: Joined, before: ClassS
     Raises:
         ModelError: the head is not one linear layer on the features, or does not fit the statistics.
     """
-    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared.suffix)
+    reader = HeadInputs(setup, prepared.suffix)
     train = prepared.datasets["train"]
     linear = reader.linear
     if linear is None or not reader.gives_logits(train):

@@ -48,7 +48,7 @@ def begin_with_probe(setup: Setup, progress: Progress, prepared: Prepared, say: 
         say: prints a line for the user.
     """
     began, training, data = time.perf_counter(), setup.settings.training, prepared.datasets
-    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared.suffix)
+    reader = HeadInputs(setup, prepared.suffix)
     starts = setup.settings.policy.head_init in STARTS
     folds = (starts or probe_may_win(setup)) and not (reason := why_no_probe(setup, reader, data["train"]))
     if folds or training.baselines != "none":

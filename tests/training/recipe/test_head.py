@@ -108,7 +108,7 @@ def test_the_models_logits_are_those_of_the_probe(
     prepared = make_ready(setup, setup.plan.phases, lambda line: None)[0].prepared
     begin_with_probe(setup, progress, prepared, lambda line: None)
     assert progress.probe is not None
-    reader = HeadInputs(setup.model, setup.plan.anatomy, prepared.suffix)
+    reader = HeadInputs(setup, prepared.suffix)
     for split in ("train", "validation"):
         wanted = reader.features(prepared.datasets[split], split) @ progress.probe.weight.T + progress.probe.bias
         pixels = PixelDataset(getattr(setup.sets, split), setup.plain_pixels)
