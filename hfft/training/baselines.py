@@ -149,7 +149,7 @@ class HeadInputs:
             for batch in tqdm(
                 batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
             ):
-                rows.append(self._read(self._moved(batch)))
+                rows.append(self._read(batch))
         return np.concatenate(rows)
 
     def gives_logits(self, dataset: Dataset[Any]) -> bool:
@@ -157,9 +157,8 @@ class HeadInputs:
         assert self.linear is not None
         seen: list[Tensor] = []
         handle = self.linear.register_forward_hook(lambda module, args, output: seen.append(output))
-        batch = self._moved(collate([dataset[0]]))
         try:
-            with self._evaluating(), self._forward(batch) as inputs:
+            with self._evaluating(), self._forward(collate([dataset[0]])) as inputs:
                 logits = logits_of(self.model(**inputs))
         finally:
             handle.remove()
@@ -175,21 +174,18 @@ class HeadInputs:
             self.model.train(training)
 
     @contextmanager
-    def _forward(self, batch: dict[str, Tensor]) -> Iterator[Any]:
+    def _forward(self, batch: Mapping[str, Tensor]) -> Iterator[Any]:
         """Give what the model takes for a batch; cached activations may be as narrow as autocast makes them."""
-        device = next(self.model.parameters()).device.type
+        device = next(self.model.parameters()).device
+        moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
         with (
             torch.no_grad(),
-            torch.autocast(device, self.precision, enabled=self.precision is not None),
-            self.suffix.inputs(self.model, batch) as inputs,
+            torch.autocast(device.type, self.precision, enabled=self.precision is not None),
+            self.suffix.inputs(self.model, moved) as inputs,
         ):
             yield inputs
 
-    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        device = next(self.model.parameters()).device
-        return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-
-    def _read(self, batch: dict[str, Tensor]) -> NDArray[np.float64]:
+    def _read(self, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
         seen: list[Tensor] = []
 
         def remember(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

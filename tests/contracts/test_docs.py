@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from scripted import load_script
 
 from hfft.planning.policies import installed_policies
 
 ROOT = Path(__file__).parents[2]
-
-
-def script(name: str) -> Any:
-    """Load a script, which is not a module of a package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_policy_was_measured_over_three_seeds() -> None:
@@ -37,7 +26,7 @@ def test_every_policy_was_measured_over_three_seeds() -> None:
 
 def test_the_pages_of_what_was_measured_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    pages = script("benchmarks").pages()
+    pages = load_script("benchmarks").pages()
     assert {page.name for page in pages} == {"benchmarks.md", "export.md", "agents.md"}
     for page, text in pages.items():
         assert page.read_text(encoding="utf-8") == text

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripted import load_script
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "agent_tasks.py"
-    spec = importlib.util.spec_from_file_location("agent_tasks", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("agent_tasks")
 
 
 def unsolved(script: ModuleType, names: set[str], scratch: Path) -> list[dict[str, object]]:

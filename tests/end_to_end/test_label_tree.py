@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from finished import make_model
 from huggingface_hub import ModelCard
+from killed import KillAt, Killed
 from PIL import Image
 from runs import equal, losses, record, run, weights
-from transformers import TrainerCallback, pipeline
+from transformers import pipeline
 
 import hfft
 from hfft.arguments import DataArguments
@@ -111,23 +112,12 @@ def test_weights_are_those_of_single_labels(world: World, tmp_path: Path) -> Non
 
 
 def test_interrupted_and_resumed_is_the_same_to_the_bit(world: World) -> None:
-    class Killed(BaseException):
-        pass
-
-    class KillAt(TrainerCallback):
-        left = 3
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-
     flags = ("--baselines", "none", "--num_train_epochs", 2, "--save_strategy", "steps", "--save_steps", 1)
     whole = world.run("whole", *flags)
     quick = ("--disable_tqdm", "true", "--figures", "false", "--calibration_folds", "0")
     words = world.words("resumed", *flags, *quick)
     with pytest.raises(Killed):
-        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(),))
+        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(3),))
     assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
     assert equal(weights(world.folder / "resumed"), weights(whole))
 

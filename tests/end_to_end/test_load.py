@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from finished import make_images, make_model, run_finetune
+from scripted import load_script
 
 pytestmark = pytest.mark.processes
 
@@ -22,14 +21,7 @@ GROWTH = 300e6
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "load_space.py"
-    spec = importlib.util.spec_from_file_location("load_space", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("load_space")
 
 
 def test_32_clients_get_the_models_own_answers(script: ModuleType, tmp_path: Path) -> None:

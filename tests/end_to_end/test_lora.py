@@ -13,11 +13,12 @@ import torch
 from conftest import MODELS, processor_of
 from finished import make_images
 from huggingface_hub import ModelCard
+from killed import KillAt, Killed
 from peft import PeftModel
 from runs import equal, losses, record, run, weights
 from safetensors.torch import load_file
 from tagged import TAGS, make_tagged
-from transformers import AutoModelForImageClassification, TrainerCallback
+from transformers import AutoModelForImageClassification
 
 import hfft
 from hfft.cli import main
@@ -143,21 +144,10 @@ def test_merge_of_a_run_gives_its_checkpoint_to_the_bit(finished: Path, tmp_path
 
 
 def test_interrupted_and_resumed_is_the_same_to_the_bit(world: World, kind: str, finished: Path) -> None:
-    class Killed(BaseException):
-        pass
-
-    class KillAt(TrainerCallback):
-        left = 4
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-
     quick = ("--disable_tqdm", "true", "--figures", "false", "--calibration_folds", "0")
     words = world.words(kind, f"{kind}-resumed", *quick, "--save_strategy", "steps", "--save_steps", 1)
     with pytest.raises(Killed):
-        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(),))
+        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(4),))
     assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
     output = world.folder / f"{kind}-resumed"
     assert equal(weights(output), weights(finished))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from finished import make_model
 from huggingface_hub import ModelCard
+from killed import KillAt, Killed
 from runs import equal, record, run, weights
 from tagged import TAGS, make_tagged
 from transformers import (
@@ -198,21 +199,9 @@ def test_a_delta_merges_to_the_same_weights(finished: Path, world: World, task: 
 def test_interrupted_and_resumed_is_the_same_to_the_bit(
     world: World, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback
 
     from hfft.cli.train import finetune_settings
     from hfft.jobs.finetune import finetune
-
-    class Killed(BaseException):
-        pass
-
-    class KillAt(TrainerCallback):
-        left = 5
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
 
     flags: tuple[Any, ...] = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
     flags += ("--baselines", "probe")
@@ -223,7 +212,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
     quiet = ("--disable_tqdm", "true", "--figures", "false")
     words = [str(word) for word in (*common, *small, *TASKS[task], *flags, *quiet)]
     with pytest.raises(Killed):
-        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(),))
+        finetune(finetune_settings(words), say=lambda line: None, callbacks=(KillAt(5),))
     assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
     assert equal(weights(output), weights(whole))
     assert record(output)["baselines"] == record(whole)["baselines"]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killed import KillAt, Killed
 from runs import Folder, equal, losses, record, weights
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
@@ -35,22 +36,6 @@ from hfft.training.resume import MAY_CHANGE
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
 STEPS = ("--save_strategy", "steps", "--save_steps", 1)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in hfft catches it."""
-
-
-class KillAt(TrainerCallback):
-    """Ends the process, as it were, after some number of steps of the run."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
 
 
 def new_seed() -> int:

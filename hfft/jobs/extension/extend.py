@@ -116,7 +116,7 @@ def _extend(
     trainer, progress = _trainer(setup, ready[0]), Progress()
     before = _right(trainer, joined, len(record.data.labels))
     statistics = extend_head(setup, ready[0].prepared, joined, kept.statistics)
-    after, extended = before, _record(run=folder.resolve().name, joined=joined, epochs=options.num_train_epochs)
+    extended = _record(folder.resolve().name, joined, options.num_train_epochs)
     progress.decisions += _what_joined(extended, joined)
     with weights_kept(setup, progress):
         if options.num_train_epochs:
