@@ -58,3 +58,13 @@ def open_tab(page: Page, name: str) -> None:
     """Open a tab, and wait until it is filled."""
     page.get_by_role("tab", name=name, exact=True).click()
     expect(page.locator(TABS[name]).first).to_be_visible(timeout=TIMEOUT)
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing on the page is pending or still fading in, however busy the machine is."""
+    page.wait_for_function(
+        """() => !document.querySelector(".pending, .generating")
+            && document.getAnimations().every((each) => each.playState !== "running"
+                || each.effect.getComputedTiming().endTime === Infinity)""",
+        timeout=TIMEOUT,
+    )

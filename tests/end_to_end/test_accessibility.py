@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chromium import TABS, TIMEOUT, chromium, needed, open_tab
+from chromium import TABS, TIMEOUT, chromium, needed, open_tab, settle
 from finished import make_images, make_model, run_finetune
 from playwright.sync_api import Page
 
@@ -69,7 +69,8 @@ def test_no_tab_has_a_critical_or_serious_violation(browser: Any, url: str, them
     found = {}
     for name in TABS:
         open_tab(page, name)
-        page.wait_for_timeout(300)  # milliseconds: colours fade in
+        page.wait_for_timeout(300)  # milliseconds, in which what fades in has begun
+        settle(page)
         found[name] = violations(page)
     page.close()
     assert found == {name: [] for name in TABS}
