@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
@@ -116,7 +116,7 @@ def fill(
     if not rows:
         return report
     batches = capture_all(prefix, source, rows, report)
-    with tqdm(total=len(rows), desc=title, unit="image", disable=True if rank else None) as progress:
+    with bar(total=len(rows), hidden=bool(rank), desc=title, unit="image") as progress:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
             count = -(-len(shard) // fill_batch(prefix.device))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.prepare import precision_of
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
@@ -29,7 +29,6 @@ from hfft.trust.feature_map import FeatureMap, feature_map
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
 _BATCH = 64
-_PATIENCE = 2.0  # seconds without a progress bar
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class _Features:
         batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)
         device = next(model.parameters()).device
         autocast = precision_of(self.setup.settings.training)
-        for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE, disable=None):
+        for batch in bar(batches, desc=f"Features of {name} images", unit="batch"):
             moved = {key: tensor.to(device) for key, tensor in batch.items() if key != "labels"}
             with (
                 torch.no_grad(),
