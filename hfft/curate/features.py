@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hfft.bars import bar
 from hfft.cache.prepare import (
+    Fills,
     ImagesAndPixels,
     Prepared,
     choose_memory_format,
@@ -84,7 +85,9 @@ def read_features(
     splits = {name: ImagesAndPixels(images, encoder.pixels) for name, images in sets.items() if len(images)}
     cut = _cut(encoder, next(iter(splits.values())), parts)
     cuts = [(encoder.phase, cut, splits)]
-    (prepared,) = prepare_phases(encoder.model, encoder.anatomy, cuts, encoder.cache, encoder.training)
+    (prepared,) = prepare_phases(
+        encoder.model, encoder.anatomy, cuts, encoder.cache, encoder.training, Fills(on_fill=encoder.on_fill)
+    )
     say(describe(prepared))
     found = {name: _read(encoder, prepared, name, parts) for name in splits}
     first = next(iter(found.values()))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from accelerate.utils import TorchDynamoPlugin
@@ -16,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import (
+    Fills,
     ImagesAndPixels,
     Prepared,
     choose_memory_format,
@@ -173,10 +175,18 @@ def make_ready(
         cuts.append((phase, cut, _splits(setup, phase)))
         views.append(view_phase(setup.model, setup.plan, phase, cut))
     say(plan_tree(setup.base.name, views, training.learning_rate))
-    prepared = prepare_phases(setup.model, setup.plan.anatomy, cuts, settings.cache, training, share)
+    prepared = prepare_phases(
+        setup.model, setup.plan.anatomy, cuts, settings.cache, training, Fills(share, partial(_tell_of_fill, setup))
+    )
     for each in prepared:
         say(describe(each))
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
+
+
+def _tell_of_fill(setup: Setup, done: int, total: int) -> None:
+    for callback in setup.callbacks:
+        if isinstance(callback, PhaseCallback):
+            callback.on_fill(done, total)
 
 
 def to_device(setup: Setup) -> None:
