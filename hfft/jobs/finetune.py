@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.bars import silenced
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
@@ -75,7 +76,8 @@ def finetune(
     main = settings.training.process_index == 0
     say = say if main else _silent
     make_output_dir(settings)
-    with locked(Path(settings.training.output_dir or "")) if main else nullcontext():
+    lock = locked(Path(settings.training.output_dir or "")) if main else nullcontext()
+    with lock, silenced(settings.training.disable_tqdm):
         check_output_dir(settings.training, say)
         return _finetune(settings, say, test, tuple(callbacks), shared or Shared(keep=False))
 

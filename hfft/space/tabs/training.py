@@ -31,6 +31,7 @@ _NO_ANSWERS = (
     "This run came without its predictions by epoch, so there is nothing to slide over: it is of an earlier hfft, was "
     f"not evaluated, or has more than {MOST:,} of them. Train it again to have them."
 )
+_NO_MISTAKES = "There are no mistakes among {:,} answers. Another model, chosen above, may have some to look at."
 _NO_RECORD = "This model has no run record, so nothing is known of its training."
 
 
@@ -171,7 +172,7 @@ def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
     """Return the most confident mistakes with their images, and a note where there are none to show."""
     answers = loaded.answers()
     if not most_confident_mistakes(answers):
-        return [], f"<p>No mistakes among {len(answers)} answers.</p>" if answers else ""
+        return [], views.note(_NO_MISTAKES.format(len(answers))) if answers else ""
     pictures = [
         (image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}")
         for answer, image in _mistaken(loaded)
