@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,6 +25,7 @@ from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
+OnFill = Callable[[int, int], None]
 _FEW_ROWS = 64
 _WORKERS_SECONDS = 0.5
 _T = TypeVar("_T")
@@ -38,20 +37,22 @@ TOLERANCE = 1e-3
 Kernels may add in another order in another batch, which moves the last bits; another image moves 0.4 and more
 (ViT and ResNet with random weights)."""
 
-_LISTENER: ContextVar[Callable[[int, int], None] | None] = ContextVar("filling", default=None)
+
+def unheard(done: int, total: int) -> None:
+    """Hear how many rows of a filling are done, of how many, and do nothing about it."""
 
 
-@contextmanager
-def report_fill_progress(listener: Callable[[int, int], None]) -> Iterator[None]:
-    """Within this context a listener hears of each batch of a filling: rows done, and rows to do.
+@dataclass(frozen=True)
+class FillProgress:
+    """Who sees how far a filling is.
 
-    A filling lies deep within a job, and none of the steps between would do anything with a listener but pass it on.
+    Args:
+        title: of the progress bar, which the first process draws.
+        on_fill: hears of each batch: rows done, and rows to do.
     """
-    token = _LISTENER.set(listener)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(token)
+
+    title: str = "Frozen prefix"
+    on_fill: OnFill = unheard
 
 
 def fill_batch(device: torch.device) -> int:
@@ -93,7 +94,7 @@ def fill(
     prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     share: tuple[int, int],
-    title: str = "Frozen prefix",
+    progress: FillProgress = FillProgress(),
 ) -> FillReport:
     """Compute the rows that are missing, one process its share of them.
 
@@ -102,7 +103,7 @@ def fill(
         prefix: the frozen part of the model.
         source: from rows to what the prefix takes, in batches of `fill_batch`; see `pixel_batches`.
         share: (rank, processes) among those that fill this folder.
-        title: of the progress bar.
+        progress: who sees how far it is.
 
     Raises:
         DataError: an image cannot be read.
@@ -116,11 +117,17 @@ def fill(
     if not rows:
         return report
     batches = capture_all(prefix, source, rows, report)
-    with tqdm(total=len(rows), desc=title, unit="image", disable=True if rank else None) as progress:
+    with tqdm(total=len(rows), desc=progress.title, unit="image", disable=True if rank else None) as bar:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
             count = -(-len(shard) // fill_batch(prefix.device))
-            packed = [_packed(values, cache, report, progress) for values in islice(batches, count)]
+            packed = []
+            for values in islice(batches, count):
+                packed.append({row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows})
+                size = next(iter(values.values())).shape[0]
+                report.passed += size
+                bar.update(size)
+                progress.on_fill(report.passed, report.computed)
             cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
     return report
 
@@ -361,13 +368,3 @@ def _in_lanes(work: Callable[[_T], _R], items: Iterable[_T], lanes: int) -> Iter
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _packed(values: dict[str, Tensor], cache: ActivationCache, report: FillReport, progress: Any) -> dict[str, Tensor]:
-    packed = {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
-    size = next(iter(values.values())).shape[0]
-    progress.update(size)
-    report.passed += size
-    if (listener := _LISTENER.get()) is not None:
-        listener(report.passed, report.computed)
-    return packed

@@ -22,13 +22,16 @@ from hfft.cache.fill import (
     Batches,
     CachedDataset,
     EnginePrefix,
+    FillProgress,
     FillReport,
+    OnFill,
     activation_batches,
     engine_batches,
     fill,
     fill_batch,
     pixel_batches,
     rows_agree,
+    unheard,
 )
 from hfft.cache.placement import Placement, choose_placement, gigabytes
 from hfft.cache.rows import make_rows
@@ -56,6 +59,19 @@ class ImagesAndPixels:
     images: ImageSet
     pixels: Pixels
     views: int = 1
+
+
+@dataclass(frozen=True)
+class Fills:
+    """How caches are filled.
+
+    Args:
+        share: (number, count): compute only this of so many parts, which are not read then; None for all.
+        on_fill: hears of each batch: rows done, and rows to do.
+    """
+
+    share: tuple[int, int] | None = None
+    on_fill: OnFill = unheard
 
 
 @dataclass
@@ -89,7 +105,7 @@ def prepare_phases(
     cuts: Sequence[tuple[Phase, Cut, dict[str, ImagesAndPixels]]],
     cache: CacheArguments,
     training: FinetuneArguments,
-    share: tuple[int, int] | None = None,
+    fills: Fills = Fills(),
 ) -> list[Prepared]:
     """Decide between cached and uncached training for each phase, and fill the caches.
 
@@ -103,7 +119,7 @@ def prepare_phases(
             ``validation`` and perhaps ``test``); none may train what a later one freezes.
         cache: the user's wishes.
         training: device, precision and processes.
-        share: (number, count): compute only this of so many parts, which are not read then; None for all.
+        fills: what is computed of them, and who hears of it.
 
     Raises:
         DataError: an image cannot be read.
@@ -120,11 +136,8 @@ def prepare_phases(
             uncached_reason=_uncached_reason(cut, cache, training),
         )
         phases.append(prepared)
-        if cut.split is not None:
-            precision = precision_of(training)
-            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision, memory_format)
-            prepared.prefix = prefix
-        if cut.split is not None and not prepared.uncached_reason:
+        prefix = prepared.prefix = prefix_of(cut, anatomy, cache, training)
+        if prefix is not None and not prepared.uncached_reason:
             weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
             wanted.append(_Filling(prepared, prefix, weights, signature, sets))
     _choose_engines(wanted, cache, training)
@@ -132,9 +145,17 @@ def prepare_phases(
     shallower: dict[str, _Filling] = {}
     for filling in reversed(wanted):
         if filling.prepared.placement is not None:
-            _fill_phase(filling, shallower, training, share)
+            _fill_phase(filling, shallower, training, fills)
             shallower |= dict.fromkeys(filling.entries, filling) if filling.exact else {}
     return phases
+
+
+def prefix_of(cut: Cut, anatomy: Anatomy, cache: CacheArguments, training: FinetuneArguments) -> Prefix | None:
+    """Return the frozen part of a model; None where it cannot be cut."""
+    if cut.split is None:
+        return None
+    memory_format = choose_memory_format(cache.memory_format)
+    return Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
 
 
 def precision_of(training: FinetuneArguments) -> torch.dtype | None:
@@ -322,7 +343,7 @@ def _fill_phase(
     filling: _Filling,
     shallower: dict[str, _Filling],
     training: FinetuneArguments,
-    share: tuple[int, int] | None,
+    fills: Fills,
 ) -> None:
     """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
@@ -338,12 +359,12 @@ def _fill_phase(
             if first is not None and isinstance(first.computes, EnginePrefix):  # there is no such entry
                 source = engine_batches(source, first.computes)
                 begun = replace(prefix, begun=first.prefix.split)
-        title = f"Frozen prefix, {name} images"
+        progress = FillProgress(f"Frozen prefix, {name} images", fills.on_fill)
         check = (begun if isinstance(begun, Prefix) else prefix, prepared.engine.tolerance)
-        if share is None:
-            prepared.reports[name] = _fill(entry, title, begun, source, training, check)
+        if fills.share is None:
+            prepared.reports[name] = _fill(entry, progress, begun, source, training, check)
         else:
-            prepared.reports[name] = _fill_share(entry, title, begun, source, share, check)
+            prepared.reports[name] = _fill_share(entry, progress, begun, source, fills.share, check)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
 
@@ -373,7 +394,7 @@ def _entries(
 
 def _fill(
     entry: ActivationCache,
-    title: str,
+    progress: FillProgress,
     prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     training: FinetuneArguments,
@@ -387,13 +408,13 @@ def _fill(
     """
     discarded = _discard_unless_agreed(entry, source, training, check)
     share = (training.process_index, training.world_size)
-    report = fill(entry, prefix, source, share, title)
+    report = fill(entry, prefix, source, share, progress)
     report.discarded = discarded
     if training.world_size > 1:
         torch.distributed.barrier()
         if not _load_all(entry):
             local = (training.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            again = fill(entry, prefix, source, local)
+            again = fill(entry, prefix, source, local, progress)
             report.computed += again.computed
             report.prefix_seconds += again.prefix_seconds
             report.wait_seconds += again.wait_seconds
@@ -408,7 +429,7 @@ def _fill(
 
 def _fill_share(
     entry: ActivationCache,
-    title: str,
+    progress: FillProgress,
     prefix: Prefix | EnginePrefix,
     source: Callable[[list[int]], Batches],
     share: tuple[int, int],
@@ -418,7 +439,7 @@ def _fill_share(
     discarded = not rows_agree(entry, check[0], source, share, check[1])
     if discarded:
         entry.discard()
-    report = fill(entry, prefix, source, share, title)
+    report = fill(entry, prefix, source, share, progress)
     report.rows, report.discarded = len(entry.share(*share)), discarded
     return report
 

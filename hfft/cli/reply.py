@@ -169,7 +169,7 @@ def _place(text: str) -> str | None:
         return flag[0]
     for word in text.split():
         name = word.strip("'\"(),:;")
-        with suppress(OSError, ValueError):  # what is no name of a file at all
+        with suppress(OSError, ValueError):  # what is not the name of a file at all
             if len(name) > 1 and Path(name).exists():
                 return name
     return None

@@ -11,13 +11,14 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import CacheArguments, DataArguments, FeatureArguments, NextArguments
+from hfft.cache.fill import OnFill, unheard
 from hfft.curate.embed import readable
 from hfft.curate.encoder import load_encoder, run_record
 from hfft.curate.features import read_features
@@ -83,6 +84,7 @@ def choose_next(
     places: Sequence[str],
     say: Callable[[str], None],
     cache: CacheArguments | None = None,
+    on_fill: OnFill = unheard,
 ) -> Chosen:
     """Choose unlabelled images for a finished run, and list them where ``options.output`` says.
 
@@ -92,6 +94,7 @@ def choose_next(
         places: files, and folders with images in them and below.
         say: prints a line for the user.
         cache: where activations lie; by default where those of the run lie.
+        on_fill: hears how many images have passed the frozen part, of how many.
 
     Raises:
         ArgumentError: the model is not a finished run.
@@ -106,7 +109,7 @@ def choose_next(
     gathered = _without_known(gathered, owned, notes)
     for note in notes:
         say(note)
-    encoder = load_encoder(use, cache)
+    encoder = replace(load_encoder(use, cache), on_fill=on_fill)
     if not encoder.labels:
         raise ArgumentError(f"--model {use.model} is not a finished run: its head has not been trained on your classes")
     needs_one_label(task_of(encoder.model.config, encoder.name), "hfft next")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hfft.arguments import RUN_ARGUMENTS, CacheArguments, FeatureArguments, FinetuneArguments, ModelArguments
+from hfft.cache.fill import OnFill, unheard
 from hfft.cache.prepare import choose_memory_format
 from hfft.data.preprocessing import Pixels
 from hfft.errors import ModelError, one_line
@@ -48,6 +49,7 @@ class Encoder:
         cache: where activations lie, and what computes them.
         training: device and precision.
         labels: the classes of its head; none where the head is new.
+        on_fill: hears how many images have passed the frozen part, of how many.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Encoder:
     cache: CacheArguments
     training: FinetuneArguments
     labels: tuple[str, ...] = ()
+    on_fill: OnFill = unheard
 
 
 def load_encoder(use: FeatureArguments, cache: CacheArguments | None = None) -> Encoder:

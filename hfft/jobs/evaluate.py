@@ -61,7 +61,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         say: prints a line for the user.
 
     Raises:
-        ArgumentError: that is no run's folder, or there are fewer images than folds.
+        ArgumentError: that is not a run's folder, or there are fewer images than folds.
         HfftError: the run's images or base are not what or where they were, or files cannot be written.
     """
     file = Path(use.model or "").expanduser() / RECORD

@@ -202,7 +202,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, scores: NDArray[Any], classes: Sequence[str], most: int) -> Answer:
-        """Read the scores of one image, shape (outputs,), with `most` of the likeliest labels at most."""
+        """Read the scores of one image, shape (outputs,), with `most` of the most likely labels at most."""
 
     @abstractmethod
     def table(

@@ -103,7 +103,7 @@ class LabelTree(SingleLabel):
         """Return the classes as every task does.
 
         Raises:
-            DataError: they are no tree.
+            DataError: they are not a tree.
         """
         found = super().classes(labels, order)
         if not any(SEPARATOR in name for name in found):
@@ -130,16 +130,16 @@ class LabelTree(SingleLabel):
         return [*heads, "node"], [[*row, name] for row, name in zip(rows, names, strict=True)]
 
     def heads(self, classes: Sequence[str], most: int) -> list[str]:
-        """Put the node before the likeliest labels."""
+        """Put the node before the most likely labels."""
         return ["node", "node_probability", *super().heads(classes, most)]
 
     def cells(self, answer: Answer) -> list[str]:
-        """Put the node before the likeliest labels."""
+        """Put the node before the most likely labels."""
         node = answer.node or Score("", 1.0)
         return [node.label, f"{node.probability:.6f}", *super().cells(answer)]
 
     def said(self, answer: Answer) -> str:
-        """Say the node before the likeliest labels."""
+        """Say the node before the most likely labels."""
         node = answer.node
         sure = f"{node.label} {node.probability:.3f}" if node is not None and node.label else "no node is sure enough"
         return f"{sure}  ({super().said(answer)})"

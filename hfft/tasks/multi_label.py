@@ -103,15 +103,15 @@ class MultiLabel(Task):
         return ["labels", "prediction", *(f"probability of {name}" for name in classes)], rows
 
     def heads(self, classes: Sequence[str], most: int) -> list[str]:
-        """Put the labels that are given before the likeliest ones."""
+        """Put the labels that are given before the most likely ones."""
         return ["labels", *super().heads(classes, most)]
 
     def cells(self, answer: Answer) -> list[str]:
-        """Put the labels that are given, as a JSON list, before the likeliest ones."""
+        """Put the labels that are given, as a JSON list, before the most likely ones."""
         return [listed(answer.labels or ()), *super().cells(answer)]
 
     def said(self, answer: Answer) -> str:
-        """Say the labels that are given before the likeliest ones."""
+        """Say the labels that are given before the most likely ones."""
         return f"{', '.join(answer.labels or ()) or 'no label'}  ({super().said(answer)})"
 
     def exported(self) -> dict[str, str]:

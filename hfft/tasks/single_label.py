@@ -100,7 +100,7 @@ class SingleLabel(Task):
         return (logits / self.divisor).softmax(dim=1)
 
     def same(self, scores: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
-        """The likeliest label decides."""
+        """The most likely label decides."""
         return np.asarray(scores.argmax(1) == others.argmax(1))
 
     def answer(self, scores: NDArray[Any], classes: Sequence[str], most: int) -> Answer:
@@ -193,7 +193,7 @@ class SingleLabel(Task):
         return f"It knows {len(classes):,} labels and gives one of them to every image, of whatever it may be"
 
     def reading(self) -> str:
-        """Return lines that print the likeliest label."""
+        """Return lines that print the most likely label."""
         logits = "model(**inputs).logits" if self.divisor == 1 else f"(model(**inputs).logits / {self.divisor:g})"
         return f"""with torch.no_grad():
     probabilities = {logits}.softmax(-1)[0]

@@ -35,6 +35,14 @@ class PhaseCallback(TrainerCallback):
             before: epochs of the phases that have ended.
         """
 
+    def on_fill(self, done: int, total: int) -> None:
+        """Hear of a batch that has passed the frozen part on its way into the cache.
+
+        Args:
+            done: images of this split that have passed.
+            total: images of this split that pass.
+        """
+
 
 class FirstStep(TrainerCallback):
     """Says when an optimizer step has been made."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from accelerate.utils import TorchDynamoPlugin
@@ -16,11 +17,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import (
+    Fills,
     ImagesAndPixels,
     Prepared,
     choose_memory_format,
     describe,
     precision_of,
+    prefix_of,
     prepare_phases,
     probe_inputs,
 )
@@ -31,7 +34,7 @@ from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
 from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.compiled import compilable, compiled
-from hfft.split.cut import cut_phase
+from hfft.split.cut import Cut, cut_phase
 from hfft.split.halves import idle_parameters
 from hfft.training.augmentation.boundary import BoundaryAugmentation, Wanted, check_boundary
 from hfft.training.augmentation.rows import AugmentedRows
@@ -177,31 +180,44 @@ def make_ready(
         cuts.append((phase, cut, _splits(setup, phase)))
         views.append(view_phase(setup.model, setup.plan, phase, cut))
     say(plan_tree(setup.base.name, views, training.learning_rate))
-    prepared = prepare_phases(setup.model, setup.plan.anatomy, cuts, settings.cache, training, share)
+    _check_augmentation(setup, [(phase, cut) for phase, cut, _ in cuts], say)
+    prepared = prepare_phases(
+        setup.model, setup.plan.anatomy, cuts, settings.cache, training, Fills(share, partial(_tell_of_fill, setup))
+    )
     for each in prepared:
         say(describe(each))
-    _check_augmentation(setup, phases, prepared, say)
+        _check_compiled(setup, each)
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
 
 
-def _check_augmentation(
-    setup: Setup, phases: Sequence[Phase], prepared: Sequence[Prepared], say: Callable[[str], None]
-) -> None:
+def _check_augmentation(setup: Setup, cuts: Sequence[tuple[Phase, Cut]], say: Callable[[str], None]) -> None:
     """Make sure that every phase can be augmented as its flags ask for."""
-    training = setup.settings.training
+    training, cache = setup.settings.training, setup.settings.cache
     wanted = Wanted.of(training)
     if not wanted:
         return
     images = ImagesAndPixels(setup.sets.train, setup.plain_pixels)
-    inputs = probe_inputs(images, training.device, choose_memory_format(setup.settings.cache.memory_format), FLIPPED)
-    for phase, each in zip(phases, prepared, strict=True):
-        if training.torch_compile and each.prefix is not None and each.suffix.split is None:
-            raise ArgumentError(
-                f"--torch_compile compiles whole forwards where activations are not cached ({each.uncached_reason}), "
-                "and augmentation at the boundary needs their two halves; leave one of both out"
-            )
-        if line := check_boundary(wanted, each, inputs, phase.name, setup.plan.anatomy.tokens):
+    inputs = probe_inputs(images, training.device, choose_memory_format(cache.memory_format), FLIPPED)
+    for phase, cut in cuts:
+        freeze(setup.model, phase)
+        prefix = prefix_of(cut, setup.plan.anatomy, cache, training)
+        if line := check_boundary(wanted, prefix or cut.uncached_reason, inputs, phase.name, setup.plan.anatomy.tokens):
             say(line)
+
+
+def _check_compiled(setup: Setup, prepared: Prepared) -> None:
+    uncached = prepared.prefix is not None and prepared.suffix.split is None
+    if uncached and setup.settings.training.torch_compile and Wanted.of(setup.settings.training):
+        raise ArgumentError(
+            f"--torch_compile compiles whole forwards where activations are not cached ({prepared.uncached_reason}), "
+            "and augmentation at the boundary needs their two halves; leave one of both out"
+        )
+
+
+def _tell_of_fill(setup: Setup, done: int, total: int) -> None:
+    for callback in setup.callbacks:
+        if isinstance(callback, PhaseCallback):
+            callback.on_fill(done, total)
 
 
 def to_device(setup: Setup) -> None:

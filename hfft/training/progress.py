@@ -158,7 +158,7 @@ class Progress:
         changed: names of all tensors that training may have changed so far.
         baselines: what the result is compared with.
         probe: what the head can hold in place of what is trained; None where it cannot, or need not.
-        untrained: the metrics of the validation images with that probe; empty where it was no candidate.
+        untrained: the metrics of the validation images with that probe; empty where it was not a candidate.
         decisions: what the run decided by its images, a sentence each.
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.

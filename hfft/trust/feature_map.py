@@ -226,7 +226,7 @@ def read_map(path: Path) -> FeatureMap:
             about = json.loads((file.metadata() or {})[_ENTRY])
             if about["format"] != FORMAT:
                 raise OutputError(f"{path} was written by another version of hfft; train again to have it anew")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is not a mapping)
         sides = {name: _read_side(name, about, tensors) for name in ("before", "after") if name in about}
         labels = {split: tensors[f"labels.{split}"] for split in _SPLITS}
         files = {split: tuple(map(str, about["files"][split])) for split in _SPLITS}

@@ -25,6 +25,7 @@ from hfft.planning.plan import Phase, count_fillable_together, make_plan
 from hfft.planning.registry import find_anatomy
 from hfft.split.cut import cut_phase
 from hfft.split.halves import Prefix, Suffix
+from hfft.training.callbacks import PhaseCallback
 from hfft.training.learning_rates import gradient_ratios
 from hfft.training.trainer import FreezeTrainer
 
@@ -105,6 +106,34 @@ def test_every_epoch_of_the_run_trains_on_its_view(
     hfft.jobs.finetune.finetune(finetune_settings([str(flag) for flag in given]), lambda line: None, callbacks=[seen])
     views = 2 if more else 4
     assert seen.epochs == [{epoch % views} for epoch in range(3 if more else 6)]
+
+
+class FillHeard(PhaseCallback):
+    """Notes each batch of a filling."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int]] = []
+
+    def on_fill(self, done: int, total: int) -> None:
+        self.heard.append((done, total))
+
+
+def test_a_callback_hears_of_each_batch_that_fills_the_cache(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path
+) -> None:
+    heard = FillHeard()
+    flags = [
+        "--model_name_or_path",
+        pretrained("resnet"),
+        "--train_dir",
+        image_folder(),
+        "--output_dir",
+        tmp_path / "run",
+    ]
+    flags += ["--train_val_split", 0.25, "--num_train_epochs", 1, "--baselines", "none", "--figures", "false"]
+    settings = finetune_settings([str(flag) for flag in flags])
+    hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[heard])
+    assert heard.heard == [(8, 18), (16, 18), (18, 18), (6, 6)]
 
 
 def test_images_go_through_the_prefix_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

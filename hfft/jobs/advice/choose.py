@@ -77,7 +77,7 @@ def hand_back_the_better(
                 setup.model.load_state_dict(progress.best.tensors, strict=False)
     if comparison is not None and comparison.better:
         progress.best.epoch, progress.best.score = 0.0, _score(progress, trainer)
-    line = str(comparison or f"The linear probe was no candidate for the result: {reason}.")
+    line = str(comparison or f"The linear probe was not a candidate for the result: {reason}.")
     progress.decisions.append(line)
     say(line)
     return crossed

@@ -185,7 +185,7 @@ class VisitorTrainings:
             frames: addresses of data.
 
         Raises:
-            HfftError: as for `add_files`; or there are too many frames, or one is no picture.
+            HfftError: as for `add_files`; or there are too many frames, or one is not a picture.
         """
         if len(frames) > MOST_FRAMES:
             raise DataError(f"a recording has at most {MOST_FRAMES} pictures")

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
-from hfft.cache.fill import report_fill_progress
 from hfft.errors import HfftError, one_line
 from hfft.jobs.finetune import finetune
 from hfft.jobs.inputs import Shared
@@ -54,7 +53,7 @@ class Reporter(PhaseCallback):
         """Write one line."""
         print(json.dumps({"event": event, **values}), file=self.stream, flush=True)
 
-    def filling(self, done: int, total: int) -> None:
+    def on_fill(self, done: int, total: int) -> None:
         """Tell how many images have passed the frozen part."""
         self.tell("fill", done=done, total=total)
 
@@ -159,12 +158,11 @@ def main() -> int:
 
 
 def run_errand(job: dict[str, Any], reporter: Reporter) -> int:
-    """Do what is no training, and return the exit code."""
+    """Do what is not a training, and return the exit code."""
     from hfft.space.trainings.errands import run
 
     try:
-        with report_fill_progress(reporter.filling):
-            text = run(job)
+        text = run(job, reporter.on_fill)
     except HfftError as error:
         reporter.tell("error", text=one_line(error))
         return 1
@@ -190,8 +188,7 @@ def train(job: dict[str, Any], reporter: Reporter, shared: Shared | None = None)
             CacheArguments(**job["cache"]),
             FinetuneArguments(**job["training"]),
         )
-        with report_fill_progress(reporter.filling):
-            run = finetune(settings, callbacks=(reporter,), shared=shared)
+        run = finetune(settings, callbacks=(reporter,), shared=shared)
     except HfftError as error:
         reporter.tell("error", text=one_line(error))
         return 1

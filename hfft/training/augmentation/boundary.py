@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hfft.arguments import FinetuneArguments
 from hfft.arguments.augmentation import FeatureStep, parse_frofa
-from hfft.cache.prepare import Prepared
 from hfft.errors import ArgumentError
 from hfft.plugin.contract import TokenLayout
 from hfft.split.grid import Grid, grid_of
@@ -141,13 +140,13 @@ class BoundaryAugmentation:
 
 
 def check_boundary(
-    wanted: Wanted, prepared: Prepared, inputs: dict[str, Tensor], name: str, tokens: TokenLayout | None
+    wanted: Wanted, cut: Prefix | str, inputs: dict[str, Tensor], name: str, tokens: TokenLayout | None
 ) -> str:
     """Make sure that a phase can be augmented as asked for.
 
     Args:
         wanted: what is asked for.
-        prepared: the phase.
+        cut: the frozen part of the phase, or why there is none.
         inputs: a few training images.
         name: of the phase.
         tokens: the anatomy's layout of tokens.
@@ -158,11 +157,11 @@ def check_boundary(
     Raises:
         ArgumentError: it cannot.
     """
-    prefix = prepared.prefix
+    prefix = cut if isinstance(cut, Prefix) else None
     if prefix is None and (wanted.flips or wanted.frofa):
         raise ArgumentError(
             f"{wanted.flags} changes what the frozen part gives, and phase {name} cannot be cut into a frozen and a "
-            f"trained part ({prepared.uncached_reason}); leave it out, or choose another --policy"
+            f"trained part ({cut}); leave it out, or choose another --policy"
         )
     shapes = [leaf.shape for leaf in prefix.split.leaves] if prefix else [t.shape[1:] for t in inputs.values()]
     grids = {

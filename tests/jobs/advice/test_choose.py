@@ -137,7 +137,7 @@ def test_a_probe_that_cannot_be_put_back_is_said(start: Any) -> None:
     """The last phase of that policy freezes the block which the first one trained."""
     folder = start("out", "--policy", "outside")
     assert decision(folder) == (
-        "The linear probe was no candidate for the result: the last phase freezes what an earlier one trains."
+        "The linear probe was not a candidate for the result: the last phase freezes what an earlier one trains."
     )
     assert record(folder)["best_epoch"] > 0
     assert float(trace(folder)[0]["epoch"]) == 1
