@@ -109,7 +109,7 @@ class ClassifyTab:
             None,
             None,
             [self.label, self.overlay],
-            js="() => [null, '']",
+            js="() => [{}, '']",
             api_visibility="private",
         ).then(plainly(self.changed), inputs, results, api_visibility="private")
         self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
