@@ -89,6 +89,7 @@ class Task(ABC):
         chooses: whether an image has one label of several. Temperatures, sets of labels and unknown images need it.
         least: how many labels there must be.
         noun: what labels are called, in the plural.
+        cuts: whether an image with a part of another one's has labels, which ``--cutmix`` needs.
         tags: of its card, beside those of every image model.
         missing: what is not learned of such a model, and why, in a line; empty where nothing is missing.
     """
@@ -104,6 +105,7 @@ class Task(ABC):
     least: ClassVar[int] = 1
     noun: ClassVar[str] = "classes"
     missing: ClassVar[str] = ""
+    cuts: ClassVar[bool] = True
     tags: ClassVar[tuple[str, ...]] = ()
 
     # Labels ---------------------------------------------------------------------------------------------

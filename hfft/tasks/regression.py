@@ -36,6 +36,7 @@ class Regression(Task):
 
     name = "regression"
     problem_type = "regression"
+    cuts = False
     metric = "r2"
     metrics = ("r2", "mae", "rmse", "loss")
     plots = ("predicted_against_true.png",)
