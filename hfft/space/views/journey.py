@@ -37,7 +37,7 @@ def journey_value(
             _answer(found),
         ],
         "answers": [_score(score) for score in found.scores],
-        "doubt": doubt(found.unknown_score),
+        "doubt": doubt(found.unknown_score, found.untold),
         "note": note,
         "fresh": fresh,
         "why": "",
@@ -99,7 +99,7 @@ def _stop(stop: Stop) -> dict[str, Any]:
 
 
 def _answer(found: Journey) -> dict[str, Any]:
-    text = "Where the evidence for the most probable class lies." if found.evidence else "The probabilities."
+    text = f"Where the {found.evidence.name} lies." if found.evidence else "What the model answers."
     shape = found.stops[-1].shape_out if found.stops else ()
     place = _place("answer", "plain", shape, (), text)
     return {**place, "maps": _layers([found.evidence] if found.evidence else [])}
@@ -119,4 +119,5 @@ def _layers(layers: Sequence[Layer]) -> list[dict[str, str]]:
 
 
 def _score(score: Score) -> dict[str, Any]:
-    return {"label": score.label, "share": round(score.probability, 4)}
+    share = None if score.share is None else round(score.share, 4)
+    return {"label": score.label, "share": share, "said": score.said, "least": score.mark}

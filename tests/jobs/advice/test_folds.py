@@ -77,7 +77,7 @@ def test_cached_rows_give_the_same_bits_as_images(tmp_path: Path, kind: str) -> 
         setup = make_setup(tmp_path / cache, kind, cache)
         before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
         advice = compare(setup, ("last_block", "lp_ft"), 2, lambda line: None, curve=False)
-        found.append([candidate.correct.tolist() for candidate in advice.candidates])
+        found.append([candidate.scored.correct.tolist() for candidate in advice.candidates])
         assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.state_dict().items())
     assert found[0] == found[1]
 
@@ -105,5 +105,5 @@ def test_held_out_images_are_not_augmented(tmp_path: Path) -> None:
         setup = make_setup(tmp_path / augment, augment=augment)
         setup.settings.training.learning_rate = 1e-30
         advice = compare(setup, ("head",), 2, lambda line: None, curve=False)
-        found.append(advice.candidates[1].correct.tolist())
+        found.append(advice.candidates[1].scored.correct.tolist())
     assert found[0] == found[1]
