@@ -64,6 +64,15 @@ class _InMemoryMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate ships 
     def _build_data_dir(self) -> str:
         return ""
 
+    def compute(self, *, predictions: Any = None, references: Any = None, **more: Any) -> dict[str, float]:
+        """Return the metric of arrays, or of what `add` and `add_batch` were given where there are none.
+
+        Arrays are read as they are: evaluate would first write them, image by image, to a table of Arrow and hash it.
+        """
+        given = {"predictions": predictions, "references": references, **more}
+        found: dict[str, float] = super().compute(**more) if predictions is None else self._compute(**given)
+        return found
+
 
 class Accuracy(_InMemoryMetric):
     """The share of images whose predicted label is the true one."""
@@ -123,7 +132,8 @@ class ExpectedCalibrationError(_InMemoryMetric):
     def _compute(
         self, predictions: NDArray[np.int64], references: NDArray[np.int64], confidences: NDArray[np.float64]
     ) -> dict[str, float]:
-        return {"ece": reliability(np.asarray(confidences), np.asarray(predictions) == np.asarray(references)).error}
+        right = np.asarray(predictions) == np.asarray(references)
+        return {"ece": reliability(np.asarray(confidences, np.float64), right).error}
 
 
 class AveragePrecision(_InMemoryMetric):

@@ -152,8 +152,7 @@ def _read(encoder: Encoder, prepared: Prepared, name: str, parts: Sequence[str |
     decoding = bool(prepared.uncached_reason) and len(dataset) > _FEW  # type: ignore[arg-type]
     loader = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate, num_workers=cores() if decoding else 0)
     for batch in map(received, tqdm(loader, f"Features, {name} images", unit="batch", delay=_PATIENCE, disable=None)):
-        moved = {key: value.to(encoder.training.device) for key, value in batch.items() if key != "labels"}
-        seen, scores = _forward(encoder, prepared.suffix, moved, parts)
+        seen, scores = _forward(encoder, prepared.suffix, batch, parts)
         for part, kept, values in zip(parts, rows, seen, strict=True):
             if values is None or len(values) != len(scores):
                 raise ModelError(f"{part or HEAD_INPUT} of {encoder.name} is not a tensor with a row for each image")
@@ -166,12 +165,10 @@ def _forward(
     encoder: Encoder, suffix: Suffix, batch: dict[str, Tensor], parts: Sequence[str | None]
 ) -> tuple[list[Tensor | None], Tensor]:
     """Return the pooled features of each part (batch, features), None where it was not called, and the logits."""
-    kind, precision = encoder.training.device.type, precision_of(encoder.training)
+    answering = suffix.answering(encoder.model, batch, precision_of(encoder.training))
     with ExitStack() as stack:
         watched = [stack.enter_context(_watched(encoder, part)) for part in parts]
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(kind, precision, enabled=precision is not None))
-        logits = logits_of(encoder.model(**stack.enter_context(suffix.inputs(encoder.model, batch))))
+        logits = logits_of(encoder.model(**stack.enter_context(answering)))
     return [_pooled(part, seen, encoder.anatomy.tokens) for part, seen in zip(parts, watched, strict=True)], logits
 
 

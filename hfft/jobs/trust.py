@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
@@ -173,15 +172,11 @@ class _Features:
         model, found = self.setup.model, []
         model.eval()
         batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)
-        device = next(model.parameters()).device
-        autocast = precision_of(self.setup.settings.training)
+        precision = precision_of(self.setup.settings.training)
         for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE, disable=None):
-            moved = {key: tensor.to(device) for key, tensor in batch.items() if key != "labels"}
             with (
-                torch.no_grad(),
-                torch.autocast(device.type, autocast, enabled=autocast is not None),
                 head_reads(model, len(self.setup.sets.labels)) as reads,
-                self.trainer.suffix.inputs(model, moved) as inputs,
+                self.trainer.suffix.answering(model, batch, precision) as inputs,
             ):
                 model(**inputs)
             if not reads:

@@ -101,6 +101,23 @@ class Suffix:
                 rest = {name: self._formatted(tensor) for name, tensor in rest.items()}
             yield {**rest, **labels}
 
+    @contextmanager
+    def answering(
+        self, model: nn.Module, batch: Mapping[str, Tensor], precision: torch.dtype | None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Within this context `model`, called with what is yielded, answers as it does while it is evaluated.
+
+        Args:
+            model: the bare model, in eval mode.
+            batch: cached activations, or the model's inputs, on any device; labels are left out.
+            precision: of mixed precision, or None; activations are cached as narrow as it makes them.
+        """
+        device = next(model.parameters()).device
+        moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+        mixed = torch.autocast(device.type, precision, enabled=precision is not None)
+        with torch.no_grad(), mixed, self.inputs(model, moved) as inputs:
+            yield inputs
+
     def _formatted(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -173,17 +173,8 @@ class HeadInputs:
         finally:
             self.model.train(training)
 
-    @contextmanager
-    def _forward(self, batch: Mapping[str, Tensor]) -> Iterator[Any]:
-        """Give what the model takes for a batch; cached activations may be as narrow as autocast makes them."""
-        device = next(self.model.parameters()).device
-        moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, self.precision, enabled=self.precision is not None),
-            self.suffix.inputs(self.model, moved) as inputs,
-        ):
-            yield inputs
+    def _forward(self, batch: Mapping[str, Tensor]) -> AbstractContextManager[dict[str, Tensor]]:
+        return self.suffix.answering(self.model, batch, self.precision)
 
     def _read(self, batch: Mapping[str, Tensor]) -> NDArray[np.float64]:
         seen: list[Tensor] = []

@@ -107,7 +107,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err.startswith("hfft: interrupted")
 
 
-@pytest.mark.processes
+@pytest.mark.slow  # test_distributed launches it in the default set
 def test_the_script_is_the_same_job_as_the_command(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "finetune.py"
     flags = [

@@ -223,7 +223,7 @@ def test_onnx_gives_the_same_answers(world: World, finished: Path, tmp_path: Pat
     session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
     classifier = hfft.load_classifier(finished, device="cpu")
     image = Image.open(world.images / "warm" / "green" / "1.png").convert("RGB")
-    _, scores = session.run(None, {"images": np.asarray(image)[None]})
+    (scores,) = session.run(["probabilities"], {"images": np.asarray(image)[None]})
     expected = classifier.probabilities(
         classifier.logits({name: tensor[None] for name, tensor in classifier.pixels(image).items()})
     )
