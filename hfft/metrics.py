@@ -17,7 +17,7 @@ TOP_K = 5
 FEW_IMAGES = 100
 """Below so many, an accuracy is shown with its count."""
 WILSON = "Wilson"
-BOOTSTRAP = "the percentile bootstrap"
+BOOTSTRAP = "the bias-corrected bootstrap"
 NEWCOMBE = "Newcombe's for paired proportions"
 _CHUNK = 8192  # images turned into float64 at a time, which bounds memory at 1,000 labels to 64 MB
 

@@ -271,7 +271,7 @@ def test_a_sweep_compares_by_the_metric_of_the_task(
     assert main(["sweep", *flags]) == 0
     printed = capsys.readouterr().out
     assert re.search(rf"run +{NAMES[task]} +95% interval", printed)
-    assert "Intervals are the percentile bootstrap's" in printed
+    assert "Intervals are the bias-corrected bootstrap's" in printed
     with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     scores = [float(row[METRIC[task]]) for row in rows]
@@ -306,7 +306,7 @@ def test_advice_compares_by_the_metric_of_the_task(world: World, task: str) -> N
         assert row["interval"][0] <= row[METRIC[task]] <= row["interval"][1]
     assert (found["curve"] is None) is (task == "regression"), "24 images are too few for ten strata of two"
     assert re.search(rf"recipe +{NAMES[task]} +95% interval", str(advice))
-    assert "intervals are the percentile bootstrap's" in str(advice)
+    assert "intervals are the bias-corrected bootstrap's" in str(advice)
     assert f"{NAMES[task]} {best.score:.3f}" in advice.reason
 
 
