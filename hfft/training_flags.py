@@ -110,7 +110,9 @@ FLAGS: dict[str, Flag] = {
         "refused", "the frozen part keeps no activations for the backward pass; lower the batch size to save memory"
     ),
     "gradient_checkpointing_kwargs": Flag("refused", "--gradient_checkpointing is refused"),
-    "neftune_noise_alpha": Flag("refused", "it adds noise to embeddings of text; --augment and --mixup are for images"),
+    "neftune_noise_alpha": Flag(
+        "refused", "it adds noise to embeddings of text; --augment, --frofa and --mixup are for images"
+    ),
     "use_liger_kernel": Flag("refused", "its kernels are of language models"),
     "liger_kernel_config": Flag("refused", "--use_liger_kernel is refused"),
     "enable_jit_checkpoint": Flag("refused", "hfft saves a checkpoint on SIGTERM by itself"),

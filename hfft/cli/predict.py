@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from hfft.arguments import CheckpointArguments, PredictArguments
+from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
@@ -31,8 +32,6 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
     """
-    from tqdm import tqdm
-
     from hfft.inference.classifier import check_coverage, classify, find_images, load_classifier
 
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
@@ -47,8 +46,7 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
 
     def counted() -> Iterator[Prediction]:
         failed = 0
-        # Without a terminal there is no bar: disable=None asks tqdm to find out.
-        for row in tqdm(rows, total=len(files), unit="image", file=sys.stderr, disable=None):
+        for row in bar(rows, total=len(files), unit="image"):
             failed += bool(row.error)
             yield row
         if failed:

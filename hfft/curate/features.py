@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.prepare import (
     Fills,
     ImagesAndPixels,
@@ -45,7 +45,6 @@ HEAD_INPUT = "head input"
 """What features are called that the head reads."""
 _BATCH = 64
 _FEW = 64  # images that are decoded without worker processes
-_PATIENCE = 2.0  # seconds without a progress bar
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _read(encoder: Encoder, prepared: Prepared, name: str, parts: Sequence[str |
     logits = []
     decoding = bool(prepared.uncached_reason) and len(dataset) > _FEW  # type: ignore[arg-type]
     loader = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate, num_workers=cores() if decoding else 0)
-    for batch in map(received, tqdm(loader, f"Features, {name} images", unit="batch", delay=_PATIENCE, disable=None)):
+    for batch in map(received, bar(loader, desc=f"Features, {name} images", unit="batch")):
         seen, scores = _forward(encoder, prepared.suffix, batch, parts)
         for part, kept, values in zip(parts, rows, seen, strict=True):
             if values is None or len(values) != len(scores):

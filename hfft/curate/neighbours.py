@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+
+from hfft.bars import bar
 
 NEAREST = 5
 """An image's distance from all others is that from its fifth nearest neighbour."""
@@ -15,7 +16,6 @@ VOTERS = 20
 _REACH = 0.1  # in cosine
 _DOUBT = 1e-3  # of a vote, for classes that no neighbour has
 _BLOCK = 512
-_PATIENCE = 2.0  # seconds without a progress bar
 
 
 def nearest(
@@ -37,7 +37,7 @@ def nearest(
     others = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), MOST_OTHERS)).astype(np.int64))]
     most = min(count, len(others) - 1)
     found, cosines = [], []
-    for start in tqdm(range(0, len(rows), _BLOCK), desc="Neighbours", unit="block", delay=_PATIENCE, disable=None):
+    for start in bar(range(0, len(rows), _BLOCK), desc="Neighbours", unit="block"):
         block = rows[start : start + _BLOCK]
         products = unit[block] @ unit[others].T
         products[block[:, None] == others[None, :]] = -np.inf

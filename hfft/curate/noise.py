@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.curate.neighbours import votes
 from hfft.data.sampling import stratified
 from hfft.trust.known import unit_rows
@@ -27,7 +27,6 @@ MOST_ROWS = 10_000
 """Most images that a probe learns from; more of them are sampled, keeping the class shares."""
 
 _STEPS = 200  # of L-BFGS at most
-_PATIENCE = 2.0  # seconds without a progress bar
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -96,7 +95,7 @@ def cross_validated(views: Sequence[Floats], labels: Rows, seed: int) -> Opinion
     """
     folds, count, rows = _folds(labels, seed), int(labels.max()) + 1, np.arange(len(labels))
     near = [votes(unit_rows(view), rows, rows, labels, count) for view in views]
-    with tqdm(total=2 * len(views) * len(folds), desc="Probes", unit="fit", delay=_PATIENCE, disable=None) as progress:
+    with bar(total=2 * len(views) * len(folds), desc="Probes", unit="fit") as progress:
 
         def ask(view: Floats, trusted: NDArray[np.bool_]) -> Floats:
             probabilities = np.zeros((len(labels), count))

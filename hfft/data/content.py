@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
+from hfft.bars import bar
 from hfft.errors import DataError
 from hfft.files import default_cache_dir
 
@@ -42,7 +41,7 @@ def file_digests(paths: Sequence[str], memo: Path | None = None) -> list[str]:
     memo = memo or default_cache_dir() / MEMO
     digests: list[str] = []
     blocks = range(0, len(paths), _BLOCK)
-    with ThreadPoolExecutor() as threads, tqdm(total=len(paths), desc="Hash", unit="file", delay=5) as progress:
+    with ThreadPoolExecutor() as threads, bar(total=len(paths), desc="Hash", unit="file") as progress:
         for start in blocks:
             block = paths[start : start + _BLOCK]
             digests += _block_digests(block, memo, threads)

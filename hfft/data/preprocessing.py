@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from transformers import BaseImageProcessor, PreTrainedConfig
 
+from hfft.arguments.augmentation import AUGMENTATIONS
 from hfft.data.images import READING, ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
 
 if TYPE_CHECKING:
     from transformers import TimmWrapperImageProcessor
 
-_FAILED = "failed"
+FAILED = "failed"
 _D = TypeVar("_D")
 _R = TypeVar("_R")
 _B = TypeVar("_B", bound=Mapping[str, Any])
@@ -43,7 +44,10 @@ class Pixels:
 
     Args:
         processor: the model's image processor, which resizes and normalises.
-        augment: ``none``, ``flip`` (left and right, one time in two) or ``crop`` (a random part, and flip).
+        augment: ``none``, ``flip`` (left and right, one time in two), ``crop`` (a random part, and flip),
+            ``randaugment`` (flip, and two random changes: Cubuk et al., "RandAugment: practical automated data
+            augmentation with a reduced search space", 2020) or ``jitter`` (flip, and random brightness, contrast,
+            saturation and hue).
         seed: seed of the augmentation.
         exact: have JPEGs decoded whole, however large they are.
 
@@ -59,8 +63,8 @@ class Pixels:
     def __init__(
         self, processor: BaseImageProcessor, augment: str = "none", seed: int = 0, exact: bool = False
     ) -> None:
-        if augment not in ("none", "flip", "crop"):
-            raise ArgumentError(f"--augment must be none, flip or crop, not {augment!r}")
+        if augment not in AUGMENTATIONS:
+            raise ArgumentError(f"--augment must be one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
         self.processor = processor
         self.augment = augment
         self.seed = seed
@@ -114,6 +118,8 @@ class Pixels:
         if self.augment == "none":
             return ""
         parts = [AUGMENTATION, self.augment, self.seed % 2**32, CROP_AREA, CROP_RATIO]
+        if self.augment in _TRANSFORMS:
+            parts = [*parts[:3], repr(_transform(self.augment)), torch.__version__]  # torch draws the numbers
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _augmented(self, image: Image.Image, content: str, view: int) -> Image.Image:
@@ -123,7 +129,30 @@ class Pixels:
         flip, area, ratio, left, top = random.random_sample(5)
         if self.augment == "crop":
             image = image.crop(_crop_box(image.size, area, ratio, (left, top)))
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else image
+        if flip < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.augment not in _TRANSFORMS:
+            return image
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own numbers
+            torch.default_generator.manual_seed(int(random.randint(2**31)))  # of the CPU alone
+            changed: Image.Image = _transform(self.augment)(image)
+            return changed
+
+
+_TRANSFORMS: dict[str, dict[str, Any]] = {
+    "randaugment": {"num_ops": 2, "magnitude": 9, "fill": [128, 128, 128]},
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+}
+
+
+def _transform(name: str) -> Callable[[Image.Image], Image.Image]:
+    from torchvision import transforms  # which takes a while to load, and few runs need it
+
+    transform: Callable[[Image.Image], Image.Image] = {
+        "randaugment": transforms.RandAugment,
+        "jitter": transforms.ColorJitter,
+    }[name](**_TRANSFORMS[name])
+    return transform
 
 
 class ShownView:
@@ -161,7 +190,7 @@ def hand_over(items: Callable[[_D, _R], Any]) -> Callable[[_D, _R], Any]:
         except HfftError as error:
             if get_worker_info() is None:
                 raise
-            return {_FAILED: error}
+            return {FAILED: error}
 
     return caught
 
@@ -172,7 +201,7 @@ def received(batch: _B) -> _B:
     Raises:
         HfftError: a worker handed it over in place of the batch.
     """
-    error = batch.get(_FAILED)
+    error = batch.get(FAILED)
     if isinstance(error, HfftError):
         raise error
     return batch

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from hfft.explain.forward_pass import called_modules, first_tensor
 from hfft.models.forward import logits_of
 from hfft.plugin.contract import Anatomy, TokenLayout
+from hfft.split.grid import grid_of
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,8 @@ def feature_maps(output: Tensor, tokens: TokenLayout | None = None) -> Tensor | 
     Returns:
         Shape (channels, height, width), or None where the output is not a grid.
     """
-    if output.ndim == 4:
-        # Height and width are most often equal, channels hardly ever equal to both.
-        last = output.shape[1] == output.shape[2] != output.shape[3]
-        return output[0].permute(2, 0, 1) if last else output[0]
-    grid = _grid(output.shape[1], tokens) if output.ndim == 3 else None
-    if grid is None:
-        return None
-    rows, columns = grid
-    return output[0, -rows * columns :].T.reshape(-1, rows, columns)
+    grid = grid_of(tuple(output.shape[1:]), tokens)
+    return None if grid is None else grid.apart(output)[1][0]
 
 
 def overlay(image: Image.Image, values: NDArray[np.float32], opacity: float = 0.5) -> Image.Image:
@@ -155,11 +148,3 @@ def _replaced(output: Any, tensor: Tensor) -> Any:
     if isinstance(output, Tensor):
         return tensor
     return type(output)([_replaced(output[0], tensor), *output[1:]])
-
-
-def _grid(count: int, tokens: TokenLayout | None) -> tuple[int, int] | None:
-    """Rows and columns of so many tokens."""
-    if tokens is not None and count == tokens.prefix + tokens.grid[0] * tokens.grid[1]:
-        return tokens.grid
-    side = isqrt(count)
-    return (side, side) if side * side == count else None

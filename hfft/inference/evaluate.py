@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from hfft.arguments import CheckpointArguments, DataArguments, EvaluateArguments
+from hfft.bars import bar
 from hfft.data.images import ImageSet
 from hfft.data.labels import NamedImages, of_folders
 from hfft.data.layout import composed, pick_splits
@@ -169,14 +168,14 @@ def answer(classifier: Classifier, images: ImageSet, batch_size: int) -> Answers
         DataError: an image cannot be read.
     """
     loader = DataLoader(PixelDataset(images, classifier.pixels), batch_size, collate_fn=collate)
-    with tqdm(total=len(images), unit="image", file=sys.stderr, disable=None) as bar:
+    with bar(total=len(images), unit="image") as progress:
         batches, compared = [], []
         for batch in loader:
             labels = batch.pop("labels")
             logits, found = classifier.outputs(batch)
             batches.append(logits)
             compared += found or []
-            bar.update(len(labels))
+            progress.update(len(labels))
     unknown = None if classifier.known is None else np.array([each.score for each in compared])
     return Answers(torch.cat(batches).numpy(), unknown)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hfft.arguments import RUN_ARGUMENTS, AdviseArguments
+from hfft.bars import silenced
 from hfft.data.images import concatenated
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.backbones import BackboneAdvice, compare_backbones
@@ -33,8 +34,12 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
     Raises:
         HfftError: data, model or policies are not usable, and how to mend it.
     """
-    if options.models:
-        return _advise_models(settings, options, say)
+    with silenced(settings.training.disable_tqdm):
+        return (_advise_models if options.models else _advise_policies)(settings, options, say)
+
+
+def _advise_policies(settings: Settings, options: AdviseArguments, say: Callable[[str], None]) -> Advice:
+    """Compare policies on one model."""
     policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in split_values(options.policies)))))
     if not policies:
         raise ArgumentError("--policies names none; give for example head,last_block")

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
+from hfft.bars import silenced
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
@@ -75,7 +76,8 @@ def finetune(
     main = settings.training.process_index == 0
     say = say if main else _silent
     make_output_dir(settings)
-    with locked(Path(settings.training.output_dir or "")) if main else nullcontext():
+    lock = locked(Path(settings.training.output_dir or "")) if main else nullcontext()
+    with lock, silenced(settings.training.disable_tqdm):
         check_output_dir(settings.training, say)
         return _finetune(settings, say, test, tuple(callbacks), shared or Shared(keep=False))
 
@@ -213,7 +215,7 @@ def set_up(settings: Settings, shared: Shared | None = None, test: bool = True) 
 def set_up_on(settings: Settings, sets: ImageSets, shared: Shared) -> Setup:
     """Load the model for images that are loaded, and make the plan."""
     seed = settings.training.seed
-    _check_options(settings.training, sets)
+    _check_options(settings, sets)
     training = settle_amount(settings.training, len(sets.train))
     settings, policy = replace(settings, training=training), settings.policy
     model, processor, base = shared.model(settings.model, sets.labels, seed, sets.task)
@@ -231,13 +233,13 @@ def set_up_on(settings: Settings, sets: ImageSets, shared: Shared) -> Setup:
     return setup
 
 
-def _check_options(training: FinetuneArguments, sets: ImageSets) -> None:
+def _check_options(settings: Settings, sets: ImageSets) -> None:
     """Make sure that options of training have a meaning for the task, before anything is computed.
 
     Raises:
         ArgumentError: one has none.
     """
-    task, metric = sets.task, training.metric_for_best_model
+    training, task, metric = settings.training, sets.task, settings.training.metric_for_best_model
     task.check_options(training.label_smoothing_factor)
     if training.calibration_folds:
         needs_one_label(task, "--calibration_folds")
@@ -247,6 +249,13 @@ def _check_options(training: FinetuneArguments, sets: ImageSets) -> None:
         raise ArgumentError(
             f"--metric_for_best_model {metric} is not a metric of {task.name}; give {', '.join(task.metrics)}"
         )
+    if training.cutmix and not task.cuts:
+        raise ArgumentError(
+            f"--cutmix: a part of another image has no share in the numbers of a {task.name} task; give --mixup, or "
+            "neither"
+        )
+    if training.flip_maps and settings.data.augment == "flip":
+        raise ArgumentError("--flip_maps does what --augment flip does; give one of both")
 
 
 def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]) -> tuple[Settings, list[str]]:

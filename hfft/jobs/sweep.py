@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback
 
+from hfft.bars import silenced
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
@@ -96,14 +97,14 @@ def sweep(
         ArgumentError: an option is wrong for any run; nothing has been run then.
     """
     planned = list(zip(runs, (folder / name for name in folder_names(runs)), strict=True))
-    settings = [
-        _of_sweep(parse_run([*base, *_flags(options), "--output_dir", str(target)])) for options, target in planned
-    ]
+    parsed = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
+    settings = [_of_sweep(each) for each in parsed]
     if soup and settings[0].training.world_size > 1:
         raise ArgumentError("--soup takes no launcher: start the sweep as one process")
     make_output_folder(folder)
     refuse_foreign(folder, FILES)
-    with locked(folder) if settings[0].training.process_index == 0 else nullcontext():
+    lock = locked(folder) if settings[0].training.process_index == 0 else nullcontext()
+    with lock, silenced(parsed[0].training.disable_tqdm):
         kept: Ingredients | None = {} if soup else None
         rows, failures = _run_all(planned, settings, say, kept)
         _write_table(base, rows, folder, say)

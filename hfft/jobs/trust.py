@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.prepare import precision_of
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
@@ -28,7 +28,6 @@ from hfft.trust.feature_map import FeatureMap, feature_map
 from hfft.trust.known import KnownImages, KnownRecord, learn
 
 _BATCH = 64
-_PATIENCE = 2.0  # seconds without a progress bar
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class _Features:
         model.eval()
         batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)
         precision = precision_of(self.setup.settings.training)
-        for batch in tqdm(batches, desc=f"Features of {name} images", unit="batch", delay=_PATIENCE, disable=None):
+        for batch in bar(batches, desc=f"Features of {name} images", unit="batch"):
             with (
                 head_reads(model, len(self.setup.sets.labels)) as reads,
                 self.trainer.suffix.answering(model, batch, precision) as inputs,

@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from hfft.demo import EMBEDDED_MODEL, EMBEDDED_NAME
 from hfft.report.record import CROSSED, RunRecord
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ def _kind_of_tuning(record: RunRecord) -> list[str]:
 def base_name(record: RunRecord) -> str:
     """Return the base model's short name: no owner, and no folders of whoever trained."""
     return _last_name(record.base.id) or "model"
+
+
+def plain_base_name(record: RunRecord) -> str:
+    """Return what people call the base model: a package is named after its network."""
+    return f"{EMBEDDED_NAME} (built in)" if record.base.id == EMBEDDED_MODEL else record.base.id
 
 
 def data_name(record: RunRecord) -> str:

@@ -129,7 +129,7 @@ def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
         return (
             f"Before training: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is the head's start."
         )
-    return f"First epoch: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is where it starts from."
+    return f"First epoch: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f}."
 
 
 def _unstable(rows: Sequence[EpochRow]) -> str | None:
@@ -179,11 +179,10 @@ def _levelling_off(rows: Sequence[EpochRow]) -> str | None:
     moved = abs(row.score - before.score)
     if best is None or not moved < LEVEL or best.score - row.score >= LEVEL:
         return None
-    place = "the best so far" if best is row else f"within {LEVEL:g} of the best, {_score_of(best)}"
-    return (
-        f"Levelling off: {row.word} {row.score:.3f} after {before.score:.3f} moved by less than {LEVEL:g} "
-        f"and is {place}{_loss_now(rows)}."
-    )
+    same = f"{before.score:.3f}" == f"{row.score:.3f}"
+    change = "as in the epoch before" if same else f"hardly changed from {before.score:.3f}"
+    place = "the best so far" if best is row else f"close to the best, {_score_of(best)}"
+    return f"Levelling off: {row.word} {row.score:.3f}, {change}, is {place}{_loss_now(rows)}."
 
 
 def _behind(rows: Sequence[EpochRow]) -> str:
@@ -191,7 +190,8 @@ def _behind(rows: Sequence[EpochRow]) -> str:
     reached = _score_of(best or row)
     if before.score - row.score >= LEVEL:
         return f"Step back: {row.word} fell from {before.score:.3f} to {row.score:.3f}; the best was {reached}."
-    return f"No better: {row.word} {row.score:.3f} does not beat the best, {reached}, by {LEVEL:g}{_loss_now(rows)}."
+    above = "barely above" if row.score > (best or row).score else "not above"
+    return f"No better: {row.word} {row.score:.3f} is {above} the best so far, {reached}{_loss_now(rows)}."
 
 
 def _score_of(row: EpochRow) -> str:

@@ -170,6 +170,7 @@ class Task(ABC):
         chooses: whether an image has one label of several. Temperatures, sets of labels and unknown images need it.
         least: how many labels there must be.
         noun: what labels are called, in the plural.
+        cuts: whether an image with a part of another one's has labels, which ``--cutmix`` needs.
         tags: of its card, beside those of every image model.
         missing: what is not learned of such a model, and why, in a line; empty where nothing is missing.
         shown: labels of an answer that are shown at most.
@@ -194,6 +195,7 @@ class Task(ABC):
     made: ClassVar[str]
     gives: ClassVar[str]
     mistakes: ClassVar[str]
+    cuts: ClassVar[bool] = True
     tags: ClassVar[tuple[str, ...]] = ()
 
     # Labels ---------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
+from hfft.bars import bar
 from hfft.cache.prepare import precision_of
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate
@@ -42,7 +42,6 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _HELD_OUT = 0.2  # share of the training images that the strength is chosen on
 _BATCH = 64
 _NOISE = 1e-5  # of a feature's deviation, relative to its mean
-_PATIENCE = 2.0  # seconds without a progress bar
 
 Probe = Callable[[NDArray[np.float64]], NDArray[Any]]
 """From features of shape (images, features) to a task's answers."""
@@ -146,9 +145,7 @@ class HeadInputs:
         rows: list[NDArray[np.float64]] = []
         with self._evaluating():
             batches = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate)
-            for batch in tqdm(
-                batches, desc=f"Linear probe, {name} images", unit="batch", delay=_PATIENCE, disable=None
-            ):
+            for batch in bar(batches, desc=f"Linear probe, {name} images", unit="batch"):
                 rows.append(self._read(batch))
         return np.concatenate(rows)
 
@@ -232,7 +229,7 @@ def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, t
         answers = fit_with(features[rest], labels[rest], strength, task)(features[held_out])
         return task.compared(answers, labels[held_out])[task.metric]
 
-    fits = tqdm(STRENGTHS, desc="Linear probe, fits", unit="fit", delay=_PATIENCE, disable=None)
+    fits = bar(STRENGTHS, desc="Linear probe, fits", unit="fit")
     scores = [score(strength) for strength in fits]
     return STRENGTHS[int(np.argmax(scores))]
 

@@ -23,6 +23,7 @@ from hfft.cache.prepare import (
     choose_memory_format,
     describe,
     precision_of,
+    prefix_of,
     prepare_phases,
     probe_inputs,
 )
@@ -33,8 +34,10 @@ from hfft.output_folder import claim
 from hfft.planning.freezing import freeze, frozen_tensors
 from hfft.planning.plan import Phase, count_fillable_together
 from hfft.split.compiled import compilable, compiled
-from hfft.split.cut import cut_phase
+from hfft.split.cut import Cut, cut_phase
 from hfft.split.halves import idle_parameters
+from hfft.training.augmentation.boundary import BoundaryAugmentation, Wanted, check_boundary
+from hfft.training.augmentation.rows import AugmentedRows
 from hfft.training.callbacks import (
     RESUME_HINT,
     Average,
@@ -56,6 +59,8 @@ from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, resto
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer, KeepAnswers
 
+FLIPPED = 8
+"""Training images that flips of activations are measured on."""
 FEW_STEPS = 10
 """A phase of fewer optimizer steps is pointed out before it is trained."""
 
@@ -175,12 +180,38 @@ def make_ready(
         cuts.append((phase, cut, _splits(setup, phase)))
         views.append(view_phase(setup.model, setup.plan, phase, cut))
     say(plan_tree(setup.base.name, views, training.learning_rate))
+    _check_augmentation(setup, [(phase, cut) for phase, cut, _ in cuts], say)
     prepared = prepare_phases(
         setup.model, setup.plan.anatomy, cuts, settings.cache, training, Fills(share, partial(_tell_of_fill, setup))
     )
     for each in prepared:
         say(describe(each))
+        _check_compiled(setup, each)
     return [ReadyPhase(*each) for each in zip(phases, prepared, views, strict=True)]
+
+
+def _check_augmentation(setup: Setup, cuts: Sequence[tuple[Phase, Cut]], say: Callable[[str], None]) -> None:
+    """Make sure that every phase can be augmented as its flags ask for."""
+    training, cache = setup.settings.training, setup.settings.cache
+    wanted = Wanted.of(training)
+    if not wanted:
+        return
+    images = ImagesAndPixels(setup.sets.train, setup.plain_pixels)
+    inputs = probe_inputs(images, training.device, choose_memory_format(cache.memory_format), FLIPPED)
+    for phase, cut in cuts:
+        freeze(setup.model, phase)
+        prefix = prefix_of(cut, setup.plan.anatomy, cache, training)
+        if line := check_boundary(wanted, prefix or cut.uncached_reason, inputs, phase.name, setup.plan.anatomy.tokens):
+            say(line)
+
+
+def _check_compiled(setup: Setup, prepared: Prepared) -> None:
+    uncached = prepared.prefix is not None and prepared.suffix.split is None
+    if uncached and setup.settings.training.torch_compile and Wanted.of(setup.settings.training):
+        raise ArgumentError(
+            f"--torch_compile compiles whole forwards where activations are not cached ({prepared.uncached_reason}), "
+            "and augmentation at the boundary needs their two halves; leave one of both out"
+        )
 
 
 def _tell_of_fill(setup: Setup, done: int, total: int) -> None:
@@ -392,7 +423,9 @@ def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_r
         trainer.accelerator.state.dynamo_plugin = TorchDynamoPlugin(backend=backend, mode=training.torch_compile_mode)
     trainer.test_dataset = datasets.get("test")
     trainer.objective = _objective(setup)
-    trainer.add_callback(Views(datasets["train"].show_view, progress.epochs))  # type: ignore[attr-defined]
+    _augment(setup, progress, prepared, trainer)
+    shown: Any = trainer.augmented or datasets["train"]
+    trainer.add_callback(Views(shown.show_view, progress.epochs))
     for callback in setup.callbacks:
         if isinstance(callback, PhaseCallback):
             callback.on_phase_begin(ready.phase.name, progress.epochs)
@@ -402,6 +435,24 @@ def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_r
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(QuietProgress())
     return trainer
+
+
+def _augment(setup: Setup, progress: Progress, prepared: Prepared, trainer: FreezeTrainer) -> None:
+    """Have training batches augmented at the boundary, where flags ask for it."""
+    wanted, training = Wanted.of(setup.settings.training), setup.settings.training
+    if not wanted:
+        return
+    contents = setup.sets.train.contents()
+    trainer.augmented = AugmentedRows(prepared.datasets["train"], contents, training.seed, bool(wanted.mixing))
+    trainer.augmentation = BoundaryAugmentation(
+        wanted,
+        setup.sets.task,
+        len(setup.sets.labels),
+        setup.plan.anatomy.tokens,
+        training.seed,
+        progress.steps,
+        prepared.prefix if prepared.suffix.split is None else None,
+    )
 
 
 def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_rate: float) -> FinetuneArguments:
@@ -445,7 +496,7 @@ def _objective(setup: Setup) -> Objective:
     training, classes, task = setup.settings.training, len(setup.sets.labels), setup.sets.task
     balanced = training.class_weights == "balanced"
     weights = task.class_weights(setup.sets.train.labels, classes) if balanced else None
-    return Objective(classes, training.label_smoothing_factor, weights, training.mixup, task)
+    return Objective(classes, training.label_smoothing_factor, weights, task)
 
 
 def changing(model: PreTrainedModel, phase: Phase) -> frozenset[str]:

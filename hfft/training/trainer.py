@@ -26,6 +26,7 @@ from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase
 from hfft.split.halves import Suffix
 from hfft.tasks.registry import task_of
+from hfft.training.augmentation.boundary import BoundaryAugmentation
 from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.objective import Objective
 from hfft.trust.epoch_answers import EpochAnswers
@@ -63,6 +64,8 @@ class FreezeTrainer(Trainer):
     Attributes:
         classifier: the bare model, never its DDP wrap.
         objective: what training minimises; the plain loss of the model's problem type if not set otherwise.
+        augmentation: of training batches at the boundary, or None.
+        augmented: what training batches come from in place of `train_dataset`, where they are augmented there.
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
         divergence: ends the training when a loss is not finite.
@@ -93,6 +96,8 @@ class FreezeTrainer(Trainer):
         self.suffix = suffix or Suffix()
         task = task_of(model.config)
         self.objective: Objective = Objective(int(model.config.num_labels or 0), args.label_smoothing_factor, task=task)
+        self.augmentation: BoundaryAugmentation | None = None
+        self.augmented: Dataset[Any] | None = None
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
         self.divergence = EndIfDiverged(phase.name)
@@ -163,7 +168,8 @@ class FreezeTrainer(Trainer):
         Raises:
             ArgumentError: ``--dataloader_drop_last`` would drop all images.
         """
-        loader = self._apart(super().get_train_dataloader())
+        with self._augmented_rows():
+            loader = self._apart(super().get_train_dataloader())
         if not len(loader):
             raise ArgumentError(
                 "--dataloader_drop_last true leaves no batch: there are fewer training images than a batch of "
@@ -190,9 +196,10 @@ class FreezeTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Compute the loss on the suffix alone where the batch holds cached activations."""
-        if model.training:
-            inputs = self.objective.mix(inputs)
-        with self.suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
+        suffix = self.suffix
+        if self.augmentation is not None and model.training:
+            suffix, inputs = self.augmentation(suffix, inputs, self.state.global_step)
+        with suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
             return super().compute_loss(model, prepared, return_outputs, num_items_in_batch)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -280,6 +287,14 @@ class FreezeTrainer(Trainer):
             loader.base_dataloader.generator = torch.Generator()
         prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
         return prepared
+
+    @contextmanager
+    def _augmented_rows(self) -> Iterator[None]:
+        given, self.train_dataset = self.train_dataset, self.augmented or self.train_dataset
+        try:
+            yield
+        finally:
+            self.train_dataset = given
 
     @contextmanager
     def _no_image_dropped(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from playwright.sync_api import Page, expect
 
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import read_run
+from hfft.report.card_metadata import plain_base_name
 from hfft.space.quiz import Guess, make_quiz
 from hfft.space.service import NONE
 
@@ -238,6 +239,23 @@ def test_every_tab_shows_the_model_in_use(name: str, page: Page, folder: Path) -
     expect(page.get_by_text(f"This model has {total:,} parameters")).to_be_visible()
 
 
+def test_an_address_opens_the_runs_that_were_compared(page: Page) -> None:
+    open_tab(page, "Compare")
+    runs = page.locator("#runs")
+    runs.get_by_label(RUNS[1]).uncheck()
+    runs.get_by_label(RUNS[0]).check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator("#comparison")).to_contain_text(f"Accuracy of {RUNS[2]} less")
+    open_tab(page, "Pipeline")
+    open_tab(page, "Compare")  # what is chosen stays
+    expect(runs.get_by_label(RUNS[0])).to_be_checked()
+    page.goto(page.url)
+    expect(page.locator("#comparison")).to_contain_text(f"Accuracy of {RUNS[2]} less")
+    expect(page.locator("#comparison table").first).to_contain_text(RUNS[0])
+    for name, chosen in zip(RUNS, (True, False, True), strict=True):
+        expect(runs.get_by_label(name)).to_be_checked(checked=chosen)
+
+
 def test_tabs_are_reached_by_keyboard(page: Page) -> None:
     page.get_by_role("tab", name="Classify").focus()
     page.keyboard.press("Tab")
@@ -371,6 +389,9 @@ def test_pictures_are_put_under_a_class_one_after_the_other(page: Page, folder: 
     expect(page.locator("#classes li")).to_contain_text("3 images")
     expect(page.locator("#classes .few")).to_contain_text("only 3")
     expect(page.locator("#classes img")).to_have_count(3)
+    page.reload()
+    expect(page.locator("#source").get_by_label("Files under class names")).to_be_checked()
+    expect(page.locator("#classes img")).to_have_count(3)
     page.locator("#class-clear").click()
     expect(page.locator("#classes")).to_contain_text("No images yet")
 
@@ -452,7 +473,8 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
     expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)
     assert own_model(page).endswith("last_block, 2 epochs")
     open_tab(page, "Training")  # at once, while the page still answers the change of the model
-    expect(page.locator("#summary")).to_contain_text(f"base {read_run(folder / 'outputs' / name).record.base.id}")
+    base = read_run(folder / "outputs" / name).record
+    expect(page.locator("#summary")).to_contain_text(f"base {plain_base_name(base)}")
     expect(page.locator("#summary")).to_contain_text("of 15 right", timeout=TIMEOUT)  # by folds of the training images
     expect(page.locator("#epochs")).to_contain_text("last_block")
     expect(page.locator("#epochs table")).to_be_visible()

@@ -78,7 +78,8 @@ def test_two_processes_give_the_losses_of_one(
     # 27 validation images: neither batches nor processes divide them evenly.
     flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
-    flags += ["--policy", policy, "--augment", "flip", "--views", 2]
+    flags += ["--policy", policy, "--augment", "flip", "--views", 2, "--mixup", 0.4, "--frofa", "brightness"]
+    flags += ["--cutmix", 1.0] if policy == "last_block" else []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         store = ["--cache_dir", tmp_path / f"cache{processes}"]

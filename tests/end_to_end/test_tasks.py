@@ -208,7 +208,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
     from hfft.jobs.finetune import finetune
 
     flags: tuple[Any, ...] = ("--policy", "last_block", "--save_strategy", "steps", "--save_steps", 1, "--mixup", 0.2)
-    flags += ("--baselines", "probe")
+    flags += ("--baselines", "probe", "--frofa", "brightness", *(("--cutmix", 1.0) if task == "multi_label" else ()))
     whole = world.run(task, "whole", *flags)
     output = world.folder / f"{task}-resumed"
     common = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)
@@ -220,6 +220,13 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
     assert main(["finetune", *words, "--resume_from_checkpoint", "true"]) == 0
     assert equal(weights(output), weights(whole))
     assert record(output)["baselines"] == record(whole)["baselines"]
+
+
+def test_numbers_are_not_cut_and_pasted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", world.folder / "cut")
+    assert run(*common, *TASKS["regression"], "--cutmix", 1) == 2
+    said = "hfft: error: --cutmix: a part of another image has no share in the numbers of a regression task"
+    assert said in capsys.readouterr().err
 
 
 def test_a_finished_model_of_the_same_targets_goes_on_where_it_was(finished: Path, world: World, task: str) -> None:

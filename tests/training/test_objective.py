@@ -1,10 +1,9 @@
-"""The training loss and what watches training: MixUp, class weights, averaged weights, early stopping, range test."""
+"""The training loss and what watches training: class weights, averaged weights, early stopping, range test."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,18 +31,6 @@ def test_plain_objective_is_cross_entropy() -> None:
     torch.testing.assert_close(Objective(4).loss(logits, labels, 12), F.cross_entropy(logits, labels) / 2)
     smooth = F.cross_entropy(logits, labels, label_smoothing=0.2)
     torch.testing.assert_close(Objective(4, label_smoothing=0.2).loss(logits, labels), smooth)
-
-
-def test_mixup_mixes_inputs_and_labels_alike() -> None:
-    torch.manual_seed(3)
-    pixels = torch.eye(4)[:, :, None, None].expand(4, 4, 2, 2)  # channel i of image i is 1, its label is i
-    batch = {"pixel_values": pixels, "ids": torch.arange(4), "labels": torch.arange(4)}
-    mixed = Objective(4, mixup=0.5).mix(batch)
-    torch.testing.assert_close(mixed["pixel_values"][:, :, 0, 0], mixed["labels"])
-    torch.testing.assert_close(mixed["labels"].sum(1), torch.ones(4))
-    assert torch.equal(mixed["ids"], batch["ids"])
-    assert not torch.equal(mixed["labels"], torch.eye(4))
-    assert Objective(4).mix(batch) is batch
 
 
 def test_loss_of_mixed_labels_is_the_mixed_loss() -> None:
@@ -186,17 +173,6 @@ def test_options_give_the_same_bits_with_and_without_a_cache(
     assert losses(cached) == losses(uncached)
     assert equal(weights(cached), weights(uncached))
     assert not equal(weights(cached), weights(plain))
-
-
-@pytest.mark.parametrize("cache", ["memory", "off"])
-@pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
-def test_mixup_trains_with_and_without_a_cache(job: Job, kind: str, cache: str) -> None:
-    mixed = job(kind, "mixed", "--mixup", 0.4, "--cache", cache)
-    plain = job(kind, "plain", "--cache", cache)
-    assert losses(mixed)[0] != losses(plain)[0]
-    assert all(math.isfinite(loss) for loss in losses(mixed))
-    again = job(kind, "again", "--mixup", 0.4, "--cache", cache)
-    assert equal(weights(mixed), weights(again))
 
 
 def test_early_stopping_ends_a_phase_and_not_the_run(job: Job) -> None:

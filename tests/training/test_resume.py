@@ -69,7 +69,7 @@ Flags = Callable[..., tuple[Any, ...]]
     ("kind", "more"),
     [
         ("vit", ("--baselines", "probe")),
-        ("resnet", ("--cache", "off", "--mixup", 0.4)),
+        ("resnet", ("--cache", "off", "--mixup", 0.4, "--frofa", "contrast")),
         ("vit", ("--ema_decay", 0.9, "--early_stopping_patience", 9, "--class_weights", "balanced")),
         pytest.param(
             *("timm", ("--optim", "sgd", "--lr_scheduler_type", "polynomial", "--label_smoothing_factor", 0.1)),
@@ -132,7 +132,7 @@ def test_what_was_decided_is_decided_again(
 
 
 AGAIN = ("--resume_from_checkpoint", "true")
-TOGETHER = ("--augment", "flip", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.4, "--num_train_epochs", 4)
+TOGETHER = ("--augment", "jitter", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.4, "--num_train_epochs", 4)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ TOGETHER = ("--augment", "flip", "--views", 4, "--ema_decay", 0.9, "--mixup", 0.
     ids=["cached", "uncached", "workers that outlive epochs"],
 )
 def test_stopped_after_every_step(flags: Flags, tmp_path: Path, more: tuple[Any, ...]) -> None:
-    """Two phases with flip, averaged weights and mixup together; with workers, the steps of the second phase."""
+    """Two phases with jitter, averaged weights and mixup together; with workers, the steps of the second phase."""
     given = flags("vit", *STEPS, *TOGETHER, *more)
     start(tmp_path / "whole", given)
     folder = tmp_path / "killed"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hfft.arguments import RUN_ARGUMENTS, DataArguments, ExtendArguments
 from hfft.arguments.training import Epochs
+from hfft.bars import silenced
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.crossed import CrossPlan
 from hfft.jobs.extension.head import extend_head, take_weights
@@ -97,7 +98,7 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
     output = Path(settings.training.output_dir or "")
     if output.resolve() == folder.resolve():
         raise ArgumentError(f"--output_dir {output} is the run itself; choose another folder")
-    with locked(output):
+    with locked(output), silenced(settings.training.disable_tqdm):
         check_output_dir(settings.training, say)
         return _extend(folder, record, settings, options, say)
 

@@ -77,7 +77,7 @@ class ClassesBox:
     def _wire(self) -> list[Any]:
         named, added = [self.name, self.files], [self.given, self.name, self.files]
         chosen = self.source.input(
-            self.showing, self.source, self.shown, api_visibility="private", show_progress="hidden"
+            self.choose, self.source, self.shown, api_visibility="private", show_progress="hidden"
         )
         read = self.archive.upload(
             plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip"
@@ -92,6 +92,11 @@ class ClassesBox:
         cleared = self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
         return [event.then for event in (chosen, read, filed, snapped, recorded, cleared)]
 
+    def choose(self, source: str, request: gr.Request) -> Any:
+        """Remember the kind of images, and answer with the uploads that fit it."""
+        self.space.visits.of(request.session_hash).source = source
+        return self.showing(source)
+
     def showing(self, source: str) -> Any:
         """Answer with the uploads that fit the kind of images."""
         return (
@@ -104,12 +109,12 @@ class ClassesBox:
         """Answer with the cards."""
         return class_cards(self.screen.cards(self.space.visits.of(request.session_hash), source))
 
-    def there(self, source: str, request: gr.Request) -> Any:
+    def there(self, request: gr.Request) -> Any:
         """Answer with what a visitor who comes again has given: the source, what was read, and the uploads."""
         session = self.space.visits.of(request.session_hash)
-        if session.given is None:  # by the time of this answer another source may have been chosen
+        source = session.source or (SOURCES[0] if session.given else "")
+        if not source:  # the page shows what a first visit begins with
             return [gr.skip()] * (2 + len(self.shown))
-        source = source if source in SOURCES[:2] else SOURCES[0]
         return source, self.space.trainings.describe(session), *self.showing(source)
 
     def read_zip(self, path: str | None, request: gr.Request) -> Any:

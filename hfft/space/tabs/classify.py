@@ -104,7 +104,15 @@ class ClassifyTab:
     def _wire(self) -> None:
         inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
         self.button.click(plainly(self.classify), inputs, results, api_name="classify", concurrency_limit=2)
-        gr.on([self.image.change, self.model.change], plainly(self.changed), inputs, results, api_visibility="private")
+        # What is said of one image must not stand beside the next.
+        gr.on(
+            [self.image.change, self.model.change],
+            None,
+            None,
+            [self.label, self.overlay],
+            js="() => [{}, '']",
+            api_visibility="private",
+        ).then(plainly(self.changed), inputs, results, api_visibility="private")
         self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
         # The map lies over the picture in the page, so that its opacity needs no server.
         self.opacity.change(None, self.opacity, None, js=_OPACITY)

@@ -45,21 +45,29 @@ class CompareTab:
                 elem_id="differing",
             )
             note = gr.HTML(label="How many")
-            with gr.Row():
-                accuracy = curve_plot("Validation accuracy", "run", visible=False)
-                loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
+            # One below the other: their legends are as wide as the runs' names.
+            accuracy = curve_plot("Validation accuracy", "run", visible=False)
+            loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
         shown = [table, differing, note, accuracy, loss]
         button.click(plainly(self.compare), [chosen, image], shown, api_name="compare")
         button.click(None, chosen, None, js="(names) => {hfftAddress('runs', names)}", api_visibility="private")
         hidden = gr.update(visible=False)
         empty = (gr.update(choices=[], value=[]), "", hidden, "", hidden, hidden)
-        tabs.fill(tab, self.offer, [], [chosen, *shown], empty)
+        tabs.fill(tab, self.offer, [chosen], [chosen, *shown], empty)
 
-    def offer(self, request: gr.Request) -> Any:
-        """Answer with the runs that there are: those of the page's address chosen, else the newest two."""
+    def offer(self, before: list[str] | None, request: gr.Request) -> Any:
+        """Answer with the runs that there are, and which are chosen.
+
+        These are the same as before; at first those of the page's address, which are compared at once, else the newest
+        two.
+        """
         names = self.space.choices(self.space.visits.of(request.session_hash))
+        if kept := [name for name in before or [] if name in names]:
+            return gr.update(choices=names, value=kept), *[gr.skip()] * 5
         asked = [name for name in request.query_params.getlist("runs") if name in names]
         chosen = gr.update(choices=names, value=asked or names[:2])
+        if len(asked) > 1:
+            return chosen, *self.compare(asked, None, request)
         return chosen, "" if names else views.empty(NO_MODEL), *[gr.skip()] * 4
 
     def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:

@@ -83,7 +83,7 @@ class FinetuneTab:
     def resume(self, arrived: Any) -> None:
         """Show what a visitor who loads the page again has given, and the training that goes on."""
         box, classes = self.box, self.classes
-        there = arrived.then(classes.there, classes.source, [classes.source, classes.given, *classes.shown], **_QUICK)
+        there = arrived.then(classes.there, [], [classes.source, classes.given, *classes.shown], **_QUICK)
         there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
         there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
         there.then(self.cut, self.chosen, box.cut, **_QUICK).then(

@@ -95,6 +95,7 @@ const name = () => {
         const text = button.querySelector(".caption-label")?.textContent.trim();
         if (text) button.setAttribute("aria-label", text + ", " + button.getAttribute("aria-label"));
     });
+    document.querySelector("#label")?.setAttribute("aria-live", "polite");
     document.querySelectorAll("button.upload-container[aria-label]").forEach((button) => {
         if (button.textContent.trim()) button.removeAttribute("aria-label");
     });

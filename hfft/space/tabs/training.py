@@ -39,6 +39,7 @@ _OF_ONE_LABEL = (
 _MATRIX = "Confusion matrix: true classes in rows, predicted classes in columns"
 _AGAINST = "Predicted against true numbers"
 _PRESS = "press one to look inside it"
+_NO_MISTAKES = "There are no mistakes among {:,} answers. Another model, chosen above, may have some to look at."
 _NO_RECORD = "This model has no run record, so nothing is known of its training."
 
 
@@ -193,6 +194,6 @@ def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
     """Return the answers that are most wrong with their images, and a note where there are none to show."""
     answers = loaded.answers()
     if not worst_answers(answers):
-        return [], f"<p>No mistakes among {len(answers)} answers.</p>" if answers else ""
+        return [], views.note(_NO_MISTAKES.format(len(answers))) if answers else ""
     pictures = [(image, f"{answer.label} → {answer.prediction}" + _sure(answer)) for answer, image in _mistaken(loaded)]
     return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"

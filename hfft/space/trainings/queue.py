@@ -280,7 +280,7 @@ class Trainings:
             worker, self._spare = self._spare, None
             assert worker is not None
             training.process, training.state, training.began = worker.process, "running", time.monotonic()
-            training.message = "The model and the images are read."
+            training.message = "Reading the model and the images."
         threading.Thread(target=self._watch, args=(training,), daemon=True).start()
         outcome = None
         try:

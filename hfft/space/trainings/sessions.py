@@ -76,6 +76,7 @@ class Session:
         id: random; the browser keeps it, so that a reload finds the same session again.
         own: models that this visitor trained, by name, the oldest first.
         given: the images to train on.
+        source: the kind of images that was chosen last; empty before a choice.
         training: that this visitor started last.
         trained: how many trainings were started, which keeps names from being used twice.
         tried: trainings that have ended, the oldest first; they outlast the models.
@@ -88,6 +89,7 @@ class Session:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     own: dict[str, OwnModel] = field(default_factory=dict)
     given: Given | None = None
+    source: str = ""
     training: Training | None = None
     trained: int = 0
     tried: list[Tried] = field(default_factory=list)
@@ -136,7 +138,10 @@ class Visits:
         with self._lock:
             known = self._by_id.get(visit or "")
             own = self._by_id.get(self._by_connection.get(connection or "", ""))
-            return self._seen(connection, known or own or Session())
+            session = known or own or Session()
+            if own is not None and own.source:  # chosen while the page was still asking for this visit
+                session.source = own.source
+            return self._seen(connection, session)
 
     def begin(self) -> Session:
         """Return the session of a new visit without a page."""

@@ -25,7 +25,7 @@ from hfft.space.trainings.small_set import write_small_set
 from hfft.space.uploads import class_name, frame, place, remove, unpack
 
 SMALL = "A small set: four animals"
-SOURCES = ("Zip of class folders", "Files under class names", "The embedded ten animals", SMALL)
+SOURCES = ("Zip of class folders", "Files under class names", "Ten animals, built in", SMALL)
 DEFAULT_POLICY = "last_block"
 NO_IMAGES = "No images yet."
 MOST_FRAMES = 100

@@ -69,12 +69,12 @@ def baselines(runs: Sequence[FinishedRun]) -> dict[str, float]:
     contents = {run.record.data.sha256.get("validation") for run in runs}
     if len(contents) > 1 or None in contents:
         return {}
-    found = {}
+    found, several = {}, len({run.record.base.id for run in runs}) > 1
     for run in runs:
         known = run.record.baselines if run.record.per_class_split == "validation" else {}
         metric = run.record.solved.metric
         for name in (name for name in BASELINE_NAMES if metric in known.get(name, {})):
-            base = f" ({Path(run.record.base.id).name})" if name == "linear_probe" else ""
+            base = f" ({Path(run.record.base.id).name})" if several and name == "linear_probe" else ""
             found[BASELINE_NAMES[name] + base] = known[name][metric]
     return found
 

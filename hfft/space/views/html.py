@@ -11,16 +11,17 @@ from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import WORDS, PairedDifference
 from hfft.planning.anatomy_file import anatomy_from_dict
-from hfft.report.card_metadata import BASELINE_NAMES
+from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name
 from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
 
 CSS = f"""
 .dark {{--color-accent:var(--primary-400)}}
-.hf-flow {{display:flex; flex-wrap:wrap; gap:12px; align-items:stretch; margin:0; padding:0; list-style:none}}
-.hf-card {{flex:1 1 170px; min-width:150px; border:1px solid var(--border-color-primary); border-radius:10px;
-  padding:12px; background:var(--background-fill-secondary)}}
+.hf-flow {{display:flex; flex-wrap:wrap; gap:12px; align-items:stretch; margin:0 !important; padding:0 !important;
+  list-style:none !important}}
+.hf-card {{flex:1 1 170px; min-width:150px; margin:0 !important; border:1px solid var(--border-color-primary);
+  border-radius:10px; padding:12px; background:var(--background-fill-secondary)}}
 .hf-card h2 {{margin:0 0 6px; font-size:15px}} .hf-card dl {{margin:0; font-size:13px}}
 .hf-card dt {{color:var(--body-text-color-subdued)}} .hf-card dd {{margin:0 0 4px; font-weight:600;
   overflow-wrap:anywhere}}
@@ -78,6 +79,7 @@ footer .divider {{display:none}}
 .hf-progress.frozen div {{background:{FROZEN}}}
 .hf-chips {{display:flex; flex-wrap:wrap; gap:6px}}
 .hf-chips span {{border:1px solid var(--border-color-primary); border-radius:12px; padding:2px 9px; font-size:13px}}
+.hf-drawn {{display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr)); gap:24px}}
 .hf-two {{display:grid; grid-template-columns:repeat(auto-fit,minmax(240px,1fr)); gap:16px}}
 """
 
@@ -166,7 +168,7 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
         return f'<div class="hf-chips"><span>{escape(name)}</span><span>no run record</span></div>'
     record = run.record
     facts = [
-        f"base {record.base.id}",
+        f"base {plain_base_name(record)}",
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
         f"{len(record.data.labels)} {record.solved.noun}" + ("" if own else f" of {record.data.name}"),
@@ -213,12 +215,8 @@ def architecture(trace: PipelineTrace, name: str) -> str:
         for part in trace.parts
     ]
     heads = ("part", "state", "parameters", "output", "arithmetic", "time")
-    return (
-        architecture_svg(trace.parts, name)
-        + "<details><summary>The same as a table</summary>"
-        + table("Parts of the model in order of depth", heads, rows, numbers=(2, 4, 5))
-        + "</details>"
-    )
+    figures = table("Parts of the model in order of depth", heads, rows, numbers=(2, 4, 5))
+    return f'<div class="hf-drawn"><div>{architecture_svg(trace.parts, name)}</div>{figures}</div>'
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
@@ -376,7 +374,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     rows: list[tuple[str, ...]] = [
         (
             run.name,
-            run.record.base.id,
+            plain_base_name(run.record),
             run.record.policy,
             f"{split} of {run.record.data.name}",
             right(run, split),
@@ -400,7 +398,7 @@ def _baseline_rows(runs: Sequence[FinishedRun], split: str, cells: int) -> list[
         if run.record.per_class_split != split:
             continue
         for name, values in run.record.baselines.items():
-            base = run.record.base.id if name == "linear_probe" else ""
+            base = plain_base_name(run.record) if name == "linear_probe" else ""
             images = f"{split} of {run.record.data.name}"
             task = run.record.solved
             count = task.reached(values.get(task.metric, math.nan), run.record.metrics[split].images)

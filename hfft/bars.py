@@ -1,0 +1,46 @@
+"""Progress bars: all look alike, all are silenced at once, and none is drawn where nobody looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_SILENT: ContextVar[bool | None] = ContextVar("silent", default=None)
+_PATIENCE = 2.0  # seconds without a bar
+_T = TypeVar("_T")
+
+
+@contextmanager
+def silenced(silent: bool) -> Iterator[None]:
+    """Within this context there are bars or there are none.
+
+    Bars lie deep within a job, and none of the steps between would do anything with the choice but pass it on. The
+    outermost context decides: a job that runs others keeps them quiet where it says so itself.
+
+    Args:
+        silent: whether there are none.
+    """
+    token = _SILENT.set(silent) if _SILENT.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _SILENT.reset(token)
+
+
+def bar(items: Iterable[_T] | None = None, hidden: bool = False, **options: Any) -> tqdm[_T]:
+    """Return a progress bar on standard error; nothing is drawn within `silenced`, or where that is not a terminal.
+
+    Args:
+        items: that are gone through; None to count by hand.
+        hidden: draw nothing.
+        options: as tqdm takes them.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(items, delay=_PATIENCE, disable=True if hidden or _SILENT.get() else None, **options)

@@ -1,0 +1,16 @@
+"""Whose session a page belongs to."""
+
+from __future__ import annotations
+
+from hfft.space.trainings.sessions import Session, Visits
+
+
+def test_a_choice_that_was_made_before_the_visit_was_known_counts() -> None:
+    ended: list[Session] = []
+    visits = Visits(60, ended.append)
+    first = visits.of("page")
+    first.source = "files"
+    assert visits.join("reload", first.id).source == "files"
+    visits.of("quick").source = "zip"
+    assert visits.join("quick", first.id) is first
+    assert first.source == "zip"
