@@ -234,6 +234,11 @@ class Words:
     meaning: str
     loss: str
 
+    @property
+    def title(self) -> str:
+        """The name at the beginning of a line."""
+        return self.name.capitalize() if self.name.islower() else self.name
+
 
 WORDS = {
     "accuracy": Words("accuracy", "share of images", "cross-entropy (nats)"),

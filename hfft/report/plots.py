@@ -233,8 +233,7 @@ def sweep_figure(runs: Sequence[tuple[str, float, tuple[float, float] | None]], 
     axes.set_yticks(list(places), names, family=families(names), parse_math=False)
     axes.set_xlabel(f"validation {metric}, 95% interval")
     axes.grid(True, alpha=0.3)
-    what = f"{metric[:1].upper()}{metric[1:]} on validation"
-    _save(figure, path, f"{what} of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
+    _save(figure, path, f"Validation {metric} of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
 
 
 def depth_figure(parts: Sequence[tuple[str, float, tuple[float, float]]], path: str | Path) -> None:

@@ -82,7 +82,7 @@ class CompareTab:
         word = WORDS[metrics.pop()]
         rows = curve_table([(run.name, run.rows) for run in runs], baselines(runs))
         hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
-        titles = {word.name: f"Validation {word.name}", "validation loss": f"Validation loss ({word.loss})"}
+        titles = {word.name: f"Validation {word.name}", "validation loss": f"Validation loss: {word.loss}"}
         plots = [plot_update(rows[rows["series"] == series], title) for series, title in titles.items()]
         text = views.comparison(runs, answers) + views.differences(runs) + hint
         return text, *_differing(self.space, session, runs), *plots

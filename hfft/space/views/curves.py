@@ -53,7 +53,9 @@ def plot_update(table: pd.DataFrame, title: str | None = None) -> Any:
     """
     order = sorted(table["epoch"].unique(), key=lambda text: float(text.partition(":")[0]))
     named = {} if title is None else {"title": title, "label": title}
-    return gr.update(value=table, sort=order, visible=len(order) > 1, **named)
+    whole = not (table["series"].isin(LOSSES) | (table["value"] < 0)).any()  # an R2 has no least value
+    limits = [0, 1] if whole else [None, None]
+    return gr.update(value=table, sort=order, visible=len(order) > 1, y_lim=limits, **named)
 
 
 def figure_image(figure: Figure) -> Image.Image:
@@ -114,8 +116,7 @@ def split_curves(rows: Sequence[EpochRow]) -> tuple[Any, Any]:
     table = curve_table([("", rows)])
     table["epoch"] = table["epoch"].replace(_phase_marks(rows))
     losses, words = table["series"].isin(LOSSES), WORDS[rows[0].metric if rows else "accuracy"]
-    score = f"{words.name[:1].upper()}{words.name[1:]}"
-    return plot_update(table[losses], f"Loss ({words.loss})"), plot_update(table[~losses], score)
+    return plot_update(table[losses], f"Loss: {words.loss}"), plot_update(table[~losses], words.title)
 
 
 def _phase_marks(rows: Sequence[EpochRow]) -> dict[str, str]:

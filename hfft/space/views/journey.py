@@ -37,11 +37,16 @@ def journey_value(
             _answer(found),
         ],
         "answers": [_score(score) for score in found.scores],
-        "doubt": doubt(found.unknown_score, found.untold),
+        "doubt": _given(found) + doubt(found.unknown_score, found.untold),
         "note": note,
         "fresh": fresh,
         "why": "",
     }
+
+
+def _given(found: Journey) -> str:
+    marked = any(score.mark is not None for score in found.scores)
+    return "A label is given from its orange mark on. " if marked else ""
 
 
 def no_journey(why: str) -> dict[str, Any]:
