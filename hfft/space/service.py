@@ -277,7 +277,7 @@ def _stranger() -> list[tuple[str, Image.Image]]:
     """Return a picture that is of none of the classes, to see what a model says of such a one."""
     board = Image.new("L", (8, 8))
     board.putdata([255 * ((place + place // 8) % 2) for place in range(64)])
-    return [("a chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
+    return [("chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
 
 
 _SIDE = 1024  # pixels of an example's longer side
