@@ -56,6 +56,7 @@ class FinetuneTab:
     def _limits(self) -> str:
         limits, options = self.space.limits, self.space.options
         return (
+            "What is trained here gives an image one label. "
             f"At most {limits.images:,} images in {limits.classes} classes, {limits.megabytes} MB and "
             f"{options.max_minutes:g} minutes for each training. Images and models stay on this server for your "
             f"visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes longer."
