@@ -100,6 +100,8 @@ def _take(page: Page, tab: str, path: Path, tallest: int | None = None) -> None:
     """Take a picture of a tab; of a tall one the beginning, where that is wanted."""
     (compare if tab == "Compare" else lambda page: open_tab(page, tab))(page)
     page.wait_for_timeout(SETTLED)
+    page.wait_for_function("!/(processing|queue:.*) \\|/.test(document.body.innerText)")  # other parts of a tab
+    page.wait_for_timeout(SETTLED)
     page.screenshot(path=path, full_page=True)
     if tallest is not None:
         with Image.open(path) as taken:
