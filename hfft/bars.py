@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _SILENT: ContextVar[bool | None] = ContextVar("silent", default=None)
 _PATIENCE = 2.0  # seconds without a bar
-_T = TypeVar("_T")
 
 
 @contextmanager
-def silenced(silent: bool) -> Iterator[None]:
+def silenced(silent: bool | None) -> Iterator[None]:
     """Within this context there are bars or there are none.
 
     Bars lie deep within a job, and none of the steps between would do anything with the choice but pass it on. The
     outermost context decides: a job that runs others keeps them quiet where it says so itself.
 
     Args:
-        silent: whether there are none.
+        silent: whether there are none; None where nothing was said of it, and there are.
     """
-    token = _SILENT.set(silent) if _SILENT.get() is None else None
+    token = _SILENT.set(bool(silent)) if _SILENT.get() is None else None
     try:
         yield
     finally:
@@ -33,7 +32,7 @@ def silenced(silent: bool) -> Iterator[None]:
             _SILENT.reset(token)
 
 
-def bar(items: Iterable[_T] | None = None, hidden: bool = False, **options: Any) -> tqdm[_T]:
+def bar(items: Iterable[Any] | None = None, hidden: bool = False, **options: Any) -> tqdm[Any]:
     """Return a progress bar on standard error; nothing is drawn within `silenced`, or where that is not a terminal.
 
     Args:
@@ -43,4 +42,5 @@ def bar(items: Iterable[_T] | None = None, hidden: bool = False, **options: Any)
     """
     from tqdm.auto import tqdm
 
-    return tqdm(items, delay=_PATIENCE, disable=True if hidden or _SILENT.get() else None, **options)
+    shown: tqdm[Any] = tqdm(items, delay=_PATIENCE, disable=True if hidden or _SILENT.get() else None, **options)
+    return shown

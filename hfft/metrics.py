@@ -17,6 +17,7 @@ TOP_K = 5
 FEW_IMAGES = 100
 """Below so many, an accuracy is shown with its count."""
 WILSON = "Wilson"
+BOOTSTRAP = "the bias-corrected bootstrap"
 NEWCOMBE = "Newcombe's for paired proportions"
 _CHUNK = 8192  # images turned into float64 at a time, which bounds memory at 1,000 labels to 64 MB
 
@@ -233,6 +234,11 @@ class Words:
     meaning: str
     loss: str
 
+    @property
+    def title(self) -> str:
+        """The name at the beginning of a line."""
+        return self.name.capitalize() if self.name.islower() else self.name
+
 
 WORDS = {
     "accuracy": Words("accuracy", "share of images", "cross-entropy (nats)"),
@@ -318,6 +324,7 @@ class SplitMetrics:
         intervals: by metric, the lower and upper end of its interval.
         level: how often such intervals hold the true value, over many samples of images.
         method: whose intervals they are; empty in records of versions that did not say.
+        methods: by metric, whose interval it is where that is another one's.
     """
 
     images: int
@@ -325,6 +332,11 @@ class SplitMetrics:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     level: float = 0.95
     method: str = ""
+    methods: dict[str, str] = field(default_factory=dict)
+
+    def method_of(self, metric: str) -> str:
+        """Return whose interval a metric's is."""
+        return self.methods.get(metric, self.method)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from playwright.sync_api import Page
 from hfft.demo import embedded_images
 
 CLASSES, EACH = ("bear", "bird", "giraffe"), 12
+MODEL = "document.querySelector('#model input').value"
 MOST = 120  # seconds that a task may take
 
 Task = Callable[[Page, Path], str]
@@ -65,7 +66,10 @@ def train_three_classes(page: Page, place: Path) -> str:
 
 def find_what_went_wrong(page: Page, place: Path) -> str:
     """Press the most confident mistake of the model that is served, and read what spoke for the wrong class."""
-    choose_model(page, None)  # of the visitor's own, the few validation images may all be right, as the page says
+    # Of the visitor's own model, which the page opens on, the few validation images may all be right, as the page says.
+    page.locator("#status [data-state=done]").wait_for()  # the last that comes when a visitor comes again
+    choose_model(page, None)
+    page.wait_for_function(f"!{MODEL}.startsWith('your model')")
     open_tab(page, "Training")
     mistake = page.locator("#mistakes button.thumbnail-item").first
     caption = mistake.inner_text()

@@ -52,8 +52,7 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     "two processes": (
         "end_to_end/test_distributed.py::test_two_processes_give_the_losses_of_one",
-        "",
-        *(["end_to_end/test_distributed.py::test_two_processes_train_other_tasks"] * 2),
+        *(f"end_to_end/test_distributed.py::test_two_processes_train_other_tasks[{task}" for task in TASKS[1:]),
     ),
     "delta and merge": (
         "models/test_delta.py::test_merged_bytes_for_each_policy",
@@ -83,24 +82,24 @@ MATRIX: dict[str, tuple[str, ...]] = {
     ),
     "ONNX": (
         "inference/export/test_job.py::test_any_size_and_any_number_of_images",
-        "",
+        f"{TREE}test_onnx_gives_the_same_answers",
         *(f"{E2E}test_onnx_gives_the_same_answers[{task}" for task in TASKS[2:]),
     ),
     "`hfft check`": (
         "data/test_check.py::test_each_fault_is_found_and_its_file_named",
-        "",
+        f"{TREE}test_check_names_faults_by_their_path",
         *([f"{LABELS}test_check_knows_images_in_several_class_folders"] * 2),
     ),
     "baselines": tuple(f"{ALL}test_a_probe_that_fits_the_task_learns[{task}" for task in TASKS),
     "the Space": (
         "space/test_app.py::test_classify_says_what_the_model_says",
-        "",
-        *([f"{REFUSED}{E2E}test_the_space_refuses_it_clearly"] * 2),
+        f"{TREE}test_the_space_names_the_node",
+        *(f"{E2E}test_the_space_says_what_the_model_says[{task}" for task in TASKS[2:]),
     ),
     "`advise`, `sweep`, `--policy auto`": (
         "jobs/test_sweep.py::test_sweep",
-        "",
-        *([f"{REFUSED}{E2E}test_what_compares_accuracies_says_so"] * 2),
+        f"{TREE}test_what_compares_policies_compares_trees",
+        *(f"{E2E}test_advice_compares_by_the_metric_of_the_task[{task}" for task in TASKS[2:]),
     ),
 }
 """By what is to hold, for each task the node id of a test, or how it begins; empty where there is none."""

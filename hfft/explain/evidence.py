@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,10 @@ from hfft.models.features import head_reads
 from hfft.models.load import load_model
 from hfft.plugin.contract import Anatomy
 from hfft.tasks.contract import Score
+from hfft.tasks.single_label import SINGLE_LABEL
 
 MAPS = 6  # channels shown of each part
+_WEIGHED = 3  # labels or targets whose evidence is shown
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,11 @@ class Evidence:
 
     Args:
         label: the class.
-        probability: of the class, 0 to 1.
+        probability: of the class, 0 to 1; a number's is not a number.
         supporting: numbers of features with their contributions to the logit, largest first.
         opposing: the same, most negative first.
         bias: what the head adds whatever the image.
+        said: the probability, or the number, in words.
     """
 
     label: str
@@ -61,6 +65,7 @@ class Evidence:
     supporting: tuple[tuple[int, float], ...]
     opposing: tuple[tuple[int, float], ...]
     bias: float
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class PredictionTrace:
         scores: labels with their probabilities, best first.
         unknown_score: distance from the training images over the largest that counts as known: above 1 the image is
             unknown; None where the model came without its training images.
+        made: what is made of the head's sums, in a sentence.
+        untold: why it is not known whether the image is unknown; empty where it is, or the model came without them.
     """
 
     seen: Image.Image | None
@@ -101,6 +108,8 @@ class PredictionTrace:
     evidence: tuple[Evidence, ...]
     scores: tuple[Score, ...]
     unknown_score: float | None
+    made: str = SINGLE_LABEL.made
+    untold: str = ""
 
 
 def load_base(classifier: Classifier) -> PreTrainedModel:
@@ -122,7 +131,7 @@ def load_base(classifier: Classifier) -> PreTrainedModel:
             model_revision=record.base.revision or "main",
             image_size=size if isinstance(size, int) else None,
         )
-        model, _, _ = load_model(arguments, classifier.labels)
+        model, _, _ = load_model(arguments, classifier.labels, classifier.task)
     model.train(False)
     nn.Module.to(model, classifier.model.device)
     return model
@@ -146,6 +155,7 @@ def prediction_trace(
     inputs = model_inputs(classifier, image)
     frozen_part, retrained_part = _chosen_parts(classifier, anatomy)
     features, logits = _head_input(classifier, inputs)
+    scores = scores_of(classifier, logits)
     attention, attention_missing = (
         class_token_attention(classifier.model, anatomy, frozen_part, inputs) if frozen_part else (None, "")
     )
@@ -169,9 +179,11 @@ def prediction_trace(
         base_missing=base_missing if base is None else "",
         changed=changed,
         features=0 if features is None else features[1].numel(),
-        evidence=() if features is None else _evidence(classifier, *features, logits),
-        scores=scores_of(classifier, logits),
+        evidence=() if features is None else _evidence(classifier.labels, *features, scores),
+        scores=scores,
         unknown_score=None if features is None else _unknown_score(classifier, features[1]),
+        made=classifier.task.made,
+        untold=classifier.task.missing,
     )
 
 
@@ -254,21 +266,22 @@ def _read(model: PreTrainedModel, labels: int, inputs: dict[str, Tensor]) -> NDA
 
 
 def _evidence(
-    classifier: Classifier, linear: nn.Linear, features: Tensor, logits: Tensor, classes: int = 3, most: int = 6
+    labels: Sequence[str], linear: nn.Linear, features: Tensor, scores: Sequence[Score], most: int = 6
 ) -> tuple[Evidence, ...]:
-    shares = classifier.probabilities(logits)[0]
     rows = []
-    for index in np.argsort(-shares, kind="stable")[:classes].tolist():
+    for score in scores[:_WEIGHED]:
+        index = labels.index(score.label)
         contributions = linear.weight[index].detach().float().cpu() * features
         order = contributions.argsort(descending=True).tolist()
         pairs = [(number, float(contributions[number])) for number in order]
         rows.append(
             Evidence(
-                classifier.labels[index],
-                float(shares[index]),
+                score.label,
+                score.probability,
                 tuple(pair for pair in pairs[:most] if pair[1] > 0),
                 tuple(pair for pair in pairs[::-1][:most] if pair[1] < 0),
                 0.0 if linear.bias is None else float(linear.bias[index].detach()),
+                score.said,
             )
         )
     return tuple(rows)

@@ -27,6 +27,7 @@ from hfft.explain.pipeline import (
 from hfft.inference.classifier import Classifier
 from hfft.plugin.contract import Anatomy
 from hfft.tasks.contract import Score
+from hfft.tasks.single_label import SINGLE_LABEL
 
 MAPS = 3
 """Channels shown of each part, beside the mean over all of them."""
@@ -94,9 +95,12 @@ class Journey:
     Args:
         seen: the picture that goes in, changed as was asked for; None where the model's input is not an image.
         stops: the parts in order of depth.
-        evidence: where the evidence for the most likely class lies; None where that cannot be told.
-        scores: labels with their probabilities, best first.
+        evidence: where the evidence for the most likely class, or the first number, lies; None where that cannot be
+            told.
+        scores: labels with their probabilities, best first, or numbers.
         unknown_score: how unlike the training images it is, above 1 unknown; None where the model came without them.
+        untold: why that is not known; empty where it is, or the model came without them.
+        made: what is made of the head's sums, in a sentence.
     """
 
     seen: Image.Image | None
@@ -104,6 +108,8 @@ class Journey:
     evidence: Layer | None
     scores: tuple[Score, ...]
     unknown_score: float | None
+    untold: str = ""
+    made: str = SINGLE_LABEL.made
 
 
 def journey(
@@ -137,7 +143,8 @@ def journey(
         maps, before, cells = _layers(anatomy, output, twin)
         stops.append(Stop(record.name, trained, given, tuple(output.shape[1:]), cells, maps, before))
     scores = scores_of(classifier, logits)
-    return Journey(seen, tuple(stops), _evidence(classifier, anatomy, inputs), scores, _unknown(classifier, inputs))
+    evidence, task = _evidence(classifier, anatomy, inputs, scores[0].label), classifier.task
+    return Journey(seen, tuple(stops), evidence, scores, _unknown(classifier, inputs), task.missing, task.made)
 
 
 def changed_inputs(classifier: Classifier, inputs: dict[str, Tensor], change: Change | None) -> dict[str, Tensor]:
@@ -216,9 +223,9 @@ def _scaled(values: Tensor, scale: Sequence[Tensor]) -> NDArray[np.float32]:
     return shown.numpy().astype(np.float32)
 
 
-def _evidence(classifier: Classifier, anatomy: Anatomy, inputs: dict[str, Tensor]) -> Layer | None:
-    found = class_activation_map(classifier.model, anatomy, inputs)
-    return None if found is None else Layer(f"evidence for {classifier.labels[found.label]}", found.values)
+def _evidence(classifier: Classifier, anatomy: Anatomy, inputs: dict[str, Tensor], label: str) -> Layer | None:
+    found = class_activation_map(classifier.model, anatomy, inputs, classifier.labels.index(label))
+    return None if found is None else Layer(f"evidence for {label}", found.values)
 
 
 def _unknown(classifier: Classifier, inputs: dict[str, Tensor]) -> float | None:

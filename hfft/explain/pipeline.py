@@ -26,7 +26,7 @@ from hfft.planning.anatomy_file import anatomy_from_dict, check_anatomy
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import Anatomy
 from hfft.report.record import PartRecord
-from hfft.tasks.contract import Score, best_scores
+from hfft.tasks.contract import Score
 
 STAGES = ("Input image", "Preprocessing", "Frozen part", "Retrained part", "Head")
 
@@ -100,7 +100,7 @@ class PipelineTrace:
         stages: five, in order.
         parts: of the anatomy, in order of depth.
         forward: the pass itself, with each part's output.
-        scores: labels with their probabilities, best first.
+        scores: labels with their probabilities, best first, or numbers.
     """
 
     image: Image.Image
@@ -171,16 +171,17 @@ def pipeline_trace(classifier: Classifier, image: Image.Image) -> PipelineTrace:
     stages = (
         _image_stage(upright),
         _preprocessing_stage(classifier, inputs, preprocessing),
-        *_model_stages(parts, forward, classifier.probabilities(forward.logits)),
+        *_model_stages(parts, forward, classifier.probabilities(forward.logits), classifier.task.gives),
     )
     return PipelineTrace(
         upright, seen_image(classifier, inputs), stages, parts, forward, scores_of(classifier, forward.logits)
     )
 
 
-def scores_of(classifier: Classifier, logits: Tensor, most: int = 5) -> tuple[Score, ...]:
-    """Return the most likely labels of one image's logits, shape (1, labels), best first."""
-    return best_scores(classifier.labels, classifier.probabilities(logits)[0], most)
+def scores_of(classifier: Classifier, logits: Tensor) -> tuple[Score, ...]:
+    """Return what is shown of a model's answer: its most likely labels, or its numbers."""
+    task, labels = classifier.task, classifier.labels
+    return task.bars(task.answer(classifier.probabilities(logits)[0], labels, task.shown), labels)
 
 
 def seen_image(classifier: Classifier, inputs: dict[str, Tensor]) -> Image.Image | None:
@@ -237,7 +238,9 @@ def _preprocessing_stage(classifier: Classifier, inputs: dict[str, Tensor], seco
     return Stage(STAGES[1], (), tuple(tensor.shape), float(tensor.min()), float(tensor.max()), seconds, note=note)
 
 
-def _model_stages(parts: Sequence[PartTrace], forward: ForwardPass, shares: NDArray[np.float32]) -> list[Stage]:
+def _model_stages(
+    parts: Sequence[PartTrace], forward: ForwardPass, shares: NDArray[np.float32], given: str
+) -> list[Stage]:
     frozen = [part for part in parts if not part.trained and part.part != "head"]
     retrained = [part for part in parts if part.trained and part.part != "head"]
     head = [part for part in parts if part.part == "head"]
@@ -246,7 +249,7 @@ def _model_stages(parts: Sequence[PartTrace], forward: ForwardPass, shares: NDAr
     for name, members, note in (
         (STAGES[2], frozen, "Pretrained and never changed: it turns pixels into features."),
         (STAGES[3], retrained, "Pretrained, then trained further on the run's own images."),
-        (STAGES[4], head, "Turns the features into one probability for each class."),
+        (STAGES[4], head, f"Turns the features into {given}."),
     ):
         last = next((part for part in reversed(members) if part.shape), None)
         shape, low, high = ((1, *last.shape), last.low, last.high) if last else ((), 0.0, 0.0)

@@ -257,7 +257,7 @@ def _metric(evaluation: Evaluation, name: str, value: float) -> str:
     notes = [said[name]] if name in said else []
     if name in metrics.intervals:
         low, high = metrics.intervals[name]
-        notes.append(f"{metrics.level:.0%} interval {low:.4f} to {high:.4f}, {metrics.method}")
+        notes.append(f"{metrics.level:.0%} interval {low:.4f} to {high:.4f}, {metrics.method_of(name)}")
     count = counted(value, metrics.images).partition(" ")[2] if name == "accuracy" else ""
     label = label.removesuffix("_accuracy") if name.startswith("top") else label
     more = f"  ({'; '.join(notes)})" if notes else ""

@@ -22,6 +22,8 @@ from hfft.metrics import PairedDifference, paired_difference
 from hfft.models.download import has_weights
 from hfft.report.record import RunRecord, read_record
 from hfft.report.trace import EpochRow, read_trace
+from hfft.tasks.contract import Task, Told
+from hfft.tasks.single_label import SINGLE_LABEL
 
 _DEEPEST = 3  # folders below the root that may hold a run
 
@@ -43,12 +45,6 @@ class FinishedRun:
     rows: tuple[EpochRow, ...]
 
     @property
-    def accuracy(self) -> float:
-        """Accuracy on the split that the run was judged on last; NaN where there is none."""
-        split = self.record.metrics.get(self.record.per_class_split)
-        return split.values.get("accuracy", float("nan")) if split else float("nan")
-
-    @property
     def trained_share(self) -> float:
         """Share of all parameters that were trained, 0 to 1."""
         total = sum(part.parameters for part in self.record.parts)
@@ -56,13 +52,14 @@ class FinishedRun:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A line of ``predictions.csv``: an image, its label, and what the model said with which probability."""
+class Answer(Told):
+    """A line of ``predictions.csv``: an image, its label, and what the model said with which probability.
+
+    Args:
+        file: name of the image.
+    """
 
     file: str
-    label: str
-    prediction: str
-    probability: float
 
 
 def read_run(folder: Path, name: str | None = None) -> FinishedRun:
@@ -95,14 +92,20 @@ def find_runs(root: Path) -> list[FinishedRun]:
     return sorted(found, key=lambda run: run.record.created, reverse=True)
 
 
-def read_answers(folder: Path) -> list[Answer]:
-    """Return the lines of ``predictions.csv``; none where it is missing or damaged."""
+def read_answers(folder: Path, task: Task = SINGLE_LABEL, labels: Sequence[str] = ()) -> list[Answer]:
+    """Return the lines of ``predictions.csv``; none where it is missing or damaged.
+
+    Args:
+        folder: of a run.
+        task: that it solves.
+        labels: its labels, or the names of its targets.
+    """
     try:
         with (folder / "predictions.csv").open(encoding="utf-8", errors="replace", newline="") as stream:
-            return [
-                Answer(row["file"], row["label"], row["prediction"], float(row["probability"]))
-                for row in csv.DictReader(stream)
-            ]
+            rows = list(csv.DictReader(stream))
+        return [
+            Answer(**vars(told), file=row["file"]) for told, row in zip(task.told_of(rows, labels), rows, strict=True)
+        ]
     except (OSError, KeyError, ValueError, TypeError, csv.Error):
         return []
 
@@ -170,10 +173,10 @@ def confusion_counts(answers: list[Answer], labels: list[str]) -> NDArray[np.int
     return matrix
 
 
-def most_confident_mistakes(answers: list[Answer], most: int = 12) -> list[Answer]:
-    """Return the wrong answers, the most confident first."""
-    wrong = [answer for answer in answers if answer.label != answer.prediction]
-    return sorted(wrong, key=lambda answer: -answer.probability)[:most]
+def worst_answers(answers: list[Answer], most: int = 12) -> list[Answer]:
+    """Return the wrong answers, the furthest off first: of single labels the most confident."""
+    wrong = [answer for answer in answers if answer.wrong]
+    return sorted(wrong, key=lambda answer: -answer.wrong)[:most]
 
 
 class EvaluationImages:

@@ -83,7 +83,7 @@ def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice
             commas between them), ``folds``, or any option of `hfft.finetune`.
 
     Returns:
-        What was compared (``advice.candidates``, each with ``accuracy`` and ``interval``), the recommended
+        What was compared (``advice.candidates``, each with ``score`` and ``interval``), the recommended
         ``advice.policy``, its ``advice.reason``, and ``advice.curve``; ``print`` draws it as a table.
 
     Raises:

@@ -21,11 +21,12 @@ from hfft.jobs.advise import with_all_images
 from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import content_hash, record_flags
 from hfft.machine import keep_freed_memory
+from hfft.metrics import WORDS
 from hfft.output_folder import RECORD
 from hfft.parsing import parse, parse_keywords
 from hfft.report.record import RunRecord, read_record
 from hfft.report.write import Evidence
-from hfft.tasks.contract import needs_one_label
+from hfft.tasks.contract import Task
 from hfft.training.setup import Settings, Setup
 
 
@@ -78,12 +79,11 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         given = set_up(settings, test=False)
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
-        needs_one_label(setup.sets.task, "--folds")
         parts = folds_of(setup, options.folds)
         logits, probe = cross_validated(setup, parts, say)
     task, labels = setup.sets.task, setup.sets.labels
     judged = task.judge(logits, parts.labels, labels, options.top_k)
-    notes = (*_notes(record, parts, logits, probe), *changed)
+    notes = (*_notes(record, parts, logits, probe, task), *changed)
     evaluation = Evaluation(
         str(use.model), setup.sets.name, judged.metrics, judged.per_class, notes, selective=judged.selective
     )
@@ -91,14 +91,16 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     return evaluation
 
 
-def _notes(record: RunRecord, parts: Folds, logits: NDArray[np.float32], probe: NDArray[np.int64]) -> Iterator[str]:
-    right = logits.argmax(axis=1) == parts.labels
-    each = [float(right[held_out].mean()) for _, held_out in parts]
+def _notes(
+    record: RunRecord, parts: Folds, logits: NDArray[np.float32], probe: NDArray[Any], task: Task
+) -> Iterator[str]:
+    answers, labels = task.answers(logits), parts.labels
+    each = [task.scored(answers[held_out], labels[held_out]).score for _, held_out in parts]
     yield (
         f"{len(each)}-fold cross-validation of its recipe ({record.policy}), each image by a model that never saw it; "
-        f"accuracy by fold {min(each):.3f} to {max(each):.3f}"
+        f"{WORDS[task.metric].name} by fold {min(each):.3f} to {max(each):.3f}"
     )
-    yield f"The linear probe on the same folds: {float((probe == parts.labels).mean()):.4f}"
+    yield f"The linear probe on the same folds: {task.scored(probe, labels).score:.4f}"
     if record.best_epoch == 0:
         yield "The run itself handed back the weights from before training, which this does not choose"
 

@@ -388,7 +388,7 @@ def _leading(record: RunRecord, metrics: SplitMetrics) -> str:
     text = f"{WORDS[name].name} {_shown(name, metrics.values[name], metrics.images)} ("
     if name in metrics.intervals:
         low, high = metrics.intervals[name]
-        text += f"{metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method}, "
+        text += f"{metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method_of(name)}, "
     return f"{text}{metrics.images} images)"
 
 

@@ -22,7 +22,7 @@ from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
-from hfft.metrics import counted
+from hfft.metrics import WORDS, SplitMetrics
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
 from hfft.parsing import split_values
@@ -30,8 +30,7 @@ from hfft.planning.policies import AUTO
 from hfft.report.markdown import number
 from hfft.report.record import RunRecord, read_record
 from hfft.report.terminal import aligned
-from hfft.tasks.contract import needs_one_label
-from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.tasks.contract import Task
 from hfft.training.recipe.soup import Ingredient, KeepIngredients
 from hfft.training.resume import differences, identity_of
 from hfft.training.setup import Settings
@@ -45,15 +44,29 @@ ParseRun = Callable[[list[str]], Settings]
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One run of a sweep: its options, where it lies, and what it gave on so many validation images."""
+    """One run of a sweep: its options, its task, where it lies, and what it gave on the validation images."""
 
     options: Options
     folder: Path
-    accuracy: float
-    loss: float
+    task: Task
+    validation: SplitMetrics
     seconds: float
     trained_share: float
-    images: int
+
+    @property
+    def score(self) -> float:
+        """The metric that decides: accuracy, mAP or R2."""
+        return self.validation.values[self.task.metric]
+
+    @property
+    def beside(self) -> tuple[float, ...]:
+        """The metrics that are shown beside it, as the task names them."""
+        return tuple(self.validation.values[name] for name in self.task.beside)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """That of the metric; None of a run of an earlier version that had none."""
+        return self.validation.intervals.get(self.task.metric)
 
 
 def sweep(
@@ -102,7 +115,7 @@ def sweep(
 
 
 def _write_table(base: list[str], rows: list[SweepRow], folder: Path, say: Callable[[str], None]) -> None:
-    rows.sort(key=lambda row: (-row.accuracy, row.loss))
+    rows.sort(key=lambda row: (-row.score, row.beside[-1]))
     if rows:
         claim(folder, FILES)
         write_sweep(folder, rows)
@@ -133,10 +146,13 @@ def _run_all(
             if done is None and (findings := _check(setting, shared)) != said:
                 said = findings
                 say(said)
-            watch = KeepIngredients(target.name, SINGLE_LABEL.metric)
+            watch = KeepIngredients(target.name, shared.images(setting.data, setting.training.seed, False).task.metric)
             # Averages are evaluated in place of the weights, which are what a callback sees.
             watching = kept is not None and setting.training.ema_decay is None
-            rows.append(done or _run(setting, options, target, shared, (watch,) if watching else ()))
+            row = done or _run(setting, options, target, shared, (watch,) if watching else ())
+            if rows and row.task.metric != rows[0].task.metric:
+                raise HfftError(f"its {row.task.metric} is not compared with the {rows[0].task.metric} of the others")
+            rows.append(row)
             if kept is not None and watch.kept:
                 kept[target] = watch.kept
         except HfftError as error:
@@ -235,28 +251,34 @@ def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.options))
     with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*names, "accuracy", "loss", "seconds", "trained_share", "folder"])
+        task = rows[0].task
+        writer.writerow([*names, task.metric, *task.beside, "seconds", "trained_share", "folder", "low", "high"])
         for row in rows:
-            values = [row.options.get(name, "") for name in names]
-            writer.writerow([*values, row.accuracy, row.loss, f"{row.seconds:.1f}", row.trained_share, row.folder])
-    sweep_figure([(row.folder.name, row.accuracy) for row in rows], folder / "sweep.png")
+            values = [*(row.options.get(name, "") for name in names), row.score, *row.beside]
+            ends = row.interval or ("", "")
+            writer.writerow([*values, f"{row.seconds:.1f}", row.trained_share, row.folder, *ends])
+    shown = [(row.folder.name, row.score, row.interval) for row in rows]
+    sweep_figure(shown, WORDS[task.metric].name, folder / "sweep.png")
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> str:
     """Draw the rows for the terminal, best first."""
-    lines = aligned(
-        ("run", "accuracy", "loss", "seconds", "trained"),
-        [
-            (row.folder.name, number(row.accuracy), number(row.loss), f"{row.seconds:.1f}", f"{row.trained_share:.1%}")
-            for row in rows
-        ],
-    )
-    best = rows[0]
+    best, task = rows[0], rows[0].task
+    head = ("run", WORDS[task.metric].name, "95% interval", *task.beside, "seconds", "trained")
+    lines = aligned(head, [_cells(row) for row in rows], words=(0, 2))
+    images, whose = best.validation.images, best.validation.method_of(task.metric)
     lines.append(
-        f"\nThe best, {counted(best.accuracy, best.images)} on validation, is optimistic: run and epoch were chosen on "
-        f"these {best.images} images."
+        f"\nThe best, {task.counted(best.score, images)} on validation, is optimistic: run and epoch were chosen on "
+        f"these {images} images."
+        + (f" Intervals are {whose}'s, each of its run alone: runs see the same images." if best.interval else "")
     )
     return "\n".join(lines)
+
+
+def _cells(row: SweepRow) -> tuple[str, ...]:
+    interval = "{:.3f} to {:.3f}".format(*row.interval) if row.interval else ""
+    beside = (number(value) for value in row.beside)
+    return row.folder.name, number(row.score), interval, *beside, f"{row.seconds:.1f}", f"{row.trained_share:.1%}"
 
 
 def _of_sweep(settings: Settings) -> Settings:
@@ -268,9 +290,7 @@ def _of_sweep(settings: Settings) -> Settings:
 
 
 def _check(settings: Settings, shared: Shared) -> str:
-    sets = shared.images(settings.data, settings.training.seed, test=False)
-    needs_one_label(sets.task, "hfft sweep")
-    return shared.findings(sets)
+    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
 
 
 def _run(
@@ -287,11 +307,9 @@ def _run(
 
 
 def _row(record: RunRecord, options: Options, folder: Path) -> SweepRow:
-    metrics = record.metrics["validation"]
-    values = metrics.values
     phase = record.plan[-1]
     share = phase.trainable_parameters / phase.total_parameters
-    return SweepRow(options, folder, values["accuracy"], values["loss"], record.seconds["total"], share, metrics.images)
+    return SweepRow(options, folder, record.solved, record.metrics["validation"], record.seconds["total"], share)
 
 
 def _combinations(grid: dict[str, list[str]]) -> list[Options]:

@@ -132,7 +132,8 @@ def _named(metric: str) -> str:
 
 
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
-    kind = f" are {escape(first.method)}'s and" if first.method else ""
+    others = "".join(f", of {_named(metric)} {escape(whose)}'s," for metric, whose in first.methods.items())
+    kind = f" are {escape(first.method)}'s{others} and" if first.method else ""
     notes = []
     if first.intervals or first.method:
         notes.append(f"Intervals{kind} speak of images like the evaluated ones; they do not cover other data or seeds.")

@@ -211,11 +211,12 @@ def predicted_figure(values: NDArray[Any], truth: NDArray[Any], targets: Sequenc
     _save(figure, path, description.encode(errors="replace").decode())
 
 
-def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
-    """Write a dot for each run's validation accuracy as a PNG.
+def sweep_figure(runs: Sequence[tuple[str, float, tuple[float, float] | None]], metric: str, path: str | Path) -> None:
+    """Write a dot for each run's metric on the validation images, with its interval, as a PNG.
 
     Args:
-        runs: name and accuracy of each run, best first.
+        runs: name, metric and its interval, if there is one, of each run, best first.
+        metric: what it is called.
         path: of the PNG.
 
     Raises:
@@ -224,12 +225,15 @@ def sweep_figure(runs: Sequence[tuple[str, float]], path: str | Path) -> None:
     figure = _figure(8, 1.2 + 0.28 * len(runs))
     axes = figure.subplots()
     places = range(len(runs), 0, -1)
-    axes.plot([accuracy for _, accuracy in runs], places, "o", color=BLUE)
-    names = [_shorten(escaped(name), 60) for name, _ in runs]
+    scores = [score for _, score, _ in runs]
+    ends = [interval or (score, score) for _, score, interval in runs]
+    reach = [[score - low, high - score] for score, (low, high) in zip(scores, ends, strict=True)]
+    axes.errorbar(scores, places, xerr=np.clip(reach, 0, None).T, fmt="o", color=BLUE, capsize=3)
+    names = [_shorten(escaped(name), 60) for name, _, _ in runs]
     axes.set_yticks(list(places), names, family=families(names), parse_math=False)
-    axes.set_xlabel("validation accuracy")
+    axes.set_xlabel(f"validation {metric}, 95% interval")
     axes.grid(True, alpha=0.3)
-    _save(figure, path, f"Validation accuracy of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
+    _save(figure, path, f"Validation {metric} of {len(runs)} runs, best first: {runs[0][0]} with {runs[0][1]:.3f}.")
 
 
 def depth_figure(parts: Sequence[tuple[str, float, tuple[float, float]]], path: str | Path) -> None:

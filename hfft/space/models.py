@@ -28,7 +28,7 @@ from hfft.explain.receptive import receptive_fields
 from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
 from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
 from hfft.models.download import fetch
-from hfft.tasks.contract import needs_one_label
+from hfft.tasks.contract import Score
 
 _FACES = 4  # training images that show what a feature is
 _FACE = 80  # pixels of their longer side, twice what is drawn
@@ -62,19 +62,25 @@ class Loaded:
     _fields: dict[str, float] | None = None
     _small: dict[str, Image.Image | None] = field(default_factory=dict)
 
-    def classify(self, images: list[Image.Image], top_k: int = 5) -> list[Prediction]:
+    def classify(self, images: list[Image.Image]) -> list[Prediction]:
         """Classify open images."""
-        return self.thread.submit(lambda: list(classify(self.classifier, images, top_k))).result()
+        most = self.classifier.task.shown
+        return self.thread.submit(lambda: list(classify(self.classifier, images, most))).result()
+
+    def bars(self, found: Prediction) -> tuple[Score, ...]:
+        """Return what is drawn of an answer."""
+        return self.classifier.task.bars(found.answer, self.classifier.labels)
 
     def map(self, image: Image.Image, label: str | None = None) -> ActivationMap | None:
-        """Return where the evidence for a label lies; for the most likely without one."""
+        """Return where the evidence for a label, or a number, lies; for the most likely without one."""
         labels = self.classifier.labels
         chosen = labels.index(label) if label in labels else None
         return self.thread.submit(activation_map, self.classifier, image, chosen).result()
 
     def answers(self) -> list[Answer]:
         """Return what the model said about each image that it was judged on."""
-        return read_answers(self.run.folder) if self.run else []
+        task, labels = self.classifier.task, self.classifier.labels
+        return read_answers(self.run.folder, task, labels) if self.run else []
 
     def pipeline(self, image: Image.Image) -> PipelineTrace:
         """Follow an image through the five stages."""
@@ -225,7 +231,6 @@ class Models:
             raise
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise ModelError(f"{source} cannot be loaded: {error}") from error
-        needs_one_label(classifier.task, "The Space")
         if classifier.record is None:
             return Loaded(classifier, None, None, self._thread)
         run = self.read(source)

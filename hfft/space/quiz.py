@@ -189,20 +189,23 @@ def make_quiz(run: FinishedRun | None) -> tuple[Item, ...]:
 
 
 def _share_guess(run: FinishedRun) -> Guess | None:
-    total = sum(part.parameters for part in run.record.parts)
-    if not total:
+    """Ask for the head's share, since the share of all that was trained stands above the page."""
+    parts = run.record.parts
+    total, head = sum(part.parameters for part in parts), sum(part.parameters for part in parts if part.name == "head")
+    if not total or not head:
         return None
-    trained = sum(part.trained for part in run.record.parts)
     kept = ", and a hash over them says so" if run.record.frozen and run.record.frozen.unchanged else ""
+    trained = [part for part in parts if part.trained]
+    count = sum(part.trained for part in trained)
     return Guess(
-        f"This model has {total:,} parameters. What share of them did the policy {run.record.policy} train?",
+        f"This model has {total:,} parameters. What share of them is the head, the one part that is new?",
         100,
         " %",
-        100 * trained / total,
-        10,
-        f"counted were {100 * trained / total:.1f} %, {trained:,} of {total:,} "
-        f"({_listed([part.name for part in run.record.parts if part.trained])})",
-        f"The other {total - trained:,} are the base model's own{kept}.",
+        100 * head / total,
+        5,
+        f"counted were {100 * head / total:.1f} %, {head:,} of {total:,}",
+        f"The policy {run.record.policy} trained {count:,} ({_listed([part.name for part in trained])}); the other "
+        f"{total - count:,} are the base model's own{kept}.",
     )
 
 

@@ -21,6 +21,8 @@ from hfft.space.quiz import Item, make_quiz
 from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload, remove
+from hfft.tasks.contract import Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.known import Neighbour
 
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: press Train."
@@ -133,14 +135,14 @@ class Space:
 
     def classify(
         self, session: Session, name: str | None, path: str | None, about: str | None = None
-    ) -> tuple[Image.Image, Prediction, ActivationMap | None, list[str]]:
-        """Label an image; return it, the prediction, where the evidence for a label lies, and all labels.
+    ) -> tuple[Image.Image, Prediction, ActivationMap | None, str]:
+        """Label an image; return it, the prediction, where the evidence for a label lies, and which label that is.
 
         Args:
             session: of the visitor.
             name: of the model that the page shows.
             path: of the uploaded image.
-            about: the label to explain; by default the most probable one.
+            about: the label or target to explain; by default the most probable one, or the first.
 
         Raises:
             HfftError: there is no such model, or the image cannot be used.
@@ -150,7 +152,8 @@ class Space:
         (prediction,) = loaded.classify([image])
         if prediction.error:
             raise DataError(prediction.error)
-        return image, prediction, loaded.map(image, about), list(loaded.classifier.labels)
+        about = about if about in loaded.classifier.labels else loaded.bars(prediction)[0].label
+        return image, prediction, loaded.map(image, about), about
 
     def nearest(
         self, session: Session, name: str | None, found: Prediction
@@ -176,7 +179,8 @@ class Space:
             rows, gallery = classify_files(loaded, paths, self.limits)
         finally:
             remove(paths, self.work)
-        return rows, gallery, write_sheet(new_folder(self.work, "uploads") / "predictions.csv", rows)
+        path = new_folder(self.work, "uploads") / "predictions.csv"
+        return rows, gallery, write_sheet(path, rows, loaded.classifier.task, loaded.classifier.labels)
 
     def examples(self, session: Session, name: str | None) -> list[tuple[str, str]]:
         """Return files and labels of a few images that a model was evaluated on; none where they are not known.
@@ -263,7 +267,9 @@ def _write_examples(images: Sequence[tuple[str, Image.Image]], folder: Path) -> 
     folder.mkdir(parents=True)
     for place, (label, image) in enumerate(images):
         image.thumbnail((_SIDE, _SIDE))
-        name = "".join(char for char in label if char.isalnum() or char in " _")[:40].strip() or "image"
+        name = (
+            "".join(char for char in label.replace("/", " ") if char.isalnum() or char in " _")[:40].strip() or "image"
+        )
         image.save(folder / f"{place}-{name}.png")
 
 
@@ -271,7 +277,7 @@ def _stranger() -> list[tuple[str, Image.Image]]:
     """Return a picture that is of none of the classes, to see what a model says of such a one."""
     board = Image.new("L", (8, 8))
     board.putdata([255 * ((place + place // 8) % 2) for place in range(64)])
-    return [("a chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
+    return [("chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
 
 
 _SIDE = 1024  # pixels of an example's longer side
@@ -313,24 +319,27 @@ NONE = "none of these"
 
 def said(found: Prediction) -> str:
     """Say in a few words what a model makes of an image."""
-    answer = f"{found.shown.label} {found.shown.probability:.1%}"
+    if found.values or found.labels is not None:
+        return found.answer.headline
+    answer = f"{found.shown.label} {found.shown.said}"
     return f"{NONE} (at most {answer})" if found.unknown else answer
 
 
-def write_sheet(path: Path, rows: Sequence[Prediction]) -> Path:
+def write_sheet(path: Path, rows: Sequence[Prediction], task: Task = SINGLE_LABEL, labels: Sequence[str] = ()) -> Path:
     """Write predictions as CSV and return the path.
 
-    The columns are file, label, probability (0 to 1), error, and where the model came with its training images,
-    unknown_score (above 1 is unknown) and unknown.
+    The columns are file, what the task names an answer by (label and probability, 0 to 1), error, and where the model
+    came with its training images, unknown_score (above 1 is unknown) and unknown.
     """
+    heads = task.heads(labels, 1)
     scored = any(row.unknown_score is not None for row in rows)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file", "label", "probability", "error", *(["unknown_score", "unknown"] * scored)])
+        writer.writerow(["file", *heads, "error", *(["unknown_score", "unknown"] * scored)])
         # A leading quote keeps a spreadsheet from running a file name as a formula.
         shown = [("'" + row.file if row.file[:1] in "=+-@" else row.file, row) for row in rows]
         for name, row in shown:
             score = ["" if row.unknown_score is None else f"{row.unknown_score:.4f}", str(bool(row.unknown)).lower()]
-            share = f"{row.probability:.6f}" if row.label else ""
-            writer.writerow([name, row.label, share, row.error, *(score * scored)])
+            cells = [""] * len(heads) if row.error else task.cells(replace(row.answer, top=row.top[:1]))
+            writer.writerow([name, *cells, row.error, *(score * scored)])
     return path

@@ -64,7 +64,9 @@ class Tools:
     def classify_image(self, image: str, model: str = "", visit: str = "") -> str:
         """Label an image with a fine-tuned model: the most likely labels with calibrated probabilities (0 to 1).
 
-        Where "unknown" is true, the image is unlike all training images, and its label says little.
+        A multi-label model also answers with labels, those that reach their thresholds; a regression model with values
+        in place of labels and probabilities. Where "unknown" is true, the image is unlike all training images, and its
+        label says little.
 
         Args:
             image: A data address (data:image/jpeg;base64,...), or the address of a file that was uploaded to this

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.errors import ArgumentError, DataError
-from hfft.metrics import ClassRow, PairedDifference, SplitMetrics
+from hfft.metrics import WORDS, ClassRow, PairedDifference, SplitMetrics
+from hfft.tasks.scored import Scored
 from hfft.trust.calibration import set_temperature
 from hfft.trust.selective import Selective
 
@@ -23,6 +25,7 @@ Label = Any
 """What an image is labelled with: a class's name, a tuple of them, or a tuple of numbers; the task knows which."""
 Targets = NDArray[Any]
 """Encoded labels of images, first dimension the images."""
+NO_LABEL = "no label"
 THRESHOLDS = "decision_thresholds"
 """In a model's configuration: from which probability on each of its labels is given to an image."""
 
@@ -33,6 +36,75 @@ class Score:
 
     label: str
     probability: float
+
+    @property
+    def said(self) -> str:
+        """The probability in words."""
+        return f"{self.probability:.1%}"
+
+    @property
+    def share(self) -> float | None:
+        """How long a bar of it is, 0 to 1; None where it has none."""
+        return self.probability
+
+    @property
+    def mark(self) -> float | None:
+        """Where a bar reaches what gives the label, 0 to 1; None where nothing does."""
+        return None
+
+
+@dataclass(frozen=True)
+class Marked(Score):
+    """A label that is given from a probability on.
+
+    Args:
+        threshold: that probability.
+    """
+
+    threshold: float
+
+    @property
+    def mark(self) -> float:
+        """The threshold."""
+        return self.threshold
+
+
+@dataclass(frozen=True)
+class Measured(Score):
+    """A number for a target, which has no probability.
+
+    Args:
+        value: the number.
+    """
+
+    value: float
+
+    @property
+    def said(self) -> str:
+        """The number in words."""
+        return f"{self.value:.4g}"
+
+    @property
+    def share(self) -> None:
+        """There is no bar: nobody says between which ends."""
+        return None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a line of ``predictions.csv`` tells, in words.
+
+    Args:
+        label: what the image is labelled with.
+        prediction: what was answered.
+        probability: of that, 0 to 1; not a number where it has none.
+        wrong: how far off the answer is, 0 for not at all; to order the answers of one model by.
+    """
+
+    label: str
+    prediction: str
+    probability: float
+    wrong: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +126,13 @@ class Answer:
     labels: tuple[str, ...] | None = None
     values: dict[str, float] = field(default_factory=dict)
     node: Score | None = None
+
+    @property
+    def headline(self) -> str:
+        """The answer in a few words: its numbers, its labels, or the most likely one."""
+        if self.values:
+            return numbers(self.values)
+        return self.label if self.labels is None else ", ".join(self.labels) or NO_LABEL
 
 
 @dataclass(frozen=True)
@@ -82,6 +161,8 @@ class Task(ABC):
         name: as ``--task`` says it.
         problem_type: as transformers says it in ``config.json``.
         metric: decides which epoch is best; higher is better, and 1 is the most that it can be.
+        beside: metrics of a finished model that runs are shown with, the last of which decides among equals: lower is
+            better.
         metrics: of `epoch_metrics`, those that ``--metric_for_best_model`` may name.
         plots: names of the files that show the answers.
         output: what an exported model calls what it makes of its logits.
@@ -92,12 +173,17 @@ class Task(ABC):
         cuts: whether an image with a part of another one's has labels, which ``--cutmix`` needs.
         tags: of its card, beside those of every image model.
         missing: what is not learned of such a model, and why, in a line; empty where nothing is missing.
+        shown: labels of an answer that are shown at most.
+        made: what is made of the head's sums, in a sentence.
+        gives: what the head gives out, within a sentence.
+        mistakes: what its answers that are most wrong are called, and what stands between the truth and them.
     """
 
     name: ClassVar[str]
     problem_type: ClassVar[str]
     metric: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    beside: ClassVar[tuple[str, ...]] = ("loss",)
     plots: ClassVar[tuple[str, ...]] = ()
     output: ClassVar[str] = "probabilities"
     replies: ClassVar[str] = "labels"
@@ -105,6 +191,10 @@ class Task(ABC):
     least: ClassVar[int] = 1
     noun: ClassVar[str] = "classes"
     missing: ClassVar[str] = ""
+    shown: ClassVar[int] = 5
+    made: ClassVar[str]
+    gives: ClassVar[str]
+    mistakes: ClassVar[str]
     cuts: ClassVar[bool] = True
     tags: ClassVar[tuple[str, ...]] = ()
 
@@ -210,6 +300,19 @@ class Task(ABC):
     ) -> tuple[list[str], list[list[str]]]:
         """Return the columns of a table of images beside their files: their labels, and what was answered."""
 
+    @abstractmethod
+    def told_of(self, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> list[Told]:
+        """Read lines of such a table.
+
+        Raises:
+            KeyError: a column is missing.
+            ValueError: a number is none.
+        """
+
+    def bars(self, answer: Answer, classes: Sequence[str]) -> tuple[Score, ...]:
+        """Return what is drawn of an answer, the first first."""
+        return answer.top
+
     def heads(self, classes: Sequence[str], most: int) -> list[str]:
         """Return the titles of the columns that hold an answer with `most` labels at most."""
         more = [
@@ -289,6 +392,21 @@ class Task(ABC):
     def compared(self, answers: NDArray[Any], targets: Targets) -> dict[str, float]:
         """Return the metrics that a baseline is shown with, the task's own among them."""
 
+    def counted(self, score: float, images: int) -> str:
+        """Say the metric that decides, of so many images."""
+        return f"{WORDS[self.metric].name} {score:.3f}"
+
+    def reached(self, score: float, images: int, interval: tuple[float, float] | None = None) -> str:
+        """Say the metric that decides in a sentence, with its 95 % interval where there is one."""
+        if not math.isfinite(score) or not images:
+            return f"no {WORDS[self.metric].name}"
+        ends = " (95 % interval {:.3f} to {:.3f})".format(*interval) if interval else ""
+        return f"{WORDS[self.metric].name} {score:.3f} on {images:,} images{ends}"
+
+    @abstractmethod
+    def scored(self, answers: NDArray[Any], targets: Targets) -> Scored:
+        """Return how good answers are by the metric that decides, with what is needed to compare them with others."""
+
     def difference(self, answers: NDArray[Any], others: NDArray[Any], targets: Targets) -> PairedDifference | None:
         """Return by how much answers are better than others, with an interval; None where none is known."""
         return None
@@ -324,6 +442,11 @@ def needs_one_label(task: Task, what: str) -> None:
     """
     if not task.chooses:
         raise ArgumentError(f"{what} takes one label per image so far, and this is {task.name}; see docs/tasks.md")
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """Say numbers by their names."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def listed(labels: Sequence[str]) -> str:

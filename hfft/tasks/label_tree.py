@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -143,6 +144,10 @@ class LabelTree(SingleLabel):
         node = answer.node
         sure = f"{node.label} {node.probability:.3f}" if node is not None and node.label else "no node is sure enough"
         return f"{sure}  ({super().said(answer)})"
+
+    def exported(self) -> dict[str, str]:
+        """Name the softmax, and the threshold of nodes as JSON."""
+        return {**super().exported(), "thresholds": json.dumps([self.threshold])}
 
     def judge(self, logits: NDArray[Any], targets: Targets, classes: Sequence[str], most: int = 5) -> Judgement:
         """Return beside the metrics of single labels accuracy by level, tree distance, and those of the nodes."""

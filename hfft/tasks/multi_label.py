@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.metrics import WILSON, ClassRow, SplitMetrics, wilson_interval
-from hfft.tasks.contract import THRESHOLDS, Answer, Judgement, Label, Targets, Task, best_scores, check_pairs, listed
+from hfft.tasks.contract import (
+    NO_LABEL,
+    THRESHOLDS,
+    Answer,
+    Judgement,
+    Label,
+    Marked,
+    Score,
+    Targets,
+    Task,
+    Told,
+    best_scores,
+    check_pairs,
+    listed,
+)
+from hfft.tasks.scored import Resampled, weighted_map
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +48,14 @@ class MultiLabel(Task):
     problem_type = "multi_label_classification"
     metric = "map"
     metrics = ("map", "f1_macro", "f1_micro", "subset_accuracy", "loss")
+    beside = ("f1_macro", "loss")
     tags = ("multi-label-classification",)
     missing = "they are compared where an image has one label, and here it may have several"
+
+    shown = 20
+    made = "A sigmoid turns each score into a probability; a label is given where that reaches its threshold, the mark."
+    gives = "one probability for each class, on its own"
+    mistakes = "Images with most labels wrong: true → predicted"
 
     thresholds: tuple[float, ...] = ()
 
@@ -102,6 +124,18 @@ class MultiLabel(Task):
         ]
         return ["labels", "prediction", *(f"probability of {name}" for name in classes)], rows
 
+    def told_of(self, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> list[Told]:
+        """An answer is as far off as it has labels too many or too few."""
+        found = [(json.loads(row["labels"]), json.loads(row["prediction"])) for row in rows]
+        return [
+            Told(_in_words(true), _in_words(said), math.nan, float(len(set(true) ^ set(said)))) for true, said in found
+        ]
+
+    def bars(self, answer: Answer, classes: Sequence[str]) -> tuple[Score, ...]:
+        """Mark each label's threshold."""
+        least = dict(zip(classes, self._at_least(len(classes)).tolist(), strict=True))
+        return tuple(Marked(score.label, score.probability, least[score.label]) for score in answer.top)
+
     def heads(self, classes: Sequence[str], most: int) -> list[str]:
         """Put the labels that are given before the most likely ones."""
         return ["labels", *super().heads(classes, most)]
@@ -112,7 +146,7 @@ class MultiLabel(Task):
 
     def said(self, answer: Answer) -> str:
         """Say the labels that are given before the most likely ones."""
-        return f"{', '.join(answer.labels or ()) or 'no label'}  ({super().said(answer)})"
+        return f"{answer.headline}  ({super().said(answer)})"
 
     def exported(self) -> dict[str, str]:
         """Name the sigmoid, and the thresholds as JSON."""
@@ -129,15 +163,15 @@ class MultiLabel(Task):
         return {**self._metrics(scores, targets), "loss": _mean_loss(logits, targets)}
 
     def judge(self, logits: NDArray[Any], targets: Targets, classes: Sequence[str], most: int = 5) -> Judgement:
-        """Return the same with Wilson's interval of the subset accuracy, and a row for each label."""
+        """Return the same with intervals of mean average precision and subset accuracy, and a row for each label."""
         values = self.epoch_metrics(logits, targets)
         scores = self.scores(logits)
         given = self.given(scores)
         right = int((given == (targets > 0)).all(axis=1).sum())
-        intervals = {"subset_accuracy": wilson_interval(right, len(targets))}
-        return Judgement(
-            SplitMetrics(len(targets), values, intervals, method=WILSON), _rows(given, targets > 0, scores, classes)
-        )
+        ranked = self.scored(scores, targets)
+        intervals = {self.metric: ranked.interval, "subset_accuracy": wilson_interval(right, len(targets))}
+        found = SplitMetrics(len(targets), values, intervals, method=WILSON, methods={self.metric: ranked.method})
+        return Judgement(found, _rows(given, targets > 0, scores, classes))
 
     def calibrated(self, logits: NDArray[Any], targets: Targets) -> MultiLabel:
         """Choose each label's threshold: that with the best F1."""
@@ -175,6 +209,10 @@ class MultiLabel(Task):
         found = MultiLabel()._metrics(answers, targets)
         return {name: found[name] for name in ("map", "f1_macro", "f1_micro")}
 
+    def scored(self, answers: NDArray[Any], targets: Targets) -> Resampled:
+        """Return mean average precision."""
+        return Resampled(self.metric, len(targets), weighted_map(answers, targets > 0), targets.shape[1])
+
     def described(self, classes: Sequence[str]) -> str:
         """Name a multi-label classifier."""
         return f"A multi-label image classifier with {len(classes):,} labels"
@@ -210,6 +248,10 @@ print([model.config.id2label[number] for number in (probabilities >= thresholds)
 
 MULTI_LABEL = MultiLabel()
 """As a data set has it: no thresholds are chosen yet."""
+
+
+def _in_words(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or NO_LABEL
 
 
 def _named(given: NDArray[np.bool_], classes: Sequence[str]) -> list[Label]:

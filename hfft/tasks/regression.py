@@ -6,7 +6,8 @@ A head learns targets of mean 0 and deviation 1, whatever their unit, so that th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from hfft.errors import DataError
 from hfft.metrics import SplitMetrics
-from hfft.tasks.contract import Answer, Judgement, Label, Targets, Task, check_pairs
+from hfft.tasks.contract import Answer, Judgement, Label, Measured, Score, Targets, Task, Told, check_pairs, numbers
+from hfft.tasks.scored import Resampled, weighted_r2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +41,15 @@ class Regression(Task):
     cuts = False
     metric = "r2"
     metrics = ("r2", "mae", "rmse", "loss")
+    beside = ("mae", "rmse")
     plots = ("predicted_against_true.png",)
     output = "values"
     replies = "values"
     noun = "targets"
     tags = ("regression",)
+    made = "The head's sums are the numbers themselves."
+    gives = "one number for each target"
+    mistakes = "Images with the largest errors: true → predicted"
     missing = "they are compared where an image has one label, and here it has a number"
 
     offset: tuple[float, ...] = ()
@@ -123,6 +129,23 @@ class Regression(Task):
         pairs = np.stack([targets, scores], axis=2).reshape(len(targets), -1)
         return names, [[f"{value:.6g}" for value in row] for row in pairs]
 
+    def told_of(self, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> list[Told]:
+        """An answer is as far off as the target that is missed most, in units of the targets' deviations."""
+        truth, said = (
+            np.array([[float(row[f"{kind}{name}"]) for name in classes] for row in rows]).reshape(-1, len(classes))
+            for kind in ("", "predicted ")
+        )
+        deviations = truth.std(axis=0) if len(rows) else np.ones(len(classes))
+        wrong = np.abs(truth - said) / np.where(deviations > 0, deviations, 1)
+        true, answered = (
+            [numbers(dict(zip(classes, row, strict=True))) for row in table.tolist()] for table in (truth, said)
+        )
+        return [Told(a, b, math.nan, float(off.max())) for a, b, off in zip(true, answered, wrong, strict=True)]
+
+    def bars(self, answer: Answer, classes: Sequence[str]) -> tuple[Score, ...]:
+        """Return the numbers, which have no bars."""
+        return tuple(Measured(name, math.nan, value) for name, value in answer.values.items())
+
     def heads(self, classes: Sequence[str], most: int) -> list[str]:
         """Return the targets."""
         return list(classes)
@@ -171,7 +194,8 @@ class Regression(Task):
         for place, name in enumerate(classes if len(classes) > 1 else ()):
             own = regression_metrics(values[:, [place]], targets[:, [place]])
             found |= {f"{metric} of {name}": value for metric, value in own.items()}
-        return Judgement(SplitMetrics(len(targets), found))
+        ranked = self.scored(values, targets)
+        return Judgement(SplitMetrics(len(targets), found, {self.metric: ranked.interval}, method=ranked.method))
 
     def calibrated(self, logits: NDArray[Any], targets: Targets) -> Regression:
         """A finished head is scaled, so nothing is left to do."""
@@ -201,6 +225,10 @@ class Regression(Task):
         from hfft.evaluation import regression_metrics
 
         return regression_metrics(answers, targets)
+
+    def scored(self, answers: NDArray[Any], targets: Targets) -> Resampled:
+        """Return R2."""
+        return Resampled(self.metric, len(targets), weighted_r2(answers, targets), targets.shape[1])
 
     def described(self, classes: Sequence[str]) -> str:
         """Name what it estimates."""

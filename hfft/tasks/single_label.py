@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.metrics import PairedDifference, class_confidence, confusion, paired_difference, per_class, probabilities
-from hfft.tasks.contract import Answer, Judgement, Label, Targets, Task, best_scores
+from hfft.metrics import (
+    PairedDifference,
+    class_confidence,
+    confusion,
+    counted,
+    paired_difference,
+    per_class,
+    probabilities,
+    wilson_interval,
+)
+from hfft.tasks.contract import Answer, Judgement, Label, Targets, Task, Told, best_scores
+from hfft.tasks.scored import Right
 from hfft.trust.calibration import fit_temperature, set_temperature
 from hfft.trust.selective import selective
 
@@ -36,6 +47,9 @@ class SingleLabel(Task):
     plots = ("confusion_matrix.png", "reliability.png", "mistakes.png")
     chooses = True
     least = 2
+    made = "Softmax turns the scores into probabilities."
+    gives = "one probability for each class"
+    mistakes = "Most confident mistakes: true → predicted"
 
     temperature: float | None = None
 
@@ -119,6 +133,11 @@ class SingleLabel(Task):
         ]
         return ["label", "prediction", "probability"], rows
 
+    def told_of(self, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> list[Told]:
+        """A wrong label is as far off as it is probable."""
+        found = [(row["label"], row["prediction"], float(row["probability"])) for row in rows]
+        return [Told(*each, each[2] if each[0] != each[1] else 0.0) for each in found]
+
     def exported(self) -> dict[str, str]:
         """Name the softmax."""
         return {
@@ -179,6 +198,22 @@ class SingleLabel(Task):
             **Accuracy().compute(predictions=answers, references=targets),
             **MacroF1().compute(predictions=answers, references=targets),
         }
+
+    def counted(self, score: float, images: int) -> str:
+        """Say an accuracy, with its count on few images."""
+        return counted(score, images)
+
+    def reached(self, score: float, images: int, interval: tuple[float, float] | None = None) -> str:
+        """Say an accuracy as a count, with the 95 % interval that so many images leave."""
+        if not math.isfinite(score) or not images:
+            return "no accuracy"
+        correct = round(score * images)
+        low, high = wilson_interval(correct, images)
+        return f"{correct:,} of {images:,} right (95 % interval {low:.0%} to {high:.0%})"
+
+    def scored(self, answers: NDArray[Any], targets: Targets) -> Right:
+        """Return the accuracy."""
+        return Right(answers == targets)
 
     def difference(self, answers: NDArray[Any], others: NDArray[Any], targets: Targets) -> PairedDifference:
         """Compare accuracies."""

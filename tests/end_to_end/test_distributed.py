@@ -125,18 +125,30 @@ def test_two_processes_decide_what_one_decides(
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+TREE = ("cold/blue", "warm/green", "warm/red/dark", "warm/red/light")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [TAGS, ("warmth", "light")], ids=["multi_label", "regression"])
-def test_two_processes_train_other_tasks(columns: tuple[str, ...], pretrained: Folder, tmp_path: Path) -> None:
-    """A loss is divided by all labels of all ranks, of which an image has several here."""
+@pytest.mark.parametrize("task", ["label_tree", "multi_label", "regression"])
+def test_two_processes_train_other_tasks(task: str, pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
+    """A loss is divided by all labels of all ranks, of which an image may have several here."""
     model = pretrained("vit")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
-    table = make_tagged(tmp_path / "images", 28)  # whole batches: accelerate repeats images in others
-    flags = ["--model_name_or_path", model, "--dataset_name", table]
+    # Whole batches: accelerate repeats images in others.
+    images: dict[str, Callable[[], list[Any]]] = {
+        "label_tree": lambda: ["--train_dir", image_folder(per_class=7, classes=TREE), "--label_tree", "true"],
+        "multi_label": lambda: ["--dataset_name", make_tagged(tmp_path / "images", 28), "--label_columns", *TAGS],
+        "regression": lambda: [
+            *("--dataset_name", make_tagged(tmp_path / "images", 28)),
+            *("--label_columns", "warmth", "light"),
+        ],
+    }
+    flags = ["--model_name_or_path", model, "--cache", "disk", *images[task]()]
     for processes in (1, 2):
         folder = ["--output_dir", tmp_path / str(processes), "--cache_dir", tmp_path / f"cache{processes}"]
-        launch(processes, *flags, "--cache", "disk", *folder, "--label_columns", *columns)
+        launch(processes, *flags, *folder)
+        assert json.loads((tmp_path / str(processes) / "hfft.json").read_text())["task"] == task
     for name in ("loss", "eval_loss"):
         torch.testing.assert_close(logged(tmp_path / "2", name), logged(tmp_path / "1", name), rtol=1e-5, atol=1e-7)
     first, second = (load_file(tmp_path / str(count) / "model.safetensors") for count in (1, 2))

@@ -184,3 +184,71 @@ def test_tables_and_archives_hold_trees_as_well(world: World, tmp_path: Path) ->
 def test_folders_that_are_no_tree_are_refused(world: World) -> None:
     with pytest.raises(DataError, match="leave out --label_tree"):
         load_image_sets(DataArguments(train_dir=str(world.images / "warm" / "red"), label_tree=True), 0)
+
+
+def test_check_names_faults_by_their_path(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class is counted and compared as the whole path that it is, and a parent of others is not one of few images."""
+    images = make_nested(tmp_path / "images", count=10)
+    shutil.copy(images / "cold" / "blue" / "0.png", images / "warm" / "red" / "dark" / "again.png")
+    (images / "warm" / "red" / "light" / "9.png").unlink()
+    assert main(["check", str(images), "--label_tree", "true", "--json"]) == 1
+    found = {each["kind"]: each for each in json.loads(capsys.readouterr().out)["result"]["findings"]}
+    assert {"train: cold/blue/0.png", "train: warm/red/dark/again.png"} <= set(found["conflict"]["files"])
+    assert "warm/red/light" in found["few_images"]["what"]
+    assert "one_class" not in found
+
+
+@pytest.mark.parametrize("command", ["sweep", "advise", "auto"])
+def test_what_compares_policies_compares_trees(
+    command: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {
+        "sweep": ("sweep", "--sweep", "policy=head,last_block", "--figures", "false"),
+        "advise": ("advise", "--policies", "head,last_block", "--folds", "2"),
+        "auto": ("finetune", "--policy", "auto", "--figures", "false", "--calibration_folds", "0"),
+    }[command]
+    words = world.words("compared", "--num_train_epochs", 1, "--disable_tqdm", "true")
+    words[words.index(str(world.folder / "compared"))] = str(tmp_path / "compared")
+    assert main([*more[:1], *words, *more[1:]]) == 0
+    printed = capsys.readouterr().out
+    assert {"sweep": "policy=last_block", "advise": "Recommended: ", "auto": "Policy auto: "}[command] in printed
+    if command == "auto":
+        assert record(tmp_path / "compared")["task"] == "label_tree"
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_answers(world: World, finished: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert main(["export", str(finished), "--output_dir", str(tmp_path), "--images", str(world.images)]) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
+    classifier = hfft.load_classifier(finished, device="cpu")
+    image = Image.open(world.images / "warm" / "green" / "1.png").convert("RGB")
+    (scores,) = session.run(["probabilities"], {"images": np.asarray(image)[None]})
+    expected = classifier.probabilities(
+        classifier.logits({name: tensor[None] for name, tensor in classifier.pixels(image).items()})
+    )
+    np.testing.assert_allclose(scores, expected, rtol=2e-2, atol=5e-3)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["labels"]) == list(CLASSES)
+    assert json.loads(told["thresholds"]) == [0.6], "or nobody could name the node"
+
+
+def test_the_space_names_the_node(world: World, finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+    from hfft.space.options import SpaceArguments
+    from hfft.space.service import Space
+    from hfft.space.trainings.sessions import Session
+    from hfft.space.views.answers import in_words
+
+    space = Space(SpaceArguments(model=str(finished)), tmp_path, device="cpu")
+    image = str(world.images / "cold" / "blue" / "0.png")
+    _, found, values, about = space.classify(Session(), str(finished), image)
+    (expected,) = hfft.classify(hfft.load_classifier(finished, device="cpu"), [image])
+    assert (found.node, about) == (expected.node, expected.label)
+    assert values is not None
+    assert expected.node is not None
+    assert (expected.node.label or "No node") in in_words(found, ())
+    assert {label for _, label in space.examples(Session(), str(finished))} == {
+        label.replace("/", " ") for label in CLASSES
+    }
+    assert space.run(Session(), str(finished)) is not None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,7 @@ from hfft.arguments import CheckpointArguments, EvaluateArguments
 from hfft.cli import main
 from hfft.errors import ArgumentError
 from hfft.inference.evaluate import describe_evaluation, evaluate
+from hfft.jobs.advice.compare import Advice
 
 TASKS = {
     "multi_label": ("--label_columns", *TAGS),
@@ -257,22 +261,179 @@ def test_several_class_weights_and_no_smoothing(world: World, capsys: pytest.Cap
         assert str(flag[0]) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["advise", "sweep"])
-def test_what_compares_accuracies_says_so(
-    command: str, world: World, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def compared(world: World, task: str, output: Path) -> list[str]:
+    """Return the flags of a small training that policies are compared by."""
+    data = ("--model_name_or_path", world.model, "--dataset_name", world.table, *TASKS[task], "--output_dir", output)
+    small = ("--num_train_epochs", 3, "--per_device_train_batch_size", 6, "--learning_rate", "3e-3")
+    return [str(word) for word in (*data, *small, "--cache_dir", world.folder / "cache", "--disable_tqdm", "true")]
+
+
+NAMES = {"multi_label": "mAP", "regression": "R2"}
+
+
+def test_a_sweep_compares_by_the_metric_of_the_task(
+    world: World, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--model_name_or_path", str(world.model), "--dataset_name", str(world.table), *TASKS[task]]
-    more = ["--sweep", "policy=head,last_block", "--output_dir", str(tmp_path / "x")] if command == "sweep" else []
-    assert main([command, *flags, *more]) != 0
-    captured = capsys.readouterr()
-    assert "takes one label per image so far" in captured.err + captured.out
+    flags = [*compared(world, task, tmp_path / "sweep"), "--sweep", "policy=head,full"]
+    assert main(["sweep", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"run +{NAMES[task]} +95% interval", printed)
+    assert "Intervals are the bias-corrected bootstrap's" in printed
+    with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row[METRIC[task]]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert {row["policy"] for row in rows} == {"head", "full"}
+    assert all(float(row["low"]) <= float(row[METRIC[task]]) <= float(row["high"]) for row in rows)
+    assert {"multi_label": "f1_macro", "regression": "rmse"}[task] in rows[0]
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 1000
 
 
-def test_the_space_refuses_it_clearly(finished: Path) -> None:
-    from hfft.space.models import Models
+def test_a_sweep_of_two_tasks_says_what_it_does_not_compare(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same columns of 1 and 0 are labels, or numbers."""
+    flags = [*compared(world, "multi_label", tmp_path / "sweep"), "--sweep", "task=multi_label,regression"]
+    assert main(["sweep", *flags]) == 1
+    assert "its r2 is not compared with the map of the others" in capsys.readouterr().out
 
-    with pytest.raises(ArgumentError, match="The Space takes one label per image so far"):
-        Models(None, finished.parent)._load(str(finished))
+
+def test_advice_compares_by_the_metric_of_the_task(world: World, task: str) -> None:
+    options = {"model_name_or_path": str(world.model), "dataset_name": str(world.table), "learning_rate": 3e-3}
+    options |= {"label_columns": list(LABELS[task]), "num_train_epochs": 3, "per_device_train_batch_size": 6}
+    options |= {"cache_dir": str(world.folder / "cache"), "policies": "head,full", "folds": 2, "disable_tqdm": True}
+    advice = hfft.advise(**options, say=lambda line: None)
+    assert isinstance(advice, Advice)
+    found = advice.data()
+    assert found["metric"] == METRIC[task]
+    best = max(advice.candidates[1:], key=lambda each: each.score)
+    (chosen,) = (each for each in advice.candidates if each.policy == advice.policy)
+    assert best.score - chosen.score <= best.scored.error(chosen.scored)
+    for row in found["candidates"]:
+        assert row["interval"][0] <= row[METRIC[task]] <= row["interval"][1]
+    assert (found["curve"] is None) is (task == "regression"), "24 images are too few for ten strata of two"
+    assert re.search(rf"recipe +{NAMES[task]} +95% interval", str(advice))
+    assert "intervals are the bias-corrected bootstrap's" in str(advice)
+    assert f"{NAMES[task]} {best.score:.3f}" in advice.reason
+
+
+def test_backbones_are_compared_by_the_metric_of_the_task(
+    world: World, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*compared(world, task, tmp_path), "--models", str(world.model), str(world.resnet), "--folds", "2"]
+    assert main(["advise", *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["result"]
+    assert found["metric"] == METRIC[task]
+    best = max(found["backbones"], key=lambda each: float(each[METRIC[task]]))
+    assert best["interval"][0] <= best[METRIC[task]] <= best["interval"][1]
+
+
+def test_the_images_decide_the_policy(world: World, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = world.run(task, "auto", "--policy", "auto")
+    assert "Policy auto: Recommended: " in capsys.readouterr().out
+    found = record(run_folder)
+    assert found["policy"] in ("head", "last_block", "last_n:2", "lp_ft")
+    assert found["decisions"][0].startswith("Policy auto: ")
+
+
+def test_cross_validation_of_a_recipe(world: World, finished: Path, task: str, tmp_path: Path) -> None:
+    found = hfft.evaluate(model=str(finished), folds=2, output_dir=str(tmp_path / "folds"))
+    assert found.metrics.images == 28
+    low, high = found.metrics.intervals[METRIC[task]]
+    assert low <= found.metrics.values[METRIC[task]] <= high
+    assert found.metrics.values[METRIC[task]] > 0.5
+    assert f"{NAMES[task]} by fold " in found.notes[0]
+
+
+@pytest.fixture
+def page(finished: Path, tmp_path: Path) -> Iterator[Any]:
+    """The tabs of the Space, without a server."""
+    gr = pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+    from hfft.space.options import SpaceArguments
+    from hfft.space.service import Space
+    from hfft.space.tabs.before_after import BeforeAfter
+    from hfft.space.tabs.classify import ClassifyTab
+    from hfft.space.tabs.compare import CompareTab
+    from hfft.space.tabs.learn import LearnTab
+    from hfft.space.tabs.look_inside import PipelineTab, TraceTab
+    from hfft.space.tabs.training import TrainingTab
+    from hfft.space.widgets import Tabs
+
+    space = Space(SpaceArguments(model=str(finished), outputs=str(tmp_path / "none")), tmp_path, device="cpu")
+    with gr.Blocks():
+        tabs = Tabs(gr.Dropdown(), "classify")
+        classify = ClassifyTab(space, tabs.model)
+        others = [each(space, classify.image, tabs) for each in (PipelineTab, TrainingTab, TraceTab, CompareTab)]
+        with gr.Tab("map", id="map") as tab:
+            drawn = BeforeAfter(space, classify.image, tab, tabs)
+        learn = LearnTab(space, tabs)
+    yield SimpleNamespace(space=space, all=[classify, *others, drawn, learn], request=SimpleNamespace(session_hash="1"))
+    space.close()
+
+
+def test_the_space_says_what_the_model_says(page: Any, finished: Path, world: World, task: str) -> None:
+    name, image = str(finished), str(world.table.parent / "005.png")
+    classify, _, training, *_ = page.all
+    heading, shown, about = classify.classify(image, name, page.request)
+    (row,) = hfft.classify(hfft.load_classifier(finished, device="cpu"), [image])
+    assert heading == row.answer.headline
+    assert all(label in shown for label in LABELS[task])
+    assert about["choices"] == list(LABELS[task])
+    assert ("mark" in shown) is (task == "multi_label")
+    assert "None" not in shown
+    assert f"evidence for <b>{about['value']}</b>" in shown
+    other = next(label for label in LABELS[task] if label != about["value"])
+    assert f"evidence for <b>{other}</b>" in classify.explain(image, other, name, page.request)
+    copy = page.space.work / "copy.png"
+    copy.write_bytes(Path(image).read_bytes())
+    _, table, sheet, _ = classify.classify_batch([str(copy)], name, page.request)
+    assert row.answer.headline in table
+    with open(sheet, newline="") as file:
+        (line,) = csv.DictReader(file)
+    expected = json.dumps(list(row.labels)) if row.labels is not None else f"{row.values['warmth']:.6g}"
+    assert line[{"multi_label": "labels", "regression": "warmth"}[task]] == expected
+    assert len(page.space.examples(page.space.visits.of("1"), name)) > 1
+    table, losses, scores, figure, gallery, note = training.training(name, page.request)
+    assert f"validation {NAMES[task]}" in table
+    assert set(scores["value"]["series"]) == {NAMES[task]}
+    assert losses["visible"]
+    assert figure["visible"] is (task == "regression")
+    assert "There is no confusion matrix" in note
+    assert gallery["label"].startswith(
+        {"multi_label": "Images with most labels", "regression": "Images with the la"}[task]
+    )
+    assert "one label" in training.by_epoch(name, page.request)["why"]
+
+
+def test_the_space_looks_inside(page: Any, finished: Path, world: World, task: str) -> None:
+    name, image = str(finished), str(world.table.parent / "005.png")
+    _, pipeline, _, trace, compare, drawn, learn = page.all
+    (row,) = hfft.classify(hfft.load_classifier(finished, device="cpu"), [image])
+    flow, *_ = pipeline.pipeline(image, name, page.request)
+    assert {"multi_label": "one probability for each class, on its own", "regression": "one number for each"}[
+        task
+    ] in flow
+    steps = trace.trace(image, name, page.request)
+    assert {"multi_label": "A sigmoid turns", "regression": "sums are the numbers themselves"}[task] in steps
+    assert "The base model cannot be shown" not in steps
+    assert steps.count("What speaks for and against") >= len(LABELS[task])
+    answers = trace.journey(image, name, page.request)["answers"]
+    assert {each["label"] for each in answers} == set(LABELS[task])
+    if row.values:
+        assert {each["label"]: float(each["said"]) for each in answers} == pytest.approx(row.values, rel=1e-3)
+        assert all(each["share"] is None for each in answers)
+    else:
+        given = {each["label"] for each in answers if each["share"] >= each["least"]}
+        assert given == set(row.labels or ())
+    assert "one label" in drawn.drawn(None, name, page.request)["why"]
+    for level in ("At a glance", "For a practitioner", "With the mathematics"):
+        told = learn.lesson(level, name, page.request)
+        assert NAMES[task] in told
+        assert "softmax" not in told.partition("A prediction")[2]
+    table, *_ = compare.compare([name, name], image, page.request)
+    assert row.answer.headline in table
+    assert NAMES[task] in table
+    assert "not tested pair by pair" in table
 
 
 @pytest.mark.slow

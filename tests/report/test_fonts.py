@@ -125,7 +125,9 @@ def test_no_plot_draws_a_box(image_folder: Folder, install: Install, tmp_path: P
         warnings.simplefilter("error")
         confusion_figure(np.eye(3, dtype=int), labels, tmp_path / "confusion.png")
         write_mistakes(tmp_path / "mistakes.png", images, labels, find_mistakes(images, labels, logits))
-        sweep_figure([(f"model-{CAT}", 0.5), (f"model-{DOG}", 0.4)], tmp_path / "sweep.png")
+        sweep_figure(
+            [(f"model-{CAT}", 0.5, None), (f"model-{DOG}", 0.4, (0.3, 0.6))], "accuracy", tmp_path / "sweep.png"
+        )
     axis = confusion_matrix(np.eye(3, dtype=int), labels).axes[0].get_yticklabels()
     assert [tick.get_text() for tick in axis] == list(labels if installed else ("label 0", "label 1", "label 2"))
     assert axis[0].get_fontfamily() == [fonts.DEFAULT, *(["Small Han"] if installed else [])]

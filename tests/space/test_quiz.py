@@ -46,7 +46,9 @@ def test_own_questions_are_about_what_was_measured(run: FinishedRun) -> None:
     share, passes, probe = make_quiz(run)[len(GENERAL) :]
     assert OWN == 3
     assert isinstance(share, Guess)
-    assert share.measured == pytest.approx(100 * run.trained_share)
+    (head,) = (part for part in run.record.parts if part.name == "head")
+    assert share.measured == pytest.approx(100 * head.parameters / sum(part.parameters for part in run.record.parts))
+    assert f"{100 * run.trained_share:.1f} %" not in share.said  # which stands above the page
     assert isinstance(passes, Question)
     assert passes.choices[passes.answer] == "36"  # 18 images, two epochs, nothing kept
     assert isinstance(probe, Guess)

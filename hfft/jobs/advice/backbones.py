@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hfft.jobs.advice.compare import CrossValidated, cached_megabytes, folds_of, ready_for
+from hfft.jobs.advice.compare import cached_megabytes, folds_of, ready_for
 from hfft.jobs.advice.folds import cross_validate_probe
-from hfft.metrics import counted, difference_error
+from hfft.metrics import WORDS
 from hfft.report.terminal import aligned
+from hfft.tasks.scored import Scored
 from hfft.training.baselines import HeadInputs
 from hfft.training.setup import Setup
 
-_COLUMNS = ("model", "accuracy", "95% interval", "ms an image", "MB cached", "parameters", "")
+_COLUMNS = ("95% interval", "ms an image", "MB cached", "parameters", "")
 
 
 @dataclass(frozen=True)
-class Backbone(CrossValidated):
+class Backbone:
     """A pretrained model as the images see it.
 
     Args:
         model: its name.
-        correct: whether each image was labelled rightly by a probe that never saw it, shape (images,).
+        scored: how good the answers to all images are, each by a probe that never saw the image.
         milliseconds: an image's way through the frozen model, decoding included; 0 where some were cached already.
         megabytes: of its cached activations before the head.
         parameters: how many it has.
     """
 
     model: str
-    correct: NDArray[np.bool_] = field(repr=False)
+    scored: Scored
     milliseconds: float
     megabytes: float
     parameters: int
@@ -62,25 +60,27 @@ class BackboneAdvice:
     folds: int
 
     def __str__(self) -> str:
-        lines = aligned(_COLUMNS, [self._cells(each) for each in self.backbones], words=(0, 2, 6))
-        how = f"By {self.folds}-fold cross-validation of linear probes on {self.images} images; intervals are Wilson's."
+        scored = self.backbones[0].scored
+        columns = ("model", WORDS[scored.metric].name, *_COLUMNS)
+        lines = aligned(columns, [self._cells(each) for each in self.backbones], words=(0, 2, 6))
+        how = f"By {self.folds}-fold cross-validation of linear probes on {self.images} images; intervals are "
+        how += f"{scored.method}'s."
         return "\n".join([*lines, "", how, self.reason])
 
     def _cells(self, each: Backbone) -> tuple[str, ...]:
-        interval = "{:.3f} to {:.3f}".format(*each.interval)
+        interval = "{:.3f} to {:.3f}".format(*each.scored.interval)
         took = f"{each.milliseconds:.1f}" if each.milliseconds else "cached"
         numbers = (took, f"{each.megabytes:.1f}", f"{each.parameters / 1e6:.1f}M")
-        return each.model, f"{each.accuracy:.3f}", interval, *numbers, "<- recommended" * (each.model == self.model)
+        return each.model, f"{each.scored.score:.3f}", interval, *numbers, "<- recommended" * (each.model == self.model)
 
     def data(self) -> dict[str, Any]:
         """Return the same as plain data."""
         rows = []
         for each in self.backbones:
-            row = asdict(each) | {"accuracy": each.accuracy, "interval": list(each.interval)}
-            del row["correct"]
-            rows.append(row)
+            values = {name: value for name, value in vars(each).items() if name != "scored"}
+            rows.append(values | {each.scored.metric: each.scored.score, "interval": list(each.scored.interval)})
         plain = {"backbones": rows, "model": self.model, "reason": self.reason}
-        return {**plain, "images": self.images, "folds": self.folds}
+        return {**plain, "metric": self.backbones[0].scored.metric, "images": self.images, "folds": self.folds}
 
 
 def compare_backbones(
@@ -111,27 +111,27 @@ def compare_backbones(
         features = reader.features(ready.prepared.datasets["plain"], "training")
         report = ready.prepared.reports.get("train")
         seconds = 0.0 if report is not None and report.computed < len(features) else time.perf_counter() - began
-        correct = cross_validate_probe(features, parts, setup.settings.training.seed) == setup.sets.train.labels
+        task, labels = setup.sets.task, setup.sets.train.labels
+        scored = task.scored(cross_validate_probe(features, parts, setup.settings.training.seed, task), labels)
         parameters = sum(parameter.numel() for parameter in setup.model.parameters())
-        found.append(Backbone(name, correct, seconds / len(correct) * 1e3, cached_megabytes([ready]), parameters))
+        found.append(Backbone(name, scored, seconds / len(labels) * 1e3, cached_megabytes([ready]), parameters))
     model, reason = recommend_backbone(found)
-    return BackboneAdvice(tuple(found), model, reason, len(found[0].correct), count)
+    return BackboneAdvice(tuple(found), model, reason, found[0].scored.images, count)
 
 
 def recommend_backbone(found: Sequence[Backbone]) -> tuple[str, str]:
     """Return the smallest model within one standard error of the most accurate one, and why in a sentence."""
-    best = max(found, key=lambda each: each.accuracy)
-    images = len(best.correct)
-    near = [each for each in found if best.accuracy - each.accuracy <= difference_error(best.correct, each.correct)]
+    best = max(found, key=lambda each: each.scored.score)
+    near = [each for each in found if best.scored.score - each.scored.score <= best.scored.error(each.scored)]
     chosen = min(near, key=lambda each: each.parameters)
-    said = f"{chosen.model}, {counted(chosen.accuracy, images)}"
+    said = f"{chosen.model}, {chosen.scored.said}"
     if chosen is best:
         return (
             chosen.model,
             f"Recommended: {said}, the most accurate; no smaller one is within a standard error of it.",
         )
-    error = difference_error(best.correct, chosen.correct)
+    error = best.scored.error(chosen.scored)
     return chosen.model, (
-        f"Recommended: {said}, smaller than {best.model}, {counted(best.accuracy, images)}, and within one standard "
+        f"Recommended: {said}, smaller than {best.model}, {best.scored.said}, and within one standard "
         f"error of it ({error:.3f})."
     )

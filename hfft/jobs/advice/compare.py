@@ -1,4 +1,4 @@
-"""Recipes compared on the images themselves: cross-validated accuracy, what each costs, and which one to take."""
+"""Recipes compared on the images themselves: cross-validated metrics, what each costs, and which one to take."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from hfft.jobs.advice.folds import (
     probe_start,
     starting_tensors,
 )
-from hfft.metrics import counted, difference_error, wilson_interval
+from hfft.metrics import WORDS
 from hfft.planning.plan import Phase, Plan, make_plan
 from hfft.report.terminal import aligned
-from hfft.tasks.contract import needs_one_label
+from hfft.tasks.scored import Scored
 from hfft.training.baselines import HeadInputs
 from hfft.training.phases import ReadyPhase, make_ready, to_device
 from hfft.training.setup import Setup
@@ -31,46 +31,36 @@ from hfft.training.setup import Setup
 POLICIES = ("head", "last_block", "last_n:2", "lp_ft")
 """What is compared by default."""
 PROBE = "linear probe"
-_COLUMNS = ("recipe", "accuracy", "95% interval", "seconds", "MB cached", "trained", "")
-
-
-class CrossValidated:
-    """What was answered right by models that never saw the images.
-
-    Attributes:
-        correct: whether each image was labelled rightly, shape (images,).
-    """
-
-    correct: NDArray[np.bool_]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images that were labelled rightly, 0 to 1."""
-        return float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, of all images as if they had been one test set."""
-        return wilson_interval(int(self.correct.sum()), len(self.correct))
+_COLUMNS = ("95% interval", "seconds", "MB cached", "trained", "")
 
 
 @dataclass(frozen=True)
-class Candidate(CrossValidated):
+class Candidate:
     """A recipe as the images see it.
 
     Args:
         policy: that is trained; `PROBE` for the linear probe.
-        correct: whether each image was labelled rightly by a model that never saw it, shape (images,).
+        scored: how good the answers to all images are, each by a model that never saw the image.
         seconds: of one training, on cached activations where there are any.
         megabytes: of activations that it reads.
         share: of the parameters that learn, 0 to 1.
     """
 
     policy: str
-    correct: NDArray[np.bool_]
+    scored: Scored
     seconds: float
     megabytes: float
     share: float
+
+    @property
+    def score(self) -> float:
+        """The metric that decides: accuracy most often; higher is better, and 1 the most that it can be."""
+        return self.scored.score
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval, of all images as if they had been one test set."""
+        return self.scored.interval
 
 
 @dataclass(frozen=True)
@@ -96,9 +86,11 @@ class Advice:
     command: str = ""
 
     def __str__(self) -> str:
-        lines = aligned(_COLUMNS, [self._cells(each) for each in self.candidates], words=(0, 2, 6))
+        scored = self.candidates[0].scored
+        columns = ("recipe", WORDS[scored.metric].name, *_COLUMNS)
+        lines = aligned(columns, [self._cells(each) for each in self.candidates], words=(0, 2, 6))
         lines.append(
-            f"\nBy {self.folds}-fold cross-validation on {self.images} images; intervals are Wilson's, of all "
+            f"\nBy {self.folds}-fold cross-validation on {self.images} images; intervals are {scored.method}'s, of all "
             "predictions as one sample, so they leave out what another split would change."
         )
         lines.append(self.reason)
@@ -112,14 +104,14 @@ class Advice:
         interval = "{:.3f} to {:.3f}".format(*each.interval)
         mark = "<- recommended" if each.policy == self.policy else ""
         numbers = (f"{each.seconds:.1f}", f"{each.megabytes:.1f}", f"{each.share:.1%}")
-        return each.policy, f"{each.accuracy:.3f}", interval, *numbers, mark
+        return each.policy, f"{each.score:.3f}", interval, *numbers, mark
 
     def data(self) -> dict[str, Any]:
         """Return the same as plain data."""
         rows = [
             {
                 "policy": each.policy,
-                "accuracy": each.accuracy,
+                each.scored.metric: each.score,
                 "interval": list(each.interval),
                 "seconds": each.seconds,
                 "megabytes": each.megabytes,
@@ -128,14 +120,15 @@ class Advice:
             for each in self.candidates
         ]
         plain = {"candidates": rows, "policy": self.policy, "reason": self.reason, "command": self.command}
-        return {**plain, "images": self.images, "folds": self.folds, "curve": self._curve()}
+        more = {"metric": self.candidates[0].scored.metric, "images": self.images, "folds": self.folds}
+        return {**plain, **more, "curve": self._curve()}
 
     def _curve(self) -> dict[str, Any] | None:
         if self.curve is None:
             return None
-        more, points = _round_up(self.images), zip(self.curve.sizes, self.curve.accuracies, strict=True)
+        more, points = _round_up(self.images), zip(self.curve.sizes, self.curve.scores, strict=True)
         return {
-            "points": [[int(size), float(accuracy)] for size, accuracy in points],
+            "points": [[int(size), float(score)] for size, score in points],
             "now": self.curve.at(self.images),
             "more": more,
             "then": self.curve.at(self.images + more),
@@ -170,12 +163,11 @@ def compare(
         curve: measure the learning curve as well.
 
     Raises:
-        ArgumentError: a policy is unknown or does not fit the model, there are fewer images than folds, or they do not
-            have one label each.
-        DataError: a fold holds all images of all classes but one.
+        ArgumentError: a policy is unknown or does not fit the model, or there are fewer images than folds.
+        DataError: a fold holds all images of all labels but one.
         HfftError: images or cache are not usable.
     """
-    training, labels = setup.settings.training, setup.sets.train.labels
+    training, labels, task = setup.settings.training, setup.sets.train.labels, setup.sets.task
     parts = folds_of(setup, folds)
     count = len(list(parts))
     plans = {policy: _plan(setup, policy) for policy in policies}
@@ -186,7 +178,7 @@ def compare(
     features = reader.features(deepest.prepared.datasets["plain"], "training")
     seconds = time.perf_counter() - began
     began = time.perf_counter()
-    probe = cross_validate_probe(features, parts, training.seed) == labels
+    probe = task.scored(cross_validate_probe(features, parts, training.seed, task), labels)
     seconds += (time.perf_counter() - began) / count
     found = [Candidate(PROBE, probe, seconds, cached_megabytes([deepest]), _share(deepest))]
     begin = probe_start(setup, reader, features, deepest.prepared.datasets["plain"])
@@ -195,7 +187,7 @@ def compare(
         found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts, begin))
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
-    learned = learning_curve(features, labels, training.seed) if curve else None
+    learned = learning_curve(features, labels, training.seed, task) if curve else None
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 
@@ -207,26 +199,23 @@ def folds_of(setup: Setup, wanted: int | None) -> Folds:
         wanted: how many folds; None for as many as `folds_for` says.
 
     Raises:
-        ArgumentError: there are fewer images than folds, or they do not have one label each.
-        DataError: without one of the folds a single class is left.
+        ArgumentError: there are fewer images than folds.
+        DataError: without one of the folds all images have the same label.
     """
-    needs_one_label(setup.sets.task, "hfft advise (and --policy auto)")
     images = setup.sets.train
     count = wanted or folds_for(len(images))
     if count > len(images):
         raise ArgumentError(f"--folds {count} is more than the {len(images)} training images")
     parts = Folds.of(images, count, setup.settings.training.seed)
-    if any(len(np.unique(images.labels[rows])) < 2 for rows, _ in parts):
+    if any(len(np.unique(images.labels[rows], axis=0)) < 2 for rows, _ in parts):
         raise DataError(
-            f"{images.place}: without one of {count} folds a single class is left; give more images, or more "
-            "groups of each class"
+            f"{images.place}: without one of {count} folds all images have the same label; give more images, or more "
+            "groups of each label"
         )
     return parts
 
 
-def cross_validated(
-    setup: Setup, parts: Folds, say: Callable[[str], None]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def cross_validated(setup: Setup, parts: Folds, say: Callable[[str], None]) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Cross-validate a setup's own plan, and the linear probe beside it.
 
     Args:
@@ -235,12 +224,12 @@ def cross_validated(
         say: prints a line for the user.
 
     Returns:
-        The logits of every image, shape (images, labels), and the label number that the probe gives it.
+        The logits of every image, shape (images, labels), and the probe's answer to it.
     """
     stages = ready_for(setup, setup.plan.phases, say).stages(setup.plan)
     reader = HeadInputs(setup, stages[0].prepared.suffix)
     features = reader.features(stages[0].prepared.datasets["plain"], "training")
-    probe = cross_validate_probe(features, parts, setup.settings.training.seed)
+    probe = cross_validate_probe(features, parts, setup.settings.training.seed, setup.sets.task)
     say(f"{setup.plan.policy}: {len(list(parts))} trainings")
     begin = probe_start(setup, reader, features, stages[0].prepared.datasets["plain"])
     return cross_validate(setup, stages, starting_tensors(setup), parts, begin), probe
@@ -254,41 +243,41 @@ def folds_for(images: int) -> int:
 def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, str]:
     """Return the cheapest policy within one standard error of the best, and why in a sentence.
 
-    The error is that of the difference on the same images, which is smaller than that of either accuracy (the rule is
+    The error is that of the difference on the same images, which is smaller than that of either score (the rule is
     Breiman et al.'s, "Classification and regression trees", 1984, section 3.4.3).
 
     Args:
         candidates: the cheapest first.
         probe: the linear probe, which is pointed out where it is better.
     """
-    best = max(candidates, key=lambda each: each.accuracy)
-    chosen = next(each for each in candidates if best.accuracy - each.accuracy <= _error(best, each))
-    images = len(best.correct)
+    best = max(candidates, key=lambda each: each.score)
+    chosen = next(each for each in candidates if best.score - each.score <= _error(best, each))
     if chosen is best:
-        reason = f"{best.policy}, the most accurate, {counted(best.accuracy, images)}"
+        reason = f"{best.policy}, the most accurate, {best.scored.said}"
         less = any(each.share < best.share for each in candidates)
         reason += ", by more than a standard error above all that train less" if less else ", which also trains least"
     else:
         reason = (
-            f"{chosen.policy}, {counted(chosen.accuracy, images)}, trains less than {best.policy}, "
-            f"{counted(best.accuracy, images)}, and is within one standard error of it ({_error(best, chosen):.3f})"
+            f"{chosen.policy}, {chosen.scored.said}, trains less than {best.policy}, "
+            f"{best.scored.said}, and is within one standard error of it ({_error(best, chosen):.3f})"
         )
-    ahead = probe.accuracy - chosen.accuracy
+    ahead = probe.score - chosen.score
     if ahead > _error(probe, chosen):
-        reason += f"; the linear probe, {counted(probe.accuracy, images)}, does better still"
+        reason += f"; the linear probe, {probe.scored.said}, does better still"
     return chosen.policy, f"Recommended: {reason}."
 
 
 def _error(one: Candidate, other: Candidate) -> float:
-    return difference_error(one.correct, other.correct)
+    return one.scored.error(other.scored)
 
 
 def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begin | None) -> Candidate:
     began = time.perf_counter()
     logits = cross_validate(setup, stages, starting_tensors(setup), folds, begin)
     seconds = (time.perf_counter() - began) / len(list(folds))
-    share = max(_share(stage) for stage in stages)
-    return Candidate(setup.plan.policy, logits.argmax(1) == folds.labels, seconds, cached_megabytes(stages), share)
+    share, task = max(_share(stage) for stage in stages), setup.sets.task
+    scored = task.scored(task.answers(logits), folds.labels)
+    return Candidate(setup.plan.policy, scored, seconds, cached_megabytes(stages), share)
 
 
 def _plan(setup: Setup, policy: str) -> Plan:

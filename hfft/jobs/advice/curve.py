@@ -1,4 +1,4 @@
-"""How many more images? The accuracy of a linear probe over the number of images, and where it leads.
+"""How many more images? What a linear probe reaches over the number of images, and where that leads.
 
 The error falls with the number of images about as an inverse power law with a floor (Hestness et al., "Deep learning
 scaling is predictable, empirically", 2017; Figueroa et al., "Predicting sample size required for classification
@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.data.sampling import stratified
+from hfft.metrics import WORDS
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.scored import Scored
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.baselines import choose_strength, fit_with
 
 SHARES = (0.15, 0.25, 0.4, 0.6, 0.8)
@@ -20,84 +24,91 @@ SHARES = (0.15, 0.25, 0.4, 0.6, 0.8)
 REPEATS = 8
 LEVEL = 0.9
 _DRAWS = 400  # of the bootstrap
-_SURE = 1e-3  # least variance of an image's outcome: nothing is certain
-_LEAST = 2  # images of each class in the smallest sample
+_LEAST = 2  # images of each class, or other stratum, in the smallest sample
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Accuracy over the number of images.
+    """The metric that decides, accuracy most often, over the number of images.
 
     Args:
         sizes: images that were learned from, shape (points,).
-        accuracies: mean share of other images that were labelled rightly, shape (points,).
+        scores: the metric of other images, its mean over repeats, shape (points,).
         images: that there are.
         laws: floor, factor and exponent of ``error = floor + factor * size ** -exponent``, one row for each draw of
-            the bootstrap, that of all repeats first; shape (draws, 3).
+            the bootstrap, that of all repeats first; shape (draws, 3). The error is what the metric lacks to 1.
+        metric: by its name.
     """
 
     sizes: NDArray[np.int64]
-    accuracies: NDArray[np.float64]
+    scores: NDArray[np.float64]
     images: int
     laws: NDArray[np.float64]
+    metric: str = SINGLE_LABEL.metric
 
     def at(self, size: float) -> tuple[float, float, float]:
-        """Return the accuracy with so many images, and the ends of its band at `LEVEL`."""
+        """Return the metric with so many images, 0 at the least, and the ends of its band at `LEVEL`."""
         floor, factor, exponent = self.laws.T
-        accuracy = np.clip(1 - floor - factor * size**-exponent, 0.0, 1.0)
-        low, high = np.quantile(accuracy, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(accuracy[0]), float(min(low, accuracy[0])), float(max(high, accuracy[0]))
+        score = np.clip(1 - floor - factor * size**-exponent, 0.0, 1.0)
+        low, high = np.quantile(score, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(score[0]), float(min(low, score[0])), float(max(high, score[0]))
 
     def more(self, count: int) -> str:
         """Say in one line what `count` more images would bring."""
         now, _, _ = self.at(self.images)
         then, low, high = self.at(self.images + count)
         return (
-            f"{count:,} more photos: {now:.3f} -> {then:.3f} ({low:.3f} to {high:.3f}), by the linear probe's "
-            f"learning curve ({LEVEL:.0%} band)"
+            f"{count:,} more photos: {WORDS[self.metric].name} {now:.3f} -> {then:.3f} ({low:.3f} to {high:.3f}), by "
+            f"the linear probe's learning curve ({LEVEL:.0%} band)"
         )
 
 
-def learning_curve(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> LearningCurve | None:
+def learning_curve(
+    features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL
+) -> LearningCurve | None:
     """Measure how a linear probe gets better with the number of images, and fit a law to it.
 
     Args:
         features: what the pretrained head reads, shape (images, features).
-        labels: label number of each image, shape (images,).
+        labels: as the task encodes them, first dimension the images.
         seed: of the samples.
+        task: what the labels mean.
 
     Returns:
         None where there are too few images for three sizes.
     """
     from threadpoolctl import threadpool_limits
 
-    classes, count = len(np.unique(labels)), len(labels)
+    classes, count = len(np.unique(task.strata(labels))), len(labels)
     sizes = sorted({round(share * count) for share in SHARES if round(share * count) >= _LEAST * classes})
     if len(sizes) < 3:
         return None
-    points = np.zeros((REPEATS, len(sizes)))
     with threadpool_limits(1):
-        strength = choose_strength(features, labels, seed)
-        for repeat in range(REPEATS):
-            for place, size in enumerate(sizes):
-                points[repeat, place] = _accuracy(features, labels, size, strength, seed + repeat)
+        strength = choose_strength(features, labels, seed, task)
+        found = [
+            [_scored(features, labels, size, strength, seed + repeat, task) for size in sizes]
+            for repeat in range(REPEATS)
+        ]
+    points = np.array([[each.score for each in row] for row in found])
     random = np.random.RandomState(seed % 2**32)
     total = np.asarray(sizes, np.float64)
     draws = [points, *(points[random.randint(0, REPEATS, REPEATS)] for _ in range(_DRAWS))]
     # All repeats are evaluated on the same images, which may be easier than others, so a draw moves as a whole.
-    spread = float(np.sqrt(max(points.mean() * (1 - points.mean()), _SURE) / count))
+    spread = found[0][0].spread(float(points.mean()), count)
     laws = [
         _fitted_law(total, 1 - draw.mean(0) + (random.normal(0, spread) if number else 0.0))
         for number, draw in enumerate(draws)
     ]
-    return LearningCurve(np.asarray(sizes), points.mean(0), count, np.asarray(laws))
+    return LearningCurve(np.asarray(sizes), points.mean(0), count, np.asarray(laws), task.metric)
 
 
-def _accuracy(features: NDArray[np.float64], labels: NDArray[np.int64], size: int, strength: float, seed: int) -> float:
-    rows = stratified(labels, size, seed, keep_one=False)
+def _scored(
+    features: NDArray[np.float64], labels: Targets, size: int, strength: float, seed: int, task: Task
+) -> Scored:
+    rows = stratified(task.strata(labels), size, seed, keep_one=False)
     rest = np.setdiff1d(np.arange(len(labels)), rows)
-    probe = fit_with(features[rows], labels[rows], strength)
-    return float((probe(features[rest]) == labels[rest]).mean())
+    probe = fit_with(features[rows], labels[rows], strength, task)
+    return task.scored(probe(features[rest]), labels[rest])
 
 
 def _fitted_law(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from hfft.cache.prepare import Prepared
 from hfft.data.images import ImageSet
 from hfft.data.sampling import group_folds
+from hfft.tasks.contract import Targets, Task
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.baselines import HeadInputs, fit_probe
 from hfft.training.phases import ReadyPhase, changing, make_trainer
 from hfft.training.progress import Progress
@@ -33,15 +35,15 @@ class Folds:
 
     Args:
         number: of each image's fold, shape (images,), counted from 0.
-        labels: of the images, shape (images,).
+        labels: of the images as their task encodes them, first dimension the images.
     """
 
     number: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    labels: Targets
 
     @classmethod
     def of(cls, images: ImageSet, count: int, seed: int) -> Folds:
-        """Deal the images of each class out to the folds in turn, in a random order.
+        """Deal the images of each class, or other stratum, out to the folds in turn, in a random order.
 
         Groups of images stay whole.
 
@@ -50,16 +52,16 @@ class Folds:
             count: of folds, at least 2.
             seed: of the order.
         """
-        labels, number = images.labels, np.empty(len(images), np.int64)
+        strata, number = images.strata, np.empty(len(images), np.int64)
         if images.groups is not None:
-            parts = [held_out for _, held_out in group_folds(labels, images.groups, count, seed) if len(held_out)]
+            parts = [held_out for _, held_out in group_folds(strata, images.groups, count, seed) if len(held_out)]
             for fold, held_out in enumerate(parts):
                 number[held_out] = fold
-            return cls(number, labels)
+            return cls(number, images.labels)
         random = np.random.RandomState(seed % 2**32)  # whose stream numpy promises
-        order = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
-        number[order] = np.arange(len(labels)) % count
-        return cls(number, labels)
+        order = np.concatenate([random.permutation(np.flatnonzero(strata == stratum)) for stratum in np.unique(strata)])
+        number[order] = np.arange(len(strata)) % count
+        return cls(number, images.labels)
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield for each fold the rows to train on and the rows that are held out."""
@@ -141,18 +143,22 @@ def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64],
     return begin
 
 
-def cross_validate_probe(features: NDArray[np.float64], folds: Folds, seed: int) -> NDArray[np.int64]:
-    """Return the label number of every image by a linear probe that was fitted without its fold.
+def cross_validate_probe(
+    features: NDArray[np.float64], folds: Folds, seed: int, task: Task = SINGLE_LABEL
+) -> NDArray[Any]:
+    """Return the answer to every image, a label number most often, by a linear probe that was fitted without its fold.
 
     Args:
         features: what the pretrained head reads, shape (images, features).
         folds: what is held out in turn.
         seed: of the images that the probe's strength is chosen on.
+        task: what the labels mean.
     """
-    predicted = np.zeros(len(folds.labels), np.int64)
+    rows, answers = [], []
     for train, held_out in folds:
-        predicted[held_out] = fit_probe(features[train], folds.labels[train], seed)(features[held_out])
-    return predicted
+        rows.append(held_out)
+        answers.append(fit_probe(features[train], folds.labels[train], seed, task)(features[held_out]))
+    return np.concatenate(answers)[np.concatenate(rows).argsort()]
 
 
 def starting_tensors(setup: Setup) -> dict[str, Tensor]:

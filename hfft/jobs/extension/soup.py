@@ -18,7 +18,6 @@ from hfft.jobs.finetune import check_output_dir, finish, make_output_dir, set_up
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import write_results
 from hfft.jobs.run import Run
-from hfft.metrics import counted
 from hfft.models.adapters import adapted
 from hfft.output_folder import RECORD
 from hfft.report.record import SOUP, RunRecord, read_record
@@ -66,7 +65,7 @@ def make_soup(
     setup.model.load_state_dict(soup.tensors, strict=False)
     progress.add(untrained(setup, ready), [])
     trainer.state = progress.continuous(trainer.state, 0)
-    progress.decisions.append(_described(soup, len(ingredients), len(setup.sets.validation)))
+    progress.decisions.append(_described(soup, len(ingredients), setup))
     run = finish(setup, progress, trainer, began, CrossPlan())
     run = replace(run, command=SOUP)
     write_results(run)
@@ -101,7 +100,12 @@ def _fitting(
         if other := _difference(best, record):
             say(f"The soup does without {run.name}: {other}.")
             continue
+        if run not in kept and setup.sets.task.affine is not None:
+            say(f"The soup does without {run.name}: it was made before, and its head is in the targets' own units.")
+            continue
         found += kept.get(run) or [_handed_back(run, record, setup)]
+    if not found:
+        raise HfftError("the soup has no weights to average; run the sweep anew in another --output_dir")
     return found
 
 
@@ -125,15 +129,16 @@ def _handed_back(run: Path, record: RunRecord, setup: Setup) -> Ingredient:
         tensors = load_file(run / "model.safetensors")
     except OSError as error:
         raise HfftError(f"cannot read {run / 'model.safetensors'}: {error}") from error
-    values = record.metrics["validation"].values
+    values, task = record.metrics["validation"].values, setup.sets.task
     state = setup.model.state_dict()
     missing = {name: tensor for name, tensor in state.items() if name not in tensors}  # tied, or saved once
-    return Ingredient(run.name, (values["accuracy"], -values["loss"]), {**missing, **tensors})
+    return Ingredient(run.name, (values[task.metric], -values[task.beside[-1]]), {**missing, **tensors})
 
 
-def _described(soup: Soup, ingredients: int, images: int) -> str:
+def _described(soup: Soup, ingredients: int, setup: Setup) -> str:
+    task, images = setup.sets.task, len(setup.sets.validation)
     return (
         f"Soup of {len(soup.names)} of {ingredients} weights of the sweep ({'; '.join(soup.names)}): "
-        f"{counted(soup.score[0], images)} on validation, the best alone {counted(soup.best[0], images)}; optimistic, "
-        "since they were chosen on these images."
+        f"{task.counted(soup.score[0], images)} on validation, the best alone "
+        f"{task.counted(soup.best[0], images)}; optimistic, since they were chosen on these images."
     )

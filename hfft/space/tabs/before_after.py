@@ -25,6 +25,8 @@ _NO_MAP = (
     "layer. Train it again to have one."
 )
 
+_OF_ONE_LABEL = "There is no map: it draws each image in the colour of its one label."
+
 
 class BeforeAfter:
     """Images as two models see them, with the picture under Classify among them.
@@ -65,7 +67,7 @@ class BeforeAfter:
         if loaded is None or loaded.run is None:
             return no_map("")
         if not (loaded.run.folder / FEATURE_MAP).exists():
-            return no_map(_NO_MAP)
+            return no_map(_NO_MAP if loaded.classifier.task.chooses else _OF_ONE_LABEL)
         try:
             found = read_map(loaded.run.folder / FEATURE_MAP)
         except HfftError as error:

@@ -6,9 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from hfft.space.service import NONE, Space
+from hfft.space.service import NONE, Space, said
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
+from hfft.space.views.answers import in_words
 from hfft.space.views.evidence import laid_over, unlike
 from hfft.space.widgets import BUTTONS, ImageFile, Name, plainly
 
@@ -74,10 +75,10 @@ class ClassifyTab:
         )
 
     def _output(self) -> None:
-        self.label = gr.Label(num_top_classes=5, label="Probabilities", elem_id="label")
+        self.label = gr.Label(num_top_classes=5, label="Answer", elem_id="label")
         self.overlay = gr.HTML(label="Where the evidence lies", elem_id="overlay")
         self.opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the map", elem_id="opacity")
-        self.about = Name([], label="Class to explain", info="By default the most probable one", elem_id="about")
+        self.about = Name([], label="To explain", info="A class or a number; by default the first", elem_id="about")
 
     def _many(self) -> None:
         files = gr.File(file_count="multiple", label="Images", elem_id="batch")
@@ -109,7 +110,7 @@ class ClassifyTab:
             None,
             None,
             [self.label, self.overlay],
-            js="() => [null, '']",
+            js="() => [{}, '']",
             api_visibility="private",
         ).then(plainly(self.changed), inputs, results, api_visibility="private")
         self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
@@ -121,10 +122,14 @@ class ClassifyTab:
     def classify(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with probabilities, the image under its map, and the classes that can be explained."""
         session = self.space.visits.of(request.session_hash)
-        image, found, values, labels = self.space.classify(session, model, path)
-        scores = NONE if found.unknown else {score.label: score.probability for score in found.top}
-        shown = unlike(found, self.space.nearest(session, model, found)) + laid_over(image, values, found.label)
-        return scores, shown, gr.update(choices=labels, value=found.label)
+        image, found, values, about = self.space.classify(session, model, path)
+        loaded = self.space.loaded(session, model)
+        task, bars = loaded.classifier.task, loaded.bars(found)
+        # The widget draws probabilities of labels that exclude each other; what has thresholds or units, the page does.
+        scores = {bar.label: bar.probability for bar in bars} if task.chooses else found.answer.headline
+        words = unlike(found, self.space.nearest(session, model, found), task.missing) + in_words(found, bars)
+        shown = words + laid_over(image, values, about)
+        return NONE if found.unknown else scores, shown, gr.update(choices=list(loaded.classifier.labels), value=about)
 
     def changed(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Classify as soon as an image or another model is there; an image taken away clears the results."""
@@ -135,8 +140,8 @@ class ClassifyTab:
         if not path or not about:
             return gr.skip()
         session = self.space.visits.of(request.session_hash)
-        image, found, values, labels = self.space.classify(session, model, path, about)
-        return laid_over(image, values, about if about in labels else found.label)
+        image, _, values, about = self.space.classify(session, model, path, about)
+        return laid_over(image, values, about)
 
     def fitting(self, model: str | None, request: gr.Request) -> Any:
         """Answer with images to try that fit a model."""
@@ -152,9 +157,6 @@ class ClassifyTab:
         """Answer with a gallery, a table, the same as CSV, and an emptied upload."""
         session = self.space.visits.of(request.session_hash)
         found, pictures, path = self.space.classify_batch(session, model, paths or [])
-        cells = [
-            (row.file, NONE if row.unknown else row.label, f"{row.probability:.1%}" if row.label else "", row.error)
-            for row in found
-        ]
-        heads = ("file", "label", "probability", "problem")
-        return pictures, views.table("Labels of the images", heads, cells, (2,)), str(path), None
+        cells = [(row.file, "" if row.error else said(row), row.error) for row in found]
+        table = views.table("Answers to the images", ("file", "answer", "problem"), cells)
+        return pictures, table, str(path), None

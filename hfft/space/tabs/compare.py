@@ -9,6 +9,7 @@ import gradio as gr
 
 from hfft.errors import DataError
 from hfft.inference.runs import FinishedRun, disagreements
+from hfft.metrics import WORDS
 from hfft.space.service import NO_MODEL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
@@ -75,11 +76,16 @@ class CompareTab:
             raise DataError("choose two runs or more")
         session = self.space.visits.of(request.session_hash)
         runs, answers = self.space.compare(session, names, path)
+        metrics = {run.record.solved.metric for run in runs}
+        if len(metrics) > 1:
+            raise DataError(f"choose runs of one task: {' and '.join(sorted(metrics))} do not compare")
+        word = WORDS[metrics.pop()]
         rows = curve_table([(run.name, run.rows) for run in runs], baselines(runs))
         hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
-        plots = (rows[rows["series"] == series] for series in ("accuracy", "validation loss"))
+        titles = {word.name: f"Validation {word.name}", "validation loss": f"Validation loss: {word.loss}"}
+        plots = [plot_update(rows[rows["series"] == series], title) for series, title in titles.items()]
         text = views.comparison(runs, answers) + views.differences(runs) + hint
-        return text, *_differing(self.space, session, runs), *map(plot_update, plots)
+        return text, *_differing(self.space, session, runs), *plots
 
 
 def _differing(space: Space, session: Session, runs: Sequence[FinishedRun]) -> tuple[Any, str]:

@@ -56,6 +56,7 @@ class FinetuneTab:
     def _limits(self) -> str:
         limits, options = self.space.limits, self.space.options
         return (
+            "What is trained here gives an image one label. "
             f"At most {limits.images:,} images in {limits.classes} classes, {limits.megabytes} MB and "
             f"{options.max_minutes:g} minutes for each training. Images and models stay on this server for your "
             f"visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes longer."
@@ -82,7 +83,7 @@ class FinetuneTab:
     def resume(self, arrived: Any) -> None:
         """Show what a visitor who loads the page again has given, and the training that goes on."""
         box, classes = self.box, self.classes
-        there = arrived.then(classes.there, None, [classes.source, classes.given, *classes.shown], **_QUICK)
+        there = arrived.then(classes.there, [], [classes.source, classes.given, *classes.shown], **_QUICK)
         there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
         there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
         there.then(self.cut, self.chosen, box.cut, **_QUICK).then(

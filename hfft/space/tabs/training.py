@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from hfft.errors import DataError, HfftError, ModelError
-from hfft.inference.runs import Answer, confusion_counts, most_confident_mistakes
+from hfft.inference.runs import Answer, FinishedRun, confusion_counts, worst_answers
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
@@ -23,6 +24,7 @@ from hfft.space.views.curves import curve_plot, figure_image, split_curves
 from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
 from hfft.space.views.evidence import address_of
 from hfft.space.widgets import BUTTONS, Tabs, plainly
+from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.epoch_answers import MOST, read_epoch_answers
 
 _PLAYER = Path(epoch_views.__file__)
@@ -31,6 +33,12 @@ _NO_ANSWERS = (
     "This run came without its predictions by epoch, so there is nothing to slide over: it is of an earlier hfft, was "
     f"not evaluated, or has more than {MOST:,} of them. Train it again to have them."
 )
+_OF_ONE_LABEL = (
+    "There is nothing to slide over: answers are kept for every epoch where an image has one label of several."
+)
+_MATRIX = "Confusion matrix: true classes in rows, predicted classes in columns"
+_AGAINST = "Predicted against true numbers"
+_PRESS = "press one to look inside it"
 _NO_MISTAKES = "There are no mistakes among {:,} answers. Another model, chosen above, may have some to look at."
 _NO_RECORD = "This model has no run record, so nothing is known of its training."
 
@@ -61,16 +69,16 @@ class TrainingTab:
                 accuracy = curve_plot("Accuracy", "series", visible=False)
             with gr.Row():
                 matrix = gr.Image(
-                    label="Confusion matrix",
+                    label="Answers against the truth",
                     show_label=False,  # the figure has a title
                     buttons=list(BUTTONS),
                     interactive=False,
                     format="png",
                     visible=False,
-                    alt_text="Confusion matrix: true classes in rows, predicted classes in columns",
+                    alt_text=_MATRIX,
                 )
                 mistakes = gr.Gallery(
-                    label="Most confident mistakes: true → predicted; press one to look inside it",
+                    label=f"{SINGLE_LABEL.mistakes}; {_PRESS}",
                     allow_preview=False,
                     buttons=list(BUTTONS),
                     columns=6,
@@ -101,17 +109,17 @@ class TrainingTab:
         if run is None:
             return views.empty(_NO_RECORD), hidden, hidden, hidden, hidden, ""
         loaded = self.space.loaded(session, model)
-        answers, labels = loaded.answers(), run.record.data.labels
-        matrix = figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None
+        answers = loaded.answers()
+        matrix, why = _figure(run, answers)
         played = (run.folder / EPOCH_ANSWERS).exists()  # it shows the same curves and counts, for every epoch
         head = views.epochs(run) if run.rows else views.empty("This model came without its trace of epochs.")
         pictures, note = _mistakes(loaded)
         return (
             head + views.saved(run, self.space.prefix_seconds(session, model)),
             *[_unless(played, plot) for plot in split_curves(run.rows)],
-            _unless(played, gr.update(value=matrix, visible=matrix is not None)),
-            gr.update(value=pictures, visible=bool(pictures)),
-            views.evaluated(run) + note,
+            _unless(played, gr.update(value=matrix, visible=matrix is not None, alt_text=_AGAINST if why else _MATRIX)),
+            gr.update(value=pictures, visible=bool(pictures), label=f"{run.record.solved.mistakes}; {_PRESS}"),
+            views.evaluated(run) + why + note,
         )
 
     def look_at(self, model: str | None, chosen: gr.SelectData, request: gr.Request) -> str:
@@ -133,7 +141,7 @@ class TrainingTab:
         if run is None:
             return no_epochs("")
         if not (run.folder / EPOCH_ANSWERS).exists():
-            return no_epochs(_NO_ANSWERS)
+            return no_epochs(_NO_ANSWERS if loaded.classifier.task.chooses else _OF_ONE_LABEL)
         try:
             answers, truth = read_epoch_answers(run.folder / EPOCH_ANSWERS)
         except HfftError as error:
@@ -141,6 +149,16 @@ class TrainingTab:
         watched = _watched(loaded, watched_rows(truth))
         best, temperature = run.record.best_epoch, loaded.classifier.temperature
         return epochs_value(answers, truth, run.record.data.labels, run.rows, watched, best, temperature)
+
+
+def _figure(run: FinishedRun, answers: list[Answer]) -> tuple[Image.Image | None, str]:
+    """Return the figure of all answers against the truth, and a line that says why it is not a confusion matrix."""
+    labels, task = run.record.data.labels, run.record.solved
+    if task.chooses:
+        return (figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None), ""
+    note = views.note(f"There is no confusion matrix: a {task.name} model does not give an image one label of several.")
+    drawn = next((run.folder / name for name in task.plots if (run.folder / name).is_file()), None)
+    return (Image.open(drawn).convert("RGB") if drawn else None), note
 
 
 def _unless(played: bool, shown: dict[str, Any]) -> dict[str, Any]:
@@ -161,20 +179,21 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
 
 
 def _mistaken(loaded: Loaded) -> list[tuple[Answer, Image.Image]]:
-    """Return the most confident mistakes, as far as their images are still there."""
+    """Return the answers that are most wrong, as far as their images are still there."""
     images = loaded.images
-    wrong = most_confident_mistakes(loaded.answers()) if images is not None else []
+    wrong = worst_answers(loaded.answers()) if images is not None else []
     found = [(answer, images.get(answer.file) if images is not None else None) for answer in wrong]
     return [(answer, image) for answer, image in found if image is not None]
 
 
+def _sure(answer: Answer) -> str:
+    return f", {answer.probability:.0%}" if math.isfinite(answer.probability) else ""
+
+
 def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
-    """Return the most confident mistakes with their images, and a note where there are none to show."""
+    """Return the answers that are most wrong with their images, and a note where there are none to show."""
     answers = loaded.answers()
-    if not most_confident_mistakes(answers):
+    if not worst_answers(answers):
         return [], views.note(_NO_MISTAKES.format(len(answers))) if answers else ""
-    pictures = [
-        (image, f"{answer.label} → {answer.prediction}, {answer.probability:.0%}")
-        for answer, image in _mistaken(loaded)
-    ]
+    pictures = [(image, f"{answer.label} → {answer.prediction}" + _sure(answer)) for answer, image in _mistaken(loaded)]
     return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from hfft.inference.classifier import Prediction
 from hfft.space.views.evidence import bars
+from hfft.tasks.contract import Score
 
 _SHOWN = 3  # labels of each answer
 
@@ -32,8 +34,29 @@ def both_answers(before: Prediction | None, after: Prediction | None, model: str
 def _answer(title: str, found: Prediction | None, nothing: str) -> str:
     if found is not None and found.error:
         nothing, found = f"No answer: {found.error}.", None
-    body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(found.shown.label)}</b></p>"
+    body = f"<p>{escape(nothing)}</p>" if found is None else f"<p><b>{escape(_headline(found))}</b></p>"
     if found is not None and found.unknown:
         body = "<p><b>None of these</b>: it is unlike all training images. Among the classes it would be:</p>"
-    rows = bars([(score.label, score.probability) for score in found.top[:_SHOWN]]) if found else ""
+    rows = bars(found.top[:_SHOWN]) if found else ""
     return f"<h3>{escape(title)}</h3>{body}{rows}"
+
+
+def _headline(found: Prediction) -> str:
+    return found.node.label if found.node is not None and found.node.label else found.answer.headline
+
+
+def in_words(found: Prediction, scores: Sequence[Score]) -> str:
+    """Show what is answered where a list of the most probable labels does not; nothing where it does.
+
+    Args:
+        found: the answer.
+        scores: what is drawn of it: labels with their thresholds, or numbers.
+    """
+    if found.values or found.labels is not None:
+        return bars(scores)
+    if found.node is None:
+        return ""
+    if not found.node.label:
+        return '<p role="status">No node of the tree is sure enough to be named.</p>'
+    node = f"<b>{escape(found.node.label)}</b> ({found.node.probability:.1%})"
+    return f'<p role="status">The deepest node of the tree that is sure enough: {node}</p>'

@@ -13,6 +13,7 @@ from hfft.explain.evidence import Channel, Evidence, PredictionTrace
 from hfft.explain.gradcam import ActivationMap, heat_image
 from hfft.inference.classifier import Prediction
 from hfft.space.views import html as views
+from hfft.tasks.contract import Score
 from hfft.trust.known import Neighbour
 
 Faces = Mapping[int, Sequence[tuple[Image.Image, str]]]
@@ -45,25 +46,25 @@ def steps(trace: PredictionTrace, faces: Faces | None = None) -> str:
         _step(f"3. What retraining changed ({trace.retrained_part})", *_changes(trace)),
         _step(
             "4. What speaks for and against",
-            f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the class: "
-            f"what it adds to the class's score (blue) or takes from it (orange).{shown}"
+            f"The head reads {trace.features} pooled features. Each bar is a feature times its weight for the answer: "
+            f"what it adds to its score (blue) or takes from it (orange).{shown}"
             if trace.features
             else "This model's head does not read a single vector of features, so there is nothing to weigh.",
             '<div class="hf-two">' + "".join(_evidence(each, faces) for each in trace.evidence) + "</div>",
         ),
         _step(
             "5. The answer",
-            f"Softmax turns the scores into probabilities. {doubt(trace.unknown_score)}",
-            bars([(s.label, s.probability) for s in trace.scores]),
+            f"{trace.made} {doubt(trace.unknown_score, trace.untold)}",
+            bars(trace.scores),
         ),
     ]
     return "".join(parts)
 
 
-def doubt(score: float | None) -> str:
-    """Say whether an image is like those that the model learned from."""
+def doubt(score: float | None, why: str = "") -> str:
+    """Say whether an image is like those that the model learned from; where that is not known, why."""
     if score is None:
-        return UNTOLD
+        return UNTOLD.format(why or "the model came without them")
     if score <= 1:
         return "The image is like those that the model learned from."
     return (
@@ -72,16 +73,20 @@ def doubt(score: float | None) -> str:
     )
 
 
-UNTOLD = "Whether it is like the images that the model learned from is not known: the model came without them."
+UNTOLD = "Whether it is like the images that the model learned from is not known: {}."
 
 
-def bars(pairs: Sequence[tuple[str, float]]) -> str:
-    """Return labels with their probabilities as bars."""
+def bars(scores: Sequence[Score]) -> str:
+    """Return labels with their probabilities as bars, each with its threshold if there is one; or numbers."""
     rows = "".join(
-        f'<tr><td>{escape(label)}{views.bar(value, "")}</td><td class="n">{value:.1%}</td></tr>'
-        for label, value in pairs
+        f"<tr><td>{escape(each.label)}{'' if each.share is None else views.bar(each.share, '', each.mark)}</td>"
+        f'<td class="n">{escape(each.said)}</td></tr>'
+        for each in scores
     )
-    return f'<table class="hf-table hf-rows"><caption>Probability of each class</caption><tbody>{rows}</tbody></table>'
+    caption = "Probability of each class" if any(each.share is not None for each in scores) else "Numbers"
+    if any(each.mark is not None for each in scores):
+        caption += "; it is given from the mark on"
+    return f'<table class="hf-table hf-rows"><caption>{caption}</caption><tbody>{rows}</tbody></table>'
 
 
 def _step(title: str, text: str, body: str) -> str:
@@ -148,7 +153,7 @@ def _evidence(evidence: Evidence, faces: Faces) -> str:
         f'<td class="n">{value:+.3f}</td></tr>'
         for number, value in pairs
     )
-    title = f"{escape(evidence.label)} <small>{evidence.probability:.1%}</small>"
+    title = f"{escape(evidence.label)} <small>{escape(evidence.said)}</small>"
     caption = f"What speaks for and against {escape(evidence.label)}"
     return (
         f'<div><b>{title}</b><table class="hf-table hf-rows"><caption>{caption}</caption>'
@@ -183,15 +188,16 @@ def laid_over(image: Image.Image, found: ActivationMap | None, label: str) -> st
 _NEAR = 104  # pixels of the longer side of a training image beside an unknown one
 
 
-def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | None]]) -> str:
+def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | None]], why: str = "") -> str:
     """Say in plain words that an image is none of the classes, with the training images nearest to it.
 
     Args:
         found: what the model says; nothing is said of an image that is known.
         nearest: the training images, with their pictures where those are still there.
+        why: it is not known whether it is; empty where the model came without its training images.
     """
     if found.unknown_score is None:
-        return views.note(UNTOLD)
+        return views.note(doubt(None, why))
     if not found.unknown:
         return ""
     figures = []

@@ -9,7 +9,7 @@ from html import escape
 from hfft.errors import HfftError
 from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
-from hfft.metrics import PairedDifference, wilson_interval
+from hfft.metrics import WORDS, PairedDifference
 from hfft.planning.anatomy_file import anatomy_from_dict
 from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name
 from hfft.report.record import CROSSED, RunRecord
@@ -44,6 +44,7 @@ CSS = f"""
 .hf-bar {{display:block; position:relative; height:8px; border-radius:4px; overflow:hidden; margin-top:4px;
   min-width:120px; background:var(--border-color-primary)}}
 .hf-bar i {{position:absolute; top:0; height:100%; background:{FROZEN}; min-width:1px}}
+.hf-bar b {{position:absolute; top:0; width:3px; height:100%; margin-left:-1px; background:var(--body-text-color)}}
 .hf-bar.loss i {{background:{TRAINED}}}
 .hf-bar.zero::after {{content:""; position:absolute; left:50%; top:0; width:1px; height:100%;
   background:var(--body-text-color)}}
@@ -83,19 +84,13 @@ footer .divider {{display:none}}
 """
 
 
-def right_of(accuracy: float, images: int) -> str:
-    """Return an accuracy as a count, with the 95 % interval that so many images leave."""
-    if not math.isfinite(accuracy) or not images:
-        return "no accuracy"
-    correct = round(accuracy * images)
-    low, high = wilson_interval(correct, images)
-    return f"{correct:,} of {images:,} right (95 % interval {low:.0%} to {high:.0%})"
-
-
 def right(run: FinishedRun, split: str) -> str:
-    """Return how many images of a split a run had right."""
-    found = run.record.metrics.get(split)
-    text = right_of(found.values.get("accuracy", math.nan), found.images) if found else "no accuracy"
+    """Return how many images of a split a run had right, or the other metric that decides."""
+    found, task = run.record.metrics.get(split), run.record.solved
+    score, interval = (
+        (found.values.get(task.metric, math.nan), found.intervals.get(task.metric)) if found else (0, None)
+    )
+    text = task.reached(score, found.images if found else 0, interval)
     return f"{text}, optimistic as the best epoch was chosen on them" if run.record.optimistic(split) else text
 
 
@@ -125,11 +120,11 @@ def evaluated(run: FinishedRun) -> str:
     text = f"On the {record.per_class_split} images, with {which}: {right(run, record.per_class_split)}."
     if (first := leading_split(run)) != record.per_class_split:
         text += f" By {first}: {right(run, first)}."
-    found = record.metrics.get(record.per_class_split)
+    found, task = record.metrics.get(record.per_class_split), record.solved
     others = [
-        f"{name.replace('_', ' ')} {right_of(values['accuracy'], found.images)}"
+        f"{name.replace('_', ' ')} {task.reached(values[task.metric], found.images)}"
         for name, values in record.baselines.items()
-        if found and "accuracy" in values
+        if found and task.metric in values
     ]
     return note(text + (f" For comparison: {'; '.join(others)}." if others else "")) + _by_class(record)
 
@@ -176,7 +171,7 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
         f"base {plain_base_name(record)}",
         f"policy {record.policy}",
         f"{run.trained_share:.1%} of parameters trained",
-        f"{len(record.data.labels)} classes" + ("" if own else f" of {record.data.name}"),
+        f"{len(record.data.labels)} {record.solved.noun}" + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
@@ -247,29 +242,31 @@ def epochs(run: FinishedRun) -> str:
     """Return the epochs as a table with bars, phase by phase, with what each shows in words."""
     rows = run.rows
     most = max((row.eval_loss for row in rows if math.isfinite(row.eval_loss)), default=1.0) or 1.0
-    images = run.record.data.counts.get("validation", 0)
-    lines, number = [], 0
+    images, task = run.record.data.counts.get("validation", 0), run.record.solved
+    lines, number, score = [], 0, f"validation {WORDS[task.metric].name}"
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1].phase != row.phase:
             number += 1
             title = escape(_phase(run, number, row.phase))
             lines.append(f'<tr class="hf-phase"><th scope="rowgroup" colspan="6">{title}</th></tr>')
         kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
-        count = f"<br><small>{round(row.score * images)} of {images}</small>" if math.isfinite(row.score) else ""
+        counted = math.isfinite(row.score) and task.chooses
+        count = f"<br><small>{round(row.score * images)} of {images}</small>" if counted else ""
         lines.append(
             f"<tr{' class=hf-best' if kept else ''}>"
             + _labelled("epoch", f"{row.epoch:g}{' (kept)' if kept else ''}")
             + _labelled("training loss", _figure(row.train_loss))
             + _labelled("validation loss", _figure(row.eval_loss) + bar(row.eval_loss / most, "loss"))
-            + _labelled("validation accuracy", _figure(row.score) + count + bar(row.score, ""))
+            + _labelled(score, _figure(row.score) + count + bar(row.score, ""))
             + _labelled("seconds", _figure(row.seconds, 1))
             + f'<td class="w">{escape(row.observation)}</td></tr>'
         )
-    heads = ("epoch", "training loss", "validation loss", "validation accuracy", "seconds")
+    heads = ("epoch", "training loss", "validation loss", score, "seconds")
     head = "".join(f'<th scope="col" class="n">{text}</th>' for text in heads) + '<th scope="col">what it shows</th>'
     caption = "Epochs, each evaluated on the validation images"
     if run.record.best_epoch is not None:
-        caption += "; the weights of the epoch with the best of these are kept, so its accuracy is optimistic"
+        word = WORDS[task.metric].name
+        caption += f"; the weights of the epoch with the best of these are kept, so its {word} is optimistic"
     return _scrolling(caption, head, "".join(lines))
 
 
@@ -371,7 +368,7 @@ def _station(training: Training | None, place: int, here: int) -> str:
 
 def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     """Return runs side by side, with a word where their figures were not counted on the same images."""
-    heads = ("run", "base", "policy", "images", "right", "trained", "seconds of the run", "cache", "answer")
+    heads = ("run", "base", "policy", "images", "result", "trained", "seconds of the run", "cache", "answer")
     shared = _shared_split(runs)
     splits = [shared or leading_split(run) for run in runs]
     rows: list[tuple[str, ...]] = [
@@ -390,7 +387,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     ]
     if shared:
         rows += _baseline_rows(runs, shared, len(heads))
-    warning = "" if shared else note("These runs were evaluated on different images: their accuracies do not compare.")
+    warning = "" if shared else note("These runs were evaluated on different images: their metrics do not compare.")
     return table("Runs side by side", heads, rows, numbers=(5, 6)) + warning
 
 
@@ -403,13 +400,18 @@ def _baseline_rows(runs: Sequence[FinishedRun], split: str, cells: int) -> list[
         for name, values in run.record.baselines.items():
             base = plain_base_name(run.record) if name == "linear_probe" else ""
             images = f"{split} of {run.record.data.name}"
-            count = right_of(values.get("accuracy", math.nan), run.record.metrics[split].images)
+            task = run.record.solved
+            count = task.reached(values.get(task.metric, math.nan), run.record.metrics[split].images)
             found[name, base] = (BASELINE_NAMES.get(name, name), base, "", images, count)
     return [(*row, *[""] * (cells - len(row))) for row in found.values()]
 
 
 def differences(runs: Sequence[FinishedRun]) -> str:
     """Return by how much the first run is more accurate than each other one, where both answered the same images."""
+    task = runs[0].record.solved
+    if not task.chooses:
+        word = WORDS[task.metric].name
+        return note(f"Differences are not tested pair by pair: {word} is of all images together, not right or wrong.")
     rows = []
     for other in runs[1:]:
         found = paired(runs[0], other)
@@ -445,10 +447,14 @@ def _figure(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
-def bar(share: float, kind: str) -> str:
-    """Return a bar for a share of 0 to 1 of its track; of the kind ``loss`` in the colour of losses."""
+def bar(share: float, kind: str, mark: float | None = None) -> str:
+    """Return a bar for a share of 0 to 1 of its track; of the kind ``loss`` in the colour of losses.
+
+    A mark stands at another share.
+    """
     width = min(max(share, 0.0), 1.0) * 100 if math.isfinite(share) else 0.0
-    return f'<span class="hf-bar {kind}"><i style="left:0;width:{width:.1f}%"></i></span>'
+    line = "" if mark is None else f'<b style="left:{mark:.1%}" title="Given from {mark:.1%} on"></b>'
+    return f'<span class="hf-bar {kind}"><i style="left:0;width:{width:.1f}%"></i>{line}</span>'
 
 
 def signed_bar(share: float) -> str:

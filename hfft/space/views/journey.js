@@ -42,7 +42,7 @@ function draw() {
 
 function begin() {
   again = false;
-  untouched = Object.fromEntries(data().answers.map((each) => [each.label, each.share]));
+  untouched = Object.fromEntries(data().answers.map((each) => [each.label, each]));
   reset();
   const seen = data().stops.map((each) => each.maps.length > 0);
   at = Math.max(0, seen.lastIndexOf(true)); // where the evidence lies
@@ -66,9 +66,21 @@ function bars() {
     const row = make("div", "share");
     const track = make("span", "track");
     const bar = make("i");
+    if (each.share === null) {
+      const was = untouched[each.label]?.said ?? each.said;
+      const said = was === each.said ? each.said : `${each.said}, ${was} untouched`;
+      row.append(make("span", "", each.label), make("span"), make("span", "n", said)); // a number has no bar
+      return row;
+    }
     bar.style.width = 100 * each.share + "%";
     track.append(bar);
-    const before = untouched[each.label];
+    if (each.least !== null) {
+      const least = make("b", "least");
+      least.style.left = 100 * each.least + "%";
+      least.title = "Given from here on: " + percent(each.least);
+      track.append(least);
+    }
+    const before = untouched[each.label]?.share;
     if (before !== undefined) {
       const mark = make("b");
       mark.style.left = 100 * before + "%";

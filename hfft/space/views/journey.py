@@ -37,11 +37,16 @@ def journey_value(
             _answer(found),
         ],
         "answers": [_score(score) for score in found.scores],
-        "doubt": doubt(found.unknown_score),
+        "doubt": _given(found) + doubt(found.unknown_score, found.untold),
         "note": note,
         "fresh": fresh,
         "why": "",
     }
+
+
+def _given(found: Journey) -> str:
+    marked = any(score.mark is not None for score in found.scores)
+    return "A label is given from its orange mark on. " if marked else ""
 
 
 def no_journey(why: str) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def _stop(stop: Stop) -> dict[str, Any]:
 
 
 def _answer(found: Journey) -> dict[str, Any]:
-    text = "Where the evidence for the most probable class lies." if found.evidence else "The probabilities."
+    text = f"Where the {found.evidence.name} lies." if found.evidence else "What the model answers."
     shape = found.stops[-1].shape_out if found.stops else ()
     place = _place("answer", "plain", shape, (), text)
     return {**place, "maps": _layers([found.evidence] if found.evidence else [])}
@@ -119,4 +124,5 @@ def _layers(layers: Sequence[Layer]) -> list[dict[str, str]]:
 
 
 def _score(score: Score) -> dict[str, Any]:
-    return {"label": score.label, "share": round(score.probability, 4)}
+    share = None if score.share is None else round(score.share, 4)
+    return {"label": score.label, "share": share, "said": score.said, "least": score.mark}

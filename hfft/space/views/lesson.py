@@ -13,9 +13,9 @@ from hfft.explain.gradcam import heat_image
 from hfft.explain.journey import Journey, Stop
 from hfft.inference.runs import FinishedRun
 from hfft.report.card_metadata import plain_base_name
-from hfft.report.trace import EpochRow
 from hfft.space.views.evidence import address_of, bars
-from hfft.space.views.html import leading_split, right, right_of
+from hfft.space.views.html import leading_split, right
+from hfft.tasks.contract import Score
 
 REGISTERS = ("At a glance", "For a practitioner", "With the mathematics")
 
@@ -58,7 +58,7 @@ def lesson(register: str, told: Told) -> str:
     if told.run is not None:
         parts.append(_section("The training", _training(level, told.run, told)))
     if told.journey is not None:
-        answers = bars([(score.label, score.probability) for score in told.journey.scores])
+        answers = bars(told.journey.scores)
         parts.append(_section("A prediction", _prediction(level, told), f'<div class="narrow">{answers}</div>'))
     return f'<div class="hf-lesson">{"".join(parts)}</div>'
 
@@ -126,9 +126,9 @@ def _training(level: int, run: FinishedRun, told: Told) -> str:
     epochs = sum(phase.epochs for phase in run.record.plan)
     text = f"{train:,} images were looked at for {epochs:g} epochs, and {validation:,} others told how it went. "
     if told.untrained is not None:
-        text += f"Before any training {right_of(told.untrained, validation)}. "
+        text += f"Before any training {run.record.solved.reached(told.untrained, validation)}. "
     if run.rows:
-        text += _best(run.rows, run.record.best_epoch, validation)
+        text += _best(run, validation)
     if level == 0:
         return text
     seconds = run.record.seconds
@@ -152,28 +152,28 @@ def _spared(share: float, epochs: float) -> float:
     return share * (1 - 1 / max(epochs, 1))
 
 
-def _best(rows: Sequence[EpochRow], best: float | None, images: int) -> str:
+def _best(run: FinishedRun, images: int) -> str:
+    rows, best = run.rows, run.record.best_epoch
     row = next((row for row in rows if best is not None and math.isclose(row.epoch, best)), rows[-1])
     which = "best" if best is not None else "last"
     note = "; the best epoch was chosen on them, so this is optimistic" if best is not None else ""
-    found = right_of(row.score, images) if row.metric == "accuracy" else f"{row.metric} {row.score:.3f}"
+    found = run.record.solved.reached(row.score, images)
     return f"After epoch {row.epoch:g}, the {which}, {found}{note}."
 
 
 def _prediction(level: int, told: Told) -> str:
     assert told.journey is not None
     best = told.journey.scores[0]
-    text = f"Of {told.image} the model says {best.label}, with a probability of {best.probability:.1%}."
+    said = best.said if best.share is None else f"with a probability of {best.said}"
+    text = f"Of {told.image} the model says {best.label}, {said}."
     if level == 0:
         return text
-    text += (
-        " Its pooled features are weighed by the head, one sum for each class, and softmax makes shares of the sums."
-    )
+    text += f" Its pooled features are weighed by the head, one sum for each output. {told.journey.made}"
     if told.temperature != 1:
         text += (
             f" The sums are divided by a temperature of {told.temperature:.3g} first, fitted on the validation images."
         )
-    if level == 2:
+    if level == 2 and told.run is not None and told.run.record.solved.chooses:
         text += " p_c = exp(s_c / T) / sum over k of exp(s_k / T), with s = W z + b, z the pooled features, and T the "
         text += f"temperature ({told.temperature:.3g} here)."
     return text
@@ -192,10 +192,14 @@ def _stages(journey: Journey, seen: Image.Image, image: str) -> tuple[int, str]:
     cards = [
         _card("Picture", "plain", f'<img src="{address_of(picture, "JPEG")}" alt="{escape(alt)}">', (), shape),
         *(_stage(name, kind, stops) for name, kind, stops in groups if stops),
-        _card("Answer", "plain", f"<b>{escape(journey.scores[0].label)}</b>", (), ()),
+        _card("Answer", "plain", f"<b>{escape(_first(journey.scores[0]))}</b>", (), ()),
     ]
     note = f'<p class="hf-note">Of {escape(image)}.</p>'
     return len(cards), f'<ol class="hf-flow" aria-label="Stages">{"".join(cards)}</ol>{note}'
+
+
+def _first(score: Score) -> str:
+    return score.label if score.share is not None else f"{score.label} {score.said}"
 
 
 def _stage(name: str, kind: str, stops: Sequence[Stop]) -> str:

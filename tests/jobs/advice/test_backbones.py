@@ -11,11 +11,12 @@ from finished import make_images, make_model
 
 from hfft.cli import main
 from hfft.jobs.advice.backbones import Backbone, recommend_backbone
+from hfft.tasks.scored import Right
 
 
 def backbone(model: str, right: int, parameters: int) -> Backbone:
     """A backbone whose probe is right for the first so many of 100 images."""
-    return Backbone(model, np.arange(100) < right, 1.0, 1.0, parameters)
+    return Backbone(model, Right(np.arange(100) < right), 1.0, 1.0, parameters)
 
 
 def test_the_smallest_within_a_standard_error_of_the_best_is_recommended() -> None:

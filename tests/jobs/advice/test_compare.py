@@ -16,11 +16,12 @@ from hfft.cli import main
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.compare import PROBE, Candidate, recommend
 from hfft.metrics import wilson_interval
+from hfft.tasks.scored import Right
 
 
 def candidate(policy: str, right: int, share: float, images: int = 100) -> Candidate:
     """A candidate whose predictions are right for the first so many images."""
-    return Candidate(policy, np.arange(images) < right, 1.0, 1.0, share)
+    return Candidate(policy, Right(np.arange(images) < right), 1.0, 1.0, share)
 
 
 def test_the_cheapest_within_a_standard_error_of_the_best_is_recommended() -> None:
@@ -129,7 +130,7 @@ def test_a_class_alone_cannot_be_compared(tmp_path: Path, capsys: pytest.Capture
     model = make_model(tmp_path / "base")
     flags = ("--model_name_or_path", str(model), "--validation_dir", str(images), "--group_pattern", "^[^/]+")
     assert main(["advise", "--train_dir", str(images), *flags, "--policies", "head"]) == 1
-    assert "a single class is left" in capsys.readouterr().err
+    assert "all images have the same label" in capsys.readouterr().err
 
 
 def test_a_policy_that_does_not_fit_is_refused(tmp_path: Path) -> None:

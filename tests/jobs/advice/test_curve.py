@@ -39,10 +39,10 @@ def test_a_law_without_noise_is_found() -> None:
     assert curve is not None
     now, then = curve.at(curve.images)[0], curve.at(10 * curve.images)[0]
     assert now <= then <= 1
-    assert curve.accuracies[0] < curve.accuracies[-1]
-    law = LearningCurve(curve.sizes, curve.accuracies, 100, np.array([[0.1, 2.0, 0.5]]))
+    assert curve.scores[0] < curve.scores[-1]
+    law = LearningCurve(curve.sizes, curve.scores, 100, np.array([[0.1, 2.0, 0.5]]))
     assert law.at(100) == pytest.approx((0.7, 0.7, 0.7))
-    assert law.more(300).startswith("300 more photos: 0.700 -> 0.800 (0.800 to 0.800)")
+    assert law.more(300).startswith("300 more photos: accuracy 0.700 -> 0.800 (0.800 to 0.800)")
 
 
 def test_too_few_images_have_no_curve() -> None:

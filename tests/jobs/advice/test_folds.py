@@ -13,9 +13,10 @@ from finished import make_images, make_model
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.data.images import ImageSet
 from hfft.jobs.advice import folds as module
-from hfft.jobs.advice.compare import compare
+from hfft.jobs.advice.compare import Candidate, compare
 from hfft.jobs.advice.folds import Folds, cross_validate_probe
 from hfft.jobs.finetune import set_up
+from hfft.tasks.scored import Right
 from hfft.training.setup import Settings, Setup
 
 
@@ -70,6 +71,13 @@ def test_a_probe_is_not_asked_about_what_it_saw() -> None:
     assert (cross_validate_probe(known, folds, 0) == labels).mean() > 0.9
 
 
+def correct(candidate: Candidate) -> list[bool]:
+    """Return whether each image was labelled rightly."""
+    assert isinstance(candidate.scored, Right)
+    found: list[bool] = candidate.scored.correct.tolist()
+    return found
+
+
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
 def test_cached_rows_give_the_same_bits_as_images(tmp_path: Path, kind: str) -> None:
     found = []
@@ -77,7 +85,7 @@ def test_cached_rows_give_the_same_bits_as_images(tmp_path: Path, kind: str) -> 
         setup = make_setup(tmp_path / cache, kind, cache)
         before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
         advice = compare(setup, ("last_block", "lp_ft"), 2, lambda line: None, curve=False)
-        found.append([candidate.correct.tolist() for candidate in advice.candidates])
+        found.append([correct(candidate) for candidate in advice.candidates])
         assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.state_dict().items())
     assert found[0] == found[1]
 
@@ -105,5 +113,5 @@ def test_held_out_images_are_not_augmented(tmp_path: Path) -> None:
         setup = make_setup(tmp_path / augment, augment=augment)
         setup.settings.training.learning_rate = 1e-30
         advice = compare(setup, ("head",), 2, lambda line: None, curve=False)
-        found.append(advice.candidates[1].correct.tolist())
+        found.append(correct(advice.candidates[1]))
     assert found[0] == found[1]

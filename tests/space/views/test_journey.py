@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfft.explain.journey import Change, Journey, Layer, Stop
 from hfft.space.views.journey import change_of, journey_value, no_journey
-from hfft.tasks.contract import Score
+from hfft.tasks.contract import Marked, Measured, Score
 
 LAYER = Layer("channel 3", np.eye(4, dtype=np.float32))
 STOPS = (
@@ -30,8 +30,18 @@ def test_the_way_leads_from_the_picture_to_the_answer() -> None:
     assert [stop["in"] for stop in value["stops"][1:]] == ["3 x 8 x 8", "4 x 4 x 4", "6 x 4 x 4", "2"]
     assert "50% trained" in value["stops"][2]["text"]
     assert len(value["stops"][2]["base"]) == 1
-    assert value["answers"][0] == {"label": "cat", "share": 0.8}
+    assert value["answers"][0] == {"label": "cat", "share": 0.8, "said": "80.0%", "least": None}
     assert "2.0 times as far" in value["doubt"]
+
+
+def test_thresholds_and_numbers_are_drawn_as_what_they_are() -> None:
+    scores = (Marked("cat", 0.8, 0.25), Measured("age", math.nan, 31.4159))
+    value = journey_value(Journey(FOUND.seen, STOPS, LAYER, scores, None, "an image may have several"))
+    assert value["answers"] == [
+        {"label": "cat", "share": 0.8, "said": "80.0%", "least": 0.25},
+        {"label": "age", "share": None, "said": "31.42", "least": None},
+    ]
+    assert value["doubt"].endswith("is not known: an image may have several.")
 
 
 def test_what_is_no_picture_is_said() -> None:

@@ -12,6 +12,7 @@ from hfft.space.curation.labelling import LabelNext
 from hfft.space.service import Space
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import SOURCES
 from hfft.space.uploads import class_name
 from hfft.space.views import curation as views
 from hfft.space.views.html import note
@@ -83,7 +84,7 @@ class LabelNextTab:
         self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
         joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
         there = [classes.source, classes.given, *classes.shown]
-        joined.success(classes.there, classes.source, there, **_QUICK).then(
+        joined.success(classes.there, [], there, **_QUICK).then(
             classes.drawn, classes.source, classes.cards, **_QUICK
         ).then(self.training.cut, self.training.chosen, box.cut, **_QUICK)
 
@@ -120,6 +121,8 @@ class LabelNextTab:
         """Put the labelled photos among the classes."""
         session = self.space.visits.of(request.session_hash)
         text = self.next.join(session)
+        if session.source not in SOURCES[:2]:  # the page shows what the photos have joined
+            session.source = SOURCES[0]
         shown = self._shown(session, model)
         return (
             shown[0],
