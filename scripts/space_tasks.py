@@ -67,7 +67,7 @@ def train_three_classes(page: Page, place: Path) -> str:
 def find_what_went_wrong(page: Page, place: Path) -> str:
     """Press the most confident mistake of the model that is served, and read what spoke for the wrong class."""
     # Of the visitor's own model, which the page opens on, the few validation images may all be right, as the page says.
-    page.wait_for_function(f"{MODEL}.startsWith('your model')")
+    page.locator("#status [data-state=done]").wait_for()  # the last that comes when a visitor comes again
     choose_model(page, None)
     page.wait_for_function(f"!{MODEL}.startsWith('your model')")
     open_tab(page, "Training")
