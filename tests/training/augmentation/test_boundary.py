@@ -51,6 +51,10 @@ def test_pixels_are_mixed_where_the_model_cannot_be_cut(job: Job) -> None:
         (("--policy", "full", "--frofa", "brightness"), "--frofa changes what the frozen part gives"),
         (("--flip_maps", "true"), "differ from those of 8 flipped training images by"),
         (("--flip_maps", "true", "--augment", "flip"), "give one of both"),
+        (
+            ("--cache", "off", "--mixup", 0.2, "--torch_compile_backend", "eager", "--torch_compile", "true"),
+            "--torch_compile compiles whole forwards where activations are not cached (switched off)",
+        ),
         (("--frofa", "sharpness"), "--frofa takes none"),
         (("--cutmix", -1), "--cutmix must not be below 0"),
     ],
