@@ -1,4 +1,4 @@
-"""Write ``docs/benchmarks.md`` and the tables of ``docs/export.md`` and ``docs/agents.md`` from ``docs/measured``.
+"""Write ``docs/benchmarks.md`` and the tables of other pages of ``docs`` from ``docs/measured``.
 
 ``--check`` compares.
 """
@@ -16,10 +16,11 @@ from bench_policies import table as policies_table
 from bench_recipe import table as recipe_table
 from bench_storage import table as storage_table
 from bench_tasks import table as several_table
+from bench_trust import table as trust_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-EXPORT, AGENTS = ROOT / "docs" / "export.md", ROOT / "docs" / "agents.md"
+EXPORT, AGENTS, TRUST = (ROOT / "docs" / f"{name}.md" for name in ("export", "agents", "trust"))
 _TABLE = re.compile(r"(<!-- measured: [^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -194,7 +195,11 @@ def filled(file: Path, table: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the text of each page that holds what was measured."""
-    tables = {EXPORT: export_table(measured("export")), AGENTS: tasks_table(measured("agents"))}
+    tables = {
+        EXPORT: export_table(measured("export")),
+        AGENTS: tasks_table(measured("agents")),
+        TRUST: trust_table(measured("trust")),
+    }
     return {PAGE: page(), **{file: filled(file, table) for file, table in tables.items()}}
 
 

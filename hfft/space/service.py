@@ -267,10 +267,8 @@ def _write_examples(images: Sequence[tuple[str, Image.Image]], folder: Path) -> 
     folder.mkdir(parents=True)
     for place, (label, image) in enumerate(images):
         image.thumbnail((_SIDE, _SIDE))
-        name = (
-            "".join(char for char in label.replace("/", " ") if char.isalnum() or char in " _")[:40].strip() or "image"
-        )
-        image.save(folder / f"{place}-{name}.png")
+        name = "".join(char for char in label.replace("/", " ") if char.isalnum() or char in _NAMED)[:_LONGEST].strip()
+        image.save(folder / f"{place}-{name or 'image'}.png")
 
 
 def _stranger() -> list[tuple[str, Image.Image]]:
@@ -280,6 +278,8 @@ def _stranger() -> list[tuple[str, Image.Image]]:
     return [("chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
 
 
+_NAMED = " _,.+-"  # beside letters and digits, what a label's file is called by: numbers have points and signs
+_LONGEST = 60  # characters of it
 _SIDE = 1024  # pixels of an example's longer side
 _THUMBNAIL = 400  # pixels of a picture's longer side in the gallery
 

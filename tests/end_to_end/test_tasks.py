@@ -392,7 +392,10 @@ def test_the_space_says_what_the_model_says(page: Any, finished: Path, world: Wo
         (line,) = csv.DictReader(file)
     expected = json.dumps(list(row.labels)) if row.labels is not None else f"{row.values['warmth']:.6g}"
     assert line[{"multi_label": "labels", "regression": "warmth"}[task]] == expected
-    assert len(page.space.examples(page.space.visits.of("1"), name)) > 1
+    session = page.space.visits.of("1")
+    examples = [label for _, label in page.space.examples(session, name)]
+    assert len(examples) > 1
+    assert set(examples) <= {each.label for each in page.space.loaded(session, name).answers()}
     table, losses, scores, figure, gallery, note = training.training(name, page.request)
     assert f"validation {NAMES[task]}" in table
     assert set(scores["value"]["series"]) == {NAMES[task]}

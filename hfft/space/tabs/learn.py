@@ -98,7 +98,7 @@ class LearnTab:
             return Told(
                 run,
                 journey=loaded.journey(image) if image is not None else None,
-                image=f"a {example[1]} of the evaluated images" if example else "",
+                image=_which(loaded, example[1]) if example else "",
                 spared=_spared(loaded),
                 untrained=_untrained(loaded),
                 temperature=loaded.classifier.temperature,
@@ -157,6 +157,11 @@ def _score(marks: Marks, questions: int) -> str:
         return ""
     text = f"{sum(marks.values())} right at the first try, of {len(marks)} answered; there are {questions} questions."
     return f'<p role="status"><b>{text}</b></p>'
+
+
+def _which(loaded: Loaded, label: str) -> str:
+    """Say which image is followed: one of a class, or one with labels or numbers."""
+    return f"a {label} of the evaluated images" if loaded.classifier.task.chooses else f"an evaluated image ({label})"
 
 
 def _spared(loaded: Loaded) -> float | None:

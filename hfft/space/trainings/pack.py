@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+from hfft.files import whole_file
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.download import DELTA
 from hfft.report.record import RunRecord, read_record
@@ -30,14 +30,13 @@ def pack(run: Path) -> Path:
         return path
     paths = LocalPaths(asdict(record))
     trained_in = json.dumps(str(record.arguments.get("output_dir") or run))
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Two events of the page may ask at once.
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(file for file in run.rglob("*") if file.is_file()):
             place = f"{NAME}/{file.relative_to(run).as_posix()}"
             archive.writestr(place, _published(file, paths, trained_in)) if _may_name_paths(file) else archive.write(
                 file, place
             )
-    os.replace(partial, path)
     return path
 
 

@@ -164,8 +164,8 @@ def _best(run: FinishedRun, images: int) -> str:
 def _prediction(level: int, told: Told) -> str:
     assert told.journey is not None
     best = told.journey.scores[0]
-    said = best.said if best.share is None else f"with a probability of {best.said}"
-    text = f"Of {told.image} the model says {best.label}, {said}."
+    said = f" {best.said}" if best.share is None else f", with a probability of {best.said}"
+    text = f"Of {told.image} the model says {best.label}{said}."
     if level == 0:
         return text
     text += f" Its pooled features are weighed by the head, one sum for each output. {told.journey.made}"
