@@ -11,6 +11,14 @@ import torch
 from runs import Folder, Job, equal, losses, record, run, weights
 from transformers import AutoImageProcessor, ResNetForImageClassification
 
+from hfft.arguments.augmentation import parse_frofa
+from hfft.plugin.contract import TokenLayout
+from hfft.split.halves import Suffix
+from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.training.augmentation.boundary import BoundaryAugmentation, Wanted
+from hfft.training.augmentation.mixing import Mixing
+from hfft.training.augmentation.rows import AugmentedRows
+
 MIXED = ("--mixup", 0.4, "--cutmix", 1.0, "--frofa", "brightness,contrast,posterise")
 
 
@@ -100,3 +108,24 @@ def test_flipped_maps_are_those_of_flipped_images_where_kernels_are_symmetric(
     assert equal(weights(flipped), weights(uncached))
     plain = job("resnet", "plain", "--image_size", 33)
     assert losses(plain) != losses(flipped)
+
+
+class Tokens:
+    """Six images of a class token and a grid of two by two, in whole batches."""
+
+    def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        values = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
+        return {"leaf": values[rows], "labels": torch.tensor(rows) % 3}
+
+
+@pytest.mark.parametrize("mixing", [Mixing(0.4), Mixing(cutmix=1.0), Mixing(0.4, 1.0)])
+def test_the_parts_of_a_step_are_what_the_whole_of_it_is(mixing: Mixing) -> None:
+    """Each process has a part of a step's images, and so has each batch whose gradients are accumulated."""
+    rows = AugmentedRows(Tokens(), [f"{number:064x}" for number in range(6)], 3, mixes=True)
+    wanted = Wanted(parse_frofa("brightness,posterise"), mixing, flips=True)
+    augment = BoundaryAugmentation(wanted, SINGLE_LABEL, 3, TokenLayout((2, 2), 1), seed=3, before=5)
+    for step in range(8):
+        _, whole = augment(Suffix(), rows.__getitems__(list(range(6))), step)
+        parts = [augment(Suffix(), rows.__getitems__(part), step)[1] for part in ([0, 1, 2], [3, 4, 5])]
+        for name in ("leaf", "labels"):
+            assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
