@@ -198,7 +198,7 @@ class MultiLabel(Task):
     def probed(self, estimator: Any, features: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each label."""
         found = np.asarray(estimator.predict_proba(features))
-        return found if estimator[-1].multilabel_ else found[:, 1:]  # a single label is told as no and yes
+        return found if estimator.multilabel_ else found[:, 1:]  # a single label is told as no and yes
 
     def answers(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each label."""

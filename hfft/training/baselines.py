@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -243,15 +242,15 @@ def held_out_rows(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, task: Task = SINGLE_LABEL) -> Probe:
     """Fit a linear probe of one inverse strength of regularisation, on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good as is needed
         warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # a constant answers it
         if task.chooses:
             return _linear(features, labels, task.probe(strength))
-        return partial(task.probed, make_pipeline(StandardScaler(), task.probe(strength)).fit(features, labels))
+        mean, deviation = standardised(features)
+        fitted = task.probe(strength).fit((features - mean) / deviation, labels)
+    return lambda given: task.probed(fitted, (given - mean) / deviation)
 
 
 def standardised(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

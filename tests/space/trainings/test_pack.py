@@ -15,7 +15,8 @@ from hfft.space.trainings import pack as packing
 def test_two_who_ask_at_once_get_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick: dict[str, Any] = {"baselines": "none", "figures": False}
     run = run_finetune(make_model(tmp_path / "base"), make_images(tmp_path / "images"), tmp_path / "run", **quick)
-    published, found = packing._published, []
+    published = packing._published
+    found: list[Any] = []
 
     def meanwhile(*given: Any) -> bytes:
         if not found:
