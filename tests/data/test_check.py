@@ -149,6 +149,7 @@ def test_many_images_are_checked_in_workers_with_progress(
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", remember)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("hfft.bars._PATIENCE", 0)  # a quick machine would draw none
     assert main(["check", str(folder)]) == 1
     printed = capsys.readouterr()
     assert "red/099.png" in printed.out
