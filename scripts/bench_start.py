@@ -18,7 +18,7 @@ from hfft.space.trainings.queue import Job, Training, Trainings
 EPOCHS = 5
 RESTING = 0.02  # share of a core below which a worker is done with getting ready
 ROWS = (
-    ("36 images, last block", "one", "last_block"),
+    ("new images, last block", "one", "last_block"),
     ("the same images, head", "one", "head"),
     ("the same again", "one", "head"),
 )

@@ -81,6 +81,7 @@ def find_what_went_wrong(page: Page, place: Path) -> str:
 
 def compare_two_cuts(page: Page, place: Path) -> str:
     """Train at two places on the small set, and compare."""
+    page.wait_for_timeout(1000)  # milliseconds, in which the images of the visit come back
     page.locator("#source").get_by_label("A small set").check()
     page.get_by_text("No cut has been tried on these images yet.").wait_for()
     train(page, 1)
