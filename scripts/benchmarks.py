@@ -127,8 +127,8 @@ runs. Retraining a block or two is as good here as retraining everything, in a f
 The embedded default at {content("recipe")["conditions"]["image_size"]} pixels on sets that packages carry, accuracy on
 held-out test images (`scripts/bench_recipe.py`). `5 epochs` is what the default was: `--num_train_epochs 5` in batches
 of 32. Intervals are Newcombe's, of the test images of all seeds as one sample, so they leave out what other training
-images would change, which is much at five of a class; each seed draws its training images anew. The script goes on where
-its file ends, and knows more sets and ways.
+images would change, which is much at five of a class; each seed draws its training images anew. The script goes on
+where its file ends, and knows more sets and ways.
 
 {recipe_table(measured("recipe"))}
 
