@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hfft.bars import bar
 from hfft.metrics import BOOTSTRAP, WILSON, WORDS, counted, difference_error, wilson_interval
 
 DRAWS = 1000
@@ -136,7 +137,7 @@ class Resampled(Scored):
         """The metric of each sample, shape (draws,); samples are the same for all answers to as many images."""
         random, even = np.random.RandomState(0), np.full(self.images, 1 / self.images)
         count = min(max(_WORK // (self.images * self.outputs), FEWEST), DRAWS)
-        samples = (random.multinomial(self.images, even) for _ in range(count))
+        samples = (random.multinomial(self.images, even) for _ in bar(range(count), desc="Bootstrap", unit="sample"))
         found: NDArray[np.float64] = np.array([self.weighted(times) for times in samples])
         return found[np.isfinite(found)]
 

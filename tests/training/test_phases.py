@@ -92,6 +92,12 @@ class ViewsSeen(TrainerCallback):
         self.epochs.append(set())
 
 
+def train_with(callback: TrainerCallback, *flags: Any) -> None:
+    """Train with a callback, which the command line cannot be given."""
+    settings = finetune_settings([str(flag) for flag in flags])
+    hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[callback])
+
+
 @pytest.mark.parametrize("cache", ["memory", "off"])
 @pytest.mark.parametrize("more", [(), ("--policy", "gradual", "--num_train_epochs", 3, "--views", 2)])
 def test_every_epoch_of_the_run_trains_on_its_view(
@@ -103,7 +109,7 @@ def test_every_epoch_of_the_run_trains_on_its_view(
     given += ("--train_val_split", 0.25, "--baselines", "none", "--disable_tqdm", "true", "--augment", "flip")
     given += ("--policy", "lp_ft", "--num_train_epochs", 6, "--views", 4, "--cache", cache, *more)
     seen = ViewsSeen(monkeypatch, 18)
-    hfft.jobs.finetune.finetune(finetune_settings([str(flag) for flag in given]), lambda line: None, callbacks=[seen])
+    train_with(seen, *given)
     views = 2 if more else 4
     assert seen.epochs == [{epoch % views} for epoch in range(3 if more else 6)]
 
@@ -122,17 +128,9 @@ def test_a_callback_hears_of_each_batch_that_fills_the_cache(
     image_folder: Folder, pretrained: Folder, tmp_path: Path
 ) -> None:
     heard = FillHeard()
-    flags = [
-        "--model_name_or_path",
-        pretrained("resnet"),
-        "--train_dir",
-        image_folder(),
-        "--output_dir",
-        tmp_path / "run",
-    ]
-    flags += ["--train_val_split", 0.25, "--num_train_epochs", 1, "--baselines", "none", "--figures", "false"]
-    settings = finetune_settings([str(flag) for flag in flags])
-    hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[heard])
+    given: tuple[Any, ...] = ("--model_name_or_path", pretrained("resnet"), "--train_dir", image_folder())
+    given += ("--output_dir", tmp_path / "run", "--train_val_split", 0.25, "--num_train_epochs", 1)
+    train_with(heard, *given, "--baselines", "none", "--figures", "false")
     assert heard.heard == [(8, 18), (16, 18), (18, 18), (6, 6)]
 
 

@@ -75,15 +75,8 @@ def test_refusals(
     flags: tuple[Any, ...],
     said: str,
 ) -> None:
-    given = (
-        "--model_name_or_path",
-        pretrained("resnet"),
-        "--train_dir",
-        image_folder(),
-        "--output_dir",
-        tmp_path / "o",
-    )
-    assert run(*given, *flags) == 2
+    given = ("--model_name_or_path", pretrained("resnet"), "--train_dir", image_folder())
+    assert run(*given, "--output_dir", tmp_path / "o", *flags) == 2
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
 
 
