@@ -201,9 +201,9 @@ class CacheArguments:
 
     cache: str = option(
         "auto",
-        "Where activations are kept: memory, disk, off, or auto: on disk while there is room, and in memory as well "
-        "while they fit half of what is free.",
-        ["auto", "memory", "disk", "off"],
+        "Where activations are kept: gpu (its memory), memory, disk, off, or auto: on disk while there is room, and in "
+        "memory as well while they fit half of what is free.",
+        ["auto", "gpu", "memory", "disk", "off"],
     )
     cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
     cache_max_gb: float | None = option(

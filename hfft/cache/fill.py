@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -116,20 +117,59 @@ def fill(
     report = FillReport(cache.count, len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
     if not rows:
         return report
-    batches = capture_all(prefix, source, rows, report)
-    with bar(total=len(rows), hidden=bool(rank), desc=progress.title, unit="image") as shown:
+    batches = _packed(cache.rows, capture_all(prefix, source, rows, report), prefix.device)
+    with bar(total=len(rows), hidden=bool(rank), desc=progress.title, unit="image") as shown, _writing(cache) as put:
         for start in range(0, len(rows), cache.shard_rows):
             shard = rows[start : start + cache.shard_rows]
-            count = -(-len(shard) // fill_batch(prefix.device))
             packed = []
-            for values in islice(batches, count):
-                packed.append({row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows})
+            for values in islice(batches, -(-len(shard) // fill_batch(prefix.device))):
+                packed.append(values)
                 size = next(iter(values.values())).shape[0]
                 report.passed += size
                 shown.update(size)
                 progress.on_fill(report.passed, report.computed)
-            cache.put(shard, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
+            put(shard, packed)
     return report
+
+
+def _packed(rows: list[Row], batches: Iterable[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Pack batch after batch for the store; a GPU computes the next one while one is on its way from it."""
+    if device.type == "cpu":
+        yield from ({row.leaf.key: row.pack(values[row.leaf.key]) for row in rows} for values in batches)
+        return
+    sent: tuple[dict[str, Tensor], torch.Event] | None = None
+    for values in batches:
+        packed, arrived = {row.leaf.key: row.send(values[row.leaf.key]) for row in rows}, torch.Event(device)
+        arrived.record()
+        if sent is not None:
+            sent[1].synchronize()
+            yield sent[0]
+        sent = packed, arrived
+    if sent is not None:
+        sent[1].synchronize()
+        yield sent[0]
+
+
+@contextmanager
+def _writing(cache: ActivationCache) -> Iterator[Callable[[list[int], list[dict[str, Tensor]]], None]]:
+    """Within this context shards, given as batches of packed rows, are stored one at a time in a thread.
+
+    So the next shard is computed meanwhile. An error of storing is raised with the next shard, or at the end.
+    """
+    stored: deque[Future[None]] = deque()
+
+    def store(rows: list[int], packed: list[dict[str, Tensor]]) -> None:
+        cache.put(rows, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
+
+    def put(rows: list[int], packed: list[dict[str, Tensor]]) -> None:
+        if stored:
+            stored.popleft().result()
+        stored.append(pool.submit(store, rows, packed))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield put
+        while stored:
+            stored.popleft().result()
 
 
 def capture_all(
@@ -202,7 +242,11 @@ def rows_agree(
     kept = cache.gather(rows)
     return all(
         _close(
-            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]), kept[row.leaf.key], row, prefix, tolerance
+            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]),
+            kept[row.leaf.key].to("cpu"),
+            row,
+            prefix,
+            tolerance,
         )
         for row in cache.rows
     )

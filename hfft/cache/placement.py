@@ -1,4 +1,4 @@
-"""Where cached activations go: memory, disk or both, by what is free."""
+"""Where cached activations go: the GPU, memory, disk, or two of them, by what is free."""
 
 from __future__ import annotations
 
@@ -7,32 +7,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import torch
 
-from hfft.errors import OutputError
+from hfft.errors import ArgumentError, OutputError
 
 SHARE_OF_FREE = 0.5
-"""Share of the free memory or disk that a cache may take unless --cache_max_gb says otherwise."""
+"""Share of the free memory, of the CPU or a GPU, or disk that a cache may take unless --cache_max_gb says otherwise."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an entry lives: on disk (`directory`), in memory, or both."""
+    """Where an entry lives: on disk (`directory`), in memory, or both.
+
+    Args:
+        directory: the cache folder, or None.
+        in_memory: whether all rows are held; else they are read from disk as they are wanted.
+        device: the GPU whose memory holds them; None for the CPU's.
+    """
 
     directory: Path | None
     in_memory: bool
+    device: torch.device | None = None
+
+    @property
+    def name(self) -> str:
+        """Where rows are read from: gpu, memory or disk, as ``--cache`` names it."""
+        return "disk" if not self.in_memory else "memory" if self.device is None else "gpu"
+
+    def describe(self) -> str:
+        """Say where that is."""
+        held = "in memory" if self.device is None else "on the GPU"
+        places = [held] if self.in_memory else []
+        return " and ".join([*places, "on disk"] if self.directory is not None else places)
 
 
 def choose_placement(
-    mode: str, size: tuple[int, int], directory: Path, max_bytes: int | None, processes: int
+    mode: str, size: tuple[int, int], directory: Path, max_bytes: int | None, processes: int, device: torch.device
 ) -> Placement | str:
     """Decide where activations go.
 
     Args:
-        mode: auto, memory or disk.
+        mode: auto, gpu, memory or disk.
         size: bytes of all entries of this run, and bytes of them that are not on disk yet.
         directory: the cache folder.
         max_bytes: the user's limit, or None for half of what is free.
         processes: with more than one, each reads the disk, which the system keeps in memory where it fits.
+        device: that trains.
 
     Returns:
         A placement, or for ``auto`` the reason why there is no room anywhere.
@@ -41,6 +61,8 @@ def choose_placement(
         OutputError: the place that was asked for has no room.
     """
     total, to_write = size
+    if mode == "gpu":
+        return _on_gpu(size, directory, max_bytes, device)
     memory = psutil.virtual_memory().available
     disk = _free_disk(directory)
     fits_memory = total <= _limit(memory, max_bytes)
@@ -59,6 +81,18 @@ def choose_placement(
     if not fits_disk and not in_memory:
         return _no_room(total, f"memory and disk at {directory}", max(memory, disk), max_bytes)
     return Placement(directory if fits_disk else None, in_memory)
+
+
+def _on_gpu(size: tuple[int, int], directory: Path, max_bytes: int | None, device: torch.device) -> Placement:
+    """Place rows on the GPU, and on disk as well where there is room, for the next run."""
+    if device.type == "cpu":
+        raise ArgumentError("--cache gpu needs a GPU; use --cache memory, or leave it out")
+    total, to_write = size
+    free = torch.get_device_module(device).mem_get_info(device)[0]
+    if total > _limit(free, max_bytes):
+        raise OutputError(_no_room(total, "the GPU's memory", free, max_bytes))
+    fits_disk = to_write <= _limit(_free_disk(directory), max_bytes)
+    return Placement(directory if fits_disk else None, in_memory=True, device=device)
 
 
 def gigabytes(count: float) -> str:

@@ -38,7 +38,7 @@ from hfft.cache.rows import make_rows
 from hfft.cache.store import ActivationCache, CacheKey
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import PixelDataset, Pixels, collate, of_one_shape
-from hfft.errors import OutputError
+from hfft.errors import ArgumentError, OutputError
 from hfft.files import default_cache_dir
 from hfft.models.signature import model_signature
 from hfft.models.tensors import digest
@@ -212,11 +212,9 @@ def describe(prepared: Prepared) -> str:
         computed = sum(report.computed for report in prepared.reports.values())
         rows = sum(report.rows for report in prepared.reports.values())
         assert prepared.placement is not None
-        memory, disk = prepared.placement.in_memory, prepared.placement.directory is not None
-        place = "in memory and on disk" if memory and disk else "in memory" if memory else "on disk"
         lines = [line] if (line := prepared.engine.describe()) else []
         lines += [
-            f"Activation cache: {gigabytes(prepared.bytes)} {place}; "
+            f"Activation cache: {gigabytes(prepared.bytes)} {prepared.placement.describe()}; "
             f"{rows - computed} of {rows} rows were there already."
         ]
         damaged = [file for report in prepared.reports.values() for file in report.damaged]
@@ -321,6 +319,8 @@ def cache_folder(cache: CacheArguments) -> Path:
 def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:
     """Find room for each phase's entries beside those of the phases before it."""
     directory = cache_folder(cache)
+    if cache.cache == "gpu" and training.dataloader_num_workers:
+        raise ArgumentError("--cache gpu serves one process: leave out --dataloader_num_workers")
     limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
     promised, to_write = 0, 0
     for filling in wanted:
@@ -329,7 +329,7 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
         total = sum(entry.bytes for entry in filling.entries.values())
         missing = total - sum(entry.bytes_on_disk() for entry in filling.entries.values())
         room = (promised + total, to_write + missing)
-        placement = choose_placement(cache.cache, room, directory, limit, training.world_size)
+        placement = choose_placement(cache.cache, room, directory, limit, training.world_size, training.device)
         if isinstance(placement, str):
             filling.prepared.uncached_reason = placement
             continue

@@ -208,7 +208,7 @@ class ActivationCache:
         return self.bytes_per_image * sum(name in there for name in self.names)
 
     def gather(self, indices: list[int]) -> dict[str, Tensor]:
-        """Return the leaves of some rows, (len(indices), *leaf.shape) each."""
+        """Return the leaves of some rows, (len(indices), *leaf.shape) each, on the device that holds them."""
         places = [self._places[self.names[index]] for index in indices]
         gathered = {}
         for row in self.rows:
@@ -270,6 +270,8 @@ class ActivationCache:
         return safetensors.torch.load_file(file)  # memory-mapped
 
     def _add(self, tensors: dict[str, Tensor], offsets: Mapping[str, int]) -> None:
+        if self.placement.device is not None:
+            tensors = {key: value.to(self.placement.device) for key, value in tensors.items()}
         self._places |= {name: (len(self._shards), offset) for name, offset in offsets.items()}
         self._shards.append(tensors)
 

@@ -466,6 +466,8 @@ def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_
     before = progress.steps if training.eval_strategy == "steps" else progress.epochs
     training.eval_delay = max(0, training.eval_delay - before)
     training.dataloader_drop_last |= _ends_with_one(setup, ready.phase)
+    place = ready.prepared.placement
+    training.dataloader_pin_memory &= place is None or place.device is None  # for memory of the CPU alone
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}

@@ -50,7 +50,7 @@ class CacheUse:
         """Read it off a phase that is ready."""
         place, reports = prepared.placement, prepared.reports.values()
         return cls(
-            mode="off" if place is None else "memory" if place.in_memory else "disk",
+            mode="off" if place is None else place.name,
             bytes=prepared.bytes,
             rows=sum(report.rows for report in reports),
             computed=sum(report.computed for report in reports),

@@ -23,10 +23,11 @@ from hfft.cache.placement import Placement, choose_placement
 from hfft.cache.rows import make_rows
 from hfft.cache.store import ActivationCache, CacheKey
 from hfft.cli import main
-from hfft.errors import OutputError
+from hfft.errors import ArgumentError, OutputError
 from hfft.files import write_whole
 from hfft.split.split import Leaf
 
+CPU = torch.device("cpu")
 KEY = CacheKey("weights", "model", "boundary", "pixels", "auto", "None", "contiguous", "software")
 LEAVES = [Leaf("map", (3, 2, 2), torch.float32), Leaf("ids", (5,), torch.int64)]
 COUNT = 200
@@ -312,22 +313,35 @@ class TestPlacement:
     def test_place(
         self, tmp_path: Path, mode: str, total: int, limit: int | None, processes: int, expected: tuple[bool, bool]
     ) -> None:
-        placement = choose_placement(mode, (total, total), tmp_path, limit, processes)
+        placement = choose_placement(mode, (total, total), tmp_path, limit, processes, CPU)
         assert isinstance(placement, Placement)
         assert (placement.directory is not None, placement.in_memory) == expected
 
     def test_auto_says_how_much_it_would_have_needed(self, tmp_path: Path) -> None:
-        reason = choose_placement("auto", (2_000_000, 2_000_000), tmp_path, None, 1)
+        reason = choose_placement("auto", (2_000_000, 2_000_000), tmp_path, None, 1, CPU)
         assert isinstance(reason, str)
         assert "needs 2.0 MB" in reason
 
     @pytest.mark.parametrize(("mode", "processes"), [("memory", 1), ("disk", 1), ("memory", 2)])
     def test_an_explicit_place_without_room_is_an_error(self, tmp_path: Path, mode: str, processes: int) -> None:
         with pytest.raises(OutputError, match=r"needs|one process"):
-            choose_placement(mode, (5000, 5000), tmp_path, None, processes)
+            choose_placement(mode, (5000, 5000), tmp_path, None, processes, CPU)
+
+    def test_the_gpu_holds_what_fits_half_of_what_it_has_free(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
+        monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
+        gpu = torch.device("cuda")
+        assert choose_placement("gpu", (1400, 1400), tmp_path, None, 1, gpu) == Placement(tmp_path, True, gpu)
+        assert choose_placement("gpu", (4000, 4000), tmp_path, None, 1, gpu) == Placement(None, True, gpu)
+        with pytest.raises(OutputError, match="but the GPU's memory allows"):
+            choose_placement("gpu", (4001, 0), tmp_path, None, 1, gpu)
+        with pytest.raises(ArgumentError, match="--cache gpu needs a GPU"):
+            choose_placement("gpu", (1, 1), tmp_path, None, 1, CPU)
 
     def test_what_is_on_disk_already_needs_no_room(self, tmp_path: Path) -> None:
-        assert choose_placement("disk", (5000, 0), tmp_path, None, 1) == Placement(tmp_path, False)
+        assert choose_placement("disk", (5000, 0), tmp_path, None, 1, CPU) == Placement(tmp_path, False)
 
 
 def test_list_and_prune_oldest_first(tmp_path: Path) -> None:
