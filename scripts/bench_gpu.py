@@ -6,11 +6,12 @@ last block trains in the precision that hfft chooses. Measured one after the oth
 
 * bare: the frozen prefix over and over on one batch that lies on the GPU already, images a second;
 * decoding: the images read, decoded and resized by the worker processes, and thrown away, images a second;
-* fill: the same images decoded, through the prefix, and kept, images a second, and the share of the seconds in which
-  the GPU waits for decoded images;
-* a step of training on activations kept on disk, in memory and on the GPU, and with the suffix compiled, milliseconds;
-* all of a training: ``transformers.Trainer`` with the same frozen set and as many worker processes, hfft with nothing
-  cached and with everything, seconds and gigabytes of the GPU's memory.
+* fill: the same images decoded, through the prefix, and kept on disk, in memory or on the GPU, images a second, and the
+  share of the seconds in which the GPU waits for decoded images;
+* step: milliseconds of a training step on activations kept in each of these places, and with the suffix compiled; the
+  evaluation of the epoch is counted in;
+* all of a training, from the loaded model on: ``transformers.Trainer`` with the same frozen set and as many worker
+  processes as hfft has, hfft with nothing cached and with everything; seconds, and gigabytes of the GPU's memory.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _plain import plain_trainer
-from bench_cache import MODELS, make_images, make_settings, save_model, timed
+from bench_cache import CLASSES, MODELS, make_settings, save_model, timed
+from PIL import Image
 
-from hfft.arguments import CacheArguments, FinetuneArguments
-from hfft.cache.fill import FillReport, pixel_batches
+from hfft.arguments import CacheArguments
+from hfft.cache.fill import pixel_batches
 from hfft.cache.prepare import ImagesAndPixels, probe_inputs
 from hfft.jobs.finetune import set_up
 from hfft.machine import cores
@@ -38,7 +44,7 @@ from hfft.split.engines import EngineError, export_engine
 from hfft.split.halves import Prefix
 from hfft.training.phases import make_ready, to_device, train_phases
 from hfft.training.progress import Progress
-from hfft.training.setup import Settings
+from hfft.training.setup import Settings, Setup
 
 BATCHES = (64, 256)
 PLACES = ("disk", "memory", "gpu")
@@ -59,6 +65,7 @@ class Result:
     step_ms: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     gpu_gb: dict[str, float] = field(default_factory=dict)
+    cache_gb: float = 0.0
     notes: list[str] = field(default_factory=list)
 
 
@@ -69,135 +76,158 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048, help="training images; validation takes half as many")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--compile", action="store_true", help="measure compiled prefixes and suffixes too")
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
+    parser.add_argument("--compile", nargs="*", choices=list(MODELS), default=[], help="models to compile as well")
     parser.add_argument("--skip_plain", action="store_true", help="leave transformers.Trainer out")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     options.memory_format = "auto"
-    results: list[Result] = []
+    results = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_images(folder / "train", options.images)
-        make_images(folder / "validation", options.images // 2)
+        for name, count in (("train", options.images), ("validation", options.images // 2)):
+            write_images(folder / name, count)
         for name in options.models:
             save_model(MODELS[name](), folder / name)
-            results.append(measure(folder, name, options))
-            print(json.dumps(asdict(results[-1])), flush=True)
-            if options.json:
-                machine = {"gpu": _device_name(), "cores": cores(), "torch": torch.__version__}
-                content = {"machine": machine, "options": vars(options), "results": [asdict(each) for each in results]}
-                options.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
+            results.append(Result(name))
+            for part in measure(folder, results[-1], options):
+                print(f"{name}: {part}", json.dumps(asdict(results[-1])), flush=True)
+                _write(options, results)
 
 
-def measure(folder: Path, name: str, options: argparse.Namespace) -> Result:
-    """Measure one model."""
-    result, settings = Result(name), make_settings(folder, name, "last_block", options)
+def write_images(folder: Path, count: int) -> None:
+    """Write JPEGs of 500x375 pixels, smooth enough to compress as photos do, in folders of classes, on all cores."""
+    for number in range(CLASSES):
+        (folder / f"class{number}").mkdir(parents=True)
+    with ProcessPoolExecutor(cores()) as pool:
+        list(pool.map(partial(_write_image, folder), range(count), chunksize=64))
+
+
+def _write_image(folder: Path, number: int) -> None:
+    noise = np.random.default_rng([number, len(folder.name)]).integers(0, 256, (47, 63, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
+    image.save(folder / f"class{number % CLASSES}" / f"{number:06d}.jpg", quality=90)
+
+
+def measure(folder: Path, result: Result, options: argparse.Namespace) -> Iterator[str]:
+    """Measure one model; yields after each part, whose name it gives."""
+    settings = make_settings(folder, result.model, "last_block", options)
     for place in options.places:
-        _measure_place(settings, place, result, options)
-    if options.compile:
-        for mode in ("default", "reduce-overhead"):
-            _measure_step(_with(settings, "memory", {"torch_compile": True, "torch_compile_mode": mode}), mode, result)
+        _measure_place(settings, place, result)
+        yield place
     if not options.skip_plain:
-        trainer = plain_trainer(set_up(_with(settings, "off")))
-        trainer.args.dataloader_num_workers = min(cores(), 16)
-        with _peak(result, "plain"):
-            trainer.train()
-    return result
+        _measure_plain(settings, result)
+        yield "plain"
+    if result.model in options.compile:
+        _measure_compiled(settings, result)
+        yield "compiled"
 
 
-def _measure_place(settings: Settings, place: str, result: Result, options: argparse.Namespace) -> None:
-    """Fill the cache into one place, and train from there."""
-    settings = _with(settings, place)
-    folder = Path(str(settings.cache.cache_dir))
-    setup = set_up(settings)
-    with _peak(result, f"fill {place}"):
-        (ready,) = make_ready(setup, setup.plan.phases, lambda line: None)
-    reports = ready.prepared.reports.values()
-    result.fill[place] = sum(each.computed for each in reports) / result.seconds[f"fill {place}"]
-    result.wait_share[place] = sum(each.wait_seconds for each in reports) / result.seconds[f"fill {place}"]
-    prefix = ready.prepared.prefix
-    assert prefix is not None
-    if not result.bare:
-        _measure_halves(setup, prefix, result, options.compile)
-    if place == "disk":
-        with _peak(result, "filled"):
-            train_phases(set_up(settings), Progress(), lambda line: None)
-    _measure_step(settings, place, result)
-    shutil.rmtree(folder, ignore_errors=True)
-    if place == "disk":
-        with _peak(result, "empty"):
-            train_phases(set_up(settings), Progress(), lambda line: None)
-        shutil.rmtree(folder, ignore_errors=True)
+def _measure_place(settings: Settings, place: str, result: Result) -> None:
+    """Fill the cache into one place, and train from there; from disk once more, when all is filled."""
+    for label in (f"{place}, empty", "disk, filled") if place == "disk" else (f"{place}, empty",):
+        setup = set_up(_with(settings, place))
+        to_device(setup)
+        with _noted(result, f"{label}: prepare"):
+            (ready,) = make_ready(setup, setup.plan.phases, lambda line: None)
+        if label.endswith("empty"):
+            reports, seconds = ready.prepared.reports.values(), result.seconds[f"{label}: prepare"]
+            result.fill[place] = sum(each.computed for each in reports) / seconds
+            result.wait_share[place] = sum(each.wait_seconds for each in reports) / seconds
+            result.cache_gb = ready.prepared.bytes / 1e9
+        if not result.bare:
+            assert ready.prepared.prefix is not None
+            _measure_halves(setup, ready.prepared.prefix, result)
+        progress = Progress()
+        with _noted(result, f"{label}: train"):
+            train_phases(setup, progress, lambda line: None, prepared=[ready])
+        result.step_ms[place] = _step(progress)
+    shutil.rmtree(str(settings.cache.cache_dir), ignore_errors=True)
 
 
-def _measure_halves(setup: Any, prefix: Prefix, result: Result, compiles: bool) -> None:
+def _measure_halves(setup: Setup, prefix: Prefix, result: Result) -> None:
     part = ImagesAndPixels(setup.sets.train, setup.plain_pixels)
     for size in BATCHES:
         batch = probe_inputs(part, prefix.device, prefix.memory_format, size)
-        size = len(next(iter(batch.values())))
-        result.bare[size] = size * _per_second(lambda batch=batch: prefix.capture(batch))  # type: ignore[misc]
+        result.bare[size] = len(next(iter(batch.values()))) * _per_second(partial(prefix.capture, batch))
     rows = list(range(len(setup.sets.train)))
-    began, report = time.perf_counter(), FillReport(len(rows))
+    began = time.perf_counter()
     for _ in pixel_batches(setup.sets.train, setup.plain_pixels, prefix.device)(rows):
-        report.passed += 1
+        pass
     result.decoding = len(rows) / (time.perf_counter() - began)
-    if not compiles:
-        return
+
+
+def _measure_plain(settings: Settings, result: Result) -> None:
+    trainer = plain_trainer(set_up(_with(settings, "off")))
+    trainer.args.dataloader_num_workers = min(cores(), 16)
+    with _noted(result, "plain"):
+        trainer.train()
+
+
+def _measure_compiled(settings: Settings, result: Result) -> None:
+    """Train with the suffix compiled into CUDA graphs, and compute the prefix compiled."""
+    setup = set_up(_with(settings, "memory"))
+    setup.settings.training.torch_compile = True
+    setup.settings.training.torch_compile_mode = "reduce-overhead"
+    to_device(setup)
+    (ready,) = make_ready(setup, setup.plan.phases, lambda line: None)
+    progress, prefix = Progress(), ready.prepared.prefix
+    assert prefix is not None
+    with _noted(result, "compiled suffix: train"):
+        train_phases(setup, progress, lambda line: None, prepared=[ready])
+    result.step_ms["memory, compiled"] = _step(progress)
+    batch = probe_inputs(ImagesAndPixels(setup.sets.train, setup.plain_pixels), prefix.device, prefix.memory_format, 64)
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        batch = probe_inputs(part, prefix.device, prefix.memory_format, BATCHES[0])
-        began = time.perf_counter()
         try:
             engine = export_engine("compile", prefix, batch, Path(folder), prefix.autocast == torch.bfloat16)
             engine.capture(batch)
-            result.compile_seconds = time.perf_counter() - began
-            result.compiled[BATCHES[0]] = BATCHES[0] * _per_second(lambda: engine.capture(batch))
         except EngineError as error:
             result.notes.append(f"compile: {error}")
-
-
-def _measure_step(settings: Settings, label: str, result: Result) -> None:
-    """Milliseconds of a training step: what three more epochs take, evaluation included, by their steps."""
-    seconds = []
-    for epochs in (2, 6):
-        each = replace(settings, training=replace(settings.training, num_train_epochs=epochs))
-        setup, progress = set_up(each), Progress()
-        to_device(setup)
-        try:
-            train_phases(setup, progress, lambda line: None)
-        except Exception as error:
-            result.notes.append(f"{label}: {type(error).__name__}: {error}"[:300])
             return
-        seconds.append((progress.phases[0].train_metrics["train_runtime"], progress.phases[0].steps))
-    (short, few), (long, many) = seconds
-    result.step_ms[label] = (long - short) / (many - few) * 1e3
+        result.compile_seconds = time.perf_counter() - began
+        result.compiled[64] = 64 * _per_second(partial(engine.capture, batch))
 
 
-def _with(settings: Settings, place: str, training: dict[str, Any] | None = None) -> Settings:
-    cache = CacheArguments(cache=place, cache_dir=str(settings.cache.cache_dir), prefix_engine="torch")
-    own = {**vars(settings.training), **(training or {})}
-    wanted = ("output_dir", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size")
-    keep = {name: own[name] for name in (*wanted, "disable_tqdm", "baselines")}
-    return replace(settings, cache=cache, training=FinetuneArguments(keep="last", **keep, **(training or {})))
+def _step(progress: Progress) -> float:
+    """Milliseconds of a step in the last epoch, its evaluation counted in."""
+    seconds = [entry["epoch_seconds"] for entry in progress.log if "epoch_seconds" in entry]
+    return float(seconds[-1]) / (progress.phases[0].steps / len(seconds)) * 1e3
 
 
-class _peak:  # noqa: N801  (used as a function)
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of what was measured."""
+    header = (
+        "| Model | Bare forward, batches of 64, 256, images/s | Decoding | Fill, memory | waits for decoding | "
+        "Step, memory, ms | Step, gpu | Trainer, GB | hfft, memory | hfft, gpu |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
+    rows = [
+        f"| {run['model']} | {run['bare']['64']:,}, {run['bare']['256']:,} | {run['decoding']:,} | "
+        f"{run['fill']['memory']:,} | {run['wait_share']['memory']:.0%} | {run['step_ms']['memory']} | "
+        f"{run['step_ms']['gpu']} | {run['gpu_gb']['transformers.Trainer']} | {run['gpu_gb']['hfft, memory']} | "
+        f"{run['gpu_gb']['hfft, gpu']} |"
+        for run in runs
+    ]
+    return "\n".join([header, *rows])
+
+
+def _with(settings: Settings, place: str) -> Settings:
+    folder = str(settings.cache.cache_dir)
+    return replace(settings, cache=CacheArguments(cache=place, cache_dir=folder, prefix_engine="torch"))
+
+
+@contextmanager
+def _noted(result: Result, label: str) -> Iterator[None]:
     """Note the seconds of what runs within, and the most of the GPU's memory that it takes."""
-
-    def __init__(self, result: Result, label: str) -> None:
-        self.result, self.label, self.timer = result, label, timed()
-
-    def __enter__(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        self.measurement = self.timer.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.timer.__exit__(*error)
-        self.result.seconds[self.label] = self.measurement.seconds
-        if torch.cuda.is_available():
-            self.result.gpu_gb[self.label] = torch.cuda.max_memory_allocated() / 1e9
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with timed() as measurement:
+        yield
+    result.seconds[label] = measurement.seconds
+    if torch.cuda.is_available():
+        result.gpu_gb[label] = torch.cuda.max_memory_allocated() / 1e9
 
 
 def _per_second(compute: Callable[[], object]) -> float:
@@ -218,8 +248,13 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+def _write(options: argparse.Namespace, results: list[Result]) -> None:
+    if not options.json:
+        return
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    machine: dict[str, Any] = {"gpu": gpu, "cores": cores(), "torch": torch.__version__}
+    content = {"machine": machine, "options": vars(options), "results": [asdict(each) for each in results]}
+    options.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
 if __name__ == "__main__":

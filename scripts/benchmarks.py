@@ -12,6 +12,7 @@ from typing import Any
 
 from agent_tasks import table as agents_table
 from bench_export import table as export_table
+from bench_gpu import table as gpu_table
 from bench_limit import Result, pages_table, prefix_table, suffix_table
 from bench_policies import table as policies_table
 from bench_recipe import augmentation_table
@@ -133,6 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "augmentation": lambda: augmentation_table(measured("augmentation")),
     "cache": cache_table,
     "limit": limit_tables,
+    "gpu": lambda: gpu_table(measured("gpu")),
     "storage": lambda: storage_table(measured("storage")),
     "peers": lambda: peers_table("peers"),
     "peers_224": later_peers_table,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Threads cost small models more than they bring, above all where several processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HFFT_ALL_CORES", "0")
+# Exact bits are held against a CPU's, which every machine has; `pytest -m gpu` runs what a GPU adds.
+if "PYTEST_XDIST_WORKER" not in os.environ and "gpu" not in sys.argv:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 import pytest

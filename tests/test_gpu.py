@@ -28,7 +28,7 @@ from hfft.split.halves import Prefix
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "finetune.py"
-FLOAT32 = ("--bf16", "false")
+FLOAT32 = ("--bf16", "false", "--tf32", "false")
 KINDS = ("resnet", "vit", "swin", "convnext", "timm")
 
 

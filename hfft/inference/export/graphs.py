@@ -193,8 +193,9 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
             program = torch.onnx.export(
                 wrapped,
                 (),
-                kwargs=inputs,
+                kwargs={"inputs": inputs},  # as one argument, since not all releases see through **inputs
                 dynamic_shapes={"inputs": {name: {0: "batch"} for name in inputs}},
+                input_names=list(inputs),
                 output_names=names,
                 opset_version=OPSET,
                 dynamo=True,
@@ -286,7 +287,7 @@ class _Outputs(nn.Module):
         self.model, self.labels, self.task = classifier.model, len(classifier.labels), classifier.task
         self.compares = classifier.known is not None
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         with head_reads(self.model, self.labels) as reads:
             logits = logits_of(self.model(**inputs))
         scores = self.task.tensor_scores(logits)
