@@ -115,6 +115,30 @@ def plain_base_name(record: RunRecord) -> str:
     return f"{EMBEDDED_NAME} (built in)" if record.base.id == EMBEDDED_MODEL else record.base.id
 
 
+def plain_policy(policy: str) -> str:
+    """Return what a policy trains, in the words of somebody who knows no policies; one that has none stays a name."""
+    name, _, argument = policy.partition(":")
+    return _WHICH.get(policy, _WHICH[name]).format(argument) if name in _WHICH else policy
+
+
+_WHICH = {
+    "head": "the new head alone",
+    "last_block": "the last block and the head",
+    "last_n:1": "the last block and the head",
+    "last_n": "the last {} blocks and the head",
+    "full": "the whole model",
+    "norm": "the normalisations and the head",
+    "bias": "the biases and the head",
+    "attention": "the attention layers and the head",
+    "lp_ft": "first the head, then the last block too",
+    "lp_ft:full": "first the head, then the whole model",
+    "gradual": "block after block, from the head downwards",
+    "surgical": "the {} block and the head",
+    "auto_rgn": "first the head, then everything, each layer at its own pace",
+    "lora": "small adapters beside frozen weights, and the head",
+}
+
+
 def data_name(record: RunRecord) -> str:
     """Return the data set's short name: no owner, and no folders of whoever trained."""
     return _last_name(record.data.name) or "images"

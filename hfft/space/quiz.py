@@ -204,7 +204,7 @@ def _share_guess(run: FinishedRun) -> Guess | None:
         100 * head / total,
         5,
         f"counted were {100 * head / total:.1f} %, {head:,} of {total:,}",
-        f"The policy {run.record.policy} trained {count:,} ({_listed([part.name for part in trained])}); the other "
+        f"Trained were {count:,} ({_listed([part.name for part in trained])}); the other "
         f"{total - count:,} are the base model's own{kept}.",
     )
 

@@ -281,7 +281,8 @@ def _stranger() -> list[tuple[str, Image.Image]]:
 _NAMED = " _,.+-"  # beside letters and digits, what a label's file is called by: numbers have points and signs
 _LONGEST = 60  # characters of it
 _SIDE = 1024  # pixels of an example's longer side
-_THUMBNAIL = 400  # pixels of a picture's longer side in the gallery
+THUMBNAIL = 400
+"""Pixels of a picture's longer side in a gallery."""
 
 
 def classify_files(
@@ -308,7 +309,7 @@ def classify_files(
             continue
         (found,) = loaded.classify([image])
         rows.append(replace(found, file=name))
-        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
         gallery.append((image, f"{name}: {said(found)}"))
     return rows, gallery
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
-from collections.abc import Iterator
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import TIMEOUT, chromium, needed, open_tab
+from chromium import TIMEOUT, chromium, needed, open_tab, settle
 from finished import make_images, run_finetune
+from gradio.route_utils import delete_files_created_by_app
+from PIL import Image, ImageStat
 from playwright.sync_api import Page, expect
 
-from hfft.inference.runs import read_run
-from hfft.space.app import serve
+from hfft.inference.runs import EvaluationImages, read_answers, read_run, worst_answers
+from hfft.output_folder import EPOCH_ANSWERS
+from hfft.space.app import Served, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import GENERAL, make_quiz
 
@@ -25,14 +33,27 @@ expect.set_options(timeout=TIMEOUT)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playing")
     images = make_images(folder / "images")
-    run_finetune(None, images, folder / "outputs" / "run", learning_rate=0.01, num_train_epochs=2.0)
+    poor, run, old = (folder / "outputs" / name for name in ("poor", "run", "old"))
+    run_finetune(None, images, poor, learning_rate=1e-8)  # one epoch that changes nothing: most answers are wrong
+    time.sleep(1.1)  # the newest is told by the second
+    run_finetune(None, images, run, learning_rate=0.01, num_train_epochs=2.0)
+    shutil.copytree(run, old)  # as an earlier hfft left it
+    record = json.loads((old / "hfft.json").read_text())
+    (old / "hfft.json").write_text(json.dumps(record | {"created": "2020-01-01T00:00:00+00:00"}))
+    for each in (poor, old):
+        (each / EPOCH_ANSWERS).unlink()
     return folder
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path) -> Iterator[str]:
+def served(folder: Path) -> Iterator[Served]:
     with serve(SpaceArguments(outputs=str(folder / "outputs")), device="cpu") as served:
-        yield served.url
+        yield served
+
+
+@pytest.fixture(scope="module")
+def url(served: Served) -> str:
+    return served.url
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +173,10 @@ def test_the_quiz_asks_before_it_shows_and_keeps_score(page: Page, folder: Path)
     page.locator("#question-1").get_by_label(first.choices[0]).check()
     expect(page.locator("#verdict-1")).to_contain_text(first.reasons[0])
     expect(page.locator("#score")).to_contain_text("0 right at the first try, of 1 answered")
+    open_tab(page, "Pipeline")  # where some answers stand
+    open_tab(page, "Learn")
+    expect(page.locator("#question-1").get_by_label(first.choices[0])).to_be_checked()
+    expect(page.locator("#verdict-1")).to_contain_text(first.reasons[0])
     page.locator("#question-1").get_by_label(first.choices[first.answer]).check()
     expect(page.locator("#verdict-1")).to_contain_text("Right.")
     expect(page.locator("#score")).to_contain_text("0 right at the first try, of 1 answered")
@@ -190,3 +215,175 @@ def test_the_camera_records_while_its_button_is_held_and_is_followed_live(page: 
     live.get_by_text("Click to Access Webcam").click()
     live.get_by_label(re.compile("capture photo|start recording|Record", re.IGNORECASE)).first.click()
     expect(page.locator("#try-answers")).to_contain_text("After training: run")
+
+
+def open_address(page: Page, **asked: str) -> None:
+    page.goto(f"{page.url.partition('?')[0]}?" + "&".join(f"{name}={value}" for name, value in asked.items()))
+
+
+def held_up(monkeypatch: pytest.MonkeyPatch, thing: Any, name: str) -> tuple[threading.Event, threading.Event]:
+    """Let a method answer with what it found at first only when it is let go; return when it was asked, and the go."""
+    asked, go, method = threading.Event(), threading.Event(), getattr(thing, name)
+
+    def answer(*given: Any) -> Any:
+        found = method(*given)
+        asked.set()
+        assert go.wait(TIMEOUT / 1000)
+        return found
+
+    monkeypatch.setattr(thing, name, answer)
+    return asked, go
+
+
+def reload_until(page: Page, asked: threading.Event) -> None:
+    page.wait_for_function("localStorage.length > 0")  # the browser knows the visit by then
+    page.reload()
+    assert asked.wait(TIMEOUT / 1000)
+    expect(page.locator("#source")).to_be_visible()
+
+
+def test_images_chosen_while_an_earlier_visit_comes_back_stay(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = page.locator("#source")
+    source.get_by_label("Files under class names").check()
+    expect(page.locator("#class-name")).to_be_visible()
+    asked, go = held_up(monkeypatch, served.space.trainings, "describe")
+    reload_until(page, asked)
+    source.get_by_label("Zip of class folders").check()
+    expect(page.locator("#zip")).to_be_visible()
+    expect(page.locator("#classes")).to_contain_text("No images yet")
+    go.set()
+    expect(page.locator("#cut")).to_contain_text("my-images")  # the last that comes back
+    settle(page)
+    expect(source.get_by_label("Zip of class folders")).to_be_checked()
+    expect(page.locator("#zip")).to_be_visible()
+    expect(page.locator("#class-name")).not_to_be_visible()
+    page.reload()
+    expect(source.get_by_label("Zip of class folders")).to_be_checked()
+
+
+def test_a_model_chosen_while_an_earlier_visit_comes_back_stays(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose_model(page, "poor")
+    page.wait_for_url("**model=poor*")
+    asked, go = held_up(monkeypatch, served.space, "current")
+    reload_until(page, asked)
+    choose_model(page, "old")
+    go.set()
+    expect(page.locator("#cut .hf-cut-block").first).to_be_visible()
+    settle(page)
+    expect(page.locator("#model input")).to_have_value("old")
+    page.wait_for_url("**model=old*")
+
+
+def choose_model(page: Page, name: str) -> None:
+    page.locator("#model input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+    expect(page.locator("#model input")).to_have_value(name)
+
+
+def test_a_run_without_answers_by_epoch_is_drawn_without_glare_and_without_empty_plots(page: Page) -> None:
+    plots = page.locator("#training .vega-embed:visible, [role=tabpanel] .vega-embed:visible")
+    open_address(page, __theme="dark", model="old", tab="training")
+    expect(page.locator("#epochs table")).to_be_visible()
+    expect(plots).to_have_count(2)
+    settle(page)
+    shot = Image.open(io.BytesIO(page.locator("#answers img").screenshot())).convert("L")
+    assert ImageStat.Stat(shot).mean[0] < 80
+    choose_model(page, "poor")  # of one epoch, which makes no line
+    expect(page.locator("#epochs tbody tr")).to_have_count(2)
+    expect(page.locator("#answers img")).to_be_visible()
+    settle(page)
+    expect(plots).to_have_count(0)
+    assert "about 0 s" not in page.locator("#epochs").inner_text()
+
+
+def test_a_mistake_is_opened_alone_and_the_wheel_scrolls_past_all(
+    page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = worst_answers(read_answers(folder / "outputs" / "poor"))
+    opened: list[str] = []
+    get: Callable[..., Any] = EvaluationImages.get
+
+    def counted(images: EvaluationImages, file: str, least: int | None = None) -> Any:
+        opened.append(file)
+        return get(images, file, least)
+
+    open_address(page, model="poor", tab="training")
+    mistakes = page.locator("#mistakes button.thumbnail-item")
+    expect(mistakes).to_have_count(len(wrong))
+    mistakes.first.scroll_into_view_if_needed()
+    settle(page)
+    mistakes.first.hover()
+    before = page.evaluate("window.scrollY")
+    page.mouse.wheel(0, -200)
+    page.wait_for_function(f"window.scrollY <= {before} - 100")
+    monkeypatch.setattr(EvaluationImages, "get", counted)
+    mistakes.nth(2).click()
+    expect(page.locator("#steps .hf-step")).to_have_count(5)
+    assert opened == [wrong[2].file]
+
+
+def test_bars_have_a_track_and_evidence_a_middle(page: Page) -> None:
+    open_tab(page, "Prediction trace")
+    expect(page.locator("#steps .hf-bar").first).to_be_visible()
+    bars = page.locator("#steps .hf-bar").evaluate_all(
+        """(bars) => bars.map((bar) => {
+            const track = bar.getBoundingClientRect(), part = bar.querySelector("i").getBoundingClientRect();
+            const said = bar.closest("tr").lastElementChild.textContent;
+            return {zero: bar.classList.contains("zero"), said, wide: track.width,
+                left: (part.left - track.left) / track.width, right: (part.right - track.left) / track.width};
+        })"""
+    )
+    shares = [bar for bar in bars if not bar["zero"]]
+    assert {round(bar["wide"]) for bar in shares} == {round(shares[0]["wide"])}
+    for bar in shares:
+        assert bar["right"] == pytest.approx(float(bar["said"].strip(" %")) / 100, abs=0.02)
+    evidence = [(bar["left"], bar["right"], float(bar["said"])) for bar in bars if bar["zero"]]
+    assert {value > 0 for _, _, value in evidence} == {True, False}
+    for left, right, value in evidence:
+        assert (left if value > 0 else right) == pytest.approx(0.5, abs=0.01)
+
+
+def test_without_an_image_the_trace_follows_one_of_the_models_own_and_says_so(page: Page) -> None:
+    open_tab(page, "Prediction trace")
+    expect(page.locator("#steps")).to_contain_text(
+        re.compile(r"No image is chosen under Classify, so this follows one .* \((red|green|blue)\)")
+    )
+    open_tab(page, "Classify")
+    names = page.locator("#examples button.thumbnail-item").evaluate_all(
+        "(buttons) => buttons.map((button) => button.innerText.trim())"
+    )
+    assert sorted(names) == ["blue", "chessboard", "green", "red"]
+
+
+def test_the_map_says_for_which_class_it_is(page: Page, folder: Path) -> None:
+    open_tab(page, "Classify")
+    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#overlay [role=status]")).to_contain_text(re.compile("evidence for (red|green|blue) lies"))
+    first = page.locator("#overlay b").inner_text()
+    other = next(label for label in ("red", "green", "blue") if label != first)
+    page.locator("#about input").click()
+    page.get_by_role("option", name=other, exact=True).click()
+    expect(page.locator("#overlay [role=status]")).to_contain_text(f"Where the evidence for {other} lies")
+    expect(page.locator("#overlay img").nth(1)).to_have_attribute("alt", re.compile(f"speak for {other}$"))
+
+
+def test_what_a_visitor_gave_can_all_be_removed_and_the_page_says_when(
+    page: Page, served: Served, folder: Path
+) -> None:
+    minutes = served.space.options.keep_minutes
+    open_tab(page, "Classify")
+    expect(page.get_by_text(f"stay on this server for at most {minutes} minutes after you leave")).to_be_visible()
+    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#overlay img").first).to_be_visible()
+    open_address(page, model="poor", tab="training")
+    page.locator("#mistakes button.thumbnail-item").first.click()
+    expect(page.locator("#steps .hf-step")).to_have_count(5)
+    uploads = served.space.work / "uploads"
+    assert {path.name for path in uploads.rglob("*.png")} >= {"0.png", "mistake.png"}
+    assert served.blocks.delete_cache[1] == minutes * 60
+    delete_files_created_by_app(served.blocks, age=-1)  # what Gradio does with files of that age
+    assert not [path for path in uploads.rglob("*") if path.is_file() and path.name in {"0.png", "mistake.png"}]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -29,7 +30,8 @@ from PIL import Image
 from hfft.inference.classifier import classify, load_classifier
 from hfft.inference.runs import find_runs, read_run
 from hfft.planning.policies import installed_policies
-from hfft.space.app import Served, serve
+from hfft.report.card_metadata import plain_policy
+from hfft.space.app import Served, run_space, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Guess, make_quiz
 from hfft.space.trainings.sessions import KEPT
@@ -188,8 +190,8 @@ def test_phases_are_marked_where_they_begin(folder: Path, tmp_path: Path) -> Non
 def test_runs_are_compared(client: Client, image: Any) -> None:
     assert client.predict(api_name="/models") == ["second", "first"]
     table, *_ = client.predict(["first", "second"], image, api_name="/compare")
-    assert "head" in table
-    assert "last_block" in table
+    assert "the new head alone" in table
+    assert "the last block and the head" in table
     assert table.count("<tr>") == 3 + 2 + 2  # the runs and two baselines, and the runs' difference, each under its head
     assert "linear probe" in table
     assert "on the same validation images, pair by pair" in table
@@ -203,7 +205,7 @@ def test_runs_are_compared(client: Client, image: Any) -> None:
 def test_each_request_names_its_model(served: Served, image: Any) -> None:
     client = Client(served.url, verbose=False)
     newest = client.predict(image, api_name="/classify")[0]
-    assert "policy head" in client.predict("first", api_name="/describe_model")
+    assert "trained: the new head alone" in client.predict("first", api_name="/describe_model")
     assert client.predict(image, "first", api_name="/classify")[0] != newest
     assert client.predict(image, "second", api_name="/classify")[0] == newest
 
@@ -422,16 +424,42 @@ def test_the_policies_offered_are_the_cores_own() -> None:
     assert not {"last_n", "surgical"} & set(choices)
 
 
+def test_what_a_policy_trains_is_said_in_a_visitors_words() -> None:
+    said = {policy: plain_policy(policy) for policy in [*policy_choices(), "lp_ft:full", "lora:last_n=4,r=8"]}
+    assert not [words for words in said.values() if set("_:{=") & set(words)]
+    assert said["last_n:2"] == "the last 2 blocks and the head"
+    assert said["last_n:1"] == said["last_block"]
+    assert plain_policy("another:3") == "another:3"  # of a package that is not known here
+
+
+@pytest.mark.parametrize(
+    ("policy", "epochs", "reason"),
+    [
+        ("last_n:99", 1, "from 1 to 3 for this model"),
+        ("lp_ft", 1, "at least 2"),
+        ("auto", 1, "decided by the images"),
+        ("last", 1, "unknown; choose one of"),
+        ("head", 500, r"(?i)epochs|maximum"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_worker_is_asked(
+    policy: str, epochs: int, reason: str, client: Client, served: Served
+) -> None:
+    with pytest.raises(AppError, match=reason):
+        client.predict(SOURCES[2], policy, epochs, api_name="/finetune")
+    assert served.space.visits.of(client.session_hash).training is None
+
+
 @pytest.mark.processes
 def test_a_training_that_fails_says_why(client: Client, served: Served, folder: Path, tmp_path: Path) -> None:
     read(client, folder, tmp_path)
-    status, *_ = client.predict(SOURCES[0], "last_n:99", 1, api_name="/finetune")
+    given = served.space.visits.of(client.session_hash).given
+    assert given is not None
+    shutil.rmtree(given.folder / "train" / "red")
+    shutil.rmtree(given.folder / "train" / "blue")
+    status, *_ = client.predict(SOURCES[0], "head", 1, api_name="/finetune")
     assert 'data-state="failed"' in status
-    assert "from 1 to 3 for this model" in status
-    with pytest.raises(AppError, match="unknown; choose one of"):
-        client.predict(SOURCES[0], "last", 1, api_name="/finetune")
-    with pytest.raises(AppError, match=r"(?i)epochs|maximum"):
-        client.predict(SOURCES[0], "head", 500, api_name="/finetune")
+    assert "class" in status
 
 
 @pytest.mark.processes
@@ -459,6 +487,19 @@ def test_the_environment_names_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HFFT_MODEL", "somebody/model")
     assert SpaceArguments().model == "somebody/model"
     assert SpaceArguments(model="mine").model == "mine"
+
+
+def test_whoever_starts_it_is_told_that_it_is_coming(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def slow(options: SpaceArguments) -> Iterator[Served]:
+        assert capsys.readouterr().out == "Loading; the address follows.\n"
+        yield Served("http://127.0.0.1:1/", Any, SimpleNamespace(block_thread=lambda: None))
+
+    monkeypatch.setattr("hfft.space.app.serve", slow)
+    assert run_space(SpaceArguments()) == 0
+    assert capsys.readouterr().out == "hfft space: http://127.0.0.1:1/\n"
 
 
 def wait_for(what: Any) -> None:

@@ -75,6 +75,9 @@ class ClassesBox:
             self.clear = gr.Button("Remove all", size="sm", elem_id="class-clear")
 
     def _wire(self) -> list[Any]:
+        self.source.input(
+            None, self.source, None, js="(source) => {hfftChosen.source = source}", api_visibility="private"
+        )
         named, added = [self.name, self.files], [self.given, self.name, self.files]
         chosen = self.source.input(
             self.choose, self.source, self.shown, api_visibility="private", show_progress="hidden"
@@ -109,13 +112,17 @@ class ClassesBox:
         """Answer with the cards."""
         return class_cards(self.screen.cards(self.space.visits.of(request.session_hash), source))
 
+    def arranged(self, source: str, request: gr.Request) -> Any:
+        """Answer with the cards, and the uploads that fit the kind of images."""
+        return self.drawn(source, request), *self.showing(source)
+
     def there(self, request: gr.Request) -> Any:
-        """Answer with what a visitor who comes again has given: the source, what was read, and the uploads."""
+        """Answer with what a visitor who comes again has given: the source, and what was read."""
         session = self.space.visits.of(request.session_hash)
         source = session.source or (SOURCES[0] if session.given else "")
         if not source:  # the page shows what a first visit begins with
-            return [gr.skip()] * (2 + len(self.shown))
-        return source, self.space.trainings.describe(session), *self.showing(source)
+            return gr.skip(), gr.skip()
+        return source, self.space.trainings.describe(session)
 
     def read_zip(self, path: str | None, request: gr.Request) -> Any:
         """Answer with what is in a zip, and what was left out of it, and an emptied upload."""

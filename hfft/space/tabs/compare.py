@@ -9,15 +9,13 @@ import gradio as gr
 
 from hfft.errors import DataError
 from hfft.inference.runs import FinishedRun, disagreements
-from hfft.metrics import WORDS
-from hfft.space.service import NO_MODEL, Space
+from hfft.space.service import NO_MODEL, THUMBNAIL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
-from hfft.space.views.curves import baselines, curve_plot, curve_table, plot_update
+from hfft.space.views.curves import compared
 from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
 
 _DIFFERING = 12  # images that are shown of those on which runs differ
-_SHOWN = 400  # pixels of their longer side
 
 
 class CompareTab:
@@ -45,14 +43,12 @@ class CompareTab:
                 elem_id="differing",
             )
             note = gr.HTML(label="How many")
-            # One below the other: their legends are as wide as the runs' names.
-            accuracy = curve_plot("Validation accuracy", "run", visible=False)
-            loss = curve_plot("Validation loss (cross-entropy)", "run", visible=False)
-        shown = [table, differing, note, accuracy, loss]
+            curves = gr.HTML(label="Epoch by epoch", elem_id="compared-curves")
+        shown = [table, differing, note, curves]
         button.click(plainly(self.compare), [chosen, image], shown, api_name="compare")
         button.click(None, chosen, None, js="(names) => {hfftAddress('runs', names)}", api_visibility="private")
         hidden = gr.update(visible=False)
-        empty = (gr.update(choices=[], value=[]), "", hidden, "", hidden, hidden)
+        empty = (gr.update(choices=[], value=[]), "", hidden, "", "")
         tabs.fill(tab, self.offer, [chosen], [chosen, *shown], empty)
 
     def offer(self, before: list[str] | None, request: gr.Request) -> Any:
@@ -63,15 +59,15 @@ class CompareTab:
         """
         names = self.space.choices(self.space.visits.of(request.session_hash))
         if kept := [name for name in before or [] if name in names]:
-            return gr.update(choices=names, value=kept), *[gr.skip()] * 5
+            return gr.update(choices=names, value=kept), *[gr.skip()] * 4
         asked = [name for name in request.query_params.getlist("runs") if name in names]
         chosen = gr.update(choices=names, value=asked or names[:2])
         if len(asked) > 1:
             return chosen, *self.compare(asked, None, request)
-        return chosen, "" if names else views.empty(NO_MODEL), *[gr.skip()] * 4
+        return chosen, "" if names else views.empty(NO_MODEL), *[gr.skip()] * 3
 
     def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
-        """Answer with a table, the images on which the runs differ, a note on them, and two curves."""
+        """Answer with a table, the images on which the runs differ, a note on them, and the curves of all."""
         if len(names or []) < 2:
             raise DataError("choose two runs or more")
         session = self.space.visits.of(request.session_hash)
@@ -79,13 +75,9 @@ class CompareTab:
         metrics = {run.record.solved.metric for run in runs}
         if len(metrics) > 1:
             raise DataError(f"choose runs of one task: {' and '.join(sorted(metrics))} do not compare")
-        word = WORDS[metrics.pop()]
-        rows = curve_table([(run.name, run.rows) for run in runs], baselines(runs))
         hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")
-        titles = {word.name: f"Validation {word.name}", "validation loss": f"Validation loss: {word.loss}"}
-        plots = [plot_update(rows[rows["series"] == series], title) for series, title in titles.items()]
         text = views.comparison(runs, answers) + views.differences(runs) + hint
-        return text, *_differing(self.space, session, runs), *plots
+        return text, *_differing(self.space, session, runs), compared(runs)
 
 
 def _differing(space: Space, session: Session, runs: Sequence[FinishedRun]) -> tuple[Any, str]:
@@ -95,9 +87,9 @@ def _differing(space: Space, session: Session, runs: Sequence[FinishedRun]) -> t
         return gr.update(visible=False), ""  # which the table says
     images, pictures = space.loaded(session, runs[0].name).images, []
     for each in found[0][:_DIFFERING]:
-        image = images.get(each.file) if images is not None else None
+        image = images.get(each.file, THUMBNAIL) if images is not None else None
         if image is not None:
-            image.thumbnail((_SHOWN, _SHOWN))
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
             said = "; ".join(f"{run.name} says {answer}" for run, answer in zip(runs, each.said, strict=True))
             pictures.append((image, f"{each.label}: {said}"))
     shown = f", {len(pictures)} of which are shown, those first that the fewest have right" if pictures else ""

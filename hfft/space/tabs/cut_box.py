@@ -57,7 +57,7 @@ class CutBox:
         self.status = gr.HTML(no_progress(), label="Progress", elem_id="status", min_height=170)
         self.get = gr.DownloadButton("Download this model", visible=False, elem_id="get")
         self.epochs = gr.Slider(1, most, epochs, step=1, label="Epochs", elem_id="epoch-count")
-        with gr.Accordion("Other policies than a cut", open=False):
+        with gr.Accordion("Other choices than a cut", open=False):
             self.policy = Name(
                 policy_choices(),
                 value=DEFAULT_POLICY,

@@ -45,8 +45,8 @@ class FinetuneTab:
                 with gr.Column(min_width=300, elem_classes="hf-box"):
                     self.preview = TryBox(space, screen, model)
             with gr.Row():
-                self.loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
-                self.accuracy = curve_plot("Accuracy", "series", visible=False)
+                self.loss = curve_plot("Loss (cross-entropy)")
+                self.accuracy = curve_plot("Accuracy")
             gr.Markdown(self._limits(), elem_classes="hf-note")
         box = self.box
         self.chosen = [self.classes.source, box.policy, box.epochs, model]
@@ -83,8 +83,10 @@ class FinetuneTab:
     def resume(self, arrived: Any) -> None:
         """Show what a visitor who loads the page again has given, and the training that goes on."""
         box, classes = self.box, self.classes
-        there = arrived.then(classes.there, [], [classes.source, classes.given, *classes.shown], **_QUICK)
-        there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
+        there = arrived.then(classes.there, [], [classes.source, classes.given], **_QUICK).then(
+            None, classes.source, classes.source, js="(source) => hfftKept('source', source)", api_visibility="private"
+        )
+        there.then(classes.arranged, classes.source, [classes.cards, *classes.shown], **_QUICK)
         there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
         there.then(self.cut, self.chosen, box.cut, **_QUICK).then(
             plainly(self.follow),
@@ -131,9 +133,13 @@ class FinetuneTab:
         if session.training is None:
             yield [gr.skip()] * len(self.outputs)
             return
-        yield from self._follow(session, session.training, (where, what, count, model))
+        news = not self.space.trainings.kept(session, session.training)
+        yield from self._follow(session, session.training, (where, what, count, model), news)
 
-    def _follow(self, session: Session, training: Training, chosen: tuple[Any, ...]) -> Iterator[Any]:
+    def _follow(
+        self, session: Session, training: Training, chosen: tuple[Any, ...], news: bool = True
+    ) -> Iterator[Any]:
+        """Answer as `finetune` does; without news, of a model that the visitor has already, no model is chosen."""
         drawn, first = 1, True  # one epoch makes no line
         for now in self.space.trainings.follow(session, training):
             curves = split_curves(now.rows) if len(now.rows) > drawn or now.ended else (gr.skip(), gr.skip())
@@ -141,8 +147,8 @@ class FinetuneTab:
             yield (
                 views.progress(now),
                 *curves,
-                self._models(session, now),
-                self.offered(session, session.shown) if now.state == "done" else gr.skip(),
+                self._models(session, now) if news else gr.skip(),
+                self.offered(session, session.shown if news else chosen[-1]) if now.state == "done" else gr.skip(),
                 gr.update(visible=now.ended),
                 gr.update(visible=not now.ended),
                 self.box.value(session, *chosen) if first or now.ended else gr.skip(),

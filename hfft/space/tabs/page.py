@@ -74,6 +74,8 @@ window.hfftAddress = (name, value) => {
 window.hfftOpen = (wanted) => {
     [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.dataset.tabId === wanted)?.click();
 };
+window.hfftChosen = {};
+window.hfftKept = (name, restored) => hfftChosen[name] ?? restored;
 document.addEventListener("click", (event) => {
     const tab = event.target.closest('[role="tab"]');
     if (tab?.dataset.tabId) hfftAddress("tab", tab.dataset.tabId);
@@ -105,7 +107,8 @@ name();
 }"""
 """What Gradio's own parts lack: arrow keys, Home and End move between tabs, as they do wherever there are tabs; and
 what a button says is in its name, so that one can ask for it. The address follows model, tab and compared runs, and
-opens the page on them."""
+opens the page on them. What a visitor has chosen by hand since the page was loaded (`hfftChosen`) is kept where the
+choice of an earlier visit comes back later than that."""
 
 
 def theme() -> gr.Theme:
@@ -162,19 +165,21 @@ class _Header:
 
     def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> Any:
         """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
+        self.model.input(None, self.model, None, js="(name) => {hfftChosen.model = name}", **_PRIVATE)
         # What is said of one model must not stand under the name of the next.
         self.model.change(None, None, self.summary, js="() => ''", api_visibility="private").then(
             plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
         )
         api(self.models, api_name="models")
         blocks.unload(self.leave)
-        return blocks.load(
+        begun = blocks.load(
             self.begin,
             [self.visit, self.model],
             [self.visit, self.model, self.summary, classify.offer],
             api_visibility="private",
             show_progress="hidden",
         )
+        return begun.then(None, self.model, self.model, js="(name) => hfftKept('model', name)", **_PRIVATE)
 
     def facts(self, model: str | None, request: gr.Request) -> str:
         """Answer with a line about a model."""

@@ -15,7 +15,7 @@ from hfft.inference.runs import Answer, FinishedRun, confusion_counts, worst_ans
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
-from hfft.space.service import NO_MODEL, Space
+from hfft.space.service import NO_MODEL, THUMBNAIL, Space
 from hfft.space.tabs.before_after import BeforeAfter
 from hfft.space.trainings.sessions import new_folder
 from hfft.space.views import epochs as epoch_views
@@ -65,8 +65,8 @@ class TrainingTab:
             BeforeAfter(space, image, tab, tabs)
             table = gr.HTML(label="Epochs", elem_id="epochs")
             with gr.Row():
-                loss = curve_plot("Loss (cross-entropy)", "series", visible=False)
-                accuracy = curve_plot("Accuracy", "series", visible=False)
+                loss = curve_plot("Loss (cross-entropy)")
+                accuracy = curve_plot("Accuracy")
             with gr.Row():
                 matrix = gr.Image(
                     label="Answers against the truth",
@@ -76,6 +76,8 @@ class TrainingTab:
                     format="png",
                     visible=False,
                     alt_text=_MATRIX,
+                    elem_id="answers",
+                    elem_classes="hf-figure",
                 )
                 mistakes = gr.Gallery(
                     label=f"{SINGLE_LABEL.mistakes}; {_PRESS}",
@@ -89,46 +91,50 @@ class TrainingTab:
                 )
             note = gr.HTML(label="Mistakes")
             again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
-        outputs, hidden = [table, loss, accuracy, matrix, mistakes, note], gr.update(visible=False)
-        mistakes.select(plainly(self.look_at), tabs.model, image, api_visibility="private").success(
+            shown = gr.State([])  # the files of the mistakes
+        outputs, hidden = [table, loss, accuracy, matrix, mistakes, note, shown], gr.update(visible=False)
+        mistakes.select(plainly(self.look_at), [tabs.model, shown], image, api_visibility="private").success(
             None, None, None, js="() => {hfftOpen('trace')}", api_visibility="private"
         )
         again.click(plainly(self.training), tabs.model, outputs, api_name="training")
-        tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, ""))
+        tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, "", []))
         tabs.fill(tab, self.by_epoch, [tabs.model], [player], (no_epochs(""),))
 
     def training(self, model: str | None, request: gr.Request) -> Any:
-        """Answer with the table of epochs, two curves, the confusion matrix, the mistakes and a note on them."""
+        """Answer with epochs, two curves, the confusion matrix, the mistakes, a note on them, and their files."""
         session, hidden = self.space.visits.of(request.session_hash), gr.update(visible=False)
         try:
             run = self.space.run(session, model)
         except ModelError:
             if model:
                 raise
-            return views.empty(NO_MODEL), hidden, hidden, hidden, hidden, ""
+            return views.empty(NO_MODEL), hidden, hidden, hidden, hidden, "", []
         if run is None:
-            return views.empty(_NO_RECORD), hidden, hidden, hidden, hidden, ""
+            return views.empty(_NO_RECORD), hidden, hidden, hidden, hidden, "", []
         loaded = self.space.loaded(session, model)
         answers = loaded.answers()
         matrix, why = _figure(run, answers)
         played = (run.folder / EPOCH_ANSWERS).exists()  # it shows the same curves and counts, for every epoch
         head = views.epochs(run) if run.rows else views.empty("This model came without its trace of epochs.")
-        pictures, note = _mistakes(loaded)
+        found, note = _mistakes(loaded)
+        pictures = [(image, f"{answer.label} → {answer.prediction}" + _sure(answer)) for answer, image in found]
         return (
             head + views.saved(run, self.space.prefix_seconds(session, model)),
             *[_unless(played, plot) for plot in split_curves(run.rows)],
             _unless(played, gr.update(value=matrix, visible=matrix is not None, alt_text=_AGAINST if why else _MATRIX)),
             gr.update(value=pictures, visible=bool(pictures), label=f"{run.record.solved.mistakes}; {_PRESS}"),
             views.evaluated(run) + why + note,
+            [answer.file for answer, _ in found],
         )
 
-    def look_at(self, model: str | None, chosen: gr.SelectData, request: gr.Request) -> str:
+    def look_at(self, model: str | None, shown: list[str], chosen: gr.SelectData, request: gr.Request) -> str:
         """Answer with the image of the mistake that was pressed, as a file, for the tabs that follow one image."""
-        found = _mistaken(self.space.loaded(self.space.visits.of(request.session_hash), model))
-        if chosen.index >= len(found):
+        loaded = self.space.loaded(self.space.visits.of(request.session_hash), model)
+        image = loaded.images.get(shown[chosen.index]) if loaded.images and chosen.index < len(shown) else None
+        if image is None:
             raise DataError("this mistake is not here any more; open the tab again")
         path = new_folder(self.space.work, "uploads") / "mistake.png"
-        found[chosen.index][1].save(path)
+        image.save(path)
         return str(path)
 
     def by_epoch(self, model: str | None, request: gr.Request) -> dict[str, Any]:
@@ -178,22 +184,19 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
     return found
 
 
-def _mistaken(loaded: Loaded) -> list[tuple[Answer, Image.Image]]:
-    """Return the answers that are most wrong, as far as their images are still there."""
-    images = loaded.images
-    wrong = worst_answers(loaded.answers()) if images is not None else []
-    found = [(answer, images.get(answer.file) if images is not None else None) for answer in wrong]
-    return [(answer, image) for answer, image in found if image is not None]
-
-
 def _sure(answer: Answer) -> str:
     return f", {answer.probability:.0%}" if math.isfinite(answer.probability) else ""
 
 
-def _mistakes(loaded: Loaded) -> tuple[list[Any], str]:
+def _mistakes(loaded: Loaded) -> tuple[list[tuple[Answer, Image.Image]], str]:
     """Return the answers that are most wrong with their images, and a note where there are none to show."""
-    answers = loaded.answers()
-    if not worst_answers(answers):
+    answers, found = loaded.answers(), []
+    wrong = worst_answers(answers)
+    if not wrong:
         return [], views.note(_NO_MISTAKES.format(len(answers))) if answers else ""
-    pictures = [(image, f"{answer.label} → {answer.prediction}" + _sure(answer)) for answer, image in _mistaken(loaded)]
-    return pictures, "" if pictures else "<p>The images of its mistakes are not here any more.</p>"
+    for answer in wrong:
+        image = loaded.images.get(answer.file, THUMBNAIL) if loaded.images is not None else None
+        if image is not None:
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            found.append((answer, image))
+    return found, "" if found else "<p>The images of its mistakes are not here any more.</p>"

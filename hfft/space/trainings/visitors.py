@@ -13,7 +13,8 @@ from typing import Any
 
 from hfft.demo import ANIMALS, EMBEDDED_MODEL, SPLIT_SIZES
 from hfft.errors import ArgumentError, DataError, HfftError, ModelError
-from hfft.planning.policies import find_policy, installed_policies, resolve_policy
+from hfft.explain.pipeline import anatomy_of
+from hfft.planning.policies import check_policy, find_policy, installed_policies, resolve_policy
 from hfft.plugin.contract import Anatomy
 from hfft.report.record import read_record
 from hfft.space.models import Models
@@ -228,14 +229,14 @@ class VisitorTrainings:
             HfftError: an option or the images cannot be used, or too many trainings are waiting.
         """
         self.refuse_while_training(session)
-        self._check(source, policy, epochs)
+        self._check(source, policy, epochs, model)
         images = None if source == SOURCES[2] else self._ready(session, source).folder
         return self._submit(session, images, (policy, epochs), model)
 
     def start_on(self, session: Session, images: Path, policy: str, epochs: float, model: str | None) -> Training:
         """Put a training on a list of images into the queue, as `start` does."""
         self.refuse_while_training(session)
-        self._check(SOURCES[0], policy, epochs)
+        self._check(SOURCES[0], policy, epochs, model)
         return self._submit(session, images, (policy, epochs), model)
 
     def _submit(self, session: Session, images: Path | None, what: tuple[str, float], model: str | None) -> Training:
@@ -273,12 +274,14 @@ class VisitorTrainings:
         if session.training is not None and not session.training.ended:
             raise HfftError("you have a training already; wait for it, or cancel it")
 
-    def _check(self, source: str, policy: str, epochs: float) -> None:
-        find_policy(policy)
+    def _check(self, source: str, policy: str, epochs: float, model: str | None) -> None:
+        check_policy(policy)
         if source not in SOURCES:
             raise DataError(f"the images must be one of: {'; '.join(SOURCES)}")
         if not 1 <= epochs <= self.options.max_epochs:
             raise DataError(f"the epochs must be from 1 to {self.options.max_epochs}")
+        loaded = self.models.get(model) if model else self.models.pretrained(None)
+        resolve_policy(policy, anatomy_of(loaded.classifier), round(epochs))
 
     def follow(self, session: Session, training: Training) -> Iterator[Training]:
         """Yield a training whenever something about it has changed; at its end the visitor has one model more."""
@@ -293,13 +296,17 @@ class VisitorTrainings:
             self._keep(session, training)
         yield training
 
+    def kept(self, session: Session, training: Training) -> bool:
+        """Whether the model of a training is one of the visitor's own already."""
+        return any(own.run.parent == training.job.folder for own in session.own.values())
+
     def _keep(self, session: Session, training: Training) -> None:
         """Give a new model a name, and let go of the oldest where there are too many; once for each training."""
+        if self.kept(session, training):
+            return
         job = training.job
         assert isinstance(job, Job)
         run = job.folder / "run"
-        if any(own.run == run for own in session.own.values()):
-            return
         number = job.folder.name.rpartition("-")[2]
         name = f"your model {number}: {job.policy}, {job.epochs:g} epoch{'s' if job.epochs != 1 else ''}"
         session.own[name] = OwnModel(run, job.images)

@@ -8,6 +8,7 @@ from typing import Any
 
 from hfft.explain.cuts import CutChart, CutPart, CutPlace
 from hfft.metrics import wilson_interval
+from hfft.report.card_metadata import plain_policy
 from hfft.space.trainings.sessions import Tried
 from hfft.space.views.architecture import count_text
 
@@ -67,7 +68,7 @@ def cut_value(chart: CutChart, wanted: Wanted, tried: Sequence[Tried], busy: boo
         ],
         "chance": round(100 / max(wanted.classes, 1), 1),
         "busy": busy,
-        "why": "" if chosen in policies else f"--policy {wanted.policy} trains other parts than a cut does.",
+        "why": "" if chosen in policies else f"What is chosen below is not a cut: {plain_policy(wanted.policy)}.",
     }
 
 

@@ -11,7 +11,7 @@ from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import WORDS, PairedDifference
 from hfft.planning.anatomy_file import anatomy_from_dict
-from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name
+from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name, plain_policy
 from hfft.report.record import CROSSED, RunRecord
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
@@ -40,6 +40,7 @@ CSS = f"""
 .caption-label {{left:0 !important; max-width:100% !important; font-size:12px !important; padding:2px 6px !important;
   white-space:normal !important}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
+.dark .hf-figure img {{filter:invert(.9) hue-rotate(180deg)}}
 .hf-fit img {{width:100%; height:100%; object-fit:contain}}
 .hf-bar {{display:block; position:relative; height:8px; border-radius:4px; overflow:hidden; margin-top:4px;
   min-width:120px; background:var(--border-color-primary)}}
@@ -169,8 +170,7 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
     record = run.record
     facts = [
         f"base {plain_base_name(record)}",
-        f"policy {record.policy}",
-        f"{run.trained_share:.1%} of parameters trained",
+        f"trained: {plain_policy(record.policy)} ({run.trained_share:.1%} of the parameters)",
         f"{len(record.data.labels)} {record.solved.noun}" + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
@@ -368,14 +368,24 @@ def _station(training: Training | None, place: int, here: int) -> str:
 
 def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
     """Return runs side by side, with a word where their figures were not counted on the same images."""
-    heads = ("run", "base", "policy", "images", "result", "trained", "seconds of the run", "cache", "answer")
+    heads = (
+        "run",
+        "base",
+        "what was trained",
+        "images",
+        "result",
+        "parameters trained",
+        "seconds of the run",
+        "cache",
+        "answer",
+    )
     shared = _shared_split(runs)
     splits = [shared or leading_split(run) for run in runs]
     rows: list[tuple[str, ...]] = [
         (
             run.name,
             plain_base_name(run.record),
-            run.record.policy,
+            plain_policy(run.record.policy),
             f"{split} of {run.record.data.name}",
             right(run, split),
             f"{run.trained_share:.1%}",
@@ -440,6 +450,8 @@ def milliseconds(seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds >= 0.95 else milliseconds(seconds)
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from hfft.explain.gradcam import heat_image
 from hfft.explain.journey import Journey, Stop
 from hfft.inference.runs import FinishedRun
-from hfft.report.card_metadata import plain_base_name
+from hfft.report.card_metadata import plain_base_name, plain_policy
 from hfft.space.views.evidence import address_of, bars
 from hfft.space.views.html import leading_split, right
 from hfft.tasks.contract import Score
@@ -115,8 +115,8 @@ def _of_this_model(run: FinishedRun) -> str:
     if not total:
         return ""
     return (
-        f"Here: {plain_base_name(run.record)} has {total:,} parameters; the policy {run.record.policy} trained "
-        f"{trained:,} of them ({trained / total:.1%})."
+        f"Here: {plain_base_name(run.record)} has {total:,} parameters; {trained:,} of them "
+        f"({trained / total:.1%}) were trained: {plain_policy(run.record.policy)}."
     )
 
 
