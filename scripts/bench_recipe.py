@@ -323,7 +323,7 @@ def corrupted_table(runs: Sequence[Row]) -> str:
 
 
 def _robust(run: Row) -> float:
-    return statistics.mean(statistics.mean(bit == "1" for bit in bits) for bits in run["corrupted"].values())
+    return statistics.mean(float(bit == "1") for bits in run["corrupted"].values() for bit in bits)
 
 
 def augmentation_table(runs: Sequence[Row]) -> str:

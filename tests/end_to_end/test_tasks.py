@@ -188,7 +188,7 @@ def test_cached_and_uncached_are_equal(world: World, task: str, policy: str) -> 
 
 
 def test_augmented_at_the_boundary_cached_and_uncached_are_equal(world: World, task: str) -> None:
-    flags = ("--model_name_or_path", world.resnet, "--frofa", "brightness", "--mixup", 0.4)
+    flags: tuple[Any, ...] = ("--model_name_or_path", world.resnet, "--frofa", "brightness", "--mixup", 0.4)
     flags += ("--cutmix", 1.0) if task == "multi_label" else ()
     cached = world.run(task, "augmented-cached", "--cache", "memory", *flags)
     uncached = world.run(task, "augmented-uncached", "--cache", "off", *flags)
