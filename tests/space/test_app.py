@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import pytest
@@ -36,6 +36,9 @@ from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Guess, make_quiz
 from hfft.space.trainings.sessions import KEPT
 from hfft.space.trainings.visitors import NO_IMAGES, SOURCES, policy_choices
+
+if TYPE_CHECKING:
+    from hfft.space.service import Space
 
 ENDPOINTS = {
     "/classify",
@@ -495,7 +498,7 @@ def test_whoever_starts_it_is_told_that_it_is_coming(
     @contextmanager
     def slow(options: SpaceArguments) -> Iterator[Served]:
         assert capsys.readouterr().out == "Loading; the address follows.\n"
-        yield Served("http://127.0.0.1:1/", Any, SimpleNamespace(block_thread=lambda: None))
+        yield Served("http://127.0.0.1:1/", cast("Space", None), SimpleNamespace(block_thread=lambda: None))
 
     monkeypatch.setattr("hfft.space.app.serve", slow)
     assert run_space(SpaceArguments()) == 0
