@@ -39,6 +39,9 @@ DOCS = {
 }
 PHONE = ("Fine-tune", "Classify", "Training", "Learn")
 """Tabs side by side in ``space-phone.png``, of which the first screens are shown."""
+_AS_ASKED = (
+    "[null, document.querySelector('#model input').value].includes(new URLSearchParams(location.search).get('model'))"
+)
 _DARK = "Prediction trace"
 _TALLEST = 2_400  # pixels of a picture in the docs
 
@@ -53,13 +56,15 @@ def main() -> int:
     options = parser.parse_args()
     options.target.mkdir(parents=True, exist_ok=True)
     with visit(options.outputs) as (page, url, place):
-        image = write_example(place)
+        image, address = write_example(place), f"{url}?"
         arrive(page, url)
         if not options.untrained:
             train(page)
             train_to_the_right(page, 2)
             choose_model(page, "last_block")  # which has a retrained part to show
-        (_for_docs if options.docs else _all)(page, url, image, options.target)
+            page.wait_for_url("**model=your*last_block*")  # the last that follows the choice
+            address = page.url
+        (_for_docs if options.docs else _all)(page, address, image, options.target)
     return 0
 
 
@@ -67,7 +72,7 @@ def _all(page: Page, url: str, image: Path, target: Path) -> None:
     """Take every tab in every size and theme, of one visit, so that its trainings are in all of them."""
     for width in WIDTHS:
         for theme in THEMES:
-            _begin(page, f"{url}?__theme={theme}", image, width)
+            _begin(page, f"{url}&__theme={theme}", image, width)
             for tab in TABS:
                 _take(page, tab, target / f"{tab.lower().replace(' ', '-')}-{width}-{theme}.png")
 
@@ -75,10 +80,10 @@ def _all(page: Page, url: str, image: Path, target: Path) -> None:
 def _for_docs(page: Page, url: str, image: Path, target: Path) -> None:
     """Take the pictures of docs/images."""
     for theme, tabs in (("light", [tab for tab in DOCS if tab != _DARK]), ("dark", [_DARK])):
-        _begin(page, f"{url}?__theme={theme}", image, WIDTHS[0])
+        _begin(page, f"{url}&__theme={theme}", image, WIDTHS[0])
         for tab in tabs:
             _take(page, tab, target / f"{DOCS[tab]}.png", _TALLEST)
-    _begin(page, f"{url}?__theme=light", image, WIDTHS[1])
+    _begin(page, f"{url}&__theme=light", image, WIDTHS[1])
     strip = Image.new("RGB", ((WIDTHS[1] + 12) * len(PHONE) - 12, 1_400), "#888888")
     path = target / "space-phone.png"
     for place, tab in enumerate(PHONE):
@@ -91,6 +96,7 @@ def _for_docs(page: Page, url: str, image: Path, target: Path) -> None:
 def _begin(page: Page, url: str, image: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     arrive(page, url)
+    page.wait_for_function(_AS_ASKED)
     page.locator("#try-examples button").first.click()
     page.locator("#try-answers h3").first.wait_for()
     upload(page, image)

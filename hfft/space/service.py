@@ -75,7 +75,7 @@ class Space:
         return [*reversed(session.own), *self.models.runs()]
 
     def current(self, session: Session) -> str:
-        """Return the model that a page shows when it is opened: the one used last, else the served one; else none."""
+        """Return the model that a page shows when it is opened: the one chosen last, else the served one; else none."""
         names = self.choices(session)
         return session.shown if session.shown in names else next(iter(self.models.runs()), "")
 
@@ -86,11 +86,9 @@ class Space:
             ModelError: there is none of that name (any more).
         """
         if name in session.own:
-            session.shown = name
             return str(session.own[name].run)
         runs = self.models.runs()
         if name in runs:
-            session.shown = name
             return runs[name]
         if name:
             raise ModelError(GONE.format(name[:80]))
@@ -239,7 +237,6 @@ class Space:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
         runs, answers = [], []
-        shown = session.shown
         for name in names[:8]:
             loaded = self.models.get(self.source(session, name))
             if loaded.run is None:
@@ -248,7 +245,6 @@ class Space:
             least = loaded.classifier.pixels.least
             found = loaded.classify([self.image(path, least)])[0] if path else None
             answers.append(said(found) if found else "-")
-        session.shown = shown
         return runs, answers
 
 

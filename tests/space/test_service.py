@@ -17,7 +17,7 @@ from hfft.errors import DataError, HfftError
 from hfft.inference.classifier import Prediction
 from hfft.space.options import SpaceArguments
 from hfft.space.service import Space, write_sheet
-from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.sessions import OwnModel, Session
 from hfft.space.trainings.visitors import MOST_FRAMES, RECORDED
 from hfft.space.uploads import Limits, frame
 from hfft.tasks.contract import Score
@@ -102,3 +102,10 @@ def test_a_model_that_nobody_asks_for_is_let_go_of(space: Space) -> None:
     loaded.asked -= 61
     space.models.rest(60)
     assert space.loaded(Session(), "run") is not loaded
+
+
+def test_to_ask_a_model_is_not_to_choose_it(space: Space, outputs: Path) -> None:
+    session = Session(own={"mine": OwnModel(outputs / "run", None)}, shown="mine")
+    assert space.loaded(session, "run").run is not None  # as a page asks before the visit's model is back
+    space.compare(session, ["run", "mine"], None)
+    assert space.current(session) == "mine"

@@ -78,13 +78,10 @@ class CutBox:
 
     def value(self, session: Session, source: str, policy: str | None, epochs: float, model: str | None) -> Any:
         """Return what the drawing shows for what is chosen now."""
-        shown = session.shown
         try:
             return self.screen.cut(session, source, policy or DEFAULT_POLICY, epochs, model)
         except HfftError as error:
             return views.no_cut(f"There is nothing to cut: {error}")
-        finally:
-            session.shown = shown  # to draw a model's cut is not to use it: a new one may have come meanwhile
 
 
 EPOCHS = 5

@@ -186,6 +186,7 @@ class _Header:
         session = self.space.visits.of(request.session_hash)
         if model:
             self.space.source(session, model)  # whether it is here
+            session.shown = model
         return self._facts(session, model)
 
     def _facts(self, session: Session, name: str | None) -> str:

@@ -80,7 +80,7 @@ class Session:
         training: that this visitor started last.
         trained: how many trainings were started, which keeps names from being used twice.
         tried: trainings that have ended, the oldest first; they outlast the models.
-        shown: the model that this visitor used last.
+        shown: the model that this visitor chose last, or trained since; to ask a model something is not to choose it.
         folder: with all that this visitor gave and trained, made when it is needed.
         desks: what the tabs that look after images keep of this visit, by tab.
         seen: when something was last asked for, on the monotonic clock.

@@ -122,6 +122,6 @@ def _note(images: int, labels: int, shown: int) -> str:
     matrix = "" if labels <= CLASSES else f"; the matrix is left out, as there are {labels} classes"
     if not shown:
         return f"{counted}{matrix}. Their pictures are not here any more."
-    which = f"; {shown} of them are shown, the first of each class" if shown < images else ", which are shown below"
+    which = f"; {shown} of them are shown, the first of each class" if shown < images else ", all of which are shown"
     classes = f" (of the first {CLASSES} classes)" if labels > CLASSES else ""
     return f"{counted}{which}{classes}{matrix}. Probabilities are those of the finished model's temperature."
