@@ -32,6 +32,7 @@ FORMAT = 2
 _FIRST = {"format": 1, "distance": "neighbours"}  # which stood in no file of that format
 _ENTRY = "hfft_known_images"
 _LONGEST = 1.01  # of a row of length 1, rounded to float16
+_BORDER = 1e-4  # share by which the image at the border lies inside, which float32 and other kernels must not change
 _TINY = 1e-6  # a distance that is none: of an image to itself, in the resolution of float16
 
 
@@ -173,7 +174,8 @@ def united(old: KnownImages, new: KnownImages, held_out: NDArray[Any]) -> KnownI
         new: that join it.
         held_out: features of images like the new ones that were not trained on, shape (others, features).
     """
-    features, labels = (np.concatenate(both) for both in ((old.features, new.features), (old.labels, new.labels)))
+    features = np.concatenate([old.features, new.features])
+    labels = np.concatenate([old.labels, new.labels])
     distance = DISTANCES[old.method](features, labels)
     rows = old.features.astype(np.float32)
     before, after = _largest(old.distance(rows)), _largest(distance(rows))
@@ -185,7 +187,8 @@ def united(old: KnownImages, new: KnownImages, held_out: NDArray[Any]) -> KnownI
 
 def _largest(distances: NDArray[np.float64]) -> float:
     """Return the distance within which `SHARE` of images like these lie."""
-    return max(min(upper_quantile(distances, SHARE), float(distances.max())), _TINY)
+    largest = min(upper_quantile(distances, SHARE), float(distances.max()))
+    return max(largest * (1 + _BORDER), _TINY)
 
 
 def unit_rows(features: NDArray[Any]) -> NDArray[np.float32]:
