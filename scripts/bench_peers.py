@@ -118,36 +118,41 @@ def trainer_way(seed: int, image_size: int, learning_rate: float = 5e-5) -> Outc
 
 def fastai_way(seed: int, image_size: int) -> Outcome:
     """Fine-tune with fastai's Learner: frozen to the last block, one cycle."""
-    import fastai.callback.all  # noqa: F401  (gives Learner its schedules and no_bar)
-    from fastai.data.core import DataLoaders
-    from fastai.learner import Learner
-    from fastai.metrics import accuracy
-
     with tempfile.TemporaryDirectory() as scratch:
-        setup = prepare(seed, image_size, scratch)
-        pixels, size = Pixels(setup.processor), setup.settings.training.per_device_train_batch_size
-        loaders = DataLoaders(
-            DataLoader(PixelDataset(setup.sets.train, pixels), size, shuffle=True, collate_fn=as_pair),
-            DataLoader(PixelDataset(setup.sets.validation, pixels), size, collate_fn=as_pair),
-        )
-        trainable = setup.plan.phases[0].trainable
-        learner = Learner(
-            loaders,
-            Logits(setup.model),
-            loss_func=nn.CrossEntropyLoss(),
-            metrics=accuracy,
-            path=scratch,
-            splitter=lambda model: [
-                [p for name, p in model.model.named_parameters() if name not in trainable],
-                [p for name, p in model.model.named_parameters() if name in trainable],
-            ],
-        )
-        learner.freeze()
+        learner = fastai_learner(prepare(seed, image_size, scratch), scratch)
         began = time.perf_counter()
         with learner.no_bar(), learner.no_logging():
             learner.fit_one_cycle(EPOCHS)
         seconds = time.perf_counter() - began
         return float(learner.recorder.values[-1][-1]), seconds
+
+
+def fastai_learner(setup: Setup, folder: str) -> Any:
+    """Return a Learner of a run's model and images, frozen as the run's first phase is."""
+    import fastai.callback.all  # noqa: F401  (gives Learner its schedules and no_bar)
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.metrics import accuracy
+
+    pixels, size = Pixels(setup.processor), setup.settings.training.per_device_train_batch_size
+    loaders = DataLoaders(
+        DataLoader(PixelDataset(setup.sets.train, pixels), size, shuffle=True, collate_fn=as_pair),
+        DataLoader(PixelDataset(setup.sets.validation, pixels), size, collate_fn=as_pair),
+    )
+    trainable = setup.plan.phases[0].trainable
+    learner = Learner(
+        loaders,
+        Logits(setup.model),
+        loss_func=nn.CrossEntropyLoss(),
+        metrics=accuracy,
+        path=folder,
+        splitter=lambda model: [
+            [p for name, p in model.model.named_parameters() if name not in trainable],
+            [p for name, p in model.model.named_parameters() if name in trainable],
+        ],
+    )
+    learner.freeze()
+    return learner
 
 
 class Logits(nn.Module):

@@ -5,6 +5,10 @@ measures and prints a table; runs that the file holds already are kept, so that 
 stands for five images of each class, which each seed draws anew. hfft sets its own validation images aside from them.
 ``--held_out development`` is what recipes are chosen with, ``--held_out test`` what is published: images that nothing
 was chosen on. The way ``bf16`` is the default in bfloat16, which is measured where the CPU multiplies it in hardware.
+``trainer`` and ``fastai`` train the same part of the same model on the same images, 24 passes in batches of an eighth
+of them: the first in ``transformers.Trainer`` with hfft's learning rate, the second with fastai's one-cycle schedule
+and that rate (it needs the dependency group ``peers``). They, the default and full fine-tuning are also asked about
+corrupted copies of the held-out images (`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
 ``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
 (at least 8) and the last weights, so that nothing but the augmentation differs; no results are written.
 
@@ -22,24 +26,31 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _plain import plain_trainer
 from _sets import Pools, add_places, readers_of
+from bench_peers import fastai_learner
 from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor
+from transformers import PreTrainedModel
 
 import hfft
 from hfft.arguments import RUN_ARGUMENTS
+from hfft.data.preprocessing import collate
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.finetune import set_up
 from hfft.jobs.run import Run
 from hfft.metrics import paired_difference
+from hfft.models.forward import logits_of
 from hfft.parsing import parse_keywords
 from hfft.training.phases import ReadyPhase, make_ready, make_trainer
 from hfft.training.progress import Progress
@@ -70,9 +81,18 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "cutmix": {"cutmix": 1.0},
     "mixup, cutmix": {"mixup": 0.2, "cutmix": 1.0},
 }
-WAYS |= {PLAIN: {}, **AUGMENTED}
+TRAINER, FASTAI = "trainer", "fastai"
+WAYS |= {PLAIN: {}, **AUGMENTED, TRAINER: {}, FASTAI: {}}
 PASSES = 24
-COMPARED = ((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT))
+CORRUPTED = (DEFAULT, FULL)
+Corrupt = Callable[[Image.Image, np.random.Generator], Image.Image]
+CORRUPTIONS: dict[str, Corrupt] = {
+    "noise": lambda image, random: _noisy(image, random),
+    "blur": lambda image, random: image.filter(ImageFilter.GaussianBlur(max(image.size) / 64)),
+    "contrast": lambda image, random: ImageEnhance.Contrast(image).enhance(0.4),
+    "JPEG": lambda image, random: _as_jpeg(image),
+}
+COMPARED = ((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT), (DEFAULT, TRAINER), (DEFAULT, FASTAI))
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
     *("fashion:5", "fashion:20", "digits:5", "digits:20", "mnist:5", "mnist:20"),
@@ -129,7 +149,8 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
 
 def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool) -> Iterator[Row]:
     yield from _augmented(folder, seed, image_size, [way for way in ways if way == PLAIN or way in AUGMENTED])
-    for way in (each for each in ways if each != PLAIN and each not in AUGMENTED):
+    yield from _peers(folder, seed, image_size, [way for way in ways if way in (TRAINER, FASTAI)])
+    for way in (each for each in ways if each not in (PLAIN, TRAINER, FASTAI, *AUGMENTED)):
         began = time.perf_counter()
         run = hfft.finetune(
             **{
@@ -152,9 +173,53 @@ def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str]
             with_probe = False
             probe = run.baselines.predictions["linear_probe"]["test"] == output.label_ids
             yield {"way": PROBE, "right": _bits(probe), "seconds": run.baselines.seconds}
-        yield {"way": way, "right": _bits(output.predictions.argmax(1) == output.label_ids), "seconds": seconds} | _of(
-            run
-        )
+        right, corrupted = _bits(output.predictions.argmax(1) == output.label_ids), {}
+        if way in CORRUPTED:
+            corrupted = {"corrupted": _corrupted(run.model, run.setup, folder)}
+        yield {"way": way, "right": right, "seconds": seconds} | corrupted | _of(run)
+
+
+def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Iterator[Row]:
+    """Train the last block in other libraries, and yield what is said of held-out images."""
+    for way in ways:
+        began = time.perf_counter()
+        setup = set_up(_settings(folder, seed, image_size, {**WAYS[way], "bf16": False}))
+        rate = setup.settings.training.learning_rate
+        if way == TRAINER:
+            plain_trainer(setup, rate).train()
+        else:
+            learner = fastai_learner(setup, str(folder))
+            with learner.no_bar(), learner.no_logging():
+                learner.fit_one_cycle(PASSES, rate)
+        right = _bits(_right_of(setup.model, setup, _images(folder)))
+        seconds = time.perf_counter() - began
+        yield {"way": way, "right": right, "seconds": seconds, "corrupted": _corrupted(setup.model, setup, folder)}
+
+
+def _corrupted(model: PreTrainedModel, setup: Setup, folder: Path) -> dict[str, str]:
+    """Return by corruption which held-out images a model labels rightly."""
+    random = np.random.default_rng(0)
+    copies = {
+        name: [(corrupt(image, random), label) for image, label in _images(folder)]
+        for name, corrupt in CORRUPTIONS.items()
+    }
+    return {name: _bits(_right_of(model, setup, images)) for name, images in copies.items()}
+
+
+def _images(folder: Path) -> list[tuple[Image.Image, str]]:
+    files = sorted((folder / "held_out").glob("*/*.png"))
+    return [(Image.open(file).convert("RGB"), file.parent.name) for file in files]
+
+
+def _right_of(model: PreTrainedModel, setup: Setup, images: Sequence[tuple[Image.Image, str]]) -> NDArray[np.bool_]:
+    model.eval()
+    answers: list[int] = []
+    for start in range(0, len(images), 64):
+        batch = collate([setup.plain_pixels(image) for image, _ in images[start : start + 64]])
+        with torch.no_grad():
+            answers += logits_of(model(**batch)).argmax(1).tolist()
+    labels = list(setup.sets.labels)
+    return np.array([labels[answer] == label for answer, (_, label) in zip(answers, images, strict=True)])
 
 
 def _augmented(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Iterator[Row]:
@@ -197,6 +262,17 @@ def _of(run: Run) -> Row:
     return {"policy": run.plan.policy, "best_epoch": run.progress.best.epoch, "epochs": run.progress.epochs}
 
 
+def _noisy(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(image, np.float64)
+    return Image.fromarray((pixels + random.normal(0, 20, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def _as_jpeg(image: Image.Image) -> Image.Image:
+    file = BytesIO()
+    image.save(file, "JPEG", quality=10)
+    return Image.open(file).convert("RGB")
+
+
 def _bits(right: NDArray[np.bool_]) -> str:
     return "".join("1" if each else "0" for each in right)
 
@@ -224,7 +300,30 @@ def table(runs: Sequence[Row]) -> str:
         gains = [_gain(found, way, other) for way, other in pairs]
         seeds = str(len(found.get(DEFAULT, {})))
         lines.append(f"| {name.replace(':', ', ')} | {' | '.join([seeds, *means, *gains])} |")
-    return "\n".join([*lines, "", averages(runs), "", search(runs), "", augmentation_table(runs)]).rstrip()
+    parts = [averages(runs), search(runs), corrupted_table(runs), augmentation_table(runs)]
+    return "\n\n".join(["\n".join(lines), *filter(None, parts)])
+
+
+def corrupted_table(runs: Sequence[Row]) -> str:
+    """Draw the mean accuracy on corrupted copies, a line for each set."""
+    asked = [run for run in runs if "corrupted" in run]
+    ways = [way for way in WAYS if any(run["way"] == way for run in asked)]
+    if not ways:
+        return ""
+    lines = [
+        f"On corrupted copies, mean over {', '.join(CORRUPTIONS)}:\n",
+        f"| Images of each class | {' | '.join(ways)} |",
+        f"| --- | {'---: | ' * len(ways)}".rstrip(),
+    ]
+    for name in sorted(dict.fromkeys(run["set"] for run in asked), key=_order):
+        found = _by_way(asked, name)
+        means = [f"{statistics.mean(map(_robust, found[way].values())):.3f}" if way in found else "" for way in ways]
+        lines.append(f"| {name.replace(':', ', ')} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def _robust(run: Row) -> float:
+    return statistics.mean(float(bit == "1") for bits in run["corrupted"].values() for bit in bits)
 
 
 def augmentation_table(runs: Sequence[Row]) -> str:

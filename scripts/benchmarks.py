@@ -22,7 +22,7 @@ from bench_tasks import table as several_table
 from bench_trust import table as trust_table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "recipe", "export", "agents", "trust")]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "engines", "recipe", "export", "agents", "trust")]
 _TABLE = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": lambda: policies_table(measured("policies")),
     "recipe": recipe_tables,
     "augmentation": lambda: augmentation_table(measured("augmentation")),
+    "bf16": lambda: recipe_table(measured("bf16")),
     "cache": cache_table,
     "limit": limit_tables,
     "gpu": lambda: gpu_table(measured("gpu")),

@@ -41,6 +41,17 @@ MATRIX: dict[str, tuple[str, ...]] = {
         f"{TREE}test_cached_and_uncached_are_equal",
         *(f"{E2E}test_cached_and_uncached_are_equal[{task}" for task in TASKS[2:]),
     ),
+    "`--frofa`, `--mixup`": (
+        "training/augmentation/test_boundary.py::test_cached_and_uncached_runs_have_the_same_bits",
+        f"{TREE}test_augmented_at_the_boundary_cached_and_uncached_are_equal",
+        *(f"{E2E}test_augmented_at_the_boundary_cached_and_uncached_are_equal[{task}" for task in TASKS[2:]),
+    ),
+    "`--cutmix`": (
+        "training/augmentation/test_boundary.py::test_cached_and_uncached_runs_have_the_same_bits",
+        f"{TREE}test_augmented_at_the_boundary_cached_and_uncached_are_equal",
+        f"{E2E}test_augmented_at_the_boundary_cached_and_uncached_are_equal[multi_label",
+        f"{REFUSED}{E2E}test_numbers_are_not_cut_and_pasted",
+    ),
     "adapters (`--policy lora`)": (
         "end_to_end/test_lora.py::test_cached_and_uncached_are_equal",
         *(f"end_to_end/test_lora.py::test_other_tasks[{task}" for task in TASKS[1:]),

@@ -112,9 +112,8 @@ def fill(
     """
     rank, processes = share
     cache.touch()
-    missing = cache.find(cache.share(rank, processes))
-    rows = list({cache.names[row]: row for row in reversed(missing)}.values())[::-1]  # equal images once
-    report = FillReport(cache.count, len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
+    rows = cache.find(cache.share(rank, processes))
+    report = FillReport(len(cache.distinct), len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
     if not rows:
         return report
     batches = _packed(cache.rows, capture_all(prefix, source, rows, report), prefix.device)

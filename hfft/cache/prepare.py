@@ -191,9 +191,9 @@ def row_names(part: ImagesAndPixels) -> list[str]:
     Raises:
         DataError: a file is missing.
     """
-    contents = [content[:_NAME_DIGITS] for content in part.images.contents()]
-    views = [part.pixels.view_name(view) for view in range(part.views)]
-    return [f"{content}{view}" for view in views for content in contents]
+    contents = part.images.contents()
+    names = part.pixels.view_name
+    return [f"{each[:_NAME_DIGITS]}{names(view, each)}" for view in range(part.views) for each in contents]
 
 
 def software(device: torch.device) -> str:
@@ -305,7 +305,7 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
         entries = _entries(filling, cache.cache_dtype, training, label).values()
         for entry in entries:
             entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
-        return sum(entry.count - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
+        return sum(len(entry.distinct) - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
 
     identity = f"{filling.weights} {filling.signature} {software(filling.prefix.device)} tf32 {training.tf32}"
     return Question(filling.prefix, identity, batch, missing, cache, directory)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,10 +114,15 @@ class ActivationCache:
         """Bytes of one row over all leaves."""
         return sum(row.bytes_per_image for row in self.rows)
 
+    @cached_property
+    def distinct(self) -> list[int]:
+        """The first row of each name, in order: equal views of equal images are one row to compute and to store."""
+        return list({name: row for row, name in reversed(list(enumerate(self.names)))}.values())[::-1]
+
     @property
     def bytes(self) -> int:
         """Bytes of all rows."""
-        return self.count * self.bytes_per_image
+        return len(self.distinct) * self.bytes_per_image
 
     @property
     def folder(self) -> Path | None:
@@ -131,12 +137,12 @@ class ActivationCache:
         A killed filling loses a shard at most.
         """
         by_size = max(_SHARD_STEP, _SHARD_BYTES // max(1, self.bytes_per_image))
-        wanted = min(by_size, max(1, -(-self.count // 16)))
+        wanted = min(by_size, max(1, -(-len(self.distinct) // 16)))
         return -(-wanted // _SHARD_STEP) * _SHARD_STEP
 
     def share(self, rank: int, processes: int) -> list[int]:
         """Return the rows that one of several processes sees to, whatever is there already."""
-        return [row for row in range(self.count) if row // _SHARED_BLOCK % processes == rank]
+        return [row for place, row in enumerate(self.distinct) if place // _SHARED_BLOCK % processes == rank]
 
     def find(self, rows: Iterable[int], verify: bool = True) -> list[int]:
         """Look for rows on disk; return those that are not there.
@@ -205,7 +211,7 @@ class ActivationCache:
         wanted, there = set(self.names), set[str]()
         for file in self._files():
             there |= wanted.intersection(self._names_in(file))
-        return self.bytes_per_image * sum(name in there for name in self.names)
+        return self.bytes_per_image * len(there)
 
     def gather(self, indices: list[int]) -> dict[str, Tensor]:
         """Return the leaves of some rows, (len(indices), *leaf.shape) each, on the device that holds them."""

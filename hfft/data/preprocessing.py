@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import cached_property, wraps
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -97,7 +97,7 @@ class Pixels:
 
     def fingerprint(self) -> str:
         """SHA-256 over all that the pixels of a view depend on, besides image and view."""
-        return hashlib.sha256(f"{self.processing()} {self._augmentation()}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.processing()} {self._augmentation}".encode()).hexdigest()
 
     def processing(self) -> str:
         """SHA-256 over all that the pixels of an image depend on when it is not augmented."""
@@ -110,10 +110,18 @@ class Pixels:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def view_name(self, view: int) -> str:
-        """Tell a view apart from others of the same image; empty where there is no augmentation."""
-        return f".{self._augmentation()[:16]}.{view}" if self.augment != "none" else ""
+    def view_name(self, view: int, content: str) -> str:
+        """Tell a view apart from other ones of the same image; empty where it is the image as it is.
 
+        Args:
+            view: its number.
+            content: of the image, as for a call.
+        """
+        if self.augment == "flip":  # of which there are two pictures, however many views
+            return ".flip" if self._draw(view, content).random_sample() < 0.5 else ""
+        return f".{self._augmentation[:16]}.{view}" if self.augment != "none" else ""
+
+    @cached_property
     def _augmentation(self) -> str:
         if self.augment == "none":
             return ""
@@ -122,10 +130,13 @@ class Pixels:
             parts = [*parts[:3], repr(_transform(self.augment)), torch.__version__]  # torch draws the numbers
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _augmented(self, image: Image.Image, content: str, view: int) -> Image.Image:
+    def _draw(self, view: int, content: str) -> np.random.RandomState:
         words = [int(content[start : start + 8], 16) for start in range(0, len(content), 8)]
         # numpy promises RandomState the same stream in every version.
-        random = np.random.RandomState([self.seed % 2**32, *words, view])
+        return np.random.RandomState([self.seed % 2**32, *words, view])
+
+    def _augmented(self, image: Image.Image, content: str, view: int) -> Image.Image:
+        random = self._draw(view, content)
         flip, area, ratio, left, top = random.random_sample(5)
         if self.augment == "crop":
             image = image.crop(_crop_box(image.size, area, ratio, (left, top)))

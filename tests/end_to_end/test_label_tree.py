@@ -100,6 +100,13 @@ def test_cached_and_uncached_are_equal(world: World) -> None:
     assert equal(weights(first), weights(second))
 
 
+def test_augmented_at_the_boundary_cached_and_uncached_are_equal(world: World) -> None:
+    flags = ("--baselines", "none", "--num_train_epochs", 2, "--frofa", "brightness", "--mixup", 0.4, "--cutmix", 1.0)
+    first, second = (world.run(f"augmented-{mode}", "--cache", mode, *flags) for mode in ("disk", "off"))
+    assert losses(first) == losses(second)
+    assert equal(weights(first), weights(second))
+
+
 def test_weights_are_those_of_single_labels(world: World, tmp_path: Path) -> None:
     """The tree decides what is answered, not what is learned."""
     flat = tmp_path / "flat"

@@ -187,6 +187,15 @@ def test_cached_and_uncached_are_equal(world: World, task: str, policy: str) -> 
     assert equal(weights(cached), weights(plain))
 
 
+def test_augmented_at_the_boundary_cached_and_uncached_are_equal(world: World, task: str) -> None:
+    flags: tuple[Any, ...] = ("--model_name_or_path", world.resnet, "--frofa", "brightness", "--mixup", 0.4)
+    flags += ("--cutmix", 1.0) if task == "multi_label" else ()
+    cached = world.run(task, "augmented-cached", "--cache", "memory", *flags)
+    uncached = world.run(task, "augmented-uncached", "--cache", "off", *flags)
+    assert equal(weights(cached), weights(uncached))
+    assert not equal(weights(cached), weights(world.run(task, "not-augmented", "--model_name_or_path", world.resnet)))
+
+
 def test_a_delta_merges_to_the_same_weights(finished: Path, world: World, task: str, tmp_path: Path) -> None:
     run_folder = world.run(task, "delta", "--policy", "last_block")
     delta = tmp_path / "delta"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def test_phases_give_the_same_bits_with_and_without_a_cache(job: Job, kind: str)
     ]
     trainable = [phase["trainable_parameters"] for phase in plan]
     assert trainable == sorted(set(trainable))
+
+
+def test_flips_are_two_pictures_however_many_views(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--augment", "flip", "--views", 12, "--num_train_epochs", 4)
+    cached = job("vit", "cached", *flags)
+    found = re.search(r"0 of (\d+) rows were there already", capsys.readouterr().out)
+    assert found
+    assert 18 + 6 < int(found[1]) <= 2 * 18 + 6
+    job("vit", "plain", "--augment", "none")
+    assert "24 of 24 rows were there already" in capsys.readouterr().out
+    assert equal(weights(cached), weights(job("vit", "uncached", "--cache", "off", *flags)))
 
 
 def test_one_trace_runs_through_all_phases(job: Job) -> None:
