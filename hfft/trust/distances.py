@@ -55,10 +55,15 @@ class Whitened:
 
     def __call__(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return the distance of each row of unit length, shape (rows,)."""
-        placed = (rows - self.centre) @ self.matrix
+        placed = (np.where(rows.any(axis=1, keepdims=True), rows, self.opposite) - self.centre) @ self.matrix
         nearest = (self.halves - placed @ self.means.T).argmin(axis=1)
         # Only the nearest mean is subtracted: differences of squares would lose the digits of what lies close to it.
         return np.asarray(np.linalg.norm(placed - self.means[nearest], axis=1), np.float64)
+
+    @property
+    def opposite(self) -> NDArray[np.float64]:
+        """What a row of zeros is taken for, which is like no image: the direction that all known ones turn away from."""
+        return -self.centre / max(float(np.linalg.norm(self.centre)), np.finfo(np.float32).tiny)
 
     @property
     def halves(self) -> NDArray[np.float64]:

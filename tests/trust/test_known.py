@@ -40,6 +40,7 @@ def test_known_images_are_known_and_others_are_not() -> None:
     elsewhere = np.zeros((5, SIZE), np.float32)
     elsewhere[:, 7] = 4
     assert all(each.unknown and each.score > 1 for each in found.compare(elsewhere))
+    assert all(each.unknown for each in found.compare(np.zeros((2, SIZE), np.float32)))
     assert all(each.unknown for each in found.compare(np.full((2, SIZE), np.nan, np.float32)))
 
 

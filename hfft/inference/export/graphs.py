@@ -230,7 +230,10 @@ def _unknown(n: Nodes, known: KnownImages) -> None:
     length = n("ReduceL2", "tail_features", [1], keepdims=1)
     unit = n("Div", "tail_features", n("Max", length, float(np.finfo(np.float32).tiny)))
     distance = known.distance
-    apart = _from_means(n, unit, distance) if isinstance(distance, Whitened) else _from_images(n, unit, distance)
+    if isinstance(distance, Whitened):
+        apart = _from_means(n, n("Where", n("Equal", length, 0.0), distance.opposite, unit), distance)
+    else:
+        apart = _from_images(n, unit, distance)
     n("Div", apart, float(known.threshold), output="unknown_score")
 
 
