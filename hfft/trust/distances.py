@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 NEIGHBOUR = 5
 """Which nearest training image the distance goes to, where its class has so many."""
+_TINY = float(np.finfo(np.float32).tiny)
 _ROUNDING = float(np.finfo(np.float16).eps)  # of a row of length 1, as it is stored
 
 
@@ -62,8 +63,8 @@ class Whitened:
 
     @property
     def opposite(self) -> NDArray[np.float64]:
-        """What a row of zeros is taken for, which is like no image: the direction that all known ones turn away from."""
-        return -self.centre / max(float(np.linalg.norm(self.centre)), np.finfo(np.float32).tiny)
+        """What a row of zeros is taken for, since it is like no image: the direction opposite to all."""
+        return np.asarray(-self.centre / max(float(np.linalg.norm(self.centre)), _TINY), np.float64)
 
     @property
     def halves(self) -> NDArray[np.float64]:
