@@ -38,7 +38,8 @@ from hfft.demo import embedded_images
 from hfft.inference.classifier import Classifier
 from hfft.models.features import head_reads
 from hfft.planning.anatomy_file import anatomy_from_dict
-from hfft.trust.known import neighbour_distance, unit_rows
+from hfft.trust.distances import neighbour_distance
+from hfft.trust.known import unit_rows
 from hfft.trust.selective import auroc
 
 Labelled = list[tuple[Image.Image, str]]

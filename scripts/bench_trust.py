@@ -1,4 +1,4 @@
-"""Which images are called unknown: the distance from training images against softmax, energy and Mahalanobis.
+"""Which images are called unknown: the distance from training images against softmax and energy.
 
 ``python scripts/bench_trust.py [--sets animals clipart digits fashion] [--seeds 0 1 2] [--json FILE]``
 Fine-tunes the embedded default on a set without two of its classes, others with each seed, and asks of every score how
@@ -11,9 +11,9 @@ It prints the area under the ROC curve, the share that hfft calls unknown, the s
 for known, the expected calibration error before and after, and the share of the run's seconds that this knowledge took.
 The threshold is chosen on validation images, up to 50 of each class beside 100 for training. Runs that the file holds
 already are kept, so that it can be made in parts.
-Mahalanobis distances are those of Lee et al., "A simple unified framework for detecting out-of-distribution samples and
-adversarial attacks" (NeurIPS 2018), shrunk as Ledoit and Wolf do; energy is Liu et al., "Energy-based
-out-of-distribution detection" (NeurIPS 2020). Needs ``scikit-image`` for the photographs.
+Both distances from the training images are hfft's own (`hfft.trust.distances`), of which Mahalanobis' is the default;
+energy is Liu et al., "Energy-based out-of-distribution detection" (NeurIPS 2020). Needs ``scikit-image`` for the
+photographs.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ import torch
 from _sets import Pools, add_places, readers_of
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
 
 import hfft
 from hfft.data.preprocessing import collate
 from hfft.inference.classifier import Classifier
 from hfft.models.features import head_reads
 from hfft.report.record import read_record
-from hfft.trust.known import KnownImages, neighbour_distance, unit_rows
+from hfft.trust.distances import DISTANCES
+from hfft.trust.known import unit_rows
 from hfft.trust.selective import auroc
 
 PICTURES = (
@@ -155,10 +154,10 @@ def compare(
     """Return each score's area under the ROC curve, and the share that is called unknown."""
     trained = classifier.known
     assert trained is not None
-    rows = trained.features.astype(np.float32)
+    neighbours, mahalanobis = (DISTANCES[name](trained.features, trained.labels) for name in SCORES[:2])
     scores: dict[str, Callable[[tuple[NDArray[Any], NDArray[Any]]], NDArray[Any]]] = {
-        "neighbours": lambda found: neighbour_distance(rows, trained.labels)(unit_rows(found[0])),
-        "mahalanobis": lambda found: mahalanobis(trained, unit_rows(found[0])),
+        "neighbours": lambda found: neighbours(unit_rows(found[0])),
+        "mahalanobis": lambda found: mahalanobis(unit_rows(found[0])),
         "softmax": lambda found: -classifier.probabilities(torch.from_numpy(found[1])).max(axis=1),
         "energy": lambda found: -logsumexp(found[1], axis=1),
     }
@@ -199,17 +198,6 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def _mean(values: Iterable[float]) -> float:
     return statistics.mean(values)
-
-
-def mahalanobis(known: KnownImages, rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the squared Mahalanobis distance to the nearest class mean, with a covariance that all classes share."""
-    trained = known.features.astype(np.float64)
-    means = np.stack([trained[known.labels == label].mean(axis=0) for label in np.unique(known.labels)])
-    covariance, _ = ledoit_wolf(trained - means[np.unique(known.labels, return_inverse=True)[1]], assume_centered=True)
-    factor = cho_factor(covariance)
-    gaps = rows[:, None] - means[None]
-    solved = cho_solve(factor, gaps.reshape(-1, gaps.shape[-1]).T).T.reshape(gaps.shape)
-    return np.asarray((gaps * solved).sum(axis=2).min(axis=1), np.float64)
 
 
 if __name__ == "__main__":

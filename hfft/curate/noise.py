@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hfft.bars import bar
 from hfft.curate.neighbours import votes
 from hfft.data.sampling import stratified
+from hfft.training.baselines import standardised
 from hfft.trust.known import unit_rows
 
 FOLDS = 5
@@ -134,23 +135,22 @@ def fitted(features: Floats, labels: Rows, rows: Rows, seed: int) -> Callable[[F
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
     count = int(labels.max()) + 1
     if len(rows) > max(MOST_ROWS, count):
         rows = rows[stratified(labels[rows], max(MOST_ROWS, count), seed)]
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=_STEPS))
+    mean, deviation = standardised(features[rows])
+    probe = LogisticRegression(C=STRENGTH, max_iter=_STEPS)
     # On busy cores several threads wait for each other; the last step is as good as is needed.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(features[rows], labels[rows])
+        probe.fit((features[rows] - mean) / deviation, labels[rows])
 
     def probabilities(asked: Floats) -> Floats:
         found = np.zeros((len(asked), count))
         if len(asked):
-            found[:, probe.classes_] = probe.predict_proba(asked)
+            found[:, probe.classes_] = probe.predict_proba((asked - mean) / deviation)
         return found
 
     return probabilities

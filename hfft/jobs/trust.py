@@ -42,6 +42,7 @@ class Trust:
         seconds: that it took.
         map: images as points, before and after training; None where the head reads no features.
         kept: what more images and classes are added by; None where they cannot be.
+        held_out: what the head reads of the validation images; None where the head reads no features.
         fitted: images that the temperature was fitted on, where those are not the validation images; else 0.
     """
 
@@ -52,6 +53,7 @@ class Trust:
     seconds: float = 0.0
     map: FeatureMap | None = None
     kept: Kept | None = None
+    held_out: NDArray[np.float32] | None = None
     fitted: int = 0
 
 
@@ -95,7 +97,7 @@ def learn_trust(
     record = KnownRecord(len(rows), len(held_out), kept=reader.kept(known))
     drawn = _drawn(setup, (rows, features), (held_out, others), logits, before)
     kept = _kept(setup, ClassStatistics.of(features, setup.sets.train.labels[rows], len(setup.sets.labels)))
-    return Trust(task, known, record, crossed, time.perf_counter() - began, drawn, kept)
+    return Trust(task, known, record, crossed, time.perf_counter() - began, drawn, kept, others)
 
 
 def _kept(setup: Setup, statistics: ClassStatistics) -> Kept:

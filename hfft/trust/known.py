@@ -1,17 +1,16 @@
 """Unknown images: how far an image is from the training images, in the features that the model's head reads.
 
-The distance is that to the k-th nearest training image, on features of unit length (Sun, Ming, Zhu and Li,
-"Out-of-distribution detection with deep nearest neighbors", ICML 2022). Mahalanobis distances tell about as well, now a
-little better and now a little worse (`scripts/bench_trust.py`), and name no image that one could look at. What counts
-as unknown lies further out than nearly all validation images, which are not trained on.
+The distance is Mahalanobis' (`hfft.trust.distances`), which told better than that to the nearest training images in
+nearly all that was measured (`scripts/bench_trust.py`); those are named to be looked at. What counts as unknown lies
+further out than nearly all validation images, which are not trained on. Files of format 1 were written when the
+distance was that to the nearest images, and are compared by it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,18 @@ from safetensors.numpy import save_file
 
 from hfft.errors import ModelError
 from hfft.trust.conformal import upper_quantile
+from hfft.trust.distances import DISTANCES, Distance
 
 SHARE = 0.95
 """Of known images that are to be taken for known."""
-NEIGHBOUR = 5
-"""Which nearest training image the distance goes to, where its class has so many."""
-FORMAT = 1
+DEFAULT = "mahalanobis"
+"""Which of `DISTANCES` a run is given."""
+FORMAT = 2
+_FIRST = {"format": 1, "distance": "neighbours"}  # which stood in no file of that format
 _ENTRY = "hfft_known_images"
+_LONGEST = 1.01  # of a row of length 1, rounded to float16
+_BORDER = 1e-4  # share by which the image at the border lies inside, which float32 and other kernels must not change
 _TINY = 1e-6  # a distance that is none: of an image to itself, in the resolution of float16
-
-Distance = Callable[[NDArray[Any]], NDArray[np.float64]]
-"""From features of unit length, shape (images, features), to one distance for each image, shape (images,)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class KnownImages:
         threshold: the largest distance that counts as known.
         truth: probability that the true label was given of each image that was not trained on, by the model or, fold by
             fold, by others like it, for `hfft.trust.conformal`.
+        method: name of the distance among `DISTANCES`.
+        fitted: that distance, where it was fitted already.
     """
 
     features: NDArray[np.float16]
@@ -106,11 +108,13 @@ class KnownImages:
     files: tuple[str, ...]
     threshold: float
     truth: NDArray[np.float32]
+    method: str = DEFAULT
+    fitted: Distance | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def distance(self) -> Distance:
         """The distance from these images; it is fitted when it is first asked for."""
-        return neighbour_distance(self.features.astype(np.float32), self.labels)
+        return self.fitted or DISTANCES[self.method](self.features, self.labels)
 
     def compare(self, features: NDArray[Any], nearest: int = 3) -> list[Familiarity]:
         """Compare images with the known ones.
@@ -154,9 +158,37 @@ def learn(
         held_out: features of images of the same kinds that were not trained on, shape (others, features).
     """
     rows = unit_rows(features).astype(np.float16)
-    distances = neighbour_distance(rows.astype(np.float32), labels)(unit_rows(held_out))
-    threshold = max(min(upper_quantile(distances, SHARE), float(distances.max())), _TINY)
-    return KnownImages(rows, labels, files, threshold, np.empty(0, np.float32))
+    distance = DISTANCES[DEFAULT](rows, labels)
+    threshold = _largest(distance(unit_rows(held_out)))
+    return KnownImages(rows, labels, files, threshold, np.empty(0, np.float32), DEFAULT, distance)
+
+
+def united(old: KnownImages, new: KnownImages, held_out: NDArray[Any]) -> KnownImages:
+    """Return old and new images as one, by the distance that the old ones have.
+
+    The old validation images are gone. Their largest distance is taken for as many times larger or smaller as the
+    distances of the old training images have become.
+
+    Args:
+        old: of a run.
+        new: that join it.
+        held_out: features of images like the new ones that were not trained on, shape (others, features).
+    """
+    features = np.concatenate([old.features, new.features])
+    labels = np.concatenate([old.labels, new.labels])
+    distance = DISTANCES[old.method](features, labels)
+    rows = old.features.astype(np.float32)
+    before, after = _largest(old.distance(rows)), _largest(distance(rows))
+    grown = after / before if min(before, after) > _TINY else 1.0
+    threshold = max(old.threshold * grown, _largest(distance(unit_rows(held_out))))
+    # Of the old validation images nobody knows what probability their labels are given now.
+    return KnownImages(features, labels, (*old.files, *new.files), threshold, new.truth[:0], old.method, distance)
+
+
+def _largest(distances: NDArray[np.float64]) -> float:
+    """Return the distance within which `SHARE` of images like these lie."""
+    largest = min(upper_quantile(distances, SHARE), float(distances.max()))
+    return max(largest * (1 + _BORDER), _TINY)
 
 
 def unit_rows(features: NDArray[Any]) -> NDArray[np.float32]:
@@ -164,23 +196,6 @@ def unit_rows(features: NDArray[Any]) -> NDArray[np.float32]:
     rows = np.asarray(features, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
-
-
-def neighbour_distance(known: NDArray[np.float32], labels: NDArray[np.int64]) -> Distance:
-    """Return one less the cosine to the `NEIGHBOUR`-th nearest known image; to a nearer one of small classes."""
-    place = neighbour_place(labels)
-
-    def distance(rows: NDArray[Any]) -> NDArray[np.float64]:
-        similarity = rows @ known.T
-        return 1 - np.partition(similarity, -place, axis=1)[:, -place].astype(np.float64)
-
-    return distance
-
-
-def neighbour_place(labels: NDArray[np.int64]) -> int:
-    """Return which nearest known image the distance goes to: one that a class of middling size has twice over."""
-    counts = np.bincount(labels)
-    return min(NEIGHBOUR, max(1, int(np.median(counts[counts > 0])) // 2))
 
 
 def write_known(path: Path, known: KnownImages) -> None:
@@ -191,7 +206,7 @@ def write_known(path: Path, known: KnownImages) -> None:
         SafetensorError: the same, as safetensors says it.
     """
     tensors: dict[str, NDArray[Any]] = {"features": known.features, "labels": known.labels, "truth": known.truth}
-    about = {"format": FORMAT, "threshold": known.threshold, "files": known.files}
+    about = {"format": FORMAT, "distance": known.method, "threshold": known.threshold, "files": known.files}
     save_file(tensors, path, {_ENTRY: json.dumps(about)})
 
 
@@ -208,8 +223,8 @@ def read_known(path: Path, labels: int) -> KnownImages:
     try:
         with safe_open(path, "np") as file:
             about = json.loads((file.metadata() or {})[_ENTRY])
-            if about["format"] != FORMAT:
-                raise ModelError(f"{path} has format {about['format']}, but this hfft reads {FORMAT}; update hfft")
+            about |= _FIRST if about["format"] == _FIRST["format"] else {}
+            _check_version(path, about["format"], about.get("distance"))
             tensors = [file.get_tensor(name) for name in ("features", "labels", "truth")]
         known = KnownImages(
             tensors[0],
@@ -217,12 +232,23 @@ def read_known(path: Path, labels: int) -> KnownImages:
             tuple(map(str, about["files"])),
             float(about["threshold"]),
             tensors[2],
+            about["distance"],
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {error}; copy it again, or delete it to do without") from error
     if problem := _problem(known, labels):
         raise ModelError(f"{path} {problem}; copy it again, or delete it to do without")
     return known
+
+
+def _check_version(path: Path, version: Any, distance: Any) -> None:
+    if version not in (_FIRST["format"], FORMAT):
+        raise ModelError(
+            f"{path} has format {version}, but this hfft reads {_FIRST['format']} and {FORMAT}; update hfft"
+        )
+    if distance not in DISTANCES:
+        known = " and ".join(DISTANCES)
+        raise ModelError(f"{path} is compared by the distance {distance!r}, but this hfft knows {known}; update hfft")
 
 
 def _problem(known: KnownImages, labels: int) -> str:
@@ -234,4 +260,6 @@ def _problem(known: KnownImages, labels: int) -> str:
         return f"names classes that a model of {labels} does not have"
     if not (math.isfinite(known.threshold) and known.threshold > 0 and np.isfinite(known.features).all()):
         return "holds numbers that are not finite"
+    if np.linalg.norm(known.features.astype(np.float32), axis=1).max() > _LONGEST:
+        return "holds features that are not of length 1"
     return ""

@@ -86,3 +86,18 @@ def test_what_is_far_from_all_is_found() -> None:
     assert rows.tolist() == [len(features)]
     assert distances.argmax() == len(features)
     assert len(far_from_all(unit_rows(features[:8]))[0]) == 0  # too few to tell
+
+
+def test_a_feature_that_does_not_vary_has_no_say() -> None:
+    # Constant but for the rounding of float32 where is learned from, and another number in the images that are asked.
+    features, labels = blobs()
+    others, truth = blobs(seed=5)
+    random = np.random.default_rng(3)
+    given, asked = np.concatenate([labels, truth]), np.arange(len(labels)) + len(labels)
+
+    def opinion(value: float) -> np.ndarray:
+        still = np.concatenate([1 + random.normal(0, 1e-7, len(labels)), np.full(len(truth), value)])
+        values = np.concatenate([np.concatenate([features, others]), still[:, None]], axis=1)
+        return opinion_of_others([values], given, np.arange(len(labels)), asked, seed=0).probabilities
+
+    np.testing.assert_allclose(opinion(1.01), opinion(1.0), atol=0.01)

@@ -25,7 +25,8 @@ from hfft.models.forward import logits_of
 from hfft.report.card_metadata import base_name, data_name
 from hfft.report.typed_json import plain
 from hfft.split.engines import quiet_exporters
-from hfft.trust.known import KnownImages, neighbour_place
+from hfft.trust.distances import Neighbours, Whitened
+from hfft.trust.known import KnownImages
 
 if TYPE_CHECKING:
     from hfft.data.preprocessing import Pixels
@@ -228,11 +229,28 @@ def _unknown(n: Nodes, known: KnownImages) -> None:
     """Add the distance from the training images over the largest that counts as known."""
     length = n("ReduceL2", "tail_features", [1], keepdims=1)
     unit = n("Div", "tail_features", n("Max", length, float(np.finfo(np.float32).tiny)))
-    images = n("Cast", np.ascontiguousarray(known.features.T, np.float16), to=TensorProto.FLOAT)
-    place = neighbour_place(known.labels)
-    nearest = n("TopK", n("MatMul", unit, images), [place], more=1, axis=1)
-    last = n("Squeeze", n("Slice", nearest, [place - 1], [place], [1]), [1])
-    n("Div", n("Sub", 1.0, last), float(known.threshold), output="unknown_score")
+    distance = known.distance
+    if isinstance(distance, Whitened):
+        apart = _from_means(n, n("Where", n("Equal", length, 0.0), distance.opposite, unit), distance)
+    else:
+        apart = _from_images(n, unit, distance)
+    n("Div", apart, float(known.threshold), output="unknown_score")
+
+
+def _from_means(n: Nodes, unit: str, distance: Whitened) -> str:
+    """Add the Mahalanobis distance to the nearest class mean, in float32."""
+    placed = n("MatMul", n("Sub", unit, distance.centre), distance.matrix)
+    means = n("Constant", value=numpy_helper.from_array(distance.means.astype(np.float32)))
+    order = n("Sub", distance.halves, n("MatMul", placed, n("Transpose", means, perm=[1, 0])))
+    nearest = n("Gather", means, n("ArgMin", order, axis=1, keepdims=0), axis=0)
+    return n("ReduceL2", n("Sub", placed, nearest), [1], keepdims=0)
+
+
+def _from_images(n: Nodes, unit: str, distance: Neighbours) -> str:
+    """Add one less the cosine to a near training image."""
+    images = n("Cast", np.ascontiguousarray(distance.known.T, np.float16), to=TensorProto.FLOAT)
+    nearest = n("TopK", n("MatMul", unit, images), [distance.place], more=1, axis=1)
+    return n("Sub", 1.0, n("Squeeze", n("Slice", nearest, [distance.place - 1], [distance.place], [1]), [1]))
 
 
 def joined(core: ModelProto, tail: ModelProto | None, front: ModelProto | None = None) -> ModelProto:

@@ -37,7 +37,7 @@ from hfft.training.progress import Progress
 from hfft.training.setup import Settings, Setup
 from hfft.training.trainer import FreezeTrainer
 from hfft.trust.classes import ClassStatistics, Kept, read_kept
-from hfft.trust.known import read_known
+from hfft.trust.known import read_known, united
 
 Right = dict[str, NDArray[np.bool_]]
 """By split, which of the run's own images are labelled rightly."""
@@ -274,17 +274,9 @@ def _without_old(trust: Trust, record: RunRecord, folder: Path, statistics: Clas
         kept=Kept(statistics, contents, labels),
         fitted=record.calibration.images,
     )
-    if trust.known is None or not (folder / KNOWN).exists():
+    if trust.known is None or trust.held_out is None or not (folder / KNOWN).exists():
         return trust
-    old, new = read_known(folder / KNOWN, len(record.data.labels)), trust.known
-    known = replace(
-        new,
-        features=np.concatenate([old.features, new.features]),
-        labels=np.concatenate([old.labels, new.labels]),
-        files=(*old.files, *new.files),
-        threshold=max(old.threshold, new.threshold),
-        truth=new.truth[:0],  # of old classes nobody knows it
-    )
+    known = united(read_known(folder / KNOWN, len(record.data.labels)), trust.known, trust.held_out)
     return replace(trust, known=known, record=replace(trust.record, images=len(known.files)))
 
 

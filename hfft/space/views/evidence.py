@@ -68,7 +68,7 @@ def doubt(score: float | None, why: str = "") -> str:
     if score <= 1:
         return "The image is like those that the model learned from."
     return (
-        f"None of these: the image is {score:.1f} times as far from all training images as one that counts as known, "
+        f"None of these: the image is {score:.2f} times as far from all training images as one that counts as known, "
         "so the probabilities say little."
     )
 
@@ -210,7 +210,7 @@ def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | N
         figures.append(f"<figure>{name}</figure>")
     return (
         '<p role="status"><b>None of these.</b> The image is unlike all training images: '
-        f"{found.unknown_score:.1f} times as far from them as an image that counts as known. If it had to be one of "
+        f"{found.unknown_score:.2f} times as far from them as an image that counts as known. If it had to be one of "
         f"the classes, it would be {escape(found.label)} ({found.probability:.1%}).</p>"
         f'<p>The nearest training images</p><div class="hf-maps">{"".join(figures)}</div>'
     )

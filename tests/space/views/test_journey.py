@@ -31,7 +31,7 @@ def test_the_way_leads_from_the_picture_to_the_answer() -> None:
     assert "50% trained" in value["stops"][2]["text"]
     assert len(value["stops"][2]["base"]) == 1
     assert value["answers"][0] == {"label": "cat", "share": 0.8, "said": "80.0%", "least": None}
-    assert "2.0 times as far" in value["doubt"]
+    assert "2.00 times as far" in value["doubt"]
 
 
 def test_thresholds_and_numbers_are_drawn_as_what_they_are() -> None:

@@ -91,7 +91,7 @@ function show({ label, top, unknown, unknownScore }) {
   at("verdict").textContent = unknown ? "None of these" : label;
   at("unknown").hidden = !unknown;
   at("unknown").textContent = unknown
-    ? `This photo is unlike what the model was trained on (${unknownScore.toFixed(1)} times as far as known photos). ` +
+    ? `This photo is unlike what the model was trained on (${unknownScore.toFixed(2)} times as far as known photos). ` +
       "The nearest labels:"
     : "";
   at("bars").replaceChildren(
