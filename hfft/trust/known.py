@@ -1,7 +1,7 @@
 """Unknown images: how far an image is from the training images, in the features that the model's head reads.
 
 The distance is Mahalanobis' (`hfft.trust.distances`), which told better than that to the nearest training images in
-nearly all that was measured (`scripts/bench_trust.py`); those are named to be looked at. What counts as unknown lies
+most of what was measured (`scripts/bench_trust.py`); those are named to be looked at. What counts as unknown lies
 further out than nearly all validation images, which are not trained on. Files of format 1 were written when the
 distance was that to the nearest images, and are compared by it.
 """

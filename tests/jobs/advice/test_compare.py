@@ -30,8 +30,8 @@ def test_the_most_accurate_is_recommended_and_of_equals_the_cheapest() -> None:
     policy, reason = recommend([head, block, two], probe)
     assert policy == "last_n:2"
     assert reason == (
-        "Recommended: last_n:2, the most accurate, 0.900; last_block, 0.890, trains less and is within one standard error "
-        "of it (0.014)."
+        "Recommended: last_n:2, the most accurate, 0.900; last_block, 0.890, trains less and is within one standard "
+        "error of it (0.014)."
     )
     policy, reason = recommend([head, candidate("last_block", 95, 0.2)], probe)
     assert policy == "last_block"
