@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from hfft.errors import ArgumentError, OutputError
+
+if TYPE_CHECKING:
+    import torch  # which commands that list and prune do without
 
 SHARE_OF_FREE = 0.5
 """Share of the free memory, of the CPU or a GPU, or disk that a cache may take unless --cache_max_gb says otherwise."""
@@ -87,6 +90,8 @@ def _on_gpu(size: tuple[int, int], directory: Path, max_bytes: int | None, devic
     """Place rows on the GPU, and on disk as well where there is room, for the next run."""
     if device.type == "cpu":
         raise ArgumentError("--cache gpu needs a GPU; use --cache memory, or leave it out")
+    import torch
+
     total, to_write = size
     free = torch.get_device_module(device).mem_get_info(device)[0]
     if total > _limit(free, max_bytes):

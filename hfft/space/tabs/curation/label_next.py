@@ -83,9 +83,8 @@ class LabelNextTab:
         self.skip.click(plainly(self.passed), model, self.shown, **_QUICK)
         self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
         joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
-        there = [classes.source, classes.given, *classes.shown]
-        joined.success(classes.there, [], there, **_QUICK).then(
-            classes.drawn, classes.source, classes.cards, **_QUICK
+        joined.success(classes.there, [], [classes.source, classes.given], **_QUICK).then(
+            classes.arranged, classes.source, [classes.cards, *classes.shown], **_QUICK
         ).then(self.training.cut, self.training.chosen, box.cut, **_QUICK)
 
     def choose(self, paths: list[str] | None, model: str | None, request: gr.Request) -> Iterator[Any]:
