@@ -314,6 +314,7 @@ def test_a_mistake_is_opened_alone_and_the_wheel_scrolls_past_all(
     open_address(page, model="poor", tab="training")
     mistakes = page.locator("#mistakes button.thumbnail-item")
     expect(mistakes).to_have_count(len(wrong))
+    settle(page)  # else the thumbnails may be drawn once more
     mistakes.first.scroll_into_view_if_needed()
     settle(page)
     mistakes.first.hover()

@@ -405,10 +405,11 @@ def test_the_space_says_what_the_model_says(page: Any, finished: Path, world: Wo
     examples = [label for _, label in page.space.examples(session, name)]
     assert len(examples) > 1
     assert set(examples) <= {each.label for each in page.space.loaded(session, name).answers()}
-    table, losses, scores, figure, gallery, note = training.training(name, page.request)
+    table, losses, scores, figure, gallery, note, files = training.training(name, page.request)
     assert f"validation {NAMES[task]}" in table
     assert set(scores["value"]["series"]) == {NAMES[task]}
     assert losses["visible"]
+    assert len(files) == len(gallery["value"])
     assert figure["visible"] is (task == "regression")
     assert "There is no confusion matrix" in note
     assert gallery["label"].startswith(
