@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,6 +60,17 @@ class ImagesAndPixels:
     images: ImageSet
     pixels: Pixels
     views: int = 1
+
+    @cached_property
+    def row_names(self) -> list[str]:
+        """Name of the cache's row of every view of every image, by content and view.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        contents = self.images.contents()
+        views = [self.pixels.view_names(view, contents) for view in range(self.views)]
+        return [f"{each[:_NAME_DIGITS]}{name}" for names in views for each, name in zip(contents, names, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -183,17 +195,6 @@ def probe_inputs(
     if len(items) == 1:
         items *= 2
     return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
-
-
-def row_names(part: ImagesAndPixels) -> list[str]:
-    """Name the cache's row of every view of every image, by content and view.
-
-    Raises:
-        DataError: a file is missing.
-    """
-    contents = part.images.contents()
-    names = part.pixels.view_name
-    return [f"{each[:_NAME_DIGITS]}{names(view, each)}" for view in range(part.views) for each in contents]
 
 
 def software(device: torch.device) -> str:
@@ -388,7 +389,7 @@ def _entries(
             software=software(prefix.device),
             engine=engine,
         )
-        entries[name] = ActivationCache(key, rows, row_names(part), Placement(None, in_memory=True))
+        entries[name] = ActivationCache(key, rows, part.row_names, Placement(None, in_memory=True))
     return entries
 
 

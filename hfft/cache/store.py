@@ -85,7 +85,7 @@ class ActivationCache:
     Args:
         key: of the store.
         rows: how each leaf is kept.
-        names: of the rows, by content and view; see `hfft.cache.prepare.row_names`.
+        names: of the rows, by content and view; see `hfft.cache.prepare.ImagesAndPixels`.
         placement: where.
 
     Attributes:

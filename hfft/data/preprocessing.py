@@ -110,16 +110,22 @@ class Pixels:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def view_name(self, view: int, content: str) -> str:
-        """Tell a view apart from other ones of the same image; empty where it is the image as it is.
+    def view_names(self, view: int, contents: Sequence[str]) -> list[str]:
+        """Tell a view of each image apart from other ones of the same image; empty where it is the image as it is.
 
         Args:
             view: its number.
-            content: of the image, as for a call.
+            contents: of the images, as for a call.
         """
-        if self.augment == "flip":  # of which there are two pictures, however many views
-            return ".flip" if self._draw(view, content).random_sample() < 0.5 else ""
-        return f".{self._augmentation[:16]}.{view}" if self.augment != "none" else ""
+        if self.augment != "flip":
+            return [f".{self._augmentation[:16]}.{view}" if self.augment != "none" else ""] * len(contents)
+        random = np.random.RandomState()  # seeded anew for each, which takes a thirteenth of the time of a new one
+        names = []
+        for content in contents:
+            random.seed(self._seed_of(view, content))
+            # There are two pictures of an image, however many views.
+            names.append(".flip" if random.random_sample() < 0.5 else "")
+        return names
 
     @cached_property
     def _augmentation(self) -> str:
@@ -130,13 +136,13 @@ class Pixels:
             parts = [*parts[:3], repr(_transform(self.augment)), torch.__version__]  # torch draws the numbers
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def _draw(self, view: int, content: str) -> np.random.RandomState:
+    def _seed_of(self, view: int, content: str) -> list[int]:
         words = [int(content[start : start + 8], 16) for start in range(0, len(content), 8)]
-        # numpy promises RandomState the same stream in every version.
-        return np.random.RandomState([self.seed % 2**32, *words, view])
+        return [self.seed % 2**32, *words, view]
 
     def _augmented(self, image: Image.Image, content: str, view: int) -> Image.Image:
-        random = self._draw(view, content)
+        # numpy promises RandomState the same stream in every version.
+        random = np.random.RandomState(self._seed_of(view, content))
         flip, area, ratio, left, top = random.random_sample(5)
         if self.augment == "crop":
             image = image.crop(_crop_box(image.size, area, ratio, (left, top)))

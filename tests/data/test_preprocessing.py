@@ -165,16 +165,17 @@ def test_fingerprint_follows_what_the_pixels_depend_on() -> None:
     assert Pixels(vit(), "flip", 5).processing() == Pixels(vit()).processing() != Pixels(vit(20)).processing()
     content = "0" * 64
     ways = (("crop", 0), ("crop", 1), ("jitter", 0))
-    views = [Pixels(vit(), *how).view_name(view, content) for how in ways for view in (0, 1)]
+    views = [Pixels(vit(), *how).view_names(view, [content])[0] for how in ways for view in (0, 1)]
     assert len(set(views)) == 6
-    assert Pixels(vit(), "none", 5).view_name(1, content) == ""
+    assert Pixels(vit(), "none", 5).view_names(1, [content]) == [""]
 
 
 def test_a_view_that_is_flipped_or_not_is_named_by_that_alone() -> None:
     pixels, image = Pixels(vit(), "flip"), Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20)
     named: dict[str, list[torch.Tensor]] = {}
     for view in range(12):
-        named.setdefault(pixels.view_name(view, "ab" * 32), []).append(pixels(image, "ab" * 32, view)["pixel_values"])
+        (name,) = pixels.view_names(view, ["ab" * 32])
+        named.setdefault(name, []).append(pixels(image, "ab" * 32, view)["pixel_values"])
     assert sorted(named) == ["", ".flip"]
     assert torch.equal(named[""][0], Pixels(vit())(image)["pixel_values"])
     assert all(torch.equal(same, alike[0]) for alike in named.values() for same in alike)
