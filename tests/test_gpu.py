@@ -16,6 +16,7 @@ from runs import Folder, Job, equal, losses, record, weights
 from safetensors.torch import load_file
 from small_models import small_model
 
+from hfft.cli import main
 from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import make_plan
@@ -62,6 +63,41 @@ def test_activations_on_the_gpu_train_to_the_same_bits(job: Job) -> None:
     assert record(gpu)["cache"]["mode"] == "gpu"
     assert losses(gpu) == losses(disk)
     assert equal(weights(gpu), weights(disk))
+
+
+def test_activations_on_the_gpu_are_on_disk_for_the_next_run(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--cache", "gpu", *FLOAT32)
+    first, second = job("convnext", "first", *flags), job("convnext", "second", *flags)
+    assert "24 of 24 rows were there already" in capsys.readouterr().out
+    assert losses(second) == losses(first)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_every_command_works_with_activations_on_the_gpu(
+    kind: str, job: Job, image_folder: Folder, tmp_path: Path
+) -> None:
+    new = image_folder("new", per_class=3, seed=9)
+    run, images, base = (
+        job(kind, "run", "--cache", "gpu", "--calibration_folds", 2),
+        tmp_path / "images",
+        tmp_path / f"pretrained-{kind}",
+    )
+    model = ["--model_name_or_path", base, "--train_dir", images, "--num_train_epochs", 2, "--cache", "gpu"]
+    commands: list[list[Any]] = [
+        ["advise", *model, "--train_val_split", 0.25, "--output_dir", tmp_path / "advice"],
+        ["finetune", *model, "--policy", "auto", "--output_dir", tmp_path / "auto"],
+        ["finetune", *model, "--head_init", "probe", "--cutmix", 1.0, "--output_dir", tmp_path / "probe"],
+        ["sweep", *model, "--output_dir", tmp_path / "sweep", "--soup", "--sweep", "seed=1,2"],
+        ["labels", images, "--model", base],
+        ["depth", images, "--model", base],
+        ["embed", images, "--model", base, "--output", tmp_path / "features.parquet"],
+        ["next", new / "red", "--model", run, "--count", 2],
+        ["extend", run, "--train_dir", new, "--output_dir", tmp_path / "more"],
+        ["predict", images, "--model", run],
+        ["evaluate", "--validation_dir", images, "--model", run],
+    ]
+    codes = {" ".join(map(str, command)): main([str(part) for part in command]) for command in commands}
+    assert {command: code for command, code in codes.items() if code} == {}
 
 
 def test_a_run_twice_gives_the_same_bits(job: Job) -> None:

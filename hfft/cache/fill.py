@@ -119,7 +119,7 @@ def fill(
     batches = _packed(cache.rows, capture_all(prefix, source, rows, report), prefix.device)
     with bar(total=len(rows), hidden=bool(rank), desc=progress.title, unit="image") as shown, _writing(cache) as put:
         for start in range(0, len(rows), cache.shard_rows):
-            shard = rows[start : start + cache.shard_rows]
+            shard, began = rows[start : start + cache.shard_rows], time.perf_counter()
             packed = []
             for values in islice(batches, -(-len(shard) // fill_batch(prefix.device))):
                 packed.append(values)
@@ -127,7 +127,7 @@ def fill(
                 report.passed += size
                 shown.update(size)
                 progress.on_fill(report.passed, report.computed)
-            put(shard, packed)
+            put(shard, packed, time.perf_counter() - began)
     return report
 
 
@@ -150,20 +150,20 @@ def _packed(rows: list[Row], batches: Iterable[dict[str, Tensor]], device: torch
 
 
 @contextmanager
-def _writing(cache: ActivationCache) -> Iterator[Callable[[list[int], list[dict[str, Tensor]]], None]]:
-    """Within this context shards, given as batches of packed rows, are stored one at a time in a thread.
+def _writing(cache: ActivationCache) -> Iterator[Callable[[list[int], list[dict[str, Tensor]], float], None]]:
+    """Within this context shards, given as batches of packed rows and seconds, are stored one at a time in a thread.
 
     So the next shard is computed meanwhile. An error of storing is raised with the next shard, or at the end.
     """
     stored: deque[Future[None]] = deque()
 
-    def store(rows: list[int], packed: list[dict[str, Tensor]]) -> None:
-        cache.put(rows, {key: torch.cat([part[key] for part in packed]) for key in packed[0]})
+    def store(rows: list[int], packed: list[dict[str, Tensor]], computing: float) -> None:
+        cache.put(rows, {key: torch.cat([part[key] for part in packed]) for key in packed[0]}, computing)
 
-    def put(rows: list[int], packed: list[dict[str, Tensor]]) -> None:
+    def put(rows: list[int], packed: list[dict[str, Tensor]], computing: float) -> None:
         if stored:
             stored.popleft().result()
-        stored.append(pool.submit(store, rows, packed))
+        stored.append(pool.submit(store, rows, packed, computing))
 
     with ThreadPoolExecutor(1) as pool:
         yield put

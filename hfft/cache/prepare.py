@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from hfft.arguments import CacheArguments, FinetuneArguments
+from hfft.cache.behind import WriteBehind
 from hfft.cache.engines import Choice, EngineUse, Question, choose_engine
 from hfft.cache.fill import (
     Batches,
@@ -80,10 +81,12 @@ class Fills:
     Args:
         share: (number, count): compute only this of so many parts, which are not read then; None for all.
         on_fill: hears of each batch: rows done, and rows to do.
+        behind: writes what is held in memory while the run goes on; None: it is written before.
     """
 
     share: tuple[int, int] | None = None
     on_fill: OnFill = unheard
+    behind: WriteBehind | None = None
 
 
 @dataclass
@@ -349,7 +352,7 @@ def _fill_phase(
     """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
-        part = filling.splits[name]
+        part, entry.behind = filling.splits[name], fills.behind
         begun: Prefix | EnginePrefix
         if name in shallower:
             source = activation_batches(shallower[name].entries[name], prefix.device)

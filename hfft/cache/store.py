@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,17 +22,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from hfft.cache.behind import WriteBehind
 from hfft.cache.placement import Placement
 from hfft.cache.rows import Row
 from hfft.cache.shards import (
-    ENDING,
-    ROWS,
     DamagedError,
     check_content,
     checksum_of,
     delete_own,
     read_names,
     trusted_files,
+    write_shard,
 )
 from hfft.errors import OutputError
 from hfft.files import write_whole
@@ -89,6 +89,7 @@ class ActivationCache:
         placement: where.
 
     Attributes:
+        behind: writes to disk what is held in memory anyway, while its maker goes on; None: it is written at once.
         damaged: files that were not what their names say, or held other leaves or shapes than the model has.
         unreadable: files that could not be read, and why; they are left alone.
     """
@@ -98,6 +99,7 @@ class ActivationCache:
         self.rows = rows
         self.names = names
         self.placement = placement
+        self.behind: WriteBehind | None = None
         self.damaged: list[str] = []
         self.unreadable: list[str] = []
         self._unused: set[Path] = set()  # files that were found to be of no use
@@ -194,17 +196,30 @@ class ActivationCache:
             with suppress(OSError):  # not there yet, another's, or read-only
                 os.utime(self.folder / "entry.json")
 
-    def put(self, rows: Sequence[int], values: Mapping[str, Tensor]) -> None:
-        """Store a shard of rows: for each leaf's key a tensor of packed rows.
+    def put(self, rows: Sequence[int], values: Mapping[str, Tensor], computing: float = 0.0) -> None:
+        """Store a shard of rows.
+
+        Args:
+            rows: their numbers.
+            values: for each leaf's key a tensor of packed rows.
+            computing: seconds that they took to compute.
 
         Raises:
             OutputError: the disk is full or read-only; nothing half-written stays behind.
         """
-        tensors, names = dict(values), [self.names[row] for row in rows]
-        written = self._write(names, tensors) if self.folder is not None else None
-        if not self.placement.in_memory and written is not None:
-            tensors = safetensors.torch.load_file(written)  # memory-mapped
-        self._add(tensors, {name: offset for offset, name in enumerate(names)})
+        names = [self.names[row] for row in rows]
+        offsets = {name: offset for offset, name in enumerate(names)}
+        if not self.placement.in_memory:
+            self._add(safetensors.torch.load_file(self._write(names, values)), offsets)  # memory-mapped
+            return
+        held = self._add(values, offsets)
+        if self.folder is None:
+            return
+        write = partial(self._write, names, held)
+        if self.behind is None:
+            write()
+        else:
+            self.behind(write, computing, len(rows) * self.bytes_per_image)
 
     def bytes_on_disk(self) -> int:
         """Return the bytes of the rows that are on disk, by the headers of their shards."""
@@ -275,28 +290,27 @@ class ActivationCache:
             check_content(file)
         return safetensors.torch.load_file(file)  # memory-mapped
 
-    def _add(self, tensors: dict[str, Tensor], offsets: Mapping[str, int]) -> None:
-        if self.placement.device is not None:
-            tensors = {key: value.to(self.placement.device) for key, value in tensors.items()}
+    def _add(self, tensors: Mapping[str, Tensor], offsets: Mapping[str, int]) -> dict[str, Tensor]:
+        """Hold a shard, and return it as it is held."""
+        device = self.placement.device
+        held = {key: value if device is None else value.to(device) for key, value in tensors.items()}
         self._places |= {name: (len(self._shards), offset) for name, offset in offsets.items()}
-        self._shards.append(tensors)
+        self._shards.append(held)
+        return held
 
-    def _write(self, names: list[str], tensors: dict[str, Tensor]) -> Path:
+    def _write(self, names: list[str], tensors: Mapping[str, Tensor]) -> Path:
         assert self.folder is not None
-        content = safetensors.torch.save(tensors, {ROWS: json.dumps(names)})
-        file = self.folder / f"{checksum_of(content)}{ENDING}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             entry = self.folder / "entry.json"
             if not entry.exists():
                 write_whole(entry, json.dumps(self._description(), indent=2).encode())
-            write_whole(file, content)
+            return write_shard(self.folder, names, tensors)
         except OSError as error:
             raise OutputError(
                 f"cannot write the activation cache at {self.folder}: {error.strerror}; whole shards are kept. "
                 "Free some disk, or choose --cache_dir, --cache memory or --cache off, and run again"
             ) from error
-        return file
 
     def _description(self) -> dict[str, Any]:
         leaves = [{"key": r.leaf.key, "shape": r.leaf.shape, "dtype": str(r.dtype)} for r in self.rows]

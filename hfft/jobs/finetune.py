@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.bars import silenced
+from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
@@ -96,7 +97,8 @@ def _finetune(
     training.push_to_hub = False  # the Trainer would push on its own, its checkpoints too
     trackers = Trackers(training)  # before images are read, since packages may be missing
     settings, decided = decide_policy(settings, shared, say)
-    setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers)
+    behind = WriteBehind(say)
+    setup = replace(set_up(settings, shared, test), callbacks=callbacks, trackers=trackers, behind=behind)
     progress, crossing = Progress(decisions=decided), CrossPlan.of(setup)
     probe = probe_may_win(setup)
     if probe and not crossing.start:
@@ -109,7 +111,7 @@ def _finetune(
         say(amount)
     if main and (findings := shared.findings(setup.sets)):
         say(findings)
-    with Preemption() as preemption, closing(trackers), weights_kept(setup, progress):
+    with Preemption() as preemption, closing(trackers), behind, weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
         crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
         crossing = crossing.after(progress.best.epoch, keeps_best(training))

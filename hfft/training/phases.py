@@ -182,7 +182,12 @@ def make_ready(
     say(plan_tree(setup.base.name, views, training.learning_rate))
     _check_augmentation(setup, [(phase, cut) for phase, cut, _ in cuts], say)
     prepared = prepare_phases(
-        setup.model, setup.plan.anatomy, cuts, settings.cache, training, Fills(share, partial(_tell_of_fill, setup))
+        setup.model,
+        setup.plan.anatomy,
+        cuts,
+        settings.cache,
+        training,
+        Fills(share, partial(_tell_of_fill, setup), setup.behind),
     )
     for each in prepared:
         say(describe(each))

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
+from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
 from hfft.data.preprocessing import Pixels
 from hfft.models.delta import Pretrained
@@ -41,6 +42,7 @@ class Setup:
         plan: what is trained when.
         callbacks: that the caller adds to the Trainer's own.
         trackers: told of all phases as of one training.
+        behind: writes activations to disk while the run goes on; None: they are written before.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Setup:
     plan: Plan
     callbacks: tuple[TrainerCallback, ...] = ()
     trackers: Trackers = field(default_factory=Trackers)
+    behind: WriteBehind | None = None
 
     @property
     def folder(self) -> Path:

@@ -69,9 +69,18 @@ def test_a_cache_folder_that_cannot_be_written(start: Callable[..., int], capsys
 def test_a_disk_that_fills_while_activations_are_written(
     start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hfft.cache.store, "write_whole", raising(FULL))
+    monkeypatch.setattr(hfft.cache.store, "write_shard", raising(FULL))
     assert start("--cache", "disk") == 1
     one_line(capsys, "activation cache", "No space left", "--cache off")
+
+
+def test_a_disk_that_fills_while_a_run_holds_its_activations_costs_the_next_run_alone(
+    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hfft.cache.store, "write_shard", raising(FULL))
+    assert start() == 0
+    assert "Not kept on disk for the next run: " in (said := capsys.readouterr().out)
+    assert "No space left on device." in said
 
 
 @pytest.mark.parametrize("target", ["save_pretrained", "save_to_json"])
