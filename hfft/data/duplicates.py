@@ -13,7 +13,8 @@ NEAR_BITS = 2
 NEAR_COLOUR = 12
 """Mean red, green and blue (0 to 255) of nearly the same images differ by at most this."""
 
-_BLOCK = 512
+_BANDS = [np.uint64((1 << 64) - (1 << 43)), np.uint64((1 << 43) - (1 << 21)), np.uint64((1 << 21) - 1)]
+"""Masks of parts of a hash, one more than bits may differ: hashes of a near pair agree in one part at least."""
 _MOST_PAIRS = 2_000_000
 _FLAT_BITS = 2  # an image of one colour sets the constant's bit alone; so short a hash says nothing
 
@@ -30,8 +31,8 @@ def equal_groups(contents: Sequence[bytes]) -> list[list[int]]:
 def near_groups(shapes: Sequence[bytes], colours: Sequence[tuple[int, int, int]]) -> list[list[int]]:
     """Return the groups of two or more rows that look nearly the same, in order.
 
-    Rows are compared pair by pair, as one matrix product per block of rows: 100,000 images take about
-    6 * 10^11 operations. Whatever is near to a member of a group belongs to it.
+    Only rows whose hashes agree in a part of the bits are compared (Norouzi et al., "Fast search in Hamming space with
+    multi-index hashing", CVPR 2012). Whatever is near to a member of a group belongs to it.
 
     Args:
         shapes: perceptual hashes of 8 bytes; empty ones are left out.
@@ -57,18 +58,21 @@ def near_groups(shapes: Sequence[bytes], colours: Sequence[tuple[int, int, int]]
 
 def _near_pairs(bits: NDArray[np.uint8], colours: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both ends of each near pair; of images that are all alike, no more than so many pairs."""
-    signs = bits.astype(np.float32) * 2 - 1
-    lefts, rights, pairs = [], [], 0
-    for start in range(0, len(signs), _BLOCK):
-        # The product of two rows of signs is 64 less twice the count of bits that differ.
-        products = signs[start : start + _BLOCK] @ signs[start:].T
-        left, right = np.nonzero(np.triu(products >= 64 - 2 * NEAR_BITS, k=1))
-        left, right = left + start, right + start
-        close = np.abs(colours[left] - colours[right]).max(axis=1, initial=0) <= NEAR_COLOUR
-        lefts.append(left[close])
-        rights.append(right[close])
-        pairs += int(close.sum())
-        if pairs > _MOST_PAIRS:
-            break
-    empty = np.empty(0, np.int64)
-    return np.concatenate([empty, *lefts]), np.concatenate([empty, *rights])
+    hashes = np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
+    lefts, rights = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for band in _BANDS:
+        part = hashes & band
+        order = np.argsort(part, kind="stable")
+        part, places, pairs = part[order], np.arange(len(order)), 0
+        for apart in range(1, len(order)):
+            places = places[places + apart < len(order)]
+            places = places[part[places] == part[places + apart]]  # those nearer by agreed as well
+            if not len(places) or pairs > _MOST_PAIRS:
+                break
+            left, right = order[places], order[places + apart]
+            differ = np.unpackbits((hashes[left] ^ hashes[right]).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
+            near = (differ <= NEAR_BITS) & (np.abs(colours[left] - colours[right]).max(axis=1) <= NEAR_COLOUR)
+            lefts.append(left[near])
+            rights.append(right[near])
+            pairs += int(near.sum())
+    return np.concatenate(lefts), np.concatenate(rights)

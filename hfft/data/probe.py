@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageStat, UnidentifiedImageError
 
 from hfft.data.grey import span_of
 from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
@@ -164,12 +164,12 @@ def _orientation(image: Image.Image) -> int:
 
 def _content(upright: Image.Image) -> dict[str, Any]:
     """What is found from the upright RGB pixels."""
-    pixels = np.asarray(upright).reshape(-1, 3)
+    channels = ImageStat.Stat(upright)  # of a histogram: a tenth of the time of reductions over the pixels
     return {
         "content": hashlib.blake2b(f"{upright.size} ".encode() + upright.tobytes(), digest_size=16).digest(),
         "shape": _perceptual_hash(upright),
-        "colour": tuple(round(value) for value in pixels.mean(axis=0)),
-        "flat": bool((np.ptp(pixels, axis=0) <= FLAT_LEVELS).all()),
+        "colour": tuple(round(value) for value in channels.mean),
+        "flat": all(high - low <= FLAT_LEVELS for low, high in channels.extrema),
         **_tone(upright),
     }
 
@@ -181,15 +181,24 @@ def _tone(upright: Image.Image) -> dict[str, float]:
         scale = _TONE_SIDE / min(small.size)
         size = (round(small.width * scale), round(small.height * scale))
         small = small.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    levels = np.asarray(small.convert("L"), np.float32)
-    variance, inner = float(levels.var()), levels[1:-1, 1:-1]
+    grey = small.convert("L")
+    levels, variance = np.asarray(grey, np.float32), ImageStat.Stat(grey).var[0]
+    inner = levels[1:-1, 1:-1]
     around = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:]
     told = variance > 0 and inner.size > 0
     return {
-        "brightest": float(np.percentile(levels, 99)),
-        "spread": float(np.asarray(small, np.float32).std(axis=(0, 1)).max()),
+        "brightest": _percentile(grey.histogram(), 99),
+        "spread": max(ImageStat.Stat(small).stddev),
         "sharpness": float((around - 4 * inner).var()) / variance if told else math.nan,
     }
+
+
+def _percentile(counts: Sequence[int], percent: float) -> float:
+    """Return what `numpy.percentile` does of values 0, 1 and so on, each of which is there so many times."""
+    reached = np.cumsum(counts)
+    place = percent / 100 * (int(reached[-1]) - 1)
+    low, high = np.searchsorted(reached, [math.floor(place), math.ceil(place)], side="right")
+    return float(low + (high - low) * (place - math.floor(place)))
 
 
 def _perceptual_hash(image: Image.Image) -> bytes:

@@ -61,3 +61,19 @@ def test_an_image_of_a_few_pixels_or_one_colour_is_not_called_blurred() -> None:
     assert blurred(probes) == []
     assert all(np.isnan(probe.sharpness) for probe in probes[-2:])
     assert [row for row, _ in uniform(probes)] == [len(probes) - 2, len(probes) - 1]
+
+
+def test_what_is_counted_is_what_numpy_says_of_the_pixels() -> None:
+    random = np.random.default_rng(0)
+    for row, size in enumerate([(40, 30), (1, 1), (3, 200), (256, 300)]):
+        pixels = (random.random((*size, 3)) ** 3 * 256).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        found = probe_image(io.BytesIO(stream.getvalue()), row)
+        if found.problem:  # too long
+            continue
+        levels = np.asarray(Image.fromarray(pixels).convert("L"))
+        assert found.brightest == pytest.approx(np.percentile(levels, 99), abs=1e-9)
+        assert found.spread == pytest.approx(pixels.reshape(-1, 3).std(axis=0).max(), abs=1e-9)
+        assert found.colour == tuple(round(value) for value in pixels.reshape(-1, 3).mean(axis=0).tolist())
+        assert found.flat == bool((np.ptp(pixels.reshape(-1, 3), axis=0) <= 4).all())

@@ -165,7 +165,7 @@ def test_what_a_host_finds(web: Exported) -> None:
 
 @pytest.mark.slow
 def test_the_embedded_test_images(tmp_path: Path, browser: Browser) -> None:
-    """500 of 500 get PyTorch's label in the browser."""
+    """500 of 500 get PyTorch's label in the browser, with its probability and its verdict."""
     from hfft.cli import main
 
     run = tmp_path / "run"
@@ -178,12 +178,15 @@ def test_the_embedded_test_images(tmp_path: Path, browser: Browser) -> None:
     files = sorted((page_folder / "photos").iterdir())
     with served(page_folder) as address:
         page = opened(browser, address)
-        same = 0
+        same, verdicts, furthest = 0, 0, 0.0
         for prediction in classify(classifier, files):
             found = page.evaluate(CLASSIFY, f"photos/{Path(prediction.file).name}")
-            same += found == prediction.label
+            same += found["label"] == prediction.label
+            verdicts += found["unknown"] == prediction.unknown
+            furthest = max(furthest, abs(found["top"][0]["probability"] - prediction.probability))
         page.close()
-    assert (same, len(files)) == (500, 500)
+    assert (same, verdicts, len(files)) == (500, 500, 500)
+    assert furthest < 1e-3
 
 
 @pytest.mark.slow
