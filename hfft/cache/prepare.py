@@ -364,13 +364,21 @@ def _fill_phase(
                 source = engine_batches(source, first.computes)
                 begun = replace(prefix, begun=first.prefix.split)
         progress = FillProgress(f"Frozen prefix, {name} images", fills.on_fill)
-        check = (begun if isinstance(begun, Prefix) else prefix, prepared.engine.tolerance)
+        check = (
+            begun if isinstance(begun, Prefix) else _as_computed(prefix, prepared.engine),
+            prepared.engine.tolerance,
+        )
         if fills.share is None:
             prepared.reports[name] = _fill(entry, progress, begun, source, training, check)
         else:
             prepared.reports[name] = _fill_share(entry, progress, begun, source, fills.share, check)
         prepared.datasets[name] = CachedDataset(entry, part.images, part.views)
     prepared.suffix = replace(prepared.suffix, split=prefix.split)
+
+
+def _as_computed(prefix: Prefix, use: EngineUse) -> Prefix:
+    """Return the prefix in the precision that an engine computes it in."""
+    return replace(prefix, autocast=None) if use.precision == "float32" else prefix
 
 
 def _entries(

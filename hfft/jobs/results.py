@@ -48,6 +48,7 @@ from hfft.report.record import (
 from hfft.report.staging import staged_results
 from hfft.report.trace import EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
+from hfft.split.engines import native_bf16
 from hfft.tasks.contract import THRESHOLDS
 from hfft.training.callbacks import RESUME_HINT
 from hfft.training.phases import keeps_best
@@ -64,6 +65,8 @@ PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
     *("huggingface_hub", "numpy", "pillow", "scikit-learn", "scipy", "imagehash"),
 )
+_LONG_TRAINING = 10.0
+"""Seconds on a CPU from which on half of them are worth a line."""
 
 
 def write_results(run: Run) -> str:
@@ -377,6 +380,9 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
         f"{seconds['training']:.0f} s in training."
     )
+    slow = record.device == "cpu" and not record.arguments.get("bf16") and not record.arguments.get("exact")
+    if slow and seconds["training"] > _LONG_TRAINING and native_bf16():
+        yield "This CPU multiplies bfloat16 in hardware: --bf16 true trains in about half the time (docs/engines.md)."
     if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
         yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."

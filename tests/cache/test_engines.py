@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,35 +24,54 @@ from hfft.files import default_cache_dir
 from hfft.jobs.reproduce import record_flags
 from hfft.report.record import read_record
 from hfft.split.engines import Engine, EngineError
+from hfft.split.split import Leaf
 
 ONNX = ("--prefix_engine", "onnxruntime")
+CPU = torch.device("cpu")
 BATCH = {"pixel_values": torch.ones(8, 2)}
 
 
+@dataclass(frozen=True)
 class Stub:
     """Stands for a prefix or for an engine: it gives its inputs times a factor, and takes some time by the clock."""
 
-    def __init__(self, clock: list[float], seconds: float, factor: float = 1.0) -> None:
-        self.clock, self.seconds, self.factor = clock, seconds, factor
-        self.autocast, self.device, self.lanes = None, torch.device("cpu"), 1
+    clock: list[float]
+    seconds: float
+    factor: float = 1.0
+    autocast: torch.dtype | None = None
+    name: str = "torch"
+    bf16: bool = False
+    device: torch.device = CPU
+    lanes: int = 1
+
+    @property
+    def split(self) -> SimpleNamespace:
+        return SimpleNamespace(leaves=[Leaf("leaf", (2,), self.autocast or torch.float32)])
 
     def capture(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         self.clock[0] += self.seconds
-        return {"leaf": inputs["pixel_values"] * self.factor}
+        strayed = 1.05 if self.autocast else 1.0
+        return {"leaf": inputs["pixel_values"] * self.factor * strayed}
 
 
-def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int, stubs: dict[str, Any]) -> tuple[EngineUse, Any]:
+def race(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    rows: int,
+    stubs: Mapping[str, tuple[float, float] | EngineError],
+    autocast: torch.dtype | None = None,
+) -> tuple[EngineUse, Any]:
     """Choose between stubs on a clock that only they move; the machine's limit is 0 seconds."""
     clock = [0.0]
     tried: list[str] = []
 
     def export(question: Question, name: str, inputs: Any) -> Any:
         tried.append(name)
-        if isinstance(stubs[name], Exception):
-            raise stubs[name]
-        stub = Stub(clock, *stubs[name])
-        stub.name, stub.bf16 = name, False  # type: ignore[attr-defined]
-        return stub
+        found = stubs[name]
+        if isinstance(found, EngineError):
+            raise found
+        seconds, factor = found
+        return Stub(clock, seconds, factor, name=name, bf16=autocast is not None)
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(engines, "_export", export)
@@ -58,7 +80,9 @@ def race(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int, stubs: dict
     monkeypatch.setattr(engines, "version_of", lambda name: "1.0")
     monkeypatch.setattr(Question, "folder", tmp_path / "engines")
     monkeypatch.setattr(engines, "_record", lambda question, use: None)
-    prefix: Any = Stub(clock, *stubs["torch"])
+    found = stubs["torch"]
+    assert isinstance(found, tuple)
+    prefix: Any = Stub(clock, *found, autocast=autocast)
     question = Question(prefix, "weights", lambda: BATCH, lambda label: rows, CacheArguments(), tmp_path)
     return choose_engine(question, 0, 1).use, tried
 
@@ -77,6 +101,23 @@ def test_an_engine_out_of_tolerance_never_wins(factor: float, monkeypatch: pytes
     use, tried = race(monkeypatch, tmp_path, 10_000, {"torch": (0.8, 1.0), "onnxruntime": (0.001, factor)})
     assert (use.label, tried) == ("torch", ["onnxruntime"])
     assert "its activations differ by" in use.describe()
+
+
+def test_under_bf16_an_engine_in_float32_is_held_against_float32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stubs = {"torch": (0.8, 1.0), "onnxruntime": (0.4, 1.00001)}
+    use, _ = race(monkeypatch, tmp_path, 10_000, stubs, torch.bfloat16)
+    assert use.label == "onnxruntime 1.0 float32"
+    assert use.difference <= use.tolerance == torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize(("factor", "label"), [(1.04, "openvino 1.0 bfloat16"), (1.06, "torch")])
+def test_an_engine_in_bf16_may_stray_as_far_as_pytorchs_own(
+    factor: float, label: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stubs = {"torch": (0.8, 1.0), "openvino": (0.2, factor)}
+    assert race(monkeypatch, tmp_path, 10_000, stubs, torch.bfloat16)[0].label == label
 
 
 def test_an_engine_that_is_not_faster_or_fails_never_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,6 +160,14 @@ def test_a_second_run_sets_nothing_up(job: Job, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Engine, "capture", None)  # the kept rows are held against PyTorch's
     second = job("resnet", "second", *ONNX)
     assert record(second)["cache"]["hits"] == 24
+    assert equal(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "timm"])
+def test_rows_of_a_float32_engine_are_found_again_under_bf16(kind: str, job: Job) -> None:
+    first, second = (job(kind, name, *ONNX, "--bf16", "true") for name in ("first", "second"))
+    assert [record(folder)["cache"]["hits"] for folder in (first, second)] == [0, 24]
+    assert "float32" in record(first)["cache"]["engine"]
     assert equal(weights(first), weights(second))
 
 
