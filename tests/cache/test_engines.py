@@ -121,7 +121,8 @@ def test_an_engine_in_bf16_may_stray_as_far_as_pytorchs_own(
 
 
 def test_an_engine_that_is_not_faster_or_fails_never_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stubs = {"torch": (0.8, 1.0), "onnxruntime": (0.79, 1.0), "openvino": EngineError("no such operator")}
+    stubs: dict[str, tuple[float, float] | EngineError] = {"torch": (0.8, 1.0), "onnxruntime": (0.79, 1.0)}
+    stubs["openvino"] = EngineError("no such operator")
     use, _ = race(monkeypatch, tmp_path, 10_000, stubs)
     assert use.describe() == "Prefix engine: torch, openvino cannot be used: no such operator."
 
