@@ -1,10 +1,18 @@
-"""What a process takes of its machine: freed memory that glibc keeps for the next batch, and all of the cores."""
+"""What a process takes of its machine: memory that is kept for the next batch, all of the cores, few searches of garbage.
+
+Python looks for garbage in cycles whenever 700 objects more are alive, and now and then among all of them. Libraries make
+a million that never go: 2 to 3 s of a start were spent on that, and half a second before each training, which begins
+with such a search in accelerate.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MEMORY_SWITCH = "HFFT_KEEP_FREED_MEMORY"
 """Environment variable: where it is 0, `keep_freed_memory` does nothing."""
@@ -13,6 +21,7 @@ CORES_SWITCH = "HFFT_ALL_CORES"
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_BLOCK = 32 * 2**20  # bytes; glibc takes no more
+_WHILE_LOADING, _USUAL = 50_000, gc.get_threshold()[0]  # objects more, at which garbage is looked for
 
 
 def keep_freed_memory() -> bool:
@@ -55,3 +64,33 @@ def take_all_cores() -> str:
         return ""
     del os.environ["OMP_NUM_THREADS"]
     return f"accelerate launch sets one thread; this process takes all cores instead ({CORES_SWITCH}=0 keeps one)."
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Within this context garbage is rarely looked for, while libraries and models are loaded."""
+    given = gc.get_threshold()
+    gc.set_threshold(_WHILE_LOADING, *given[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*given)
+
+
+@contextmanager
+def heap_set_aside() -> Iterator[None]:
+    """Within this context, or a function that it decorates, garbage is not looked for among what was there before.
+
+    Where somebody did the same around it, nothing is done, and nothing undone.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    given = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(min(given[0], _USUAL), *given[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*given)
+        gc.unfreeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import pytest
 
 from hfft import machine
+from hfft.cli import main
+from hfft.machine import few_collections, heap_set_aside
 
 # Blocks of 8 MB, two at once and freed in turns, as the activations of two layers are.
 CODE = """
@@ -74,3 +77,27 @@ def test_a_lone_process_of_the_launcher_takes_all_cores() -> None:
     assert threads(**launched, HFFT_ALL_CORES="0") == 1
     assert threads(OMP_NUM_THREADS="1") == 1, "without a launcher it is the user's own"
     assert threads("import torch", **launched) == 1, "it is too late"
+
+
+def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before() -> None:
+    was, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    gc.unfreeze()
+    try:
+        with few_collections():
+            assert gc.get_threshold()[0] > thresholds[0]
+            with heap_set_aside():
+                assert (gc.get_freeze_count() > 0, gc.get_threshold()) == (True, thresholds)
+                with heap_set_aside():
+                    pass
+                assert gc.get_freeze_count() > 0  # the outer one's
+        assert (gc.get_freeze_count(), gc.get_threshold()) == (0, thresholds)
+    finally:
+        if was:
+            gc.freeze()
+
+
+def test_a_command_leaves_the_collector_as_it_was() -> None:
+    given = gc.get_threshold()
+    for command, code in ((["plugins"], 0), (["plan", "--model_name_or_path", "/nowhere"], 1)):
+        assert main(command) == code
+        assert gc.get_threshold() == given

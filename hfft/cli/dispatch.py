@@ -10,7 +10,7 @@ from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import Reply, print_json, print_text
 from hfft.errors import ArgumentError
-from hfft.machine import keep_freed_memory, take_all_cores
+from hfft.machine import few_collections, keep_freed_memory, take_all_cores
 from hfft.parsing import closest
 
 _BARS = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -58,7 +58,8 @@ def _run(name: str = "--help", *rest: str) -> Reply:
         print(line)
     if name not in COMMANDS:
         raise ArgumentError(f"there is no command {name!r}{closest(name, list(COMMANDS))}; see hfft --help")
-    return COMMANDS[name].load()(list(rest))
+    with few_collections():
+        return COMMANDS[name].load()(list(rest))
 
 
 def _overview() -> str:

@@ -30,7 +30,7 @@ from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
-from hfft.machine import keep_freed_memory
+from hfft.machine import heap_set_aside, keep_freed_memory
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
@@ -111,7 +111,7 @@ def _finetune(
         say(amount)
     if main and (findings := shared.findings(setup.sets)):
         say(findings)
-    with Preemption() as preemption, closing(trackers), behind, weights_kept(setup, progress):
+    with heap_set_aside(), Preemption() as preemption, closing(trackers), behind, weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
         crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
         crossing = crossing.after(progress.best.epoch, keeps_best(training))

@@ -20,6 +20,7 @@ from hfft.jobs.advice.folds import (
     probe_start,
     starting_tensors,
 )
+from hfft.machine import heap_set_aside
 from hfft.metrics import WORDS
 from hfft.planning.plan import Phase, Plan, make_plan
 from hfft.report.terminal import aligned
@@ -146,6 +147,7 @@ class Ready:
         return [replace(self.by_trainable[phase.trainable], phase=phase) for phase in plan.phases]
 
 
+@heap_set_aside()
 def compare(
     setup: Setup,
     policies: Sequence[str],
