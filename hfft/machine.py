@@ -1,8 +1,8 @@
-"""What a process takes of its machine: memory that is kept for the next batch, all of the cores, few searches of garbage.
+"""What a process takes of its machine: memory kept for the next batch, all of the cores, few searches for garbage.
 
-Python looks for garbage in cycles whenever 700 objects more are alive, and now and then among all of them. Libraries make
-a million that never go: 2 to 3 s of a start were spent on that, and half a second before each training, which begins
-with such a search in accelerate.
+Python looks for garbage in cycles whenever 700 objects more are alive, and now and then among all of them. Libraries
+make a million that never go: 2 to 3 s of a start were spent on that, and half a second before each training, which
+begins with such a search in accelerate.
 """
 
 from __future__ import annotations
