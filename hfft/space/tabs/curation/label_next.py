@@ -49,12 +49,12 @@ class LabelNextTab:
                         views.photo("", "", _NOTHING),
                         label="Photo",
                         elem_id="next-photo",
-                        min_height=240,
                         js_on_load=views.KEYS,
                     )
-                    self._answers()
-                    self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
-                    self.said = gr.HTML("", label="Labelled", elem_id="next-said")
+                    with gr.Column(visible=False) as self.desk:
+                        self._answers()
+                        self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
+                        self.said = gr.HTML("", label="Labelled", elem_id="next-said")
         self._wire(tab)
 
     def _answers(self) -> None:
@@ -65,7 +65,7 @@ class LabelNextTab:
         with gr.Row():
             self.skip = gr.Button("Pass over (0)", elem_id="key-next-0", min_width=110)
             self.undo = gr.Button("Undo (U)", elem_id="key-next-u", min_width=110)
-        with gr.Row():
+        with gr.Row(elem_classes="hf-level"):
             self.other = Name(
                 [], label="Another class", info="Or a new one", allow_custom_value=True, elem_id="next-other"
             )
@@ -73,9 +73,9 @@ class LabelNextTab:
 
     def _wire(self, tab: gr.Tab) -> None:
         model, box, classes = self.training.model, self.training.box, self.training.classes
-        self.shown = [self.photo, self.said, self.other, *self.classes]
+        self.shown = [self.photo, self.said, self.desk, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
-        tab.select(plainly(self.there), model, self.shown, **_QUICK)
+        gr.on([tab.select, model.change], plainly(self.there), model, self.shown, **_QUICK)
         self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
         for number, button in enumerate(self.classes):
             button.click(plainly(self._pressed(number)), model, self.shown, **_QUICK)
@@ -147,8 +147,14 @@ class LabelNextTab:
     def _shown(self, session: Session, model: str | None) -> list[Any]:
         found = self.next.of(session)
         if found is None or found.photos is None:
-            hidden = [gr.update(visible=False)] * KEYS
-            return [views.photo("", "", _NOTHING), "", gr.update(choices=[], value=None), *hidden]
+            why, hidden = self.next.unfit(session, model), gr.update(visible=False)
+            return [
+                views.photo("", "", why or _NOTHING),
+                "",
+                hidden,
+                gr.update(choices=[], value=None),
+                *[hidden] * KEYS,
+            ]
         classes, at = self.next.classes(session, model), found.at
         buttons = [
             gr.update(value=f"{key}  {classes[key - 1]}" if key <= len(classes) else "", visible=key <= len(classes))
@@ -161,4 +167,4 @@ class LabelNextTab:
             each = found.photos[at]
             said = f"The model takes it for {each.prediction} ({each.probability:.0%})."
             photo = views.photo(self.next.picture(found), f"Photo {at + 1} of {len(found.photos)}", said)
-        return [photo, labelled, gr.update(choices=classes, value=None), *buttons]
+        return [photo, labelled, gr.update(visible=True), gr.update(choices=classes, value=None), *buttons]
