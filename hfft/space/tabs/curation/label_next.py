@@ -51,10 +51,9 @@ class LabelNextTab:
                         elem_id="next-photo",
                         js_on_load=views.KEYS,
                     )
-                    with gr.Column(visible=False) as self.desk:
-                        self._answers()
-                        self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
-                        self.said = gr.HTML("", label="Labelled", elem_id="next-said")
+                    self._answers()
+                    self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
+                    self.said = gr.HTML("", label="Labelled", elem_id="next-said")
         self._wire(tab)
 
     def _answers(self) -> None:
@@ -73,9 +72,9 @@ class LabelNextTab:
 
     def _wire(self, tab: gr.Tab) -> None:
         model, box, classes = self.training.model, self.training.box, self.training.classes
-        self.shown = [self.photo, self.said, self.desk, self.other, *self.classes]
+        self.shown = [self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
-        gr.on([tab.select, model.change], plainly(self.there), model, self.shown, **_QUICK)
+        tab.select(plainly(self.there), model, self.shown, **_QUICK)
         self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
         for number, button in enumerate(self.classes):
             button.click(plainly(self._pressed(number)), model, self.shown, **_QUICK)
@@ -151,7 +150,6 @@ class LabelNextTab:
             return [
                 views.photo("", "", why or _NOTHING),
                 "",
-                hidden,
                 gr.update(choices=[], value=None),
                 *[hidden] * KEYS,
             ]
@@ -167,4 +165,4 @@ class LabelNextTab:
             each = found.photos[at]
             said = f"The model takes it for {each.prediction} ({each.probability:.0%})."
             photo = views.photo(self.next.picture(found), f"Photo {at + 1} of {len(found.photos)}", said)
-        return [photo, labelled, gr.update(visible=True), gr.update(choices=classes, value=None), *buttons]
+        return [photo, labelled, gr.update(choices=classes, value=None), *buttons]
