@@ -18,6 +18,7 @@ from playwright.sync_api import Page
 SIZE = (1000, 700)  # pixels of the page
 MOST = 2_000_000  # bytes of the file
 _SCALE = 0.72  # of the page's size
+_READY = 20_000  # milliseconds in which the first worker is ready, as it is before most visits
 _PACE, _HOLD = 160, 1_200  # milliseconds of a frame that moves, and of one that is to be read
 
 
@@ -88,6 +89,7 @@ def main() -> int:
         arrive(page, f"{url}?__theme=light")
         film = Film(page)
         film.shot(_HOLD)
+        page.wait_for_timeout(_READY)
         _drag_and_train(page, film)
         upload(page, image)
         for scene in (_epochs, _map, _journey):
@@ -116,8 +118,9 @@ def _drag_and_train(page: Page, film: Film) -> None:
 def _epochs(page: Page, film: Film) -> None:
     """Move through the epochs, from before any training."""
     open_tab(page, "Training")
-    page.locator("#player").evaluate("(player) => {player.scrollIntoView({block: 'start'}); scrollBy(0, -10)}")
     slider = page.locator("#player input[type=range]")
+    slider.wait_for()  # what is hidden takes no focus, and the keys would go to the tabs
+    page.locator("#player").evaluate("(player) => {player.scrollIntoView({block: 'start'}); scrollBy(0, -10)}")
     slider.press("Home")
     page.wait_for_timeout(800)
     film.shot(_HOLD)

@@ -29,6 +29,7 @@ from hfft.space.quiz import Guess, make_quiz
 from hfft.space.service import NONE
 
 ENDLESS = 10_000  # epochs of a training that is still running whenever a test looks
+DRAWN = "((name) => [...document.querySelectorAll(name)].every((image) => image.complete && image.naturalWidth > 0))"
 MAP = "getComputedStyle(document.querySelectorAll('#overlay img')[1]).opacity"
 
 pytestmark = [needed, pytest.mark.processes]
@@ -49,6 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in images.iterdir():
         shutil.copytree(path, folder / "renamed" / f"my {path.name}")
     shutil.make_archive(str(folder / "renamed"), "zip", folder / "renamed")
+    alike = make_images(folder / "alike", ("one", "two", "three"), count=12)  # all red: mistakes are certain
+    shutil.make_archive(str(folder / "alike"), "zip", alike)
     for kind in RUNS:
         base = None if kind == "embedded" else make_model(folder / kind, kind=kind)
         run_finetune(base, images, folder / "outputs" / kind, learning_rate=0.05)
@@ -491,8 +494,8 @@ def test_a_training_in_the_page_is_used_by_classify(name: str, page: Page, folde
     upload(page, folder / "images" / "red" / "0.png")
 
 
-def test_a_reload_keeps_the_training_and_then_the_model(page: Page, folder: Path) -> None:
-    start_training(page, folder, ENDLESS)
+def test_a_reload_keeps_the_training_and_then_the_model_with_its_mistakes(page: Page, folder: Path) -> None:
+    start_training(page, folder, ENDLESS, "alike.zip")
     expect(page.locator("#status [data-state=running]")).to_be_visible(timeout=TIMEOUT)
     page.reload()
     open_tab(page, "Fine-tune")
@@ -507,6 +510,12 @@ def test_a_reload_keeps_the_training_and_then_the_model(page: Page, folder: Path
     open_tab(page, "Fine-tune")
     expect(page.locator("#given textarea")).to_have_value(re.compile("images in 3 classes"), timeout=TIMEOUT)
     expect(page.locator("#get")).to_be_visible(timeout=TIMEOUT)
+    open_tab(page, "Training")
+    expect(page.locator("#mistakes img").first).to_be_visible()
+    page.wait_for_function(f"{DRAWN}('#mistakes img')")
+    page.locator("#mistakes button.thumbnail-item").first.click()
+    expect(page.locator("#steps .hf-step")).to_have_count(5)
+    page.wait_for_function(f"{DRAWN}('#journey .seen')")
 
 
 def test_after_a_cut_no_other_model_answers(browser: Any, url: str, folder: Path) -> None:

@@ -419,6 +419,8 @@ def test_the_space_says_what_the_model_says(page: Any, finished: Path, world: Wo
 
 
 def test_the_space_looks_inside(page: Any, finished: Path, world: World, task: str) -> None:
+    from hfft.space.curation.labelling import LabelNext
+
     name, image = str(finished), str(world.table.parent / "005.png")
     _, pipeline, _, trace, compare, drawn, learn = page.all
     (row,) = hfft.classify(hfft.load_classifier(finished, device="cpu"), [image])
@@ -438,7 +440,10 @@ def test_the_space_looks_inside(page: Any, finished: Path, world: World, task: s
     else:
         given = {each["label"] for each in answers if each["share"] >= each["least"]}
         assert given == set(row.labels or ())
-    assert "one label" in drawn.drawn(None, name, page.request)["why"]
+    value, shown = drawn.drawn(None, name, page.request)
+    assert "one label" in value["why"]
+    assert not shown
+    assert "one label" in LabelNext(page.space).unfit(page.space.visits.of("1"), name)
     for level in ("At a glance", "For a practitioner", "With the mathematics"):
         told = learn.lesson(level, name, page.request)
         assert NAMES[task] in told

@@ -53,6 +53,8 @@ def _of_model(space: Space, session: Session, model: str | None) -> dict[str, An
     run = space.run(session, model)
     if run is None:
         raise DataError(f"{model} has no run record, which would name its images; choose another model")
+    if not run.record.solved.chooses:
+        raise DataError(f"the images of {model} do not have one label each, which is what can be looked at here")
     if run.record.data.name == EMBEDDED_DATA.partition("==")[0]:
         return {}
     known = {item.name for item in fields(DataArguments)}

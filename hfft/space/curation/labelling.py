@@ -25,6 +25,7 @@ KEY = "next"
 """Of this desk among a session's."""
 MOST = 50
 """Photos that are asked about at a time."""
+UNFIT = "Photos are ranked for models that give an image one label of several; choose such a model above."
 _SIDE = 360  # pixels of the longer side of the photo that is asked about
 
 
@@ -102,6 +103,11 @@ class LabelNext:
         known = list(self.space.loaded(session, model).classifier.labels) if model else []
         return [*own, *(label for label in known if label not in own)]
 
+    def unfit(self, session: Session, model: str | None) -> str:
+        """Say why photos are not labelled for a model; nothing where they are."""
+        loaded = self.space.loaded_if_any(session, model)
+        return "" if loaded is None or loaded.classifier.task.chooses else UNFIT
+
     def choose(self, session: Session, paths: Sequence[str], model: str | None) -> Training:
         """Rank photos by what their labels would teach a model. The uploads are removed, copies are kept.
 
@@ -115,6 +121,8 @@ class LabelNext:
             if not paths:
                 raise DataError("choose some photos first")
             source = self.space.source(session, model)
+            if why := self.unfit(session, model):
+                raise DataError(why)
             if self.space.run(session, model) is None:
                 raise DataError(f"{model} has no run record, so it cannot learn; choose or train another model")
             folder = self._copied(session, paths)

@@ -48,8 +48,8 @@ class BeforeAfter:
             label="Map of features",
             elem_id="feature-map",
         )
-        shown = gr.HTML("", label="The image of a point", elem_id="map-image", min_height=120)
-        tabs.fill(tab, self.drawn, [image, tabs.model], [drawn], (no_map(""),))
+        shown = gr.HTML("", label="The image of a point", elem_id="map-image")
+        tabs.fill(tab, self.drawn, [image, tabs.model], [drawn, shown], (no_map(""), ""))
         drawn.input(
             plainly(self.picture),
             tabs.model,
@@ -60,20 +60,20 @@ class BeforeAfter:
         )
         self.image = image
 
-    def drawn(self, path: str | None, model: str | None, request: gr.Request) -> dict[str, Any]:
-        """Answer with what the map draws."""
+    def drawn(self, path: str | None, model: str | None, request: gr.Request) -> tuple[dict[str, Any], str]:
+        """Answer with what the map draws, and the image that is shown at first: the first validation image."""
         session = self.space.visits.of(request.session_hash)
         loaded = self.space.loaded_if_any(session, model)
         if loaded is None or loaded.run is None:
-            return no_map("")
+            return no_map(""), ""
         if not (loaded.run.folder / FEATURE_MAP).exists():
-            return no_map(_NO_MAP if loaded.classifier.task.chooses else _OF_ONE_LABEL)
+            return no_map(_NO_MAP if loaded.classifier.task.chooses else _OF_ONE_LABEL), ""
         try:
             found = read_map(loaded.run.folder / FEATURE_MAP)
         except HfftError as error:
-            return no_map(f"There is no map to draw: {error}.")
+            return no_map(f"There is no map to draw: {error}."), ""
         star = self._star(loaded, found, path) if path else None
-        return map_value(found, loaded.run.record.data.labels, star)
+        return map_value(found, loaded.run.record.data.labels, star), _picture(loaded, found, "validation", 0)
 
     def _star(self, loaded: Loaded, found: FeatureMap, path: str) -> Star | None:
         """Return where the picture under Classify lies, and whether it is like the training images."""
@@ -90,17 +90,23 @@ class BeforeAfter:
         """Answer with the image of a point."""
         loaded = self.space.loaded(self.space.visits.of(request.session_hash), model)
         split, row = str(event.split), int(event.row)
-        if loaded.run is None or loaded.images is None or split not in ("train", "validation") or row < 0:
+        if loaded.run is None or split not in ("train", "validation") or row < 0:
             return ""
-        files = read_map(loaded.run.folder / FEATURE_MAP).files[split]
-        file = files[row] if row < len(files) else ""
-        image = (loaded.images.trained_on if split == "train" else loaded.images.get)(file)
-        name = escape(file.rpartition("/")[2])
-        if image is None:
-            return f'<div class="hf-point"><span>The image {name} is not here any more.</span></div>'
-        image.thumbnail((_PICTURE, _PICTURE))
-        kind = "training" if split == "train" else "validation"
-        return (
-            f'<div class="hf-point"><img src="{address_of(image, "JPEG")}" alt="The {kind} image {name}">'
-            f"<span>{name}</span></div>"
-        )
+        return _picture(loaded, read_map(loaded.run.folder / FEATURE_MAP), split, row)
+
+
+def _picture(loaded: Loaded, found: FeatureMap, split: str, row: int) -> str:
+    """Return an image of the map with its name, or a line that it is gone."""
+    files = found.files[split]
+    if loaded.images is None or row >= len(files):
+        return ""
+    image = (loaded.images.trained_on if split == "train" else loaded.images.get)(files[row])
+    name = escape(files[row].rpartition("/")[2])
+    if image is None:
+        return f'<div class="hf-point"><span>The image {name} is not here any more.</span></div>'
+    image.thumbnail((_PICTURE, _PICTURE))
+    kind = "training" if split == "train" else "validation"
+    return (
+        f'<div class="hf-point"><img src="{address_of(image, "JPEG")}" alt="The {kind} image {name}">'
+        f"<span>{name}</span></div>"
+    )

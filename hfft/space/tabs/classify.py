@@ -66,6 +66,7 @@ class ClassifyTab:
             object_fit="contain",
             visible=bool(found),
             elem_id="examples",
+            elem_classes="hf-gallery",
             buttons=[],
         )
         self.button = gr.Button("Classify", variant="primary", elem_id="classify-button")
@@ -90,6 +91,7 @@ class ClassifyTab:
             object_fit="contain",
             height="auto",
             elem_id="labelled",
+            elem_classes="hf-gallery",
         )
         rows = gr.HTML(label="Table")
         sheet = gr.File(label="Table (CSV)", interactive=False)

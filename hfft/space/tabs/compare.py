@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
-from hfft.errors import DataError
+from hfft.errors import DataError, HfftError
 from hfft.inference.runs import FinishedRun, disagreements
+from hfft.metrics import WORDS
 from hfft.space.service import NO_MODEL, THUMBNAIL, Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
@@ -30,7 +32,7 @@ class CompareTab:
     def __init__(self, space: Space, image: gr.Image, tabs: Tabs) -> None:
         self.space = space
         with gr.Tab("Compare", id="compare") as tab:
-            chosen = NameList([], label="Runs", info="Choose two or more", elem_id="runs")
+            chosen = NameList([], label="Runs", info="Choose two or more of one task", elem_id="runs")
             button = gr.Button("Compare", variant="primary")
             table = gr.HTML(label="Runs side by side", elem_id="comparison")
             differing = gr.Gallery(
@@ -41,30 +43,41 @@ class CompareTab:
                 height="auto",
                 visible=False,
                 elem_id="differing",
+                elem_classes="hf-gallery",
             )
             note = gr.HTML(label="How many")
             curves = gr.HTML(label="Epoch by epoch", elem_id="compared-curves")
         shown = [table, differing, note, curves]
-        button.click(plainly(self.compare), [chosen, image], shown, api_name="compare")
+        compare: dict[str, Any] = {"api_name": "compare", "show_progress_on": table}  # an error is said once
+        button.click(plainly(self.compare), [chosen, image], shown, **compare)
         button.click(None, chosen, None, js="(names) => {hfftAddress('runs', names)}", api_visibility="private")
         hidden = gr.update(visible=False)
         empty = (gr.update(choices=[], value=[]), "", hidden, "", "")
-        tabs.fill(tab, self.offer, [chosen], [chosen, *shown], empty)
+        tabs.fill(tab, self.offer, [chosen, tabs.model], [chosen, *shown], empty)
 
-    def offer(self, before: list[str] | None, request: gr.Request) -> Any:
+    def offer(self, before: list[str] | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the runs that there are, and which are chosen.
 
         These are the same as before; at first those of the page's address, which are compared at once, else the newest
-        two.
+        two of the task of the model in use.
         """
-        names = self.space.choices(self.space.visits.of(request.session_hash))
+        session = self.space.visits.of(request.session_hash)
+        names = self.space.choices(session)
         if kept := [name for name in before or [] if name in names]:
             return gr.update(choices=names, value=kept), *[gr.skip()] * 4
         asked = [name for name in request.query_params.getlist("runs") if name in names]
-        chosen = gr.update(choices=names, value=asked or names[:2])
+        chosen = gr.update(choices=names, value=asked or self._alike(session, names, model)[:2])
         if len(asked) > 1:
             return chosen, *self.compare(asked, None, request)
         return chosen, "" if names else views.empty(NO_MODEL), *[gr.skip()] * 3
+
+    def _alike(self, session: Session, names: list[str], model: str | None) -> list[str]:
+        """Return those that can be compared with a model: runs are held against each other by one metric."""
+        metrics = {}
+        for name in names:
+            with suppress(HfftError):
+                metrics[name] = self.space.models.read(self.space.source(session, name)).record.solved.metric
+        return [name for name, metric in metrics.items() if metric == metrics.get(model or names[0])]
 
     def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
         """Answer with a table, the images on which the runs differ, a note on them, and the curves of all."""
@@ -72,7 +85,7 @@ class CompareTab:
             raise DataError("choose two runs or more")
         session = self.space.visits.of(request.session_hash)
         runs, answers = self.space.compare(session, names, path)
-        metrics = {run.record.solved.metric for run in runs}
+        metrics = {WORDS[run.record.solved.metric].name for run in runs}
         if len(metrics) > 1:
             raise DataError(f"choose runs of one task: {' and '.join(sorted(metrics))} do not compare")
         hint = "" if path else views.note("With an image under Classify, each run's answer stands here as well.")

@@ -88,6 +88,7 @@ class TrainingTab:
                     height="auto",
                     visible=False,
                     elem_id="mistakes",
+                    elem_classes="hf-gallery",
                 )
             note = gr.HTML(label="Mistakes")
             again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
@@ -162,7 +163,7 @@ def _figure(run: FinishedRun, answers: list[Answer]) -> tuple[Image.Image | None
     labels, task = run.record.data.labels, run.record.solved
     if task.chooses:
         return (figure_image(confusion_matrix(confusion_counts(answers, labels), labels)) if answers else None), ""
-    note = views.note(f"There is no confusion matrix: a {task.name} model does not give an image one label of several.")
+    note = views.note("There is no confusion matrix: the model does not give an image one label of several.")
     drawn = next((run.folder / name for name in task.plots if (run.folder / name).is_file()), None)
     return (Image.open(drawn).convert("RGB") if drawn else None), note
 

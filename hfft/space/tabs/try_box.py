@@ -56,6 +56,7 @@ class TryBox:
             object_fit="contain",
             visible=bool(offered),
             elem_id="try-examples",
+            elem_classes="hf-gallery",
             buttons=[],
         )
         self._wire()

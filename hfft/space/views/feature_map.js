@@ -32,9 +32,9 @@ function draw() {
   find(".star").textContent = data().star;
   find(".star").hidden = !data().star;
   find(".note").textContent = data().note;
-  find(".said").textContent = "Point at an image, or go through them, to see it.";
   find(".pick").max = validation.length - 1;
   find(".pick").value = 0;
+  if (validation.length) say("validation", 0); // its image came with the map
 }
 
 function panel(side) {
@@ -101,21 +101,25 @@ function point(event, box, side) {
 }
 
 function choose(split, row) {
+  if (asked === `${split} ${row}`) return;
+  say(split, row);
+  if (split === "validation") find(".pick").value = row;
+  trigger("input", { split, row });
+}
+
+function say(split, row) {
+  asked = `${split} ${row}`;
   rings.forEach(([ring, side]) => {
     ring.setAttribute("cx", side[split][row][0]);
     ring.setAttribute("cy", side[split][row][1]);
     ring.setAttribute("visibility", "visible");
   });
-  if (asked === `${split} ${row}`) return;
-  asked = `${split} ${row}`;
   const label = data().labels[data()[split][row]];
   const taken = data().labels[data().said[row]];
   find(".said").textContent =
     split === "train"
       ? `A training image of ${label}.`
       : `A validation image of ${label}, taken for ${taken}${taken === label ? "." : ": a mistake."}`;
-  if (split === "validation") find(".pick").value = row;
-  trigger("input", { split, row });
 }
 
 find(".pick").addEventListener("input", () => choose("validation", Number(find(".pick").value)));

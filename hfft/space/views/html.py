@@ -37,8 +37,6 @@ CSS = f"""
   border-top:0 !important}}
 .hf-table td.w {{min-width:260px}}
 .hf-table tr.hf-phase th {{font-weight:600; background:var(--background-fill-secondary); white-space:normal}}
-.caption-label {{left:0 !important; max-width:100% !important; font-size:12px !important; padding:2px 6px !important;
-  white-space:normal !important}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
 .dark .hf-figure img {{filter:invert(.9) hue-rotate(180deg)}}
 .hf-fit img {{width:100%; height:100%; object-fit:contain}}
@@ -63,8 +61,6 @@ CSS = f"""
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
 input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
-#mistakes .grid-wrap, #differing .grid-wrap, #examples .grid-wrap, #labelled .grid-wrap {{
-  max-height:none; overflow:visible; padding-top:36px}}
 footer .divider {{display:none}}
 @media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
   #summary {{min-height:0}}

@@ -49,7 +49,6 @@ class LabelNextTab:
                         views.photo("", "", _NOTHING),
                         label="Photo",
                         elem_id="next-photo",
-                        min_height=240,
                         js_on_load=views.KEYS,
                     )
                     self._answers()
@@ -65,7 +64,7 @@ class LabelNextTab:
         with gr.Row():
             self.skip = gr.Button("Pass over (0)", elem_id="key-next-0", min_width=110)
             self.undo = gr.Button("Undo (U)", elem_id="key-next-u", min_width=110)
-        with gr.Row():
+        with gr.Row(elem_classes="hf-level"):
             self.other = Name(
                 [], label="Another class", info="Or a new one", allow_custom_value=True, elem_id="next-other"
             )
@@ -147,8 +146,13 @@ class LabelNextTab:
     def _shown(self, session: Session, model: str | None) -> list[Any]:
         found = self.next.of(session)
         if found is None or found.photos is None:
-            hidden = [gr.update(visible=False)] * KEYS
-            return [views.photo("", "", _NOTHING), "", gr.update(choices=[], value=None), *hidden]
+            why, hidden = self.next.unfit(session, model), gr.update(visible=False)
+            return [
+                views.photo("", "", why or _NOTHING),
+                "",
+                gr.update(choices=[], value=None),
+                *[hidden] * KEYS,
+            ]
         classes, at = self.next.classes(session, model), found.at
         buttons = [
             gr.update(value=f"{key}  {classes[key - 1]}" if key <= len(classes) else "", visible=key <= len(classes))
