@@ -382,7 +382,9 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
     )
     slow = record.device == "cpu" and not record.arguments.get("bf16") and not record.arguments.get("exact")
     if slow and seconds["training"] > _LONG_TRAINING and native_bf16():
-        yield "This CPU multiplies bfloat16 in hardware: --bf16 true trains in 0.5 to 0.8 of the time (docs/engines.md)."
+        yield (
+            "This CPU multiplies bfloat16 in hardware: --bf16 true trains in 0.5 to 0.8 of the time (docs/engines.md)."
+        )
     if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
         yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
