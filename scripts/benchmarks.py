@@ -131,6 +131,7 @@ def tasks_tables() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "policies": lambda: policies_table(measured("policies")),
     "recipe": recipe_tables,
+    "recipe_peers": lambda: recipe_table(measured("recipe_peers")),
     "augmentation": lambda: augmentation_table(measured("augmentation")),
     "bf16": lambda: recipe_table(measured("bf16")),
     "cache": cache_table,
