@@ -68,7 +68,7 @@ def take_all_cores() -> str:
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Within this context garbage is rarely looked for, while libraries and models are loaded."""
+    """Within this context, which loads libraries and models, garbage is rarely looked for."""
     given = gc.get_threshold()
     gc.set_threshold(_WHILE_LOADING, *given[1:])
     try:

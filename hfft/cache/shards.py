@@ -34,9 +34,12 @@ class DamagedError(Exception):
     """A shard is not what its name says."""
 
 
-def checksum_of(content: bytes) -> str:
-    """Return the checksum that a shard of this content is named by."""
-    return hashlib.sha256(content).hexdigest()[:32]
+def checksum_of(*parts: bytes | memoryview) -> str:
+    """Return the checksum that a shard is named by, given its content in parts."""
+    checksum = hashlib.sha256()
+    for part in parts:
+        checksum.update(part)
+    return checksum.hexdigest()[:32]
 
 
 def write_shard(folder: Path, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Path:
@@ -71,10 +74,7 @@ def write_shard(folder: Path, names: Sequence[str], tensors: Mapping[str, Tensor
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     content: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text, *pieces]
-    checksum = hashlib.sha256()
-    for part in content:
-        checksum.update(part)
-    file = folder / f"{checksum.hexdigest()[:32]}{ENDING}"
+    file = folder / f"{checksum_of(*content)}{ENDING}"
     with whole_file(file) as partial, partial.open("wb") as stream:
         stream.writelines(content)
     return file

@@ -44,10 +44,11 @@ def near_groups(shapes: Sequence[bytes], colours: Sequence[tuple[int, int, int]]
     rows = np.array([row for row, shape in enumerate(shapes) if shape], dtype=np.int64)
     if len(rows) < 2:
         return []
-    bits = np.unpackbits(np.frombuffer(b"".join(shapes[row] for row in rows), np.uint8).reshape(-1, 8), axis=1)
-    told = (bits.sum(axis=1) > _FLAT_BITS) & (bits.sum(axis=1) < 64 - _FLAT_BITS)
-    rows, bits = rows[told], bits[told]
-    left, right = _near_pairs(bits, np.array([colours[row] for row in rows], dtype=np.int16).reshape(-1, 3))
+    hashes = np.frombuffer(b"".join(shapes[row] for row in rows), ">u8").astype(np.uint64)
+    ones = _bits_set(hashes)
+    told = (ones > _FLAT_BITS) & (ones < 64 - _FLAT_BITS)
+    rows, hashes = rows[told], hashes[told]
+    left, right = _near_pairs(hashes, np.array([colours[row] for row in rows], dtype=np.int16).reshape(-1, 3))
     graph = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(len(rows), len(rows)))
     _, group_of = connected_components(graph, directed=False)
     groups = defaultdict(list)
@@ -56,9 +57,12 @@ def near_groups(shapes: Sequence[bytes], colours: Sequence[tuple[int, int, int]]
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _near_pairs(bits: NDArray[np.uint8], colours: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _bits_set(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return np.asarray(np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1), np.int64)
+
+
+def _near_pairs(hashes: NDArray[np.uint64], colours: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both ends of each near pair; of images that are all alike, no more than so many pairs."""
-    hashes = np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
     lefts, rights = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for band in _BANDS:
         part = hashes & band
@@ -70,8 +74,9 @@ def _near_pairs(bits: NDArray[np.uint8], colours: NDArray[np.int16]) -> tuple[ND
             if not len(places) or pairs > _MOST_PAIRS:
                 break
             left, right = order[places], order[places + apart]
-            differ = np.unpackbits((hashes[left] ^ hashes[right]).view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1)
-            near = (differ <= NEAR_BITS) & (np.abs(colours[left] - colours[right]).max(axis=1) <= NEAR_COLOUR)
+            near = (_bits_set(hashes[left] ^ hashes[right]) <= NEAR_BITS) & (
+                np.abs(colours[left] - colours[right]).max(axis=1) <= NEAR_COLOUR
+            )
             lefts.append(left[near])
             rights.append(right[near])
             pairs += int(near.sum())

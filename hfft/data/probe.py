@@ -182,12 +182,13 @@ def _tone(upright: Image.Image) -> dict[str, float]:
         size = (round(small.width * scale), round(small.height * scale))
         small = small.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     grey = small.convert("L")
-    levels, variance = np.asarray(grey, np.float32), ImageStat.Stat(grey).var[0]
+    levels, counted = np.asarray(grey, np.float32), ImageStat.Stat(grey)
+    variance = counted.var[0]
     inner = levels[1:-1, 1:-1]
     around = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:]
     told = variance > 0 and inner.size > 0
     return {
-        "brightest": _percentile(grey.histogram(), 99),
+        "brightest": _percentile(counted.h, 99),
         "spread": max(ImageStat.Stat(small).stddev),
         "sharpness": float((around - 4 * inner).var()) / variance if told else math.nan,
     }
