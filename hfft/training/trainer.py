@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfft.arguments import FinetuneArguments
 from hfft.data.preprocessing import collate, received
@@ -28,6 +28,7 @@ from hfft.split.halves import Suffix
 from hfft.tasks.registry import task_of
 from hfft.training.augmentation.boundary import BoundaryAugmentation
 from hfft.training.callbacks import Average, EndIfDiverged
+from hfft.training.gradient_format import channels_last_gradients
 from hfft.training.objective import Objective
 from hfft.trust.epoch_answers import EpochAnswers
 
@@ -51,7 +52,7 @@ class FreezeTrainer(Trainer):
     Everything of the Trainer works as ever: its arguments, callbacks, loggers and ``accelerate launch``.
     Overridden are named hooks alone: the optimizer (trainable parameters with their learning rates), the
     loss (an `Objective` on the logits, for every architecture alike), the evaluation's loss (over all
-    examples, each once) and what is in a checkpoint.
+    examples, each once), the memory format of gradients and what is in a checkpoint.
 
     Args:
         model: the model; it is frozen here as `phase` says, until `hfft.planning.freezing.unfreeze`.
@@ -116,6 +117,14 @@ class FreezeTrainer(Trainer):
         )
         self.add_callback(self.divergence)
         self._epoch_began = time.perf_counter()
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as the Trainer does, with gradients in the memory format that the model has."""
+        eager = not self.args.torch_compile  # a compiler chooses formats itself
+        wanted = eager and self.suffix.memory_format == torch.channels_last
+        with channels_last_gradients(self.classifier) if wanted else nullcontext():
+            outcome: TrainOutput = super().train(*args, **kwargs)
+            return outcome
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Train on a batch as the Trainer does, and note whether its loss is finite.
