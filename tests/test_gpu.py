@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import MODELS
+from machines import run_on_machines
 from runs import Folder, Job, equal, losses, record, weights
 from safetensors.torch import load_file
 from small_models import small_model
@@ -28,7 +25,6 @@ from hfft.split.halves import Prefix
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "finetune.py"
 FLOAT32 = ("--bf16", "false", "--tf32", "false")
 KINDS = ("resnet", "vit", "swin", "convnext", "timm")
 
@@ -142,23 +138,7 @@ def test_two_processes_on_one_card_give_the_losses_of_one(
     for processes in (1, 2):
         own = ["--per_device_train_batch_size", 6 // processes, "--output_dir", tmp_path / str(processes)]
         own += ["--cache_dir", tmp_path / f"cache{processes}"]
-        _on_one_card(processes, [*flags, *own, *(["--ddp_backend", "gloo"] if processes == 2 else [])])
+        own += ["--ddp_backend", "gloo"] if processes == 2 else []
+        run_on_machines([[*flags, *own]] * processes)  # so that all see card 0
     one, two = (torch.tensor(losses(tmp_path / str(count)), dtype=torch.float64) for count in (1, 2))
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-7)
-
-
-def _on_one_card(processes: int, flags: list[Any]) -> None:
-    """Run the script in processes that each take themselves for a machine of its own, so that all see card 0."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(processes):
-        launcher = ["-m", "torch.distributed.run", "--nnodes", processes, "--node_rank", rank, "--nproc_per_node", 1]
-        launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
-        command = [str(part) for part in (sys.executable, *launcher, SCRIPT, *flags)]
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=dict(os.environ), stdout=pipe, stderr=pipe, text=True))
-    for process in started:
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error[-3000:]

@@ -208,7 +208,7 @@ class FreezeTrainer(Trainer):
         suffix = self.suffix
         if self.augmentation is not None and model.training:
             suffix, inputs = self.augmentation(suffix, inputs, self.state.global_step)
-        with suffix.inputs(self.accelerator.unwrap_model(model), inputs) as prepared:
+        with suffix.inputs(self.classifier, inputs) as prepared:
             return super().compute_loss(model, prepared, return_outputs, num_items_in_batch)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from machines import PATIENCE, SCRIPT, run_on_machines
 from safetensors.torch import load_file
 from small_models import small_model
 from tagged import TAGS, make_tagged
@@ -27,9 +27,6 @@ from hfft.split.halves import Suffix, idle_parameters
 pytestmark = pytest.mark.processes
 
 Folder = Callable[..., Path]
-SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
-PATIENCE = 3600
-"""Seconds after which processes that wait for each other are given up; no time that a busy machine may need."""
 LAUNCH = {
     1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
     2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
@@ -316,27 +313,8 @@ def test_two_machines(pretrained: Folder, image_folder: Folder, tmp_path: Path) 
     flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--baselines", "none"]
     flags += ["--per_device_train_batch_size", 3, "--num_train_epochs", 2, "--policy", "lp_ft", "--cache", "disk"]
     flags += ["--output_dir", tmp_path / "run"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    machines = []
-    for rank in range(2):
-        launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node_rank", rank, "--nproc_per_node", 1]
-        launcher += ["--master_addr", "127.0.0.1", "--master_port", port]
-        command = [sys.executable, *launcher, SCRIPT, *flags, "--cache_dir", tmp_path / f"cache-of-{rank}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        machines.append(
-            subprocess.Popen(
-                [str(part) for part in command],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    for machine in machines:
-        _, error = machine.communicate(timeout=PATIENCE)
-        assert machine.returncode == 0, error[-3000:]
+    own = [[*flags, "--cache_dir", tmp_path / f"cache-of-{rank}"] for rank in range(2)]
+    run_on_machines(own, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     assert json.loads((tmp_path / "run" / "hfft.json").read_text())["processes"] == 2
     for rank in range(2):
         assert len(list((tmp_path / f"cache-of-{rank}").glob("*/*.safetensors"))) > 1

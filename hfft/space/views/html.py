@@ -39,7 +39,7 @@ CSS = f"""
 .hf-table tr.hf-phase th {{font-weight:600; background:var(--background-fill-secondary); white-space:normal}}
 .hf-quiz .wrap {{flex-direction:column; align-items:flex-start}}
 .dark .hf-figure img {{filter:invert(.9) hue-rotate(180deg)}}
-.hf-fit img {{width:100%; height:100%; object-fit:contain}}
+.hf-fit img {{width:100%; height:100%; object-fit:contain; padding-top:34px}}
 .hf-bar {{display:block; position:relative; height:8px; border-radius:4px; overflow:hidden; margin-top:4px;
   min-width:120px; background:var(--border-color-primary)}}
 .hf-bar i {{position:absolute; top:0; height:100%; background:{FROZEN}; min-width:1px}}

@@ -74,7 +74,8 @@ class LabelNextTab:
         model, box, classes = self.training.model, self.training.box, self.training.classes
         self.shown = [self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
-        tab.select(plainly(self.there), model, self.shown, **_QUICK)
+        for moment in (tab.select, model.change):  # another model has other classes
+            moment(plainly(self.there), model, self.shown, **_QUICK)
         self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
         for number, button in enumerate(self.classes):
             button.click(plainly(self._pressed(number)), model, self.shown, **_QUICK)
