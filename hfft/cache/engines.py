@@ -37,7 +37,9 @@ from hfft.split.halves import Prefix
 FEW_ROWS = 200
 """With fewer rows to compute, `auto` takes PyTorch at once."""
 TOLERANCE_BF16 = 2e-2
-"""For engines in bfloat16, where it was asked for; more where PyTorch's own autocast strays further from float32."""
+"""For engines in bfloat16, where it was asked for; more where PyTorch's own autocast strays further from float32.
+
+In float16, whose steps are an eighth, it is an eighth."""
 _SETUP_SECONDS = {"onnxruntime": 8.0, "openvino": 8.0, "compile": 60.0}  # measured: up to 8.5, and 8 to 74 on two cores
 _START_SECONDS = 1.0  # of what is exported already
 _HOPE = 0.7  # share of the way to the machine's limit that an engine is expected to come
@@ -267,19 +269,23 @@ class _Race:
 
     def _tolerance(self, engine: Engine) -> float:
         """Return how far an engine's activations may be off, as a share of the largest."""
-        if not _in_bf16(engine):
+        if (narrow := self._format(engine)) == torch.float32:
             return max(self.question.wishes.engine_tolerance, self.rounding if self.question.prefix.autocast else 0.0)
         strays = difference(self.question.prefix.capture(self.inputs), self.expected)
-        return max(TOLERANCE_BF16, strays if math.isfinite(strays) else 0.0)
+        least = TOLERANCE_BF16 * torch.finfo(narrow).eps / torch.finfo(torch.bfloat16).eps
+        return max(least, strays if math.isfinite(strays) else 0.0)
+
+    def _format(self, engine: Engine) -> torch.dtype:
+        """Return the number format that an engine computes in: what is compiled keeps to autocast's."""
+        if engine.name == "compile":
+            return self.question.prefix.autocast or torch.float32
+        in_bf16 = engine.bf16 and engine.name == "openvino"  # onnxruntime keeps to float32
+        return torch.bfloat16 if in_bf16 else torch.float32
 
     def _use(self, engine: Engine, gap: float, allowed: float) -> EngineUse:
-        precision = "bfloat16" if _in_bf16(engine) else "float32"
+        precision = str(self._format(engine)).removeprefix("torch.")
         times = (self.seconds * 1e3, self.torch_seconds * 1e3)
         return EngineUse(engine.name, version_of(engine.name), precision, gap, allowed, *times)
-
-
-def _in_bf16(engine: Engine) -> bool:
-    return engine.bf16 and engine.name != "onnxruntime"  # which keeps to float32
 
 
 def _recorded(question: Question) -> Choice | None:

@@ -112,12 +112,16 @@ def test_under_bf16_an_engine_in_float32_is_held_against_float32(
     assert use.difference <= use.tolerance == torch.finfo(torch.bfloat16).eps
 
 
-@pytest.mark.parametrize(("factor", "label"), [(1.04, "openvino 1.0 bfloat16"), (1.06, "torch")])
-def test_an_engine_in_bf16_may_stray_as_far_as_pytorchs_own(
-    factor: float, label: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("strays", [True, False])
+@pytest.mark.parametrize(
+    ("name", "autocast"), [("openvino", "bfloat16"), ("compile", "bfloat16"), ("compile", "float16")]
+)
+def test_an_engine_in_a_narrow_format_may_stray_as_far_as_pytorchs_own(
+    name: str, autocast: str, strays: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    stubs = {"torch": (0.8, 1.0), "openvino": (0.2, factor)}
-    assert race(monkeypatch, tmp_path, 10_000, stubs, torch.bfloat16)[0].label == label
+    stubs = {"torch": (0.8, 1.0), name: (0.2, 1.06 if strays else 1.04)}
+    use, _ = race(monkeypatch, tmp_path, 1_000_000, stubs, getattr(torch, autocast))
+    assert use.label == ("torch" if strays else f"{name} 1.0 {autocast}")
 
 
 def test_an_engine_that_is_not_faster_or_fails_never_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
