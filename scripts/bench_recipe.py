@@ -98,7 +98,7 @@ CORRUPTIONS: dict[str, Corrupt] = {
 }
 COMPARED = (
     *((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT), (DEFAULT, EXACT)),
-    *((DEFAULT, TRAINER), (DEFAULT, FASTAI)),
+    *((DEFAULT, TRAINER), (DEFAULT, HELD), (DEFAULT, FASTAI)),
 )
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),

@@ -381,6 +381,8 @@ def test_what_a_visitor_gave_can_all_be_removed_and_the_page_says_when(
     page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
     expect(page.locator("#overlay img").first).to_be_visible()
     open_address(page, model="poor", tab="training")
+    expect(page.locator("#mistakes button.thumbnail-item").first).to_be_visible()
+    settle(page)  # else the thumbnails may be drawn once more
     page.locator("#mistakes button.thumbnail-item").first.click()
     expect(page.locator("#steps .hf-step")).to_have_count(5)
     uploads = served.space.work / "uploads"
