@@ -151,16 +151,16 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
                 folder = Path(scratch) / f"{kind}-{count}-{seed}"
                 os.environ["HFFT_CACHE"] = f"{scratch}/cache-{kind}"  # the held-out images are the same for every seed
                 write_images(folder, readers[kind](), int(count), seed, options.held_out, options.photo_edge)
-                corrupted = () if options.photo_edge else CORRUPTED
-                for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made, corrupted):
+                corrupt = not options.photo_edge  # photographs are large, and have noise of their own
+                for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made, corrupt):
                     yield {"set": name, "seed": seed, **row}
 
 
 def _fine_tune_all(
-    folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool, asked_corrupted: Sequence[str]
+    folder: Path, seed: int, image_size: int, ways: Sequence[str], with_probe: bool, corrupt: bool
 ) -> Iterator[Row]:
     yield from _augmented(folder, seed, image_size, [way for way in ways if way == PLAIN or way in AUGMENTED])
-    yield from _peers(folder, seed, image_size, [way for way in ways if way in PEERS])
+    yield from _peers(folder, seed, image_size, [way for way in ways if way in PEERS], corrupt)
     for way in (each for each in ways if each not in (PLAIN, *PEERS, *AUGMENTED)):
         began = time.perf_counter()
         run = hfft.finetune(
@@ -185,12 +185,12 @@ def _fine_tune_all(
             probe = run.baselines.predictions["linear_probe"]["test"] == output.label_ids
             yield {"way": PROBE, "right": _bits(probe), "seconds": run.baselines.seconds}
         right, corrupted = _bits(output.predictions.argmax(1) == output.label_ids), {}
-        if way in asked_corrupted:
+        if corrupt and way in CORRUPTED:
             corrupted = {"corrupted": _corrupted(run.model, run.setup, folder)}
         yield {"way": way, "right": right, "seconds": seconds} | corrupted | _of(run)
 
 
-def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Iterator[Row]:
+def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str], corrupt: bool) -> Iterator[Row]:
     """Train the last block in other libraries, and yield what is said of held-out images."""
     for way in ways:
         began = time.perf_counter()
@@ -204,7 +204,8 @@ def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str]) -> Ite
                 learner.fit_one_cycle(PASSES, rate)
         right = _bits(_right_of(setup.model, setup, _images(folder)))
         seconds = time.perf_counter() - began
-        yield {"way": way, "right": right, "seconds": seconds, "corrupted": _corrupted(setup.model, setup, folder)}
+        corrupted = {"corrupted": _corrupted(setup.model, setup, folder)} if corrupt else {}
+        yield {"way": way, "right": right, "seconds": seconds} | corrupted
 
 
 def _corrupted(model: PreTrainedModel, setup: Setup, folder: Path) -> dict[str, str]:
