@@ -184,20 +184,24 @@ def _step(progress: Progress) -> float:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Return a Markdown table of what was measured."""
-    header = (
-        "| Model | Bare forward, batches of 64, 256, images/s | Decoding | Fill, memory | waits for decoding | "
-        "Step, memory, ms | Step, gpu | Trainer, s | hfft, memory | Trainer, GB | hfft, memory | hfft, gpu |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    columns = [
+        *("Model", "Card", "Bare forward, batches of 64, 256, images/s", "Decoding", "Fill, memory", "gpu"),
+        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu"),
+        *("Trainer, GB", "hfft, memory", "gpu"),
+    ]
+    header = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
     rows = [
-        f"| {run['model']} | {run['bare']['64']:,}, {run['bare']['256']:,} | {run['decoding']:,} | "
-        f"{run['fill']['memory']:,} | {run['wait_share']['memory']:.0%} | {run['step_ms']['memory']} | "
-        f"{run['step_ms']['gpu']} | {run['seconds']['transformers.Trainer']} | {run['seconds']['hfft, memory']} | "
-        f"{run['gpu_gb']['transformers.Trainer']} | {run['gpu_gb']['hfft, memory']} | "
-        f"{run['gpu_gb']['hfft, gpu']} |"
+        [
+            *(run["model"], run["card"], f"{run['bare']['64']:,}, {run['bare']['256']:,}", f"{run['decoding']:,}"),
+            *(f"{run['fill'][place]:,}" for place in ("memory", "gpu")),
+            *(f"{run['wait_share'][place]:.0%}" for place in ("memory", "gpu")),
+            *(str(run["step_ms"][place]) for place in ("memory", "gpu")),
+            *(str(run["seconds"].get(way, "")) for way in ("transformers.Trainer", "hfft, memory", "hfft, gpu")),
+            *(str(run["gpu_gb"][way]) for way in ("transformers.Trainer", "hfft, memory", "hfft, gpu")),
+        ]
         for run in runs
     ]
-    return "\n".join([header, *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*header, *rows])
 
 
 def _with(settings: Settings, place: str) -> Settings:

@@ -201,8 +201,8 @@ class CacheArguments:
 
     cache: str = option(
         "auto",
-        "Where activations are kept: gpu (its memory), memory, disk, off, or auto: on disk while there is room, and in "
-        "memory as well while they fit half of what is free.",
+        "Where activations are kept: gpu (its memory), memory, disk, off, or auto: on disk while there is room, and as "
+        "well on the GPU that trains while they fit a quarter of its free memory, else in memory while they fit half.",
         ["auto", "gpu", "memory", "disk", "off"],
     )
     cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")

@@ -326,6 +326,7 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
     if cache.cache == "gpu" and training.dataloader_num_workers:
         raise ArgumentError("--cache gpu serves one process: leave out --dataloader_num_workers")
     limit = None if cache.cache_max_gb is None else int(cache.cache_max_gb * 1e9)
+    reached = torch.device("cpu") if training.dataloader_num_workers else training.device  # by those who read rows
     promised, to_write = 0, 0
     for filling in wanted:
         for entry in filling.entries.values():
@@ -333,7 +334,7 @@ def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArgu
         total = sum(entry.bytes for entry in filling.entries.values())
         missing = total - sum(entry.bytes_on_disk() for entry in filling.entries.values())
         room = (promised + total, to_write + missing)
-        placement = choose_placement(cache.cache, room, directory, limit, training.world_size, training.device)
+        placement = choose_placement(cache.cache, room, directory, limit, training.world_size, reached)
         if isinstance(placement, str):
             filling.prepared.uncached_reason = placement
             continue

@@ -123,7 +123,10 @@ def missing_packages(name: str) -> list[str]:
 
 
 def usable(device: torch.device) -> list[str]:
-    """Return the engines that are installed and serve a device, those that are set up soonest first."""
+    """Return the engines that are installed and may pay on a device, those that are set up soonest first.
+
+    On a GPU that is not the compiler, which takes longer than it saves: decoding is the limit there.
+    """
     names = [name for name in NAMES if not missing_packages(name)]
     if device.type == "cpu":
         return [name for name in names if name != "compile" or shutil.which(os.environ.get("CXX", "g++"))]
@@ -131,8 +134,8 @@ def usable(device: torch.device) -> list[str]:
         import onnxruntime
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            return [name for name in names if name != "openvino"]
-    return [name for name in names if name == "compile" and device.type == "cuda"]
+            return ["onnxruntime"]
+    return []
 
 
 def native_bf16() -> bool:
@@ -229,6 +232,9 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
 
 
 def _write_package(program: torch.export.ExportedProgram, file: Path) -> None:
+    if any(tensor.is_cuda for tensor in program.example_inputs[1].values()):
+        torch.export.save(program, file)  # PyTorch 2.11 crashes where it loads what was compiled for a GPU
+        return
     options = {"freezing": True}
     torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
 
@@ -267,7 +273,10 @@ def _start_openvino(engine: Engine) -> Run:
 
 
 def _start_compile(engine: Engine) -> Run:
-    package = torch._inductor.aoti_load_package(str(engine.file))
+    if engine.device.type == "cuda":
+        package: Any = torch.compile(torch.export.load(engine.file).module())
+    else:
+        package = torch._inductor.aoti_load_package(str(engine.file))
 
     def run(inputs: dict[str, Tensor]) -> list[Tensor]:
         with torch.inference_mode():

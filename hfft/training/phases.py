@@ -471,14 +471,18 @@ def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_
     before = progress.steps if training.eval_strategy == "steps" else progress.epochs
     training.eval_delay = max(0, training.eval_delay - before)
     training.dataloader_drop_last |= _ends_with_one(setup, ready.phase)
-    place = ready.prepared.placement
-    training.dataloader_pin_memory &= place is None or place.device is None  # for memory of the CPU alone
+    training.dataloader_pin_memory = training.dataloader_pin_memory and lies_on_cpu(ready.prepared.datasets["train"])
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}
         idle = idle_parameters(setup.model, ready.prepared.suffix, moved, precision_of(training))
         training.ddp_find_unused_parameters = bool(idle)
     return training
+
+
+def lies_on_cpu(rows: Any) -> bool:
+    """Whether a dataset's rows lie in the CPU's memory, which alone can be pinned."""
+    return all(tensor.device.type == "cpu" for tensor in collate([rows[0]]).values())
 
 
 _LONE_IMAGE = (

@@ -340,6 +340,31 @@ class TestPlacement:
         with pytest.raises(ArgumentError, match="--cache gpu needs a GPU"):
             choose_placement("gpu", (1, 1), tmp_path, None, 1, CPU)
 
+    @pytest.mark.parametrize(
+        ("total", "limit", "processes", "expected"),
+        [
+            (2000, None, 1, (True, True)),
+            (2001, None, 1, (False, False)),
+            (400, 400, 1, (True, True)),
+            (401, 400, 1, (False, False)),
+            (400, None, 2, (False, False)),
+        ],
+    )
+    def test_auto_takes_a_quarter_of_a_gpu(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        total: int,
+        limit: int | None,
+        processes: int,
+        expected: tuple[bool, bool],
+    ) -> None:
+        memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
+        monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
+        placement = choose_placement("auto", (total, 0), tmp_path, limit, processes, torch.device("cuda"))
+        found = (False, False) if isinstance(placement, str) else (placement.device is not None, placement.in_memory)
+        assert found == expected
+
     def test_what_is_on_disk_already_needs_no_room(self, tmp_path: Path) -> None:
         assert choose_placement("disk", (5000, 0), tmp_path, None, 1, CPU) == Placement(tmp_path, False)
 

@@ -28,6 +28,7 @@ from hfft.split.cut import cut_phase
 from hfft.split.halves import Prefix, Suffix
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.learning_rates import gradient_ratios
+from hfft.training.phases import lies_on_cpu
 from hfft.training.trainer import FreezeTrainer
 
 
@@ -317,3 +318,8 @@ def test_a_phase_of_one_step_trains_and_is_pointed_out(
 def test_a_phase_of_enough_steps_is_not_pointed_out(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     job("resnet", "run", "--policy", "head", "--num_train_epochs", 5, "--per_device_train_batch_size", 8)
     assert "optimizer step" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", True), ("meta", False)])
+def test_only_rows_in_the_memory_of_the_cpu_are_pinned(device: str, pinned: bool) -> None:
+    assert lies_on_cpu([{"pixel_values": torch.zeros(2, device=device)}]) is pinned
