@@ -15,16 +15,20 @@ def freeze(model: nn.Module, phase: Phase) -> None:
 
     The hold outlives every later ``model.train()``: ``requires_grad=False`` alone would leave batch-norm
     statistics moving and dropout dropping. `unfreeze` undoes it.
+
+    A model that is in the mode already is not walked through again, as a Trainer asks for at every step.
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in phase.trainable)
     held = [module for name, module in model.named_modules() if name in phase.eval_modules]
+    learns = [(module, name not in phase.eval_modules) for name, module in model.named_modules()]
     class_train = type(model).train
 
     def train(mode: bool = True) -> nn.Module:
-        class_train(model, mode)
-        for module in held:
-            module.training = False
+        if any(module.training is not (mode and learning) for module, learning in learns):
+            class_train(model, mode)
+            for module in held:
+                module.training = False
         return model
 
     # An instance attribute, since nn.Module.__setattr__ must not see a bound method of a submodule here.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,6 +32,9 @@ from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.gradient_format import channels_last_gradients
 from hfft.training.objective import Objective
 from hfft.trust.epoch_answers import EpochAnswers
+
+_WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where each process holds all parameters."""
 
 
 class Checkpoints(Protocol):
@@ -70,6 +74,7 @@ class FreezeTrainer(Trainer):
         average: weights to evaluate with in place of the current ones, or None.
         checkpoints: how a checkpoint is written and read; None for the Trainer's own way.
         divergence: ends the training when a loss is not finite.
+        trained: the parameters that a training in progress changes.
         test_dataset: the same as `eval_dataset` for the test images, or None.
         predictions: of the last evaluation.
 
@@ -102,6 +107,7 @@ class FreezeTrainer(Trainer):
         self.average: Average | None = None
         self.checkpoints: Checkpoints | None = None
         self.divergence = EndIfDiverged(phase.name)
+        self.trained: list[nn.Parameter] = []
         self.test_dataset: Dataset[Any] | None = None
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
@@ -120,9 +126,11 @@ class FreezeTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as the Trainer does, with gradients in the memory format that the model has."""
+        self.trained = [parameter for parameter in self.classifier.parameters() if parameter.requires_grad]
         eager = not self.args.torch_compile  # a compiler chooses formats itself
         wanted = eager and self.suffix.memory_format == torch.channels_last
-        with channels_last_gradients(self.classifier) if wanted else nullcontext():
+        formatted = channels_last_gradients(self.classifier) if wanted else nullcontext()
+        with formatted, _only_these_have_gradients(self.classifier, self.trained):
             outcome: TrainOutput = super().train(*args, **kwargs)
             return outcome
 
@@ -143,6 +151,10 @@ class FreezeTrainer(Trainer):
             ) from error
         self.divergence.note(loss)
         return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count none: the Trainer's estimate is one of tokens, and walks through the model at each step."""
+        return 0
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer over the phase's parameters, one group per learning rate and weight decay."""
@@ -328,6 +340,11 @@ class FreezeTrainer(Trainer):
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         return self.objective.loss(logits_of(outputs), labels, num_items_in_batch)
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if self.accelerator.distributed_type not in _WHOLE_MODELS:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        return self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, targets = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         metrics = self.objective.task.epoch_metrics(logits, targets)
@@ -402,6 +419,24 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
     finally:
         np.random.set_state(state)
         random.setstate(python)
+
+
+@contextmanager
+def _only_these_have_gradients(model: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within this context ``model.zero_grad()`` walks through these parameters alone, not through the frozen ones."""
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        for parameter in trained:
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
+
+    object.__setattr__(model, "zero_grad", zero_grad)
+    try:
+        yield
+    finally:
+        vars(model).pop("zero_grad")
 
 
 def _without_autocast(model: nn.Module) -> None:
