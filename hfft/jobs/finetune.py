@@ -273,7 +273,7 @@ def decide_policy(settings: Settings, shared: Shared, say: Callable[[str], None]
         reason = f"Policy auto: {policy}, as decided before the interruption."
     else:
         setup = set_up(replace(settings, policy=replace(settings.policy, policy=POLICIES[0])), shared, test=False)
-        advice = compare(setup, _fitting(setup, say), None, say, curve=False)
+        advice = compare(setup, _fitting(setup, say), None, say, hurried=True)
         policy, reason = advice.policy, f"Policy auto: {advice.reason}"
     say(reason)
     return replace(settings, policy=replace(settings.policy, policy=policy)), [reason]

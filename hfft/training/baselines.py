@@ -35,6 +35,8 @@ from hfft.trust.known import unit_rows
 
 PROBE_IMAGES = 10_000
 """Most training images that the probe learns from; more of them are sampled, keeping the class shares."""
+STRENGTH_IMAGES = 2_000
+"""Most of them that its strength is chosen on, which takes four of its five fits."""
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation strengths that the probe chooses from, on standardised features."""
 
@@ -219,6 +221,9 @@ def fit_probe(features: NDArray[np.float64], labels: Targets, seed: int, task: T
 
 def choose_strength(features: NDArray[np.float64], labels: Targets, seed: int, task: Task = SINGLE_LABEL) -> float:
     """Return the inverse strength of regularisation that does best on a held-out part."""
+    if len(labels) > STRENGTH_IMAGES:
+        rows = stratified(task.strata(labels), STRENGTH_IMAGES, seed)
+        features, labels = features[rows], labels[rows]
     held_out = held_out_rows(task.strata(labels), seed)
     if not len(held_out):
         return STRENGTHS[-1]

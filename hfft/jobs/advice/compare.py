@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hfft.bars import bar
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.curve import LearningCurve, learning_curve
 from hfft.jobs.advice.folds import (
-    Begin,
     Folds,
     cross_validate,
     cross_validate_probe,
+    fold_by_fold,
     probe_start,
     starting_tensors,
 )
@@ -31,6 +32,10 @@ from hfft.training.setup import Setup
 
 POLICIES = ("head", "last_block", "last_n:2", "lp_ft")
 """What is compared by default."""
+FAVOURITE = "last_block"
+"""What another policy must be ahead of by more than `CLEARLY` standard errors, where it is compared."""
+CLEARLY = 2.0
+"""With one, policies were taken that were ahead by chance (docs/recipe.md)."""
 PROBE = "linear probe"
 _COLUMNS = ("95% interval", "seconds", "MB cached", "trained", "")
 
@@ -41,10 +46,11 @@ class Candidate:
 
     Args:
         policy: that is trained; `PROBE` for the linear probe.
-        scored: how good the answers to all images are, each by a model that never saw the image.
+        scored: how good the answers to the images of its folds are, each by a model that never saw the image.
         seconds: of one training, on cached activations where there are any.
         megabytes: of activations that it reads.
         share: of the parameters that learn, 0 to 1.
+        folds: how many trainings were made.
     """
 
     policy: str
@@ -52,6 +58,7 @@ class Candidate:
     seconds: float
     megabytes: float
     share: float
+    folds: int
 
     @property
     def score(self) -> float:
@@ -60,7 +67,7 @@ class Candidate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % interval, of all images as if they had been one test set."""
+        """Its 95 % interval, of these images as if they had been one test set."""
         return self.scored.interval
 
 
@@ -147,13 +154,52 @@ class Ready:
         return [replace(self.by_trainable[phase.trainable], phase=phase) for phase in plan.phases]
 
 
+@dataclass
+class Entrant:
+    """A policy that is trained without one fold after another.
+
+    Args:
+        setup: with its plan.
+        stages: its phases, with their data sets.
+        trainings: gives the rows of each fold and their logits.
+    """
+
+    setup: Setup
+    stages: list[ReadyPhase]
+    trainings: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]
+    seconds: float = 0.0
+    said: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
+
+    @property
+    def policy(self) -> str:
+        """Its name."""
+        return self.setup.plan.policy
+
+    def train(self) -> None:
+        """Train without the next fold, and answer it."""
+        began = time.perf_counter()
+        self.said.append(next(self.trainings))
+        self.seconds += time.perf_counter() - began
+
+    def scored(self) -> Scored:
+        """Return how good the answers to the folds so far are, in the order of the images."""
+        task, rows = self.setup.sets.task, np.concatenate([held_out for held_out, _ in self.said])
+        logits, order = np.concatenate([logits for _, logits in self.said]), rows.argsort()
+        return task.scored(task.answers(logits[order]), self.setup.sets.train.labels[rows[order]])
+
+    def candidate(self) -> Candidate:
+        """Return what is known of it."""
+        made, share = len(self.said), max(_share(stage) for stage in self.stages)
+        return Candidate(self.policy, self.scored(), self.seconds / made, cached_megabytes(self.stages), share, made)
+
+
 @heap_set_aside()
 def compare(
     setup: Setup,
     policies: Sequence[str],
     folds: int | None,
     say: Callable[[str], None],
-    curve: bool = True,
+    hurried: bool = False,
 ) -> Advice:
     """Cross-validate policies and the linear probe on a setup's training images, after one pass through the model.
 
@@ -162,7 +208,7 @@ def compare(
         policies: in any order.
         folds: how many; by default as many as `folds_for` says.
         say: prints a line for the user.
-        curve: measure the learning curve as well.
+        hurried: do no more than the choice needs: no learning curve, and a `race` in place of all trainings of all.
 
     Raises:
         ArgumentError: a policy is unknown or does not fit the model, or there are fewer images than folds.
@@ -182,14 +228,18 @@ def compare(
     began = time.perf_counter()
     probe = task.scored(cross_validate_probe(features, parts, training.seed, task), labels)
     seconds += (time.perf_counter() - began) / count
-    found = [Candidate(PROBE, probe, seconds, cached_megabytes([deepest]), _share(deepest))]
+    found = [Candidate(PROBE, probe, seconds, cached_megabytes([deepest]), _share(deepest), count)]
     begin = probe_start(setup, reader, features, deepest.prepared.datasets["plain"])
-    for policy, plan in plans.items():
-        say(f"{policy}: {count} trainings")
-        found.append(_candidate(replace(setup, plan=plan), ready.stages(plan), parts, begin))
+    say(f"{', '.join(plans)}: {count} trainings {'at most ' * hurried}of each")
+    entrants = []
+    for plan in plans.values():
+        own, stages = replace(setup, plan=plan), ready.stages(plan)
+        entrants.append(Entrant(own, stages, fold_by_fold(own, stages, starting_tensors(own), parts, begin)))
+    train_all(entrants, count, race if hurried else list)
+    found += [entrant.candidate() for entrant in entrants]
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
-    learned = learning_curve(features, labels, training.seed, task) if curve else None
+    learned = learning_curve(features, labels, training.seed, task) if not hurried else None
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 
@@ -242,41 +292,74 @@ def folds_for(images: int) -> int:
     return 5 if images <= 500 else 3
 
 
-def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, str]:
-    """Return the most accurate policy, of equal ones the cheapest, and why in a sentence.
+def train_all(entrants: Sequence[Entrant], count: int, go_on: Callable[[Sequence[Entrant]], list[Entrant]]) -> None:
+    """Train fold by fold, the policies in turn.
 
-    The cheapest within one standard error of the best, which is a common rule, gives accuracy away: on few images
-    nearly all are within it, and what a policy costs on cached activations is a matter of seconds.
+    Args:
+        entrants: at the start.
+        count: of folds.
+        go_on: which of those that were trained without a fold are trained without the next one.
+    """
+    running = list(entrants)
+    with bar(total=count * len(entrants), desc="Cross-validation", unit="training") as shown:
+        for _ in range(count):
+            for each in running:
+                each.train()
+                shown.update()
+            running = go_on(running)
+        shown.total = shown.n
+
+
+def race(running: Sequence[Entrant]) -> list[Entrant]:
+    """Return which policies are still in question: `FAVOURITE`, and those ahead of it by more than a standard error.
+
+    That is on the images which all of them were asked about so far. The favourite alone is no question, and without it
+    all go on. Races are due to Maron and Moore, "Hoeffding races: accelerating model selection search" (NIPS 1993).
+    """
+    favourite = next((each for each in running if each.policy == FAVOURITE), None)
+    if favourite is None:
+        return list(running)
+    mark = favourite.scored()
+    ahead = [each for each in running if each.scored().score - mark.score > each.scored().error(mark)]
+    return [favourite, *ahead] if ahead else []
+
+
+def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, str]:
+    """Return the policy to take, and why in a sentence.
+
+    That is `FAVOURITE` unless another is ahead of it by more than `CLEARLY` standard errors: on few images the most
+    accurate policy is often so by chance. Where the favourite is not compared it is the most accurate, of equal ones
+    the cheapest.
 
     Args:
         candidates: the cheapest first.
         probe: the linear probe, which is pointed out where it is better.
     """
-    best = max(candidates, key=lambda each: each.score)
-    less = [each for each in candidates if each.share < best.share]
-    near = next((each for each in less if best.score - each.score <= _error(best, each)), None)
-    reason = f"{best.policy}, the most accurate, {best.scored.said}"
-    if near is not None:
-        error = f"{_error(best, near):.3f}"
-        reason += f"; {near.policy}, {near.scored.said}, trains less and is within one standard error of it ({error})"
+    most = max(each.folds for each in candidates)
+    last = [each for each in candidates if each.folds == most]
+    best = max(last, key=lambda each: each.score)
+    favourite = next((each for each in last if each.policy == FAVOURITE), best)
+    needed = CLEARLY * _error(best, favourite)
+    chosen = best if best.score - favourite.score > needed else favourite
+    reason = f"{chosen.policy}, {chosen.scored.said}"
+    if best is not chosen:
+        reason += f"; {best.policy}, {best.scored.said}, is ahead by less than two standard errors ({needed:.3f})"
+    elif chosen is not favourite:
+        reason += (
+            f", ahead of {favourite.policy}, {favourite.scored.said}, by more than two standard errors ({needed:.3f})"
+        )
     else:
-        reason += ", by more than a standard error above all that train less" if less else ", which also trains least"
-    if probe.score - best.score > _error(probe, best):
+        reason += ", the most accurate"
+    if behind := [each for each in candidates if each.folds < most]:
+        said = ", ".join(f"{each.policy} after {each.folds}" for each in behind)
+        reason += f"; not ahead of {favourite.policy} by a standard error were {said} of its trainings"
+    elif probe.score - chosen.score > _error(probe, chosen):
         reason += f"; the linear probe, {probe.scored.said}, does better still"
-    return best.policy, f"Recommended: {reason}."
+    return chosen.policy, f"Recommended: {reason}."
 
 
 def _error(one: Candidate, other: Candidate) -> float:
     return one.scored.error(other.scored)
-
-
-def _candidate(setup: Setup, stages: list[ReadyPhase], folds: Folds, begin: Begin | None) -> Candidate:
-    began = time.perf_counter()
-    logits = cross_validate(setup, stages, starting_tensors(setup), folds, begin)
-    seconds = (time.perf_counter() - began) / len(list(folds))
-    share, task = max(_share(stage) for stage in stages), setup.sets.task
-    scored = task.scored(task.answers(logits), folds.labels)
-    return Candidate(setup.plan.policy, scored, seconds, cached_megabytes(stages), share)
 
 
 def _plan(setup: Setup, policy: str) -> Plan:

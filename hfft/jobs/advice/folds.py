@@ -95,8 +95,6 @@ def cross_validate(
 ) -> NDArray[np.float32]:
     """Return the logits of every image by a model that was trained without its fold, shape (images, labels).
 
-    A training makes all of its epochs and keeps its last weights: nothing is chosen on what is held out.
-
     Args:
         setup: its training images are those of `folds`.
         stages: the phases of the training; their data sets ``train`` and ``plain`` hold these images, the latter
@@ -106,9 +104,22 @@ def cross_validate(
         begin: changes the model before each training, given the rows that are trained on.
     """
     logits = np.zeros((len(folds.labels), len(setup.sets.labels)), np.float32)
+    for held_out, said in fold_by_fold(setup, stages, start, folds, begin):
+        logits[held_out] = said
+    return logits
+
+
+def fold_by_fold(
+    setup: Setup, stages: Sequence[ReadyPhase], start: Mapping[str, Tensor], folds: Folds, begin: Begin | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Train without each fold in turn, and yield its rows with their logits; see `cross_validate`.
+
+    A training makes all of its epochs and keeps its last weights: nothing is chosen on what is held out. Between them
+    the model has the weights that each begins with.
+    """
     quiet = _quiet(setup)
+    setup.model.load_state_dict(dict(start), strict=False)
     for train, held_out in folds:
-        _restore(setup, start)
         if begin is not None:
             begin(train)
         for stage in stages:
@@ -116,10 +127,9 @@ def cross_validate(
             trainer.train()
             trainer.release()
         outcome = trainer.predict(trainer.eval_dataset)
-        logits[held_out] = np.asarray(outcome.predictions)
         trainer.release()
-    _restore(setup, start)
-    return logits
+        setup.model.load_state_dict(dict(start), strict=False)
+        yield held_out, np.asarray(outcome.predictions)
 
 
 def probe_start(setup: Setup, reader: HeadInputs, features: NDArray[np.float64], train: Dataset[Any]) -> Begin | None:
@@ -166,10 +176,6 @@ def starting_tensors(setup: Setup) -> dict[str, Tensor]:
     names = frozenset[str]().union(*(changing(setup.model, phase) for phase in setup.plan.phases))
     state = setup.model.state_dict()
     return {name: state[name].detach().clone() for name in sorted(names)}
-
-
-def _restore(setup: Setup, start: Mapping[str, Tensor]) -> None:
-    setup.model.load_state_dict(dict(start), strict=False)
 
 
 def _quiet(setup: Setup) -> Setup:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,33 +16,93 @@ from runs import record, run
 
 from hfft.cli import main
 from hfft.errors import ArgumentError
-from hfft.jobs.advice.compare import PROBE, Candidate, recommend
+from hfft.jobs.advice.compare import PROBE, Candidate, Entrant, race, recommend, train_all
 from hfft.metrics import wilson_interval
 from hfft.tasks.scored import Right
+from hfft.tasks.single_label import SINGLE_LABEL
 
 
-def candidate(policy: str, right: int, share: float, images: int = 100) -> Candidate:
+def candidate(policy: str, right: int, share: float, images: int = 100, folds: int = 5) -> Candidate:
     """A candidate whose predictions are right for the first so many images."""
-    return Candidate(policy, Right(np.arange(images) < right), 1.0, 1.0, share)
+    return Candidate(policy, Right(np.arange(images) < right), 1.0, 1.0, share, folds)
 
 
-def test_the_most_accurate_is_recommended_and_of_equals_the_cheapest() -> None:
-    probe = candidate(PROBE, 60, 0.1)
-    head, block, two = candidate("head", 80, 0.1), candidate("last_block", 89, 0.2), candidate("last_n:2", 90, 0.4)
-    policy, reason = recommend([head, block, two], probe)
-    assert policy == "last_n:2"
-    assert reason == (
-        "Recommended: last_n:2, the most accurate, 0.900; last_block, 0.890, trains less and is within one standard "
-        "error of it (0.014)."
+PROBED = candidate(PROBE, 60, 0.1)
+
+
+def test_the_favourite_is_recommended_unless_another_is_clearly_ahead() -> None:
+    block = candidate("last_block", 80, 0.2)
+    assert recommend([block, candidate("last_n:2", 82, 0.4)], PROBED) == (
+        "last_block",
+        "Recommended: last_block, 0.800; last_n:2, 0.820, is ahead by less than two standard errors (0.034).",
     )
-    policy, reason = recommend([head, candidate("last_block", 95, 0.2)], probe)
+    assert recommend([block, candidate("last_n:2", 90, 0.4)], PROBED) == (
+        "last_n:2",
+        "Recommended: last_n:2, 0.900, ahead of last_block, 0.800, by more than two standard errors (0.062).",
+    )
+    policy, reason = recommend([candidate("head", 79, 0.1), block], PROBED)
+    assert (policy, reason) == ("last_block", "Recommended: last_block, 0.800, the most accurate.")
+
+
+def test_without_the_favourite_the_most_accurate_is_recommended_and_of_equals_the_cheapest() -> None:
+    head, two = candidate("head", 80, 0.1), candidate("last_n:2", 81, 0.4)
+    assert recommend([head, two], PROBED)[0] == "last_n:2"
+    assert recommend([head, candidate("last_n:2", 80, 0.4)], PROBED)[0] == "head"
+
+
+def test_who_went_no_further_is_said_and_not_recommended() -> None:
+    behind = [candidate("head", 20, 0.1, images=20, folds=1), candidate("last_n:2", 40, 0.4, images=40, folds=2)]
+    policy, reason = recommend([behind[0], candidate("last_block", 80, 0.2), behind[1]], PROBED)
     assert policy == "last_block"
-    assert reason.endswith("the most accurate, 0.950, by more than a standard error above all that train less.")
-    assert recommend([head, candidate("last_block", 80, 0.2)], probe)[0] == "head"  # of equals the cheaper one
+    assert reason.endswith(
+        "not ahead of last_block by a standard error were head after 1, last_n:2 after 2 of its trainings."
+    )
 
 
 def test_a_probe_that_is_ahead_is_named() -> None:
     assert "the linear probe, 0.990" in recommend([candidate("head", 80, 0.1)], candidate(PROBE, 99, 0.1))[1]
+
+
+IMAGES = 100
+LABELS = np.arange(IMAGES) % 2
+
+
+def entrant(policy: str, wrong: Sequence[int]) -> Entrant:
+    """One that answers folds of 20 images each, all rightly but so many of each fold."""
+
+    def trainings() -> Iterator[Any]:
+        for fold, mistakes in enumerate(wrong):
+            rows = np.arange(20 * fold, 20 * fold + 20)
+            said = LABELS[rows] ^ (np.arange(20) < mistakes)
+            yield rows, np.eye(2, dtype=np.float32)[said]
+
+    sets = SimpleNamespace(task=SINGLE_LABEL, train=SimpleNamespace(labels=LABELS))
+    setup: Any = SimpleNamespace(sets=sets, plan=SimpleNamespace(policy=policy))
+    return Entrant(setup, [], trainings())
+
+
+def trainings(*entrants: Entrant, go_on: Any = race) -> list[int]:
+    """Return how many trainings each of them has had in the end."""
+    train_all(entrants, 5, go_on)
+    return [len(each.said) for each in entrants]
+
+
+def test_who_is_not_clearly_ahead_goes_no_further() -> None:
+    favourite, ahead = entrant("last_block", (8, 8, 8, 8, 8)), entrant("lp_ft", (0, 0, 0, 0, 0))
+    equal, fading = entrant("head", (8, 0, 0, 0, 0)), entrant("last_n:2", (2, 14, 0, 0, 0))
+    assert trainings(equal, favourite, ahead, fading) == [1, 5, 5, 2]
+    assert favourite.scored().score == 0.6
+    assert ahead.scored().score == 1
+
+
+def test_the_favourite_alone_is_no_question() -> None:
+    assert trainings(entrant("head", (8, 0)), entrant("last_block", (8, 8))) == [1, 1]
+
+
+@pytest.mark.parametrize(("policy", "go_on"), [("full", race), ("last_block", list)])
+def test_without_a_race_or_a_favourite_all_go_all_the_way(policy: str, go_on: Any) -> None:
+    bad, good = entrant("head", (20, 20, 20, 20, 20)), entrant(policy, (0, 0, 0, 0, 0))
+    assert trainings(bad, good, go_on=go_on) == [5, 5]
 
 
 def test_intervals_are_wilsons() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,9 +14,8 @@ from finished import make_images, make_model
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.data.images import ImageSet
-from hfft.jobs.advice import folds as module
 from hfft.jobs.advice.compare import Candidate, compare
-from hfft.jobs.advice.folds import Folds, cross_validate_probe
+from hfft.jobs.advice.folds import Folds, cross_validate_probe, fold_by_fold
 from hfft.jobs.finetune import set_up
 from hfft.tasks.scored import Right
 from hfft.training.setup import Settings, Setup
@@ -84,7 +85,7 @@ def test_cached_rows_give_the_same_bits_as_images(tmp_path: Path, kind: str) -> 
     for cache in ("memory", "off"):
         setup = make_setup(tmp_path / cache, kind, cache)
         before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
-        advice = compare(setup, ("last_block", "lp_ft"), 2, lambda line: None, curve=False)
+        advice = compare(setup, ("last_block", "lp_ft"), 2, lambda line: None)
         found.append([correct(candidate) for candidate in advice.candidates])
         assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.state_dict().items())
     assert found[0] == found[1]
@@ -92,18 +93,18 @@ def test_cached_rows_give_the_same_bits_as_images(tmp_path: Path, kind: str) -> 
 
 def test_one_boundary_serves_every_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy's predictions do not depend on which others are compared beside it."""
-    logits: list[list[np.ndarray]] = []
-    train = module.cross_validate
+    logits: list[dict[str, list[np.ndarray]]] = []
 
-    def note(*given: object) -> np.ndarray:
-        logits[-1].append(train(*given))  # type: ignore[arg-type]
-        return logits[-1][-1]
+    def note(setup: Setup, *given: Any) -> Iterator[Any]:
+        for held_out, said in fold_by_fold(setup, *given):
+            logits[-1].setdefault(setup.plan.policy, []).append(said)
+            yield held_out, said
 
-    monkeypatch.setattr("hfft.jobs.advice.compare.cross_validate", note)
-    for number, policies in enumerate((("head",), ("head", "last_block", "last_n:2"))):
-        logits.append([])
-        compare(make_setup(tmp_path / str(number), "vit"), policies, 2, lambda line: None, curve=False)
-    assert np.array_equal(logits[0][0], logits[1][0])
+    monkeypatch.setattr("hfft.jobs.advice.compare.fold_by_fold", note)
+    for number, policies in enumerate((("head",), ("last_n:2", "head", "last_block"))):
+        logits.append({})
+        compare(make_setup(tmp_path / str(number), "vit"), policies, 2, lambda line: None)
+    assert np.array_equal(logits[0]["head"], logits[1]["head"])
 
 
 def test_held_out_images_are_not_augmented(tmp_path: Path) -> None:
@@ -112,6 +113,6 @@ def test_held_out_images_are_not_augmented(tmp_path: Path) -> None:
     for augment in ("none", "flip"):
         setup = make_setup(tmp_path / augment, augment=augment)
         setup.settings.training.learning_rate = 1e-30
-        advice = compare(setup, ("head",), 2, lambda line: None, curve=False)
+        advice = compare(setup, ("head",), 2, lambda line: None)
         found.append(correct(advice.candidates[1]))
     assert found[0] == found[1]
