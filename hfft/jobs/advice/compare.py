@@ -337,7 +337,7 @@ def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, s
     """
     most = max(each.folds for each in candidates)
     last = [each for each in candidates if each.folds == most]
-    best = max(last, key=lambda each: each.score)
+    best = max(last, key=lambda each: (each.score, each.policy == FAVOURITE))
     favourite = next((each for each in last if each.policy == FAVOURITE), best)
     needed = CLEARLY * _error(best, favourite)
     chosen = best if best.score - favourite.score > needed else favourite
@@ -353,7 +353,7 @@ def recommend(candidates: Sequence[Candidate], probe: Candidate) -> tuple[str, s
     if behind := [each for each in candidates if each.folds < most]:
         said = ", ".join(f"{each.policy} after {each.folds}" for each in behind)
         reason += f"; not ahead of {favourite.policy} by a standard error were {said} of its trainings"
-    elif probe.score - chosen.score > _error(probe, chosen):
+    elif probe.folds == most and probe.score - chosen.score > _error(probe, chosen):
         reason += f"; the linear probe, {probe.scored.said}, does better still"
     return chosen.policy, f"Recommended: {reason}."
 

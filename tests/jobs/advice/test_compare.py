@@ -59,6 +59,14 @@ def test_who_went_no_further_is_said_and_not_recommended() -> None:
     )
 
 
+def test_who_was_asked_about_fewer_images_is_not_held_against_the_probe() -> None:
+    early = [candidate(policy, 15, 0.1, images=20, folds=1) for policy in ("head", "last_block")]
+    assert recommend(early, candidate(PROBE, 99, 0.1)) == (
+        "last_block",
+        "Recommended: last_block, 0.750 (15 of 20), the most accurate.",
+    )
+
+
 def test_a_probe_that_is_ahead_is_named() -> None:
     assert "the linear probe, 0.990" in recommend([candidate("head", 80, 0.1)], candidate(PROBE, 99, 0.1))[1]
 
