@@ -392,7 +392,7 @@ def search(runs: Sequence[Row]) -> str:
     if not behind:
         return ""
     each = ", ".join(f"{name.replace(':', ', ')} ({gap:+.3f})" for name, gap in behind.items())
-    near = sum(gap >= -0.01 for gap in behind.values())
+    near = sum(round(gap, 6) >= -0.01 for gap in behind.values())  # ten images of 1,000 are a point
     return (
         f"Of {len(behind)} sets, {ADVISED} comes within a point of the best of {', '.join(SEARCHED)} on {near}: {each}."
     )
