@@ -7,12 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from hfft import machine
 from hfft.cli import main
-from hfft.machine import few_collections, heap_set_aside
+from hfft.machine import few_collections, heap_set_aside, worth_workers
 
 # Blocks of 8 MB, two at once and freed in turns, as the activations of two layers are.
 CODE = """
@@ -101,3 +102,26 @@ def test_a_command_leaves_the_collector_as_it_was() -> None:
     for command, code in ((["plugins"], 0), (["plan", "--model_name_or_path", "/nowhere"], 1)):
         assert main(command) == code
         assert gc.get_threshold() == given
+
+
+@pytest.mark.parametrize(("method", "expected"), [("fork", [0, 2, 2]), ("spawn", [0, 0, 2])])
+def test_worker_processes_start_where_they_save_more_than_they_take(
+    method: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of 10 ms each: 40, 1,000 and 5,000 of them on two cores."""
+
+    class Rows:
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __len__(self) -> int:
+            return self.count
+
+        def __getitem__(self, row: int) -> None:
+            clock[0] += 0.01
+
+    clock = [0.0]
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: method)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    rows: Any = Rows
+    assert [2 * worth_workers(rows(count), 2) for count in (40, 1000, 5000)] == expected

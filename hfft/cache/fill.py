@@ -21,14 +21,12 @@ from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, hand_over, of_one_shape, received
 from hfft.errors import ModelError
-from hfft.machine import cores
+from hfft.machine import cores, worth_workers
 from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
 Batches = Iterable[dict[str, Tensor]]
 OnFill = Callable[[int, int], None]
-_FEW_ROWS = 64
-_WORKERS_SECONDS = 0.5
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 CHECKED_ROWS = 4
@@ -255,28 +253,17 @@ def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Cal
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
 
     def batches(rows: list[int]) -> Batches:
-        dataset = _Rows(images, pixels, rows)
+        dataset, workers = _Rows(images, pixels, rows), min(cores(), 16)
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             dataset,
             batch_size=fill_batch(device),
             collate_fn=collate,
-            num_workers=min(cores(), 16) if _worth_workers(dataset) else 0,
+            num_workers=workers if worth_workers(dataset, workers) else 0,
             pin_memory=device.type == "cuda",
         )
         return map(received, loader)
 
     return batches
-
-
-def _worth_workers(dataset: _Rows) -> bool:
-    """Whether decoding takes longer than worker processes take to start, which 45 phone photos do, or 65 of any."""
-    if len(dataset) > _FEW_ROWS:
-        return True
-    if len(dataset) < 2 * cores():
-        return False
-    start = time.perf_counter()
-    dataset[0]
-    return (time.perf_counter() - start) * len(dataset) > _WORKERS_SECONDS
 
 
 def activation_batches(entry: ActivationCache, device: torch.device) -> Callable[[list[int]], Batches]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageStat, UnidentifiedImageError
 from hfft.data.grey import span_of
 from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
-from hfft.machine import cores
+from hfft.machine import cores, worth_workers
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -110,8 +110,10 @@ def probe_images(
         workers: processes to use where there are many images; 0 for this one alone, as a server with threads needs it.
     """
     chosen = range(len(images)) if rows is None else rows
-    workers = (cores() if workers is None else workers) if len(chosen) > 4 * _BATCH and decode else 0
     probes = _Probes(images, chosen, decode)
+    workers = cores() if workers is None else workers
+    if workers and not (decode and worth_workers(probes, workers)):
+        workers = 0
     if not workers:
         yield from (probes[index] for index in range(len(probes)))
         return

@@ -56,7 +56,8 @@ class FreezeTrainer(Trainer):
     Everything of the Trainer works as ever: its arguments, callbacks, loggers and ``accelerate launch``.
     Overridden are named hooks alone: the optimizer (trainable parameters with their learning rates), the
     loss (an `Objective` on the logits, for every architecture alike), the evaluation's loss (over all
-    examples, each once), the memory format of gradients and what is in a checkpoint.
+    examples, each once), the memory format of gradients, what is in a checkpoint, and whatever else would walk
+    through the frozen part of the model at every step.
 
     Args:
         model: the model; it is frozen here as `phase` says, until `hfft.planning.freezing.unfreeze`.
