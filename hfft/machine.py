@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ MEMORY_SWITCH = "HFFT_KEEP_FREED_MEMORY"
 CORES_SWITCH = "HFFT_ALL_CORES"
 """Environment variable: where it is 0, `take_all_cores` does nothing."""
 
+_FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0  # that worker processes take to start
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_BLOCK = 32 * 2**20  # bytes; glibc takes no more
 _WHILE_LOADING, _USUAL = 50_000, gc.get_threshold()[0]  # objects more, at which garbage is looked for
@@ -44,9 +44,6 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, -1))
-
-
-_FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0
 
 
 class Items(Protocol):
@@ -76,6 +73,8 @@ def worth_workers(dataset: Items, workers: int) -> bool:
     """
     if len(dataset) < 2 * workers:
         return False
+    import multiprocessing  # which most commands do without
+
     times = []
     for row in range(2):  # the first image of a process may wait for a decoder to be loaded
         start = time.perf_counter()

@@ -112,9 +112,7 @@ def probe_images(
     chosen = range(len(images)) if rows is None else rows
     probes = _Probes(images, chosen, decode)
     workers = cores() if workers is None else workers
-    if workers and not (decode and worth_workers(probes, workers)):
-        workers = 0
-    if not workers:
+    if not (workers and decode and worth_workers(probes, workers)):
         yield from (probes[index] for index in range(len(probes)))
         return
     from torch.utils.data import DataLoader  # few images do not wait for torch

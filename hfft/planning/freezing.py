@@ -20,15 +20,15 @@ def freeze(model: nn.Module, phase: Phase) -> None:
     """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in phase.trainable)
-    held = [module for name, module in model.named_modules() if name in phase.eval_modules]
-    learns = [(module, name not in phase.eval_modules) for name, module in model.named_modules()]
+    modules = [(module, name not in phase.eval_modules) for name, module in model.named_modules()]
     class_train = type(model).train
 
     def train(mode: bool = True) -> nn.Module:
-        if any(module.training is not (mode and learning) for module, learning in learns):
+        if any(module.training is not (mode and learning) for module, learning in modules):
             class_train(model, mode)
-            for module in held:
-                module.training = False
+            for module, learning in modules:
+                if not learning:
+                    module.training = False
         return model
 
     # An instance attribute, since nn.Module.__setattr__ must not see a bound method of a submodule here.

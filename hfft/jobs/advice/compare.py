@@ -239,7 +239,7 @@ def compare(
     found += [entrant.candidate() for entrant in entrants]
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
-    learned = learning_curve(features, labels, training.seed, task) if not hurried else None
+    learned = None if hurried else learning_curve(features, labels, training.seed, task)
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 
@@ -313,14 +313,15 @@ def train_all(entrants: Sequence[Entrant], count: int, go_on: Callable[[Sequence
 def race(running: Sequence[Entrant]) -> list[Entrant]:
     """Return which policies are still in question: `FAVOURITE`, and those ahead of it by more than a standard error.
 
-    That is on the images which all of them were asked about so far. The favourite alone is no question, and without it
-    all go on. Races are due to Maron and Moore, "Hoeffding races: accelerating model selection search" (NIPS 1993).
+    That is on the images which all of them were asked about so far. With the favourite alone nothing is in question, and
+    without it all go on. Races are due to Maron and Moore, "Hoeffding races: accelerating model selection search" (NIPS
+    1993).
     """
     favourite = next((each for each in running if each.policy == FAVOURITE), None)
     if favourite is None:
         return list(running)
-    mark = favourite.scored()
-    ahead = [each for each in running if each.scored().score - mark.score > each.scored().error(mark)]
+    mark, found = favourite.scored(), [(each, each.scored()) for each in running if each is not favourite]
+    ahead = [each for each, scored in found if scored.score - mark.score > scored.error(mark)]
     return [favourite, *ahead] if ahead else []
 
 
