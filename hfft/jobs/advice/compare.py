@@ -313,9 +313,9 @@ def train_all(entrants: Sequence[Entrant], count: int, go_on: Callable[[Sequence
 def race(running: Sequence[Entrant]) -> list[Entrant]:
     """Return which policies are still in question: `FAVOURITE`, and those ahead of it by more than a standard error.
 
-    That is on the images which all of them were asked about so far. With the favourite alone nothing is in question, and
-    without it all go on. Races are due to Maron and Moore, "Hoeffding races: accelerating model selection search" (NIPS
-    1993).
+    That is on the images which all of them were asked about so far. With the favourite alone nothing is in question,
+    and without it all go on. Races are due to Maron and Moore, "Hoeffding races: accelerating model selection search"
+    (NIPS 1993).
     """
     favourite = next((each for each in running if each.policy == FAVOURITE), None)
     if favourite is None:
