@@ -61,6 +61,22 @@ def test_activations_on_the_gpu_train_to_the_same_bits(job: Job) -> None:
     assert equal(weights(gpu), weights(disk))
 
 
+def test_rows_that_fit_are_kept_on_the_gpu_by_themselves(job: Job) -> None:
+    disk, auto = job("resnet", "disk", "--cache", "disk", *FLOAT32), job("resnet", "auto", *FLOAT32)
+    assert record(auto)["cache"]["mode"] == "gpu"
+    assert losses(auto) == losses(disk)
+    assert equal(weights(auto), weights(disk))
+
+
+def test_rows_in_memory_are_read_ahead_to_the_same_bits(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--cache", "memory", "--policy", "lp_ft", "--mixup", 0.4, "--augment", "crop", "--views", 2, *FLOAT32)
+    ahead = job("vit", "ahead", *flags)
+    monkeypatch.setattr("hfft.training.trainer.read_ahead", lambda loader: None)
+    plain = job("vit", "plain", *flags)
+    assert losses(ahead) == losses(plain)
+    assert equal(weights(ahead), weights(plain))
+
+
 def test_activations_on_the_gpu_are_on_disk_for_the_next_run(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--cache", "gpu", *FLOAT32)
     first, second = job("convnext", "first", *flags), job("convnext", "second", *flags)
@@ -68,17 +84,17 @@ def test_activations_on_the_gpu_are_on_disk_for_the_next_run(job: Job, capsys: p
     assert losses(second) == losses(first)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize(("kind", "cache"), [("resnet", "gpu"), ("vit", "gpu"), ("resnet", "auto"), ("vit", "auto")])
 def test_every_command_works_with_activations_on_the_gpu(
-    kind: str, job: Job, image_folder: Folder, tmp_path: Path
+    kind: str, cache: str, job: Job, image_folder: Folder, tmp_path: Path
 ) -> None:
     new = image_folder("new", per_class=3, seed=9)
     run, images, base = (
-        job(kind, "run", "--cache", "gpu", "--calibration_folds", 2),
+        job(kind, "run", "--cache", cache, "--calibration_folds", 2),
         tmp_path / "images",
         tmp_path / f"pretrained-{kind}",
     )
-    model = ["--model_name_or_path", base, "--train_dir", images, "--num_train_epochs", 2, "--cache", "gpu"]
+    model = ["--model_name_or_path", base, "--train_dir", images, "--num_train_epochs", 2, "--cache", cache]
     commands: list[list[Any]] = [
         ["advise", *model, "--train_val_split", 0.25, "--output_dir", tmp_path / "advice"],
         ["finetune", *model, "--policy", "auto", "--output_dir", tmp_path / "auto"],
@@ -127,13 +143,14 @@ def test_a_compiled_prefix_is_within_the_tolerance(kind: str, tmp_path: Path) ->
     assert difference(engine.capture(batch), prefix.capture(batch)) < 1e-4
 
 
+@pytest.mark.parametrize("cache", ["disk", "gpu"])
 def test_two_processes_on_one_card_give_the_losses_of_one(
-    pretrained: Folder, image_folder: Folder, tmp_path: Path
+    cache: str, pretrained: Folder, image_folder: Folder, tmp_path: Path
 ) -> None:
     # Batch norms would see other batches, and dropout draws from each process's own random state.
     flags: list[Any] = ["--model_name_or_path", pretrained("convnext"), "--train_dir", image_folder(), *FLOAT32]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--num_train_epochs", 2]
-    flags += ["--policy", "lp_ft", "--cache", "disk", "--logging_strategy", "steps", "--logging_steps", 1]
+    flags += ["--policy", "lp_ft", "--cache", cache, "--logging_strategy", "steps", "--logging_steps", 1]
     flags += ["--keep", "last", "--baselines", "none", "--per_device_eval_batch_size", 4, "--disable_tqdm", "true"]
     for processes in (1, 2):
         own = ["--per_device_train_batch_size", 6 // processes, "--output_dir", tmp_path / str(processes)]

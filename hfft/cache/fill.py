@@ -114,7 +114,10 @@ def fill(
     report = FillReport(len(cache.distinct), len(rows), damaged=cache.damaged, unreadable=cache.unreadable)
     if not rows:
         return report
-    batches = _packed(cache.rows, capture_all(prefix, source, rows, report), prefix.device)
+    batches = (
+        {row.leaf.key: row.pack(values[row.leaf.key]) for row in cache.rows}
+        for values in capture_all(prefix, source, rows, report)
+    )
     with bar(total=len(rows), hidden=bool(rank), desc=progress.title, unit="image") as shown, _writing(cache) as put:
         for start in range(0, len(rows), cache.shard_rows):
             shard, began = rows[start : start + cache.shard_rows], time.perf_counter()
@@ -129,29 +132,12 @@ def fill(
     return report
 
 
-def _packed(rows: list[Row], batches: Iterable[dict[str, Tensor]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Pack batch after batch for the store; a GPU computes the next one while one is on its way from it."""
-    if device.type == "cpu":
-        yield from ({row.leaf.key: row.pack(values[row.leaf.key]) for row in rows} for values in batches)
-        return
-    sent: tuple[dict[str, Tensor], torch.Event] | None = None
-    for values in batches:
-        packed, arrived = {row.leaf.key: row.send(values[row.leaf.key]) for row in rows}, torch.Event(device)
-        arrived.record()
-        if sent is not None:
-            sent[1].synchronize()
-            yield sent[0]
-        sent = packed, arrived
-    if sent is not None:
-        sent[1].synchronize()
-        yield sent[0]
-
-
 @contextmanager
 def _writing(cache: ActivationCache) -> Iterator[Callable[[list[int], list[dict[str, Tensor]], float], None]]:
     """Within this context shards, given as batches of packed rows and seconds, are stored one at a time in a thread.
 
-    So the next shard is computed meanwhile. An error of storing is raised with the next shard, or at the end.
+    So the next shard is computed meanwhile, and on a GPU need not wait until this one has left it. An error of storing
+    is raised with the next shard, or at the end.
     """
     stored: deque[Future[None]] = deque()
 
@@ -239,7 +225,7 @@ def rows_agree(
     kept = cache.gather(rows)
     return all(
         _close(
-            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]),
+            torch.cat([row.kept(batch[row.leaf.key]) for batch in batches]).to("cpu"),
             kept[row.leaf.key].to("cpu"),
             row,
             prefix,

@@ -57,7 +57,8 @@ def choose_placement(
         size: bytes of all entries of this run, and bytes of them that are not on disk yet.
         directory: the cache folder.
         max_bytes: the user's limit, or None for half of what is free.
-        processes: with more than one, each reads the disk, which the system keeps in memory where it fits.
+        processes: with more than one, each reads the disk, which the system keeps in memory where it fits, or holds
+            all rows on a GPU of its own and finds on disk what the others computed.
         device: whose memory the readers of rows reach.
 
     Returns:
@@ -67,40 +68,37 @@ def choose_placement(
         OutputError: the place that was asked for has no room.
     """
     total, to_write = size
-    if mode == "gpu":
-        return _on_gpu(size, directory, max_bytes, device)
     memory = psutil.virtual_memory().available
     disk = _free_disk(directory)
     fits_memory = total <= _limit(memory, max_bytes)
     fits_disk = to_write <= _limit(disk, max_bytes)
+    on_gpu = Placement(directory if fits_disk else None, in_memory=True, device=device)
+    if mode == "gpu":
+        _refuse_unless_it_fits(total, max_bytes, device)
     if mode == "memory":
         if processes > 1:
             raise OutputError("--cache memory serves one process; with several, use --cache disk or auto")
         if not fits_memory:
             raise OutputError(_no_room(total, "memory", memory, max_bytes))
         return Placement(None, in_memory=True)
+    if not fits_disk and (mode == "disk" or (mode == "gpu" and processes > 1)):
+        raise OutputError(_no_room(to_write, f"disk at {directory}", disk, max_bytes))
     if mode == "disk":
-        if not fits_disk:
-            raise OutputError(_no_room(to_write, f"disk at {directory}", disk, max_bytes))
         return Placement(directory, in_memory=False)
-    if processes == 1 and _holds_unasked(total, max_bytes, device):
-        return Placement(directory if fits_disk else None, in_memory=True, device=device)
+    if mode == "gpu" or ((fits_disk or processes == 1) and _holds_unasked(total, max_bytes, device)):
+        return on_gpu
     in_memory = fits_memory and processes == 1
     if not fits_disk and not in_memory:
         return _no_room(total, f"memory and disk at {directory}", max(memory, disk), max_bytes)
     return Placement(directory if fits_disk else None, in_memory)
 
 
-def _on_gpu(size: tuple[int, int], directory: Path, max_bytes: int | None, device: torch.device) -> Placement:
-    """Place rows on the GPU, and on disk as well where there is room, for the next run."""
+def _refuse_unless_it_fits(total: int, max_bytes: int | None, device: torch.device) -> None:
     if device.type == "cpu":
         raise ArgumentError("--cache gpu needs a GPU; use --cache memory, or leave it out")
-    total, to_write = size
     free = _free_on(device)
     if total > _limit(free, max_bytes):
         raise OutputError(_no_room(total, "the GPU's memory", free, max_bytes))
-    fits_disk = to_write <= _limit(_free_disk(directory), max_bytes)
-    return Placement(directory if fits_disk else None, in_memory=True, device=device)
 
 
 def _holds_unasked(total: int, max_bytes: int | None, device: torch.device) -> bool:

@@ -353,7 +353,8 @@ def _fill_phase(
     """Fill a phase's entries from images, or from the activations of a phase with an earlier boundary."""
     prepared, prefix = filling.prepared, filling.prefix
     for name, entry in filling.entries.items():
-        part, entry.behind = filling.splits[name], fills.behind
+        part = filling.splits[name]
+        entry.behind = fills.behind if training.world_size == 1 else None  # else the other processes wait for the disk
         begun: Prefix | EnginePrefix
         if name in shallower:
             source = activation_batches(shallower[name].entries[name], prefix.device)

@@ -46,26 +46,15 @@ class Row:
         return torch.finfo(self.dtype).eps if self.dtype.is_floating_point else 0.0
 
     def pack(self, values: Tensor) -> Tensor:
-        """(batch, *leaf.shape) on any device -> contiguous rows on the CPU.
+        """(batch, *leaf.shape) -> contiguous rows on the same device, in int8 on the CPU.
 
         Raises:
             ModelError: values are not finite, which int8 has no number for.
         """
-        rows = self.send(values)
-        if values.device.type != "cpu":
-            torch.accelerator.synchronize(values.device)
-        return rows
-
-    def send(self, values: Tensor) -> Tensor:
-        """As `pack`, but from a GPU the rows are on their way: read them once its stream has come that far.
-
-        Raises:
-            ModelError: as for `pack`.
-        """
         values = values.movedim(1, -1) if self.channels_last else values
         if self._is_quantized:
             return self._quantize(values.to("cpu", torch.float32))
-        return values.to(self.dtype).contiguous().to("cpu", non_blocking=True)
+        return values.to(self.dtype).contiguous()
 
     def unpack(self, rows: Tensor) -> Tensor:
         """Rows -> (batch, *leaf.shape), in the dtype that they are kept in; the leaf's own after int8."""

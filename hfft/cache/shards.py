@@ -63,7 +63,7 @@ def write_shard(folder: Path, names: Sequence[str], tensors: Mapping[str, Tensor
     header: dict[str, object] = {"__metadata__": {ROWS: json.dumps(list(names))}}
     pieces, end = list[memoryview](), 0
     for key, tensor in ordered:
-        piece = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        piece = on_cpu(tensor, soon_gone=True).contiguous().flatten().view(torch.uint8).numpy().data
         header[key] = {
             "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
             "shape": list(tensor.shape),
@@ -78,6 +78,25 @@ def write_shard(folder: Path, names: Sequence[str], tensors: Mapping[str, Tensor
     with whole_file(file) as partial, partial.open("wb") as stream:
         stream.writelines(content)
     return file
+
+
+def on_cpu(tensor: Tensor, soon_gone: bool = False) -> Tensor:
+    """Fetch a tensor; from a GPU on a stream of its own, so that what the model computes meanwhile does not wait.
+
+    Args:
+        tensor: on any device.
+        soon_gone: it is wanted for a moment, and may lie in memory that is pinned.
+    """
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    import torch
+
+    stream = torch.cuda.Stream(tensor.device)
+    stream.wait_stream(torch.cuda.current_stream(tensor.device))
+    with torch.cuda.stream(stream):
+        fetched = tensor.to("cpu", non_blocking=True)  # into pinned memory
+    stream.synchronize()
+    return fetched if soon_gone else fetched.clone()
 
 
 def check_content(file: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,6 +24,7 @@ SETTLED_SECONDS = 2.0
 """A file that changed more recently may change again without another time of change, as in git's index."""
 
 _BLOCK = 1024
+_HANDED_OVER = 16  # paths that a thread gets at a time
 _SECOND = 10**9
 _WAIT_SECONDS = 5.0  # for another process that writes
 
@@ -50,13 +51,19 @@ def file_digests(paths: Sequence[str], memo: Path | None = None) -> list[str]:
 
 
 def _block_digests(paths: Sequence[str], memo: Path, threads: ThreadPoolExecutor) -> list[str]:
-    keys = list(threads.map(_key, paths))
+    keys = _in_threads(threads, _key, paths)
     known = _recall(memo, [key for key in keys if key])
     unknown = {path: key for path, key in zip(paths, keys, strict=True) if key not in known}
-    hashed = dict(zip(unknown, threads.map(_hash, unknown), strict=True))
+    hashed = dict(zip(unknown, _in_threads(threads, _hash, list(unknown)), strict=True))
     # The time of change is read again, since a file may have changed while it was read.
     _remember(memo, {key: hashed[path] for path, key in unknown.items() if key and _key(path) == key})
     return [hashed[path] if path in hashed else known[key] for path, key in zip(paths, keys, strict=True)]
+
+
+def _in_threads(threads: ThreadPoolExecutor, work: Callable[[str], str], paths: Sequence[str]) -> list[str]:
+    """Return what each path gives; handing small files over one by one would take longer than to hash them."""
+    parts = [paths[start : start + _HANDED_OVER] for start in range(0, len(paths), _HANDED_OVER)]
+    return [found for part in threads.map(lambda part: [work(path) for path in part], parts) for found in part]
 
 
 def _key(path: str) -> str:

@@ -14,6 +14,7 @@ from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import (
@@ -472,6 +473,10 @@ def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_
     training.eval_delay = max(0, training.eval_delay - before)
     training.dataloader_drop_last |= _ends_with_one(setup, ready.phase)
     training.dataloader_pin_memory = training.dataloader_pin_memory and lies_on_cpu(ready.prepared.datasets["train"])
+    if training.dataloader_pin_memory and training.device.type == "cuda":
+        assert isinstance(training.accelerator_config, AcceleratorConfig)  # as the arguments leave it
+        # A batch is on its way to the GPU while the one before trains.
+        training.accelerator_config = replace(training.accelerator_config, non_blocking=True)
     if training.world_size > 1:
         batch = collate([ready.prepared.datasets["train"][row] for row in range(2)])
         moved = {name: tensor.to(training.device) for name, tensor in batch.items()}

@@ -31,6 +31,7 @@ from hfft.training.augmentation.boundary import BoundaryAugmentation
 from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.gradient_format import channels_last_gradients
 from hfft.training.objective import Objective
+from hfft.training.read_ahead import read_ahead
 from hfft.trust.epoch_answers import EpochAnswers
 
 _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -300,13 +301,15 @@ class FreezeTrainer(Trainer):
             gc.collect()
 
     def _apart(self, loader: Any) -> DataLoader[Any]:
-        """Let workers that outlive an epoch be seeded apart from training.
+        """Let workers that outlive an epoch be seeded apart from training, and a GPU find its next batch ready.
 
-        Their loader draws a seed once in its life in place of once per epoch: a resumed run would draw once more.
-        Nothing in a worker is random but augmentation, which has its own seed.
+        Such workers' loader draws a seed once in its life in place of once per epoch: a resumed run would draw once
+        more. Nothing in a worker is random but augmentation, which has its own seed.
         """
         if self.args.dataloader_persistent_workers and getattr(loader, "generator", None) is None:
             loader.base_dataloader.generator = torch.Generator()
+        if self.args.device.type == "cuda" and self.args.dataloader_pin_memory and not self.args.dataloader_num_workers:
+            read_ahead(loader.base_dataloader)
         prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
         return prepared
 

@@ -347,7 +347,7 @@ class TestPlacement:
             (2001, None, 1, (False, False)),
             (400, 400, 1, (True, True)),
             (401, 400, 1, (False, False)),
-            (400, None, 2, (False, False)),
+            (400, None, 2, (True, True)),
         ],
     )
     def test_auto_takes_a_quarter_of_a_gpu(
@@ -364,6 +364,17 @@ class TestPlacement:
         placement = choose_placement("auto", (total, 0), tmp_path, limit, processes, torch.device("cuda"))
         found = (False, False) if isinstance(placement, str) else (placement.device is not None, placement.in_memory)
         assert found == expected
+
+    def test_several_processes_with_a_gpu_each_exchange_rows_on_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
+        monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
+        gpu = torch.device("cuda")
+        assert choose_placement("gpu", (1400, 1400), tmp_path, None, 2, gpu) == Placement(tmp_path, True, gpu)
+        with pytest.raises(OutputError, match="but disk at"):
+            choose_placement("gpu", (1600, 1600), tmp_path, None, 2, gpu)
+        assert isinstance(choose_placement("auto", (1600, 1600), tmp_path, None, 2, gpu), str)
 
     def test_what_is_on_disk_already_needs_no_room(self, tmp_path: Path) -> None:
         assert choose_placement("disk", (5000, 0), tmp_path, None, 1, CPU) == Placement(tmp_path, False)
