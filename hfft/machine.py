@@ -21,6 +21,7 @@ MEMORY_SWITCH = "HFFT_KEEP_FREED_MEMORY"
 CORES_SWITCH = "HFFT_ALL_CORES"
 """Environment variable: where it is 0, `take_all_cores` does nothing."""
 
+_MOST_WORKERS = 16
 _FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0  # that worker processes take to start
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_BLOCK = 32 * 2**20  # bytes; glibc takes no more
@@ -61,18 +62,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worth_workers(dataset: Items, workers: int) -> bool:
-    """Whether worker processes save more than they take to start, which 45 phone photos do where they are forked.
+def worker_processes(dataset: Items, workers: int | None = None) -> int:
+    """Return how many worker processes should read a dataset: none where they save less than they take to start.
 
-    Elsewhere, as on macOS, on Windows and from Python 3.14 on, each imports PyTorch and transformers anew, 8 s on a
-    core of its own, and waits until the one before has read what it is given.
+    45 phone photos are worth them where they are forked. Elsewhere, as on macOS, on Windows and from Python 3.14 on,
+    each imports PyTorch and transformers anew, 8 s on a core of its own, and waits until the one before has read what
+    it is given.
 
     Args:
         dataset: two of its items are read here.
-        workers: how many would read them.
+        workers: how many there may be; None for one on each core, up to 16.
     """
-    if len(dataset) < 2 * workers:
-        return False
+    workers = min(cores(), _MOST_WORKERS) if workers is None else workers
+    if len(dataset) < 2 * workers or workers < 1:
+        return 0
     import multiprocessing  # which most commands do without
 
     times = []
@@ -82,7 +85,7 @@ def worth_workers(dataset: Items, workers: int) -> bool:
         times.append(time.perf_counter() - start)
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     starting = _FORKED_SECONDS if method == "fork" else _IMPORT_SECONDS * workers
-    return min(times) * len(dataset) * (1 - 1 / workers) > starting
+    return workers if min(times) * len(dataset) * (1 - 1 / workers) > starting else 0
 
 
 def take_all_cores() -> str:

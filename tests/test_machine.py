@@ -13,7 +13,7 @@ import pytest
 
 from hfft import machine
 from hfft.cli import main
-from hfft.machine import few_collections, heap_set_aside, worth_workers
+from hfft.machine import few_collections, heap_set_aside, worker_processes
 
 # Blocks of 8 MB, two at once and freed in turns, as the activations of two layers are.
 CODE = """
@@ -124,4 +124,4 @@ def test_worker_processes_start_where_they_save_more_than_they_take(
     monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: method)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     rows: Any = Rows
-    assert [2 * worth_workers(rows(count), 2) for count in (40, 1000, 5000)] == expected
+    assert [worker_processes(rows(count), 2) for count in (40, 1000, 5000)] == expected

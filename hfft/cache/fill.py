@@ -21,7 +21,7 @@ from hfft.cache.store import ActivationCache
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels, ShownView, collate, hand_over, of_one_shape, received
 from hfft.errors import ModelError
-from hfft.machine import cores, worth_workers
+from hfft.machine import worker_processes
 from hfft.split.engines import Engine, EngineError
 from hfft.split.halves import Prefix
 
@@ -239,12 +239,12 @@ def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Cal
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
 
     def batches(rows: list[int]) -> Batches:
-        dataset, workers = _Rows(images, pixels, rows), min(cores(), 16)
+        dataset = _Rows(images, pixels, rows)
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             dataset,
             batch_size=fill_batch(device),
             collate_fn=collate,
-            num_workers=workers if worth_workers(dataset, workers) else 0,
+            num_workers=worker_processes(dataset),
             pin_memory=device.type == "cuda",
         )
         return map(received, loader)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from hfft.data.preprocessing import collate, received
 from hfft.errors import ArgumentError, ModelError
 from hfft.explain.forward_pass import called_modules, first_tensor
 from hfft.explain.gradcam import feature_maps
-from hfft.machine import cores
+from hfft.machine import Items, worker_processes
 from hfft.models.features import head_modules
 from hfft.models.forward import logits_of
 from hfft.parsing import closest
@@ -44,7 +44,6 @@ from hfft.training.baselines import pooled
 HEAD_INPUT = "head input"
 """What features are called that the head reads."""
 _BATCH = 64
-_FEW = 64  # images that are decoded without worker processes
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,8 @@ def _read(encoder: Encoder, prepared: Prepared, name: str, parts: Sequence[str |
     dataset: Dataset[Any] = prepared.datasets[name]
     rows: list[list[NDArray[np.float32]]] = [[] for _ in parts]
     logits = []
-    decoding = bool(prepared.uncached_reason) and len(dataset) > _FEW  # type: ignore[arg-type]
-    loader = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate, num_workers=cores() if decoding else 0)
+    workers = worker_processes(cast(Items, dataset)) if prepared.uncached_reason else 0
+    loader = DataLoader(dataset, batch_size=_BATCH, collate_fn=collate, num_workers=workers)
     for batch in map(received, bar(loader, desc=f"Features, {name} images", unit="batch")):
         seen, scores = _forward(encoder, prepared.suffix, batch, parts)
         for part, kept, values in zip(parts, rows, seen, strict=True):

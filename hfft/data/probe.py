@@ -17,7 +17,7 @@ from PIL import Image, ImageStat, UnidentifiedImageError
 from hfft.data.grey import span_of
 from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
-from hfft.machine import cores, worth_workers
+from hfft.machine import worker_processes
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -111,8 +111,8 @@ def probe_images(
     """
     chosen = range(len(images)) if rows is None else rows
     probes = _Probes(images, chosen, decode)
-    workers = cores() if workers is None else workers
-    if not (workers and decode and worth_workers(probes, workers)):
+    workers = worker_processes(probes, workers) if decode else 0
+    if not workers:
         yield from (probes[index] for index in range(len(probes)))
         return
     from torch.utils.data import DataLoader  # few images do not wait for torch

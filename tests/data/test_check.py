@@ -148,7 +148,7 @@ def test_many_images_are_checked_in_workers_with_progress(
         return loader(*args, **kwargs)
 
     monkeypatch.setattr(torch.utils.data, "DataLoader", remember)
-    monkeypatch.setattr("hfft.data.probe.worth_workers", lambda probes, workers: True)  # as if they were large
+    monkeypatch.setattr("hfft.data.probe.worker_processes", lambda probes, workers: 2)  # as if they were large
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("hfft.bars._PATIENCE", 0)  # a quick machine would draw none
     assert main(["check", str(folder)]) == 1

@@ -48,7 +48,7 @@ def test_batches_and_random_numbers_are_the_same() -> None:
 
 def test_the_next_batch_is_read_by_another_thread_before_it_is_asked_for() -> None:
     rows = _Rows()
-    batches = iter(_loader(rows, ahead=True, shuffle=False))
+    batches: Any = iter(_loader(rows, ahead=True, shuffle=False))
     next(batches), next(batches)
     batches.close()  # as a training that ends in the middle of an epoch does; what is under way is read
     assert rows.read == list(range(6))
