@@ -135,6 +135,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe_search": lambda: recipe_table(measured("recipe_search")),
     "augmentation": lambda: augmentation_table(measured("augmentation")),
     "bf16": lambda: recipe_table(measured("bf16")),
+    "draft": lambda: recipe_table(measured("draft")),
     "cache": cache_table,
     "limit": limit_tables,
     "gpu": lambda: gpu_table(measured("gpu")),
