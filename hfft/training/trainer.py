@@ -192,7 +192,7 @@ class FreezeTrainer(Trainer):
             ArgumentError: ``--dataloader_drop_last`` would drop all images.
         """
         with self._augmented_rows():
-            loader = self._apart(super().get_train_dataloader())
+            loader = self._prepared(super().get_train_dataloader())
         if not len(loader):
             raise ArgumentError(
                 "--dataloader_drop_last true leaves no batch: there are fewer training images than a batch of "
@@ -203,7 +203,7 @@ class FreezeTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Build the loader of evaluation batches; images are dropped in training alone."""
         with self._no_image_dropped():
-            return self._apart(super().get_eval_dataloader(eval_dataset))
+            return self._prepared(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """Build the loader of test batches; images are dropped in training alone."""
@@ -300,15 +300,16 @@ class FreezeTrainer(Trainer):
             self.accelerator.free_memory()
             gc.collect()
 
-    def _apart(self, loader: Any) -> DataLoader[Any]:
-        """Let workers that outlive an epoch be seeded apart from training, and a GPU find its next batch ready.
+    def _prepared(self, loader: Any) -> DataLoader[Any]:
+        """Let workers that outlive an epoch be seeded apart from training, and a GPU find its next cached rows ready.
 
         Such workers' loader draws a seed once in its life in place of once per epoch: a resumed run would draw once
         more. Nothing in a worker is random but augmentation, which has its own seed.
         """
         if self.args.dataloader_persistent_workers and getattr(loader, "generator", None) is None:
             loader.base_dataloader.generator = torch.Generator()
-        if self.args.device.type == "cuda" and self.args.dataloader_pin_memory and not self.args.dataloader_num_workers:
+        pinned = self.args.dataloader_pin_memory and not self.args.dataloader_num_workers
+        if self.args.device.type == "cuda" and pinned and self.suffix.split is not None:
             read_ahead(loader.base_dataloader)
         prepared: DataLoader[Any] = loader  # accelerate's own kind of loader has more to it
         return prepared
