@@ -55,13 +55,20 @@ def make_model(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 0, ki
     return folder
 
 
-def run_finetune(base: Path | None, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Run:
+def run_finetune(
+    base: Path | None,
+    images: Path,
+    output: Path,
+    policy: str = "last_block",
+    test: Path | None = None,
+    **training: Any,
+) -> Run:
     """Fine-tune for one epoch, without a word; without a base, the embedded model."""
     options: dict[str, Any] = {"num_train_epochs": 1.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
     options["per_device_train_batch_size"] = 4  # the rate rises from 0: a single step would change nothing
     settings = Settings(
         ModelArguments(model_name_or_path=None if base is None else str(base)),
-        DataArguments(train_dir=str(images), validation_dir=str(images)),
+        DataArguments(train_dir=str(images), validation_dir=str(images), test_dir=str(test) if test else None),
         PolicyArguments(policy=policy),
         training=FinetuneArguments(output_dir=str(output), **(options | training)),
     )

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
@@ -28,7 +30,7 @@ from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
-from hfft.jobs.trust import Trust, learn_trust
+from hfft.jobs.trust import Trust, features_kept, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import heap_set_aside, keep_freed_memory
 from hfft.models.delta import Pretrained
@@ -334,11 +336,16 @@ def finish(
         crossed: what it would give, where that is known already.
     """
     chosen = progress.best.epoch, progress.best.score  # by the evaluations of the training, which this is not one of
-    metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases), "eval": trainer.evaluate()}
+    seen: dict[str, NDArray[np.float32]] = {}
+    keeping = partial(features_kept, setup, seen=seen) if crossing is not None else nullcontext
+    metrics: dict[str, dict[str, float]] = {"train": train_metrics(progress.phases)}
+    with keeping("validation"):
+        metrics["eval"] = trainer.evaluate()
     progress.best.epoch, progress.best.score = chosen
     predictions = {"validation": trainer.predictions}
     if trainer.test_dataset is not None:
-        outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")
+        with keeping("test"):
+            outcome = trainer.predict(trainer.test_dataset, metric_key_prefix="test")
         predictions["test"] = trainer.predictions
         metrics["test"] = outcome.metrics or {}
     trainer.release()
@@ -348,7 +355,7 @@ def finish(
         crossed = crossed or cross_fit(crossing, setup, trainer, progress.phases[-1])
         unfreeze(setup.model)
         features = progress.baselines.features
-        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed, features)
+        trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed, features, seen)
     unfreeze(setup.model)
     if in_own_units(setup, progress):
         predictions = {split: _in_units(found, task) for split, found in predictions.items()}

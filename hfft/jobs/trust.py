@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,6 +58,32 @@ class Trust:
     fitted: int = 0
 
 
+@contextmanager
+def features_kept(setup: Setup, split: str, seen: dict[str, NDArray[np.float32]]) -> Iterator[None]:
+    """Within this context, which evaluates all images of a split in order, what the head reads of them is kept.
+
+    So they need not pass the last block a second time. Nothing is kept where several processes share the images, or
+    where they are more than those whose features are wanted.
+
+    Args:
+        setup: of the run.
+        split: ``validation`` or ``test``.
+        seen: gets the features, shape (images, features), by split.
+    """
+    images: ImageSet = getattr(setup.sets, split)
+    few = len(compared_rows(images.labels, setup.settings.training.seed)) == len(images)
+    if not few or setup.settings.training.world_size > 1:
+        yield
+        return
+    with head_reads(setup.model, len(setup.sets.labels)) as reads:
+        yield
+    if len({id(layer) for layer, _ in reads}) != 1:  # else it is not known which of them is the head
+        return
+    features = np.concatenate([values.float().cpu().numpy() for _, values in reads])
+    if len(features) == len(images):
+        seen[split] = features
+
+
 def learn_trust(
     setup: Setup,
     trainer: FreezeTrainer,
@@ -64,6 +91,7 @@ def learn_trust(
     labels: NDArray[Any],
     crossed: Crossed,
     before: Mapping[str, NDArray[Any]],
+    seen: Mapping[str, NDArray[np.float32]],
 ) -> Trust:
     """Fit temperature or thresholds to images that were not trained on, and note the features of training images.
 
@@ -76,13 +104,14 @@ def learn_trust(
         labels: of the validation images, as the task encodes them.
         crossed: what models said of training images that they had not seen.
         before: what the pretrained head read of the images that are drawn, by split; empty where it was not asked.
+        seen: what the trained head was seen to read, by split; see `features_kept`.
     """
     began = time.perf_counter()
     unseen = _unseen(logits, labels, crossed)
     task = setup.sets.task.calibrated(*unseen)
     if task.missing:
         return Trust(task, None, KnownRecord(missing=task.missing), crossed, time.perf_counter() - began)
-    reader = _Features(setup, trainer)
+    reader = _Features(setup, trainer, seen)
     seed = setup.settings.training.seed
     rows = compared_rows(setup.sets.train.labels, seed)
     features = reader.read(trainer.train_dataset, rows, "training")
@@ -154,10 +183,11 @@ class _Features:
     Args:
         setup: of the run.
         trainer: of its last phase.
+        seen: features that need not be read again, by split.
     """
 
-    def __init__(self, setup: Setup, trainer: FreezeTrainer) -> None:
-        self.setup, self.trainer = setup, trainer
+    def __init__(self, setup: Setup, trainer: FreezeTrainer, seen: Mapping[str, NDArray[np.float32]]) -> None:
+        self.setup, self.trainer, self.seen = setup, trainer, seen
 
     def kept(self, known: KnownImages) -> float | None:
         """Return the share of the test images that is taken for known; None where there are none."""
@@ -170,6 +200,8 @@ class _Features:
 
     def read(self, dataset: Any, rows: NDArray[np.int64], name: str) -> Any:
         """Return the features of some items of a data set, shape (rows, features); None where the head has none."""
+        if name in self.seen:
+            return self.seen[name][rows]
         model, found = self.setup.model, []
         model.eval()
         batches: DataLoader[Any] = DataLoader(Subset(_items(dataset), rows.tolist()), _BATCH, collate_fn=collate)

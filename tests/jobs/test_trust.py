@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -14,6 +15,7 @@ import pytest
 import torch
 from finished import LABELS, make_images, make_model, run_finetune
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 import hfft
@@ -47,6 +49,32 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
     return run_finetune(make_model(folder / "base"), images, folder / "out", num_train_epochs=3.0)
+
+
+def test_what_was_evaluated_passes_the_last_block_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+
+    def noted(batches: Any, desc: str, unit: str) -> Any:
+        passes.append(desc)
+        return batches
+
+    monkeypatch.setattr("hfft.jobs.trust.bar", noted)
+    base = make_model(tmp_path / "base")
+    once = run_finetune(base, images, tmp_path / "once", test=images)
+    assert passes == ["Features of training images"]
+    monkeypatch.setattr("hfft.jobs.finetune.features_kept", lambda setup, split, seen: contextlib.nullcontext())
+    again = run_finetune(base, images, tmp_path / "again", test=images)
+    assert len(passes) == 4
+    first, second = (load_file(each.folder / KNOWN) for each in (once, again))
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        torch.testing.assert_close(values, second[name], rtol=1e-4, atol=1e-5)
+    assert once.trust.record == again.trust.record
+    assert once.trust.held_out is not None
+    assert again.trust.held_out is not None
+    np.testing.assert_allclose(once.trust.held_out, again.trust.held_out, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
