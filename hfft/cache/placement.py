@@ -72,7 +72,6 @@ def choose_placement(
     disk = _free_disk(directory)
     fits_memory = total <= _limit(memory, max_bytes)
     fits_disk = to_write <= _limit(disk, max_bytes)
-    on_gpu = Placement(directory if fits_disk else None, in_memory=True, device=device)
     if mode == "gpu":
         _refuse_unless_it_fits(total, max_bytes, device)
     if mode == "memory":
@@ -85,12 +84,12 @@ def choose_placement(
         raise OutputError(_no_room(to_write, f"disk at {directory}", disk, max_bytes))
     if mode == "disk":
         return Placement(directory, in_memory=False)
-    if mode == "gpu" or ((fits_disk or processes == 1) and _holds_unasked(total, max_bytes, device)):
-        return on_gpu
-    in_memory = fits_memory and processes == 1
+    alone = processes == 1
+    on_gpu = mode == "gpu" or ((fits_disk or alone) and _holds_unasked(total, max_bytes, device))
+    in_memory = on_gpu or (fits_memory and alone)
     if not fits_disk and not in_memory:
         return _no_room(total, f"memory and disk at {directory}", max(memory, disk), max_bytes)
-    return Placement(directory if fits_disk else None, in_memory)
+    return Placement(directory if fits_disk else None, in_memory, device if on_gpu else None)
 
 
 def _refuse_unless_it_fits(total: int, max_bytes: int | None, device: torch.device) -> None:

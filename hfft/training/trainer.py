@@ -20,6 +20,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfft.arguments import FinetuneArguments
+from hfft.cache.read_ahead import read_ahead
 from hfft.data.preprocessing import collate, received
 from hfft.errors import ArgumentError, one_line
 from hfft.models.forward import logits_of
@@ -31,7 +32,6 @@ from hfft.training.augmentation.boundary import BoundaryAugmentation
 from hfft.training.callbacks import Average, EndIfDiverged
 from hfft.training.gradient_format import channels_last_gradients
 from hfft.training.objective import Objective
-from hfft.training.read_ahead import read_ahead
 from hfft.trust.epoch_answers import EpochAnswers
 
 _WHOLE_MODELS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

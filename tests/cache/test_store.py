@@ -327,12 +327,14 @@ class TestPlacement:
         with pytest.raises(OutputError, match=r"needs|one process"):
             choose_placement(mode, (5000, 5000), tmp_path, None, processes, CPU)
 
-    def test_the_gpu_holds_what_fits_half_of_what_it_has_free(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+        """A GPU with 8,000 of 9,000 bytes free."""
         memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
         monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
-        gpu = torch.device("cuda")
+        return torch.device("cuda")
+
+    def test_the_gpu_holds_what_fits_half_of_what_it_has_free(self, tmp_path: Path, gpu: torch.device) -> None:
         assert choose_placement("gpu", (1400, 1400), tmp_path, None, 1, gpu) == Placement(tmp_path, True, gpu)
         assert choose_placement("gpu", (4000, 4000), tmp_path, None, 1, gpu) == Placement(None, True, gpu)
         with pytest.raises(OutputError, match="but the GPU's memory allows"):
@@ -353,24 +355,17 @@ class TestPlacement:
     def test_auto_takes_a_quarter_of_a_gpu(
         self,
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        gpu: torch.device,
         total: int,
         limit: int | None,
         processes: int,
         expected: tuple[bool, bool],
     ) -> None:
-        memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
-        monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
-        placement = choose_placement("auto", (total, 0), tmp_path, limit, processes, torch.device("cuda"))
+        placement = choose_placement("auto", (total, 0), tmp_path, limit, processes, gpu)
         found = (False, False) if isinstance(placement, str) else (placement.device is not None, placement.in_memory)
         assert found == expected
 
-    def test_several_processes_with_a_gpu_each_exchange_rows_on_disk(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        memory = type("Module", (), {"mem_get_info": staticmethod(lambda device: (8000, 9000))})
-        monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
-        gpu = torch.device("cuda")
+    def test_several_processes_with_a_gpu_each_exchange_rows_on_disk(self, tmp_path: Path, gpu: torch.device) -> None:
         assert choose_placement("gpu", (1400, 1400), tmp_path, None, 2, gpu) == Placement(tmp_path, True, gpu)
         with pytest.raises(OutputError, match="but disk at"):
             choose_placement("gpu", (1600, 1600), tmp_path, None, 2, gpu)

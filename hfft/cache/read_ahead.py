@@ -1,4 +1,4 @@
-"""Batches that are read in a thread while a GPU trains on the ones before."""
+"""Batches of cached rows that are read in a thread while a GPU trains on the ones before."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hfft.training.read_ahead import read_ahead
+from hfft.cache.read_ahead import read_ahead
 
 
 class _Rows(Dataset[Any]):
