@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from hfft.errors import ArgumentError
+
 MEMORY_SWITCH = "HFFT_KEEP_FREED_MEMORY"
 """Environment variable: where it is 0, `keep_freed_memory` does nothing."""
 CORES_SWITCH = "HFFT_ALL_CORES"
@@ -25,7 +27,23 @@ _MOST_WORKERS = 16
 _FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0  # that worker processes take to start
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_BLOCK = 32 * 2**20  # bytes; glibc takes no more
+_set_aside = False  # gc.get_freeze_count would count the whole heap
 _WHILE_LOADING, _USUAL = 50_000, gc.get_threshold()[0]  # objects more, at which garbage is looked for
+
+
+def refuse_lone_process() -> None:
+    """Make sure that a launcher which was asked for several processes has started them.
+
+    Raises:
+        ArgumentError: it has started a single one.
+    """
+    # accelerate names a meeting place for several processes, and then starts a single one.
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
+        raise ArgumentError(
+            "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
+            "torchrun --nproc_per_node N scripts/finetune.py"
+        )
 
 
 def keep_freed_memory() -> bool:
@@ -123,10 +141,11 @@ def heap_set_aside() -> Iterator[None]:
 
     Where somebody did the same around it, nothing is done, and nothing undone.
     """
-    if gc.get_freeze_count():
+    global _set_aside
+    if _set_aside:
         yield
         return
-    given = gc.get_threshold()
+    given, _set_aside = gc.get_threshold(), True
     gc.freeze()
     gc.set_threshold(min(given[0], _USUAL), *given[1:])
     try:
@@ -134,3 +153,4 @@ def heap_set_aside() -> Iterator[None]:
     finally:
         gc.set_threshold(*given)
         gc.unfreeze()
+        _set_aside = False

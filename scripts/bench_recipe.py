@@ -271,7 +271,7 @@ def _settings(folder: Path, seed: int, image_size: int, flags: Mapping[str, Any]
 
 
 def _of(run: Run) -> Row:
-    return {"policy": run.plan.policy, "best_epoch": run.progress.best.epoch, "epochs": run.progress.epochs}
+    return {"policy": run.plan.policy, "best_epoch": run.best_epoch, "epochs": run.progress.epochs}
 
 
 def _noisy(image: Image.Image, random: np.random.Generator, deviation: float = 20) -> Image.Image:

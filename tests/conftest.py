@@ -40,6 +40,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hfft.machine import heap_set_aside
 from hfft.planning import policies
 from hfft.planning.policies import installed_policies
 from hfft.plugin.contract import Anatomy, PhaseSpec
@@ -54,15 +55,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _imported_for_good() -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _imported_for_good() -> Iterator[None]:
     """Take what is imported out of garbage collection: each whole collection walks through all of it."""
+    with heap_set_aside():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _imported_meanwhile() -> None:
+    """And what the test before has imported, but not what it left behind."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

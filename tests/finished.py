@@ -63,8 +63,9 @@ def run_finetune(
     test: Path | None = None,
     **training: Any,
 ) -> Run:
-    """Fine-tune for one epoch, without a word; without a base, the embedded model."""
+    """Fine-tune for one epoch, without a word and without figures; without a base, the embedded model."""
     options: dict[str, Any] = {"num_train_epochs": 1.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
+    options["figures"] = False
     options["per_device_train_batch_size"] = 4  # the rate rises from 0: a single step would change nothing
     settings = Settings(
         ModelArguments(model_name_or_path=None if base is None else str(base)),

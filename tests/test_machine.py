@@ -80,8 +80,11 @@ def test_a_lone_process_of_the_launcher_takes_all_cores() -> None:
     assert threads("import torch", **launched) == 1, "it is too late"
 
 
-def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before() -> None:
-    was, thresholds = gc.get_freeze_count(), gc.get_threshold()
+def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_set_aside", False)  # as if the tests had not done so
+    thresholds = gc.get_threshold()
     gc.unfreeze()
     try:
         with few_collections():
@@ -93,8 +96,7 @@ def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before(
                 assert gc.get_freeze_count() > 0  # the outer one's
         assert (gc.get_freeze_count(), gc.get_threshold()) == (0, thresholds)
     finally:
-        if was:
-            gc.freeze()
+        gc.freeze()
 
 
 def test_a_command_leaves_the_collector_as_it_was() -> None:

@@ -92,7 +92,10 @@ class FinetuneArguments(TrainingArguments):
         "compare its runs instead.",
     )
     keep: str = option(
-        "best", "Which weights to hand back: the best epoch's on validation, or the last.", ["best", "last"]
+        "auto",
+        "Which weights to hand back: the best epoch's on validation, the last, or auto: the last where fewer than 100 "
+        "validation images would choose, unless a metric, a patience or a known start asks for the best.",
+        ["auto", "best", "last"],
     )
     early_stopping_patience: int | None = option(
         None, "End a phase after so many evaluations without a new best accuracy; never if not given."
@@ -223,7 +226,7 @@ class FinetuneArguments(TrainingArguments):
         if self.load_best_model_at_end:
             if self.keep == "last":
                 raise ArgumentError("--load_best_model_at_end true and --keep last exclude each other")
-            self.metric_for_best_model = self.metric_for_best_model or "loss"
+            self.keep, self.metric_for_best_model = "best", self.metric_for_best_model or "loss"
             self.load_best_model_at_end = False
         if self.metric_for_best_model is None and self.save_strategy == "best":
             self.metric_for_best_model = "accuracy"

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -44,6 +43,7 @@ from hfft.errors import ArgumentError, OutputError
 from hfft.files import default_cache_dir
 from hfft.models.signature import model_signature
 from hfft.models.tensors import digest
+from hfft.packages import version
 from hfft.planning.freezing import frozen_tensors
 from hfft.planning.plan import Phase
 from hfft.plugin.contract import Anatomy

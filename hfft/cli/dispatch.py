@@ -10,7 +10,7 @@ from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import Reply, print_json, print_text
 from hfft.errors import ArgumentError
-from hfft.machine import few_collections, keep_freed_memory, take_all_cores
+from hfft.machine import few_collections, keep_freed_memory, refuse_lone_process, take_all_cores
 from hfft.parsing import closest
 
 _BARS = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -53,6 +53,7 @@ def _run(name: str = "--help", *rest: str) -> Reply:
         return Reply({"commands": {each: command.summary for each, command in COMMANDS.items()}}, _overview())
     if name == "--version":
         return Reply({"version": __version__}, f"hfft {__version__}")
+    refuse_lone_process()
     keep_freed_memory()
     if line := take_all_cores():
         print(line)

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from transformers import BaseImageProcessor, PreTrainedConfig
 from hfft.arguments.augmentation import AUGMENTATIONS
 from hfft.data.images import READING, ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
+from hfft.packages import version
 
 if TYPE_CHECKING:
     from transformers import TimmWrapperImageProcessor

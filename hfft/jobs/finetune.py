@@ -32,7 +32,7 @@ from hfft.jobs.results import weights_kept
 from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust, features_kept, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
-from hfft.machine import heap_set_aside, keep_freed_memory
+from hfft.machine import heap_set_aside, keep_freed_memory, refuse_lone_process
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
 from hfft.parsing import parse_keywords
@@ -43,7 +43,7 @@ from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
 from hfft.tasks.contract import Task, needs_one_label
 from hfft.training.callbacks import Preemption
-from hfft.training.phases import keeps_best, train_phases
+from hfft.training.phases import train_phases
 from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.recipe.amount import describe_amount, settle_amount
 from hfft.training.recipe.head import check_head_init, probe_may_win
@@ -108,15 +108,16 @@ def _finetune(
     if main and not training.resume_from_checkpoint:
         remove_checkpoints(setup.folder)  # of the run that is replaced
     say(_what_is_new(setup))
-    if amount := describe_amount(training, setup.settings.training, len(setup.sets.train)):
-        progress.decisions.append(amount)
-        say(amount)
+    for line in (describe_amount(training, setup.settings.training, len(setup.sets.train)), _what_is_kept(setup)):
+        if line:
+            progress.decisions.append(line)
+            say(line)
     if main and (findings := shared.findings(setup.sets)):
         say(findings)
     with heap_set_aside(), Preemption() as preemption, closing(trackers), behind, weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
         crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
-        crossing = crossing.after(progress.best.epoch, keeps_best(training))
+        crossing = crossing.after(progress.probe_kept or (setup.keeps_best and progress.best.epoch == 0))
         if crossed is None and (line := crossing.begins(progress.phases[-1])):
             say(line)
         run = finish(setup, progress, trainer, began, crossing if main else None, crossed if crossing.folds else None)
@@ -145,13 +146,7 @@ def check_processes(training: FinetuneArguments) -> None:
     Raises:
         ArgumentError: the launcher started fewer than it was asked for, or the model would be sharded over them.
     """
-    # accelerate names a meeting place for several processes, and then starts a single one.
-    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
-    if alone and os.environ.get("ACCELERATE_USE_CPU") == "True":
-        raise ArgumentError(
-            "`accelerate launch --cpu` starts one process, however many --num_processes asks for; start N with "
-            "torchrun --nproc_per_node N scripts/finetune.py"
-        )
+    refuse_lone_process()
     sharded = {
         "FSDP": bool(training.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
         "DeepSpeed": bool(training.deepspeed) or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
@@ -308,6 +303,17 @@ def _what_is_new(setup: Setup) -> str:
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
     notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
     return f"{sets.name}: {counts} of {len(sets.labels)} {sets.task.noun}.{notes}{warning}{skipped}"
+
+
+def _what_is_kept(setup: Setup) -> str:
+    """Say that no epoch is chosen where that is left to hfft; nothing elsewhere."""
+    training, images = setup.settings.training, len(setup.sets.validation)
+    if training.keep != "auto" or setup.keeps_best or training.eval_strategy == "no":
+        return ""
+    return (
+        f"Keep auto: the last weights, since {images} validation images are too few to choose an epoch by; "
+        "--keep best chooses one."
+    )
 
 
 def train_metrics(phases: Sequence[PhaseResult]) -> dict[str, float]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from hfft.models.channels import channels_of
 from hfft.models.checkpoint import save_checkpoint
 from hfft.models.delta import write_adapters, write_delta
 from hfft.output_folder import CLASSES, CODE, EPOCH_ANSWERS, FEATURE_MAP, KNOWN, RECORD
+from hfft.packages import version
 from hfft.plugin.table import HEADED
 from hfft.report.card_metadata import BASELINE_NAMES
 from hfft.report.fonts import shown_by_number
@@ -51,7 +51,6 @@ from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.split.engines import native_bf16
 from hfft.tasks.contract import THRESHOLDS
 from hfft.training.callbacks import RESUME_HINT
-from hfft.training.phases import keeps_best
 from hfft.training.progress import PhaseResult, Progress
 from hfft.training.resume import list_checkpoints
 from hfft.training.setup import Settings, Setup
@@ -175,7 +174,7 @@ def make_record(run: Run, folder: Path) -> RunRecord:
         cache=_cache(run),
         per_class=found[split].per_class,
         per_class_split=split,
-        best_epoch=run.progress.best.epoch if keeps_best(training) and run.progress.best.score else None,
+        best_epoch=run.best_epoch,
         frozen=_frozen(run.phases[-1]),
         baselines=run.baselines.metrics(split, targets),
         differences=run.baselines.differences(split, task.answers(logits), targets),
@@ -462,13 +461,13 @@ def _save_what_was_learned(setup: Setup, progress: Progress, diverged: bool) -> 
 
     Where all results are written already, those are what is named.
     """
-    training, best = setup.settings.training, progress.best
+    best = progress.best
     if progress.written:
         return f"The results are in {setup.folder}"
     if not progress.stepped or (diverged and not best.tensors):
         return ""
     early = len(progress.phases) < len(setup.plan.phases)
-    wanted = early and bool(best.tensors) and (diverged or training.keep == "best")
+    wanted = early and bool(best.tensors) and (diverged or setup.keeps_best)
     if wanted:
         setup.model.load_state_dict(best.tensors, strict=False)
     folder = _save_weights(setup, progress)

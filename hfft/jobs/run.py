@@ -83,6 +83,14 @@ class Run:
         return self.progress.phases
 
     @property
+    def best_epoch(self) -> float | None:
+        """After which the weights that are handed back were seen; None where none was chosen on validation."""
+        if self.progress.probe_kept:
+            return 0.0
+        best = self.progress.best
+        return best.epoch if self.setup.keeps_best and best.score is not None else None
+
+    @property
     def baselines(self) -> Baselines:
         """What the result is compared with."""
         return self.progress.baselines

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from torch import nn
 
 from hfft.errors import ArgumentError, PluginError
 from hfft.models.adapters import adapter_names, require_peft
+from hfft.packages import entry_points
 from hfft.planning.low_rank import LoraWish, lora
 from hfft.plugin.contract import Anatomy, PhaseSpec
 

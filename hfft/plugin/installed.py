@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from hfft.errors import PluginError
+from hfft.packages import entry_points
 from hfft.plugin.contract import BackbonePlugin
 
 GROUP = "hfft.backbones"

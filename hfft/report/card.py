@@ -199,11 +199,11 @@ def _plan(record: RunRecord) -> str:
 
 
 def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
-    best = kept_row(rows, record.best_epoch)
+    kept, which = kept_row(rows, record.best_epoch), "last" if record.best_epoch is None else "best"
     shown = rows[-MOST_ROWS:]
     lines = [
         [
-            f"{row.epoch:g}" + (" (best)" if row is best else ""),
+            f"{row.epoch:g}" + (f" ({which})" if row is kept else ""),
             escape(row.phase),
             number(row.train_loss) if row.epoch else "-",
             number(row.eval_loss),

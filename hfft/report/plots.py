@@ -81,9 +81,9 @@ def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None
     Raises:
         OutputError: the file cannot be written.
     """
-    best = kept_row(rows, kept)
+    row, which = kept_row(rows, kept), "last" if kept is None else "best"
     word = _words(rows).name
-    reached = f"best {word} {best.score:.3f} after epoch {best.epoch:g}" if best else f"no {word}"
+    reached = f"{which} {word} {row.score:.3f} after epoch {row.epoch:g}" if row else f"no {word}"
     _save(curves(rows, kept), path, f"Losses and validation {word} over {len(rows)} epochs; {reached}.")
 
 
@@ -111,8 +111,8 @@ def reliability_figure(bins: Reliability, path: str | Path) -> None:
 def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     """Draw the losses and the accuracy (or other score) of each epoch, one above the other.
 
-    A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked, or the one with
-    the best score where none was chosen.
+    A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked: the last one
+    where none was chosen.
     """
     figure = _figure(7.5, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -124,7 +124,7 @@ def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     upper.set(ylabel=_words(rows).loss)
     upper.set_title("Loss", pad=20 if _changes(rows) else 6)
     lower.set(ylabel=_words(rows).meaning, xlabel="epoch")
-    _mark_best(rows, kept, lower)
+    _mark_kept(rows, kept, lower)
     _set_limits(rows, upper, lower)
     _mark_phases(rows, upper, lower)
     for axes in (upper, lower):
@@ -395,13 +395,13 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
         )
 
 
-def _mark_best(rows: Sequence[EpochRow], kept: float | None, axes: Axes) -> None:
-    best = kept_row(rows, kept)
+def _mark_kept(rows: Sequence[EpochRow], kept: float | None, axes: Axes) -> None:
+    row, which = kept_row(rows, kept), "last" if kept is None else "best"
     word = _words(rows).name
     title = f"{word[0].upper() if word.islower() else word[0]}{word[1:]} on the validation images"
-    if best is not None:
-        axes.plot([best.epoch], [best.score], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)
-        title += f"; best (star): {best.score:.3f} after epoch {best.epoch:g}"
+    if row is not None:
+        axes.plot([row.epoch], [row.score], "*", color=GREEN, markersize=15, zorder=5, clip_on=False)
+        title += f"; {which} (star): {row.score:.3f} after epoch {row.epoch:g}"
     axes.set_title(title, fontsize=11)
 
 

@@ -70,7 +70,12 @@ def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
 
 
 def kept_row(rows: Sequence[EpochRow], epoch: float | None) -> EpochRow | None:
-    """Return the row of the epoch whose weights were kept; the best one where no epoch was chosen, or has no row."""
+    """Return the row of the epoch whose weights were kept: the last where none was chosen, the best where it has none.
+
+    None where its score is not a number.
+    """
+    if epoch is None:
+        return rows[-1] if rows and math.isfinite(rows[-1].score) else None
     return next((row for row in rows if row.epoch == epoch), best_row(rows))
 
 

@@ -7,7 +7,6 @@ on how many others came with it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from hfft.errors import one_line
 from hfft.files import sha256_of
 from hfft.models.forward import Inputs
+from hfft.packages import version
 from hfft.split.class_token import class_token_only
 from hfft.split.halves import Prefix
 from hfft.split.split import Split
@@ -108,7 +109,7 @@ class Engine:
 def version_of(name: str) -> str:
     """Return the version of what computes, with PyTorch's beside it, which exported the graph."""
     package = "torch" if name == "compile" else name
-    return importlib.metadata.version(package)
+    return version(package)
 
 
 def missing_packages(name: str) -> list[str]:
@@ -116,8 +117,8 @@ def missing_packages(name: str) -> list[str]:
     missing = []
     for package in _NEEDS.get(name, ()):
         try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            version(package)
+        except PackageNotFoundError:
             missing.append(package)
     return missing
 

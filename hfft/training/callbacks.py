@@ -85,7 +85,8 @@ class KeepBest(TrainerCallback):
         names: trainable parameters and the buffers that training moves.
         before: epochs of earlier phases.
         patience: evaluations without a new best after which the phase ends (early stopping); None for never.
-        restore: whether the best weights are put back at the end.
+        restore: whether the best weights are put back at the end; else a phase looks for the best of its own.
+        copies: whether they are kept at all, for a training that diverges if for nothing else.
         metric: that decides where ``--metric_for_best_model`` is not given; higher is better.
     """
 
@@ -97,16 +98,19 @@ class KeepBest(TrainerCallback):
         patience: int | None = None,
         restore: bool = True,
         metric: str = SINGLE_LABEL.metric,
+        copies: bool = True,
     ) -> None:
         self.best, self.names, self.before = best, names, before
-        self.patience, self.restore, self.metric = patience, restore, metric
+        self.patience, self.restore, self.metric, self.copies = patience, restore, metric, copies
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin with the best weights of the phase before, which are those that the model holds now."""
+        """Begin with the weights that the phase before has left in the model, its best ones or its last."""
         if state.global_step == 0:
             self.best.stale = 0
             self.best.tensors = {}
             if self.best.score is not None:
+                if not self.restore:
+                    self.best.score, self.best.epoch = None, self.before
                 self._copy(kwargs["model"])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -128,10 +132,11 @@ class KeepBest(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put the best weights back."""
-        kwargs["model"].load_state_dict(self.best.tensors, strict=False)
+        if self.restore:
+            kwargs["model"].load_state_dict(self.best.tensors, strict=False)
 
     def _copy(self, model: nn.Module) -> None:
-        if self.restore:
+        if self.copies:
             self.best.tensors = _copies(model, self.names)
 
 

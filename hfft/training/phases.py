@@ -246,7 +246,7 @@ def _train_phase(
     if not progress.phases and resumed is None and starts_known(setup, progress):
         trainer.args.eval_on_start = trainer.args.eval_strategy != "no"  # epoch 0, which may be the best
     _scale_by_gradients(trainer, resumed)
-    _watch(trainer, progress, names)
+    _watch(trainer, setup, progress, names)
     setup.trackers.place(len(progress.phases) + 1, progress.steps, progress.epochs)
     trainer.add_callback(setup.trackers)
     if trainer.args.dataloader_drop_last and not setup.settings.training.dataloader_drop_last:
@@ -267,7 +267,7 @@ def _train_phase(
         train_metrics=metrics,
         epochs=float(trainer.state.epoch or 0.0),
         steps=trainer.state.global_step,
-        best_epoch=progress.best.epoch if keeps_best(trainer.args) else 0.0,
+        best_epoch=progress.best.epoch if setup.keeps_best else 0.0,
         learning_rate=trainer.args.learning_rate,
     )
     progress.add(result, trainer.state.log_history)
@@ -342,7 +342,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
     return outcome.metrics
 
 
-def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) -> None:
+def _watch(trainer: FreezeTrainer, setup: Setup, progress: Progress, names: frozenset[str]) -> None:
     """Keep the best and the averaged weights, as the arguments ask for."""
     args: Any = trainer.args
     trainer.add_callback(FirstStep(lambda: setattr(progress, "stepped", True)))
@@ -358,15 +358,11 @@ def _watch(trainer: FreezeTrainer, progress: Progress, names: frozenset[str]) ->
                 names,
                 progress.epochs,
                 args.early_stopping_patience,
-                keeps_best(args),
+                setup.keeps_best,
                 trainer.objective.task.metric,
+                copies=args.keep != "last",
             )
         )
-
-
-def keeps_best(args: Any) -> bool:
-    """Return whether a run with these arguments hands back the weights of its best epoch."""
-    return bool(args.keep == "best" and args.eval_strategy != "no")
 
 
 def _learning_rate(

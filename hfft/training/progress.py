@@ -159,6 +159,7 @@ class Progress:
         baselines: what the result is compared with.
         probe: what the head can hold in place of what is trained; None where it cannot, or need not.
         untrained: the metrics of the validation images with that probe; empty where it was not a candidate.
+        probe_kept: whether that probe is what is handed back.
         decisions: what the run decided by its images, a sentence each.
         stepped: whether an optimizer step was made, so that the weights are no longer the pretrained ones.
         written: whether the results are in the output folder.
@@ -174,6 +175,7 @@ class Progress:
     baselines: Baselines = field(default_factory=Baselines)
     probe: LinearProbe | None = None
     untrained: dict[str, float] = field(default_factory=dict)
+    probe_kept: bool = False
     decisions: list[str] = field(default_factory=list)
     stepped: bool = False
     written: bool = False

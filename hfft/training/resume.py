@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import Pixels
 from hfft.errors import ArgumentError, OutputError, one_line
+from hfft.packages import version
 from hfft.planning.plan import Phase
 from hfft.training.callbacks import Average, Best
 from hfft.training.progress import Baselines, PhaseResult, Progress

@@ -16,6 +16,9 @@ from hfft.models.load import Base
 from hfft.planning.plan import Plan
 from hfft.training.trackers import Trackers
 
+ENOUGH = 100
+"""Validation images from which on they choose among weights; each of fewer weighs more than a percentage point."""
+
 
 @dataclass
 class Settings:
@@ -60,6 +63,20 @@ class Setup:
     def folder(self) -> Path:
         """Where the results go."""
         return Path(self.settings.training.output_dir or "")
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch on validation are handed back, and not the last ones."""
+        training = self.settings.training
+        if training.eval_strategy == "no" or training.keep != "auto":
+            return training.eval_strategy != "no" and training.keep == "best"
+        wanted = training.metric_for_best_model is not None or training.early_stopping_patience is not None
+        return wanted or self.settings.policy.head_init != "random" or self.enough_to_choose
+
+    @property
+    def enough_to_choose(self) -> bool:
+        """Whether the validation images are enough to choose among weights by."""
+        return len(self.sets.validation) >= ENOUGH
 
     @property
     def plain_pixels(self) -> Pixels:

@@ -25,7 +25,7 @@ def flags(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> list[str]
     model, train = pretrained("vit"), image_folder()
     given = ["--model_name_or_path", model, "--train_dir", train, "--output_dir", tmp_path / "run"]
     given += ["--policy", "head", "--num_train_epochs", 1, "--overwrite_output_dir", "true", "--baselines", "none"]
-    return [str(flag) for flag in [*given, "--disable_tqdm", "true"]]
+    return [str(flag) for flag in [*given, "--figures", "false", "--disable_tqdm", "true"]]
 
 
 @pytest.fixture

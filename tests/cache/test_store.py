@@ -175,7 +175,8 @@ def test_two_fillings_at_once_give_one_result(tmp_path: Path) -> None:
 # What a run finds there -------------------------------------------------------------------------------
 
 Folder = Callable[..., Path]
-HEAD = ("--baselines", "none", "--policy", "head", "--num_train_epochs", "2", "--disable_tqdm", "true")
+HEAD = ["--policy", "head", "--num_train_epochs", "2", "--baselines", "none", "--figures", "false"]
+HEAD += ["--disable_tqdm", "true"]
 REUSED = "24 of 24 rows were there already"
 
 

@@ -199,7 +199,7 @@ def test_the_quick_check_finds_leaks_and_unreadable_headers(splits: Path) -> Non
 
 def finetune(images: Path, model: Path, out: Path, *flags: str) -> int:
     given = ["--train_dir", str(images), "--model_name_or_path", str(model), "--output_dir", str(out)]
-    return main(["finetune", *given, "--num_train_epochs", "1", "--disable_tqdm", "true", *flags])
+    return main(["finetune", *given, "--num_train_epochs", "1", "--figures", "false", "--disable_tqdm", "true", *flags])
 
 
 def test_skipped_files_are_said_and_recorded(

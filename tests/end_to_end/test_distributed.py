@@ -33,11 +33,11 @@ LAUNCH = {
 }
 
 
-def launch(processes: int, *flags: Any) -> str:
-    """Run the script with a global batch of 6."""
+def launch(processes: int, *flags: Any, script: Path = SCRIPT) -> str:
+    """Run the script, or another one, with a global batch of 6."""
     batch = ["--per_device_train_batch_size", 6 // processes, "--per_device_eval_batch_size", 4]
     common = ["--num_train_epochs", 2, "--logging_strategy", "steps", "--logging_steps", 1, "--keep", "last"]
-    command = [sys.executable, *LAUNCH[processes], SCRIPT, *batch, *common, "--baselines", "none", *flags]
+    command = [sys.executable, *LAUNCH[processes], script, *batch, *common, "--baselines", "none", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
@@ -53,6 +53,29 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 def logged(folder: Path, name: str) -> torch.Tensor:
     return torch.tensor([entry[name] for entry in log_of(folder) if name in entry], dtype=torch.float64)
+
+
+WATCH = """
+import sys
+import torch
+from hfft.cli.train import finetune_settings
+from hfft.jobs.finetune import finetune
+from transformers import TrainerCallback
+
+class Watch(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        flat = torch.cat([grad.flatten() for grad in grads.values()])
+        each = [torch.empty_like(flat) for _ in range(args.world_size)]
+        if args.world_size > 1:
+            torch.distributed.all_gather(each, flat)
+        kinds.append((len(grads), args.world_size == 1 or torch.equal(*each)))
+
+kinds = []
+run = finetune(finetune_settings(sys.argv[1:]), callbacks=[Watch()])
+print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
+"""
+"""The script, which also says how many gradients there were in a step, and whether they were equal on all ranks."""
 
 
 @pytest.mark.parametrize(
@@ -78,11 +101,18 @@ def test_two_processes_give_the_losses_of_one(
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
     flags += ["--policy", policy, "--augment", "flip", "--views", 2, "--mixup", 0.4, "--frofa", "brightness"]
     flags += ["--cutmix", 1.0] if policy == "last_block" else []
-    filled = set()
+    filled, watch = set(), tmp_path / "watch.py"
+    watch.write_text(WATCH)
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         store = ["--cache_dir", tmp_path / f"cache{processes}"]
-        printed = launch(processes, *flags, *store, "--output_dir", folder)
+        printed = launch(processes, *flags, *store, "--output_dir", folder, script=watch)
+        seen = [line.split(" ", 2)[2] for line in printed.splitlines() if line.startswith("SEEN")]
+        assert len(seen) == processes
+        assert len(set(seen)) == 1
+        assert "False" not in seen[0]
+        if policy == "lp_ft":
+            assert seen[0] == "[(2, True), (20, True)]"
         assert json.loads((folder / "hfft.json").read_text())["processes"] == processes
         if cache == "disk":
             filled |= {int(rows) for rows in re.findall(r" 0 of (\d+) rows were there already", printed)}
@@ -249,39 +279,6 @@ def spawn(program: str, folder: Path, processes: int = 2) -> subprocess.Complete
     return subprocess.run(
         [*launcher, str(script)], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
-
-
-WATCH = """
-import torch
-from transformers import TrainerCallback
-from hfft import finetune
-
-class Watch(TrainerCallback):
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
-        flat = torch.cat([grad.flatten() for grad in grads.values()])
-        both = [torch.empty_like(flat) for _ in range(2)]
-        torch.distributed.all_gather(both, flat)
-        kinds.append((len(grads), torch.equal(*both)))
-
-kinds = []
-from hfft.jobs.finetune import finetune
-from hfft.cli.train import finetune_settings
-run = finetune(finetune_settings(FLAGS), lambda line: None, callbacks=[Watch()])
-print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
-"""
-
-
-def test_gradients_are_equal_on_all_ranks_after_a_phase_change(
-    pretrained: Folder, image_folder: Folder, tmp_path: Path
-) -> None:
-    flags = ["--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--policy", "lp_ft"]
-    flags += ["--num_train_epochs", 2, "--per_device_train_batch_size", 3, "--baselines", "none"]
-    flags += ["--output_dir", tmp_path / "run"]
-    done = spawn(WATCH.replace("FLAGS", repr([str(flag) for flag in flags])), tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = sorted(line for line in done.stdout.splitlines() if line.startswith("SEEN"))
-    assert [line.split(" ", 2)[2] for line in seen] == ["[(2, True), (20, True)]"] * 2
 
 
 DIE = """

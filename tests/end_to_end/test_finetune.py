@@ -154,7 +154,7 @@ def test_a_pipeline_without_hfft_loads_the_result(job: Callable[..., Path], tmp_
 
 
 def test_keep_best_hands_back_the_best_epoch(job: Callable[..., Path]) -> None:
-    folder = job("resnet", "out", "--num_train_epochs", 4, "--learning_rate", 0.3)
+    folder = job("resnet", "out", "--num_train_epochs", 4, "--learning_rate", 0.3, "--keep", "best")
     with (folder / "trace.csv").open() as file:
         accuracies = [float(row["accuracy"]) for row in csv.DictReader(file)]
     record = json.loads((folder / "hfft.json").read_text())

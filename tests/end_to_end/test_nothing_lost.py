@@ -143,12 +143,12 @@ def test_a_training_that_ends_early_leaves_its_best_epoch_and_says_how_to_go_on(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _fail(monkeypatch, f"{STEP}:5", RuntimeError("injected"))
-    assert start("--save_strategy", "epoch") == 1
+    assert start("--save_strategy", "epoch", "--keep", "best") == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "The weights of epoch 1, the best, are saved in" in last
     assert last.endswith("run the same command with --resume_from_checkpoint true to go on")
     monkeypatch.undo()
-    assert start("--save_strategy", "epoch", "--resume_from_checkpoint", "true") == 0
+    assert start("--save_strategy", "epoch", "--keep", "best", "--resume_from_checkpoint", "true") == 0
     assert not (tmp_path / "out" / "unfinished").exists()
 
 

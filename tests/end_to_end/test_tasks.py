@@ -82,7 +82,7 @@ def task(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def finished(world: World, task: str) -> Path:
     """The run that most tests look at: all of the model is trained, and it learns."""
-    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3")
+    learning = ("--policy", "full", "--num_train_epochs", 10, "--learning_rate", "3e-3", "--keep", "best")
     seen = ("--figures", "true", "--baselines", "probe")
     return world.run(task, "finished", *learning, *seen)
 

@@ -19,6 +19,7 @@ FLAGS = [
     *("--num_train_epochs", "2", "--augment", "crop", "--views", "2", "--policy", "last_n:2", "--seed", "7"),
     *("--learning_rate", "0.003", "--per_device_train_batch_size", "5", "--max_train_samples", "15"),
     *("--label_smoothing_factor", "0.1", "--optim", "sgd", "--image_size", "32", "--baselines", "none"),
+    *("--figures", "false"),
 ]
 
 

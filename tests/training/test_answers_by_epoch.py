@@ -32,7 +32,7 @@ def test_keeping_them_changes_no_bit_of_the_weights(
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_they_are_those_of_the_trace_with_one_from_before_training(kind: str, job: Job) -> None:
-    folder = job(kind, "run", "--policy", "lp_ft", "--num_train_epochs", 4)
+    folder = job(kind, "run", "--policy", "lp_ft", "--num_train_epochs", 4, "--keep", "best")
     answers, truth = read_epoch_answers(folder / EPOCH_ANSWERS)
     rows = read_trace(folder / "trace.csv")
     assert answers.epochs == sorted({0.0, *(row.epoch for row in rows)})

@@ -218,7 +218,8 @@ def test_frozen_tensors_of_each_phase_are_proven(job: Job) -> None:
 def test_best_weights_may_be_those_of_an_earlier_phase(job: Job) -> None:
     """A second phase with a ruinous learning rate does not cost what the first one reached."""
     probed = job("vit", "probed", "--policy", "head", "--num_train_epochs", 2)
-    ruined = job("vit", "ruined", "--policy", "lp_ft", "--num_train_epochs", 4, "--lr_scheduler_type", "constant")
+    constant = ("--lr_scheduler_type", "constant")
+    ruined = job("vit", "ruined", "--policy", "lp_ft", "--num_train_epochs", 4, "--keep", "best", *constant)
     best = record(ruined)["best_epoch"]
     with (ruined / "trace.csv").open() as file:
         rows = list(csv.DictReader(file))

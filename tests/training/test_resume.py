@@ -56,8 +56,8 @@ def flags(image_folder: Folder, pretrained: Folder) -> Callable[..., tuple[Any, 
 
     def make(kind: str, *more: Any) -> tuple[Any, ...]:
         data = ("--model_name_or_path", pretrained(kind), "--train_dir", images, "--train_val_split", 0.25)
-        small = ("--per_device_train_batch_size", 6, "--baselines", "none", "--logging_strategy", "steps")
-        return (*data, *small, "--logging_steps", 1, *FLAGS, *more)
+        small = ("--per_device_train_batch_size", 6, "--baselines", "none", "--figures", "false")
+        return (*data, *small, "--logging_strategy", "steps", "--logging_steps", 1, *FLAGS, *more)
 
     return make
 

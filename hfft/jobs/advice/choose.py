@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hfft.cache.prepare import Prepared
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, seen
-from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe
+from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
 from hfft.training.baselines import HeadInputs, LinearProbe
 from hfft.training.callbacks import deciding
 from hfft.training.phases import ReadyPhase, changing
@@ -20,10 +20,8 @@ from hfft.training.recipe.head import fit_shared, fold, from_first_process, why_
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer
 
-ENOUGH = 100
-"""Validation images from which on they decide alone; each of fewer weighs more than a percentage point."""
 FOLDS, FEW = 3, 1000
-"""Fewer are told by cross-validation, where that many training images at most make it quick."""
+"""Validation images that are too few are helped by cross-validation, where that many training images make it quick."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ def hand_back_the_better(
     """Give the model the pretrained features and the linear probe where these are better than what was trained.
 
     Args:
-        setup: its model holds the best weights of the training.
-        progress: with all phases; what was decided is added, and the best epoch is 0 where the probe is better.
+        setup: its model holds the weights that the training hands back.
+        progress: with all phases; what was decided is added.
         trainer: of the last phase.
         crossing: with what the training began with, and whether its probabilities are calibrated by trainings on folds,
             which then decide here as well.
@@ -66,6 +64,7 @@ def hand_back_the_better(
     start = crossing.start
     reason, comparison, crossed = _why_not(setup, progress), None, None
     if not reason:
+        trained = starting_tensors(setup)
         setup.model.load_state_dict(dict(start), strict=False)
         try:
             reader = HeadInputs(setup, trainer.suffix)
@@ -74,9 +73,8 @@ def hand_back_the_better(
                 comparison, crossed = _compare(setup, progress, trainer, crossing, reader, say)
         finally:
             if comparison is None or not comparison.better:
-                setup.model.load_state_dict(progress.best.tensors, strict=False)
-    if comparison is not None and comparison.better:
-        progress.best.epoch, progress.best.score = 0.0, _score(progress, trainer)
+                setup.model.load_state_dict(trained, strict=False)
+    progress.probe_kept = comparison is not None and comparison.better
     line = str(comparison or f"The linear probe was not a candidate for the result: {reason}.")
     progress.decisions.append(line)
     say(line)
@@ -85,7 +83,7 @@ def hand_back_the_better(
 
 def _why_not(setup: Setup, progress: Progress) -> str:
     """Return why the pretrained weights cannot be put back beside those that were trained; nothing where they can."""
-    if not progress.best.tensors:
+    if progress.best.score is None:
         return "no epoch was evaluated"
     if not progress.changed <= changing(setup.model, setup.plan.phases[-1]):
         return "the last phase freezes what an earlier one trains"
@@ -123,7 +121,7 @@ def _compare(
     fold(progress.probe, reader.linear)
     metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics  # type: ignore[arg-type]
     progress.untrained = metrics or {}
-    return folded or _by_validation(progress, trainer, len(setup.sets.validation)), crossed
+    return folded or _by_validation(setup, progress, trainer), crossed
 
 
 def _may_fold(setup: Setup, trainer: FreezeTrainer, folds: Folds) -> bool:
@@ -137,19 +135,21 @@ def _may_fold(setup: Setup, trainer: FreezeTrainer, folds: Folds) -> bool:
         and training.metric_for_best_model in (None, "accuracy")
     )
     whole = all(len(np.unique(train.labels[rows])) > 1 for rows, _ in folds)
-    return len(setup.sets.validation) < ENOUGH and quick and same and whole
+    return not setup.enough_to_choose and quick and same and whole
 
 
-def _by_validation(progress: Progress, trainer: FreezeTrainer, images: int) -> Comparison:
-    assert progress.best.score is not None
-    score = _score(progress, trainer)
-    better = score > progress.best.score
-    return Comparison(progress.best.score[0], score[0], better, f"on the {images:,} validation images")
+def _by_validation(setup: Setup, progress: Progress, trainer: FreezeTrainer) -> Comparison:
+    last = next(entry for entry in reversed(progress.log) if "eval_loss" in entry)
+    trained = progress.best.score if setup.keeps_best else _score(last, trainer)
+    assert trained is not None
+    probe = _score(progress.untrained, trainer)
+    where = f"on the {len(setup.sets.validation):,} validation images"
+    return Comparison(trained[0], probe[0], probe > trained, where)
 
 
-def _score(progress: Progress, trainer: FreezeTrainer) -> tuple[float, float]:
-    """Return how the probe did on the validation images, as `Best` holds it."""
-    return deciding(trainer.args, progress.untrained, trainer.objective.task.metric), -progress.untrained["eval_loss"]
+def _score(metrics: Mapping[str, float], trainer: FreezeTrainer) -> tuple[float, float]:
+    """Return how some weights did on the validation images, as `Best` holds it."""
+    return deciding(trainer.args, metrics, trainer.objective.task.metric), -metrics["eval_loss"]
 
 
 def _by_folds(

@@ -85,14 +85,13 @@ class CrossPlan:
         missing = _why_not(setup)
         return cls(missing=missing) if missing else cls(folds, starting_tensors(setup))
 
-    def after(self, best_epoch: float, chosen: bool) -> CrossPlan:
+    def after(self, untrained: bool) -> CrossPlan:
         """Return what is left of the plan once it is known which weights are handed back.
 
         Args:
-            best_epoch: whose weights the model holds; 0 for those from before training.
-            chosen: whether an epoch was chosen at all.
+            untrained: whether they are those from before training.
         """
-        if self.folds and chosen and best_epoch == 0:
+        if self.folds and untrained:
             return CrossPlan(missing="the weights are those from before training")
         return self
 

@@ -77,7 +77,7 @@ def probe_may_win(setup: Setup) -> bool:
     return (
         setup.settings.policy.head_init not in STARTS
         and training.auto_epochs
-        and training.keep == "best"
+        and training.keep != "last"
         and training.eval_strategy != "no"
     )
 

@@ -12,6 +12,7 @@ from finished import make_images, make_model
 from runs import equal, record, run, trace, weights
 
 from hfft.jobs.advice import choose
+from hfft.training import setup
 from hfft.training.baselines import LinearProbe
 from hfft.training.recipe import amount
 
@@ -51,7 +52,7 @@ def decision(folder: Path) -> str:
 def test_a_training_that_ruins_the_head_hands_back_the_probe(
     start: Any, monkeypatch: pytest.MonkeyPatch, enough: int, policy: str
 ) -> None:
-    monkeypatch.setattr(choose, "ENOUGH", enough)
+    monkeypatch.setattr(setup, "ENOUGH", enough)
     folder = start("out", "--policy", policy, *RUINED)
     data = record(folder)
     assert decision(folder).startswith("Handed back is the linear probe: ")
@@ -73,7 +74,7 @@ def test_a_training_that_ruins_the_head_hands_back_the_probe(
 def test_a_probe_that_is_worse_changes_nothing(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights are those of a training that knows of no probe."""
     monkeypatch.setattr(LinearProbe, "__call__", lambda self, features: self.classes[[0] * len(features)])
-    monkeypatch.setattr(choose, "ENOUGH", 10**6)
+    monkeypatch.setattr(setup, "ENOUGH", 10**6)
     folder = start("auto", kind="vit")
     assert decision(folder).startswith("Handed back is what was trained: ")
     data = record(folder)
@@ -81,7 +82,7 @@ def test_a_probe_that_is_worse_changes_nothing(start: Any, monkeypatch: pytest.M
     batch = ("--per_device_train_batch_size", data["arguments"]["per_device_train_batch_size"])
     plain = start("explicit", *given, *batch, kind="vit")
     assert equal(weights(folder), weights(plain))
-    assert record(plain)["decisions"] == []
+    assert [line.split(":")[0] for line in record(plain)["decisions"]] == ["Keep auto"]
     assert record(plain)["best_epoch"] == data["best_epoch"]
 
 
@@ -90,7 +91,7 @@ def test_a_probe_that_is_worse_changes_nothing(start: Any, monkeypatch: pytest.M
 def test_the_same_bits_without_a_cache_and_without_baselines(
     start: Any, monkeypatch: pytest.MonkeyPatch, enough: int
 ) -> None:
-    monkeypatch.setattr(choose, "ENOUGH", enough)
+    monkeypatch.setattr(setup, "ENOUGH", enough)
     first = start("first")
     for name, flags in {"again": (), "alone": ("--baselines", "none"), "off": ("--cache", "off")}.items():
         if name == "off" and enough > 1:
@@ -139,7 +140,7 @@ def test_a_probe_that_cannot_be_put_back_is_said(start: Any) -> None:
     assert decision(folder) == (
         "The linear probe was not a candidate for the result: the last phase freezes what an earlier one trains."
     )
-    assert record(folder)["best_epoch"] > 0
+    assert record(folder)["best_epoch"] is None
     assert float(trace(folder)[0]["epoch"]) == 1
 
 
@@ -149,7 +150,7 @@ def test_a_refused_probe_shows_as_epoch_0_and_the_star_stays_with_what_is_kept(
 ) -> None:
     """By folds the training wins, whatever the few validation images say."""
     monkeypatch.setattr(choose, "cross_validate_probe", lambda features, folds, seed: folds.labels * 0 - 1)
-    folder = start("out")
+    folder = start("out", "--keep", "best")
     assert decision(folder).startswith("Handed back is what was trained: ")
     data = record(folder)
     assert data["best_epoch"] > 0

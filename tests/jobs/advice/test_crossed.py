@@ -46,7 +46,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_of(base: Path, images: Path, output: Path, policy: str = "last_block", **training: Any) -> Settings:
     options: dict[str, Any] = {"num_train_epochs": 2.0, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
-    options |= {"per_device_train_batch_size": 4, "learning_rate": 0.01, "baselines": "none", "figures": False}
+    options |= {
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "baselines": "none",
+        "figures": False,
+        "keep": "best",
+    }
     settings = Settings(
         ModelArguments(model_name_or_path=str(base)),
         DataArguments(train_dir=str(images)),
