@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hub")
     make_images(folder / "images")
     make_model(folder / "base", ("one", "two"), seed=1)
-    run_finetune(folder / "base", folder / "images", folder / "output")
+    run_finetune(folder / "base", folder / "images", folder / "output", figures=True)
     return folder
 
 

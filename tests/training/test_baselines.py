@@ -47,7 +47,7 @@ def start(image_folder: Folder, pretrained: Folder, tmp_path: Path) -> Callable[
 def test_the_probe_and_the_commonest_class_stand_beside_the_result(
     start: Callable[..., Path], kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = start(kind, "out")
+    folder = start(kind, "out", "--figures", "true")
     printed = capsys.readouterr().out
     record = json.loads((folder / "hfft.json").read_text())
     assert record["baselines"].keys() == {"majority", "linear_probe"}
