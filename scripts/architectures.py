@@ -2,6 +2,7 @@
 
     python scripts/architectures.py
     python scripts/architectures.py --check
+    python scripts/architectures.py --check --every 6   # within a minute: every sixth row
 
 Structure, shares and bytes are those of each architecture's default configuration, built without weights on
 the meta device. Whether replay is exact is measured on the small models of the test suite.
@@ -15,7 +16,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -67,6 +68,10 @@ This page is written by `python scripts/architectures.py`; do not edit it.
 """
 
 
+DescribeAll = Callable[[Callable[[str], "Row"], Iterable[str]], tuple[list["Row"], dict[str, str]]]
+"""Describes architectures by their names: their rows, and why others are refused."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One source of architectures: its heading, a paragraph, and a table of `Row`s or of refusals."""
@@ -96,8 +101,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the page, or with ``--check`` show how it differs; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not current")
+    parser.add_argument("--every", type=int, default=1, help="check every N-th architecture of each section alone")
     options = parser.parse_args(arguments)
-    page = render([source() for source in SOURCES])
+    if options.every > 1 and not options.check:
+        parser.error("--every needs --check: a page has all architectures")
+    with ProcessPoolExecutor(cores(), get_context("spawn"), _begin) as pool:
+        describe_all = partial(_rows, pool, options.every)
+        sections = [source(describe_all) for source in SOURCES]
+    if options.every > 1:
+        return _check_rows(sections)
+    page = render(sections)
     if not options.check:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page, encoding="utf-8")
@@ -108,16 +121,24 @@ def main(arguments: list[str] | None = None) -> int:
     return int(found != page)
 
 
+def _check_rows(sections: list[Section]) -> int:
+    """Show which rows of some sections the page does not have; return the exit code."""
+    page = set(PAGE.read_text(encoding="utf-8").splitlines())
+    rows = [line for section in sections for line in _section_lines(section) if line.startswith(("| ", "- "))]
+    missing = [line for line in rows if line not in page]
+    print("\n".join(missing), end="")
+    return int(bool(missing))
+
+
 def render(sections: list[Section]) -> str:
     """Return the page as Markdown."""
     return "\n".join([INTRODUCTION, *(line for section in sections for line in _section_lines(section))])
 
 
-def transformers_section() -> Section:
+def transformers_section(describe_all: DescribeAll) -> Section:
     """Describe every entry of transformers' mapping of image classifiers but timm's wrapper."""
-    rows, refused = _rows(
-        _transformers_row, sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {"timm_wrapper"})
-    )
+    names = sorted(set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) - {"timm_wrapper"})
+    rows, refused = describe_all(_transformers_row, names)
     note = (
         "Every image classifier of transformers, in its default configuration. The first class stands for an "
         "architecture that has several."
@@ -125,9 +146,9 @@ def transformers_section() -> Section:
     return Section("transformers", note, rows, refused)
 
 
-def headless_section() -> Section:
+def headless_section(describe_all: DescribeAll) -> Section:
     """Describe every vision model of `AutoModel` that transformers has no image classifier for."""
-    rows, refused = _rows(_headless_row, headless_types())
+    rows, refused = describe_all(_headless_row, headless_types())
     refused = {model_type: reason.partition(": ")[2] for model_type, reason in refused.items()}
     note = (
         "Every vision model that `AutoModel` loads and transformers has no image classifier for, in its default "
@@ -137,7 +158,7 @@ def headless_section() -> Section:
     return Section("Backbones without a classifier", note, rows, refused)
 
 
-def timm_section() -> Section:
+def timm_section(describe_all: DescribeAll) -> Section:
     """Describe every family of timm, which is a module of its models, through its smallest member."""
     sys.path.insert(0, str(ROOT / "tests"))
     from timm_models import REFUSED, SMALLEST
@@ -149,18 +170,19 @@ def timm_section() -> Section:
         f"pretrained weights. Of the {total} architectures that timm {timm.__version__} lists, {total - len(REFUSED)} "
         f"resolve. The others are encoders that timm gives no classifier: {refused}."
     )
-    return Section("timm's families", note, *_rows(_timm_row, SMALLEST))
+    return Section("timm's families", note, *describe_all(_timm_row, SMALLEST))
 
 
-def _rows(describe_one: Callable[[str], Row], names: Iterable[str]) -> tuple[list[Row], dict[str, str]]:
-    """Describe architectures in processes of one thread each, since small models gain nothing from more.
+def _rows(
+    pool: Executor, every: int, describe_one: Callable[[str], Row], names: Iterable[str]
+) -> tuple[list[Row], dict[str, str]]:
+    """Describe every n-th architecture in processes of one thread each, since small models gain nothing from more.
 
     Returns:
         The rows, and by name why others are refused.
     """
-    listed = list(names)
-    with ProcessPoolExecutor(cores(), get_context("spawn"), _begin) as pool:
-        found = list(pool.map(partial(_row_or_reason, describe_one), listed))
+    listed = list(names)[::every]
+    found = list(pool.map(partial(_row_or_reason, describe_one), listed))
     refused = {name: each for name, each in zip(listed, found, strict=True) if isinstance(each, str)}
     return [each for each in found if isinstance(each, Row)], refused
 
@@ -179,7 +201,7 @@ def _row_or_reason(describe_one: Callable[[str], Row], name: str) -> Row | str:
         return str(error)
 
 
-SOURCES: tuple[Callable[[], Section], ...] = (transformers_section, headless_section, timm_section)
+SOURCES: tuple[Callable[[DescribeAll], Section], ...] = (transformers_section, headless_section, timm_section)
 
 
 def cache_bytes(model: PreTrainedModel, phase: Phase, inputs: Inputs, small: Split) -> int:

@@ -21,7 +21,7 @@ def script() -> ModuleType:
 def small_page(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     row = script.Row("net", "cnn", "3 x 8 x 8", 4, "`stages.3`", 0.5, 2048, "exact", "no")
     section = script.Section("library", "A note.", [row], {"odd": "it has no head"})
-    monkeypatch.setattr(script, "SOURCES", (lambda: section,))
+    monkeypatch.setattr(script, "SOURCES", (lambda describe_all: section,))
     monkeypatch.setattr(script, "PAGE", tmp_path / "docs" / "architectures.md")
     page: Path = script.PAGE
     return page
@@ -49,6 +49,19 @@ def test_check_shows_what_differs_and_changes_nothing(
     assert script.main(["--check"]) == 1
     assert "+| net | cnn | 3 x 8 x 8 | 4 | `stages.3` | 50.0%" in capsys.readouterr().out
     assert small_page.read_text() == stale
+
+
+def test_check_of_every_nth_row_looks_at_those_alone(
+    script: ModuleType, small_page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.main([])
+    small_page.write_text(small_page.read_text().replace("1 of 2", "9 of 9"))
+    assert script.main(["--check", "--every", "6"]) == 0
+    small_page.write_text(small_page.read_text().replace("no head", "two heads"))
+    assert script.main(["--check", "--every", "6"]) == 1
+    assert capsys.readouterr().out == "- **odd**: it has no head."
+    with pytest.raises(SystemExit):
+        script.main(["--every", "6"])
 
 
 def test_check_fails_without_a_page(script: ModuleType, small_page: Path) -> None:
