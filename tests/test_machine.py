@@ -99,6 +99,19 @@ def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before(
         gc.freeze()
 
 
+def test_threads_wait_briefly_unless_the_user_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert main(["plugins"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert main(["plugins"]) == 0
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["plugins"]) == 0
+    assert int(os.environ["GOMP_SPINCOUNT"]) < 300_000
+
+
 def test_a_command_leaves_the_collector_as_it_was() -> None:
     given = gc.get_threshold()
     for command, code in ((["plugins"], 0), (["plan", "--model_name_or_path", "/nowhere"], 1)):

@@ -10,7 +10,7 @@ from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import Reply, print_json, print_text
 from hfft.errors import ArgumentError
-from hfft.machine import few_collections, keep_freed_memory, refuse_lone_process, take_all_cores
+from hfft.machine import few_collections, keep_freed_memory, refuse_lone_process, take_all_cores, wait_briefly
 from hfft.parsing import closest
 
 _BARS = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -54,6 +54,7 @@ def _run(name: str = "--help", *rest: str) -> Reply:
     if name == "--version":
         return Reply({"version": __version__}, f"hfft {__version__}")
     refuse_lone_process()
+    wait_briefly()
     keep_freed_memory()
     if line := take_all_cores():
         print(line)
