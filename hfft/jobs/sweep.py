@@ -268,8 +268,8 @@ def sweep_table(rows: Sequence[SweepRow]) -> str:
     lines = aligned(head, [_cells(row) for row in rows], words=(0, 2))
     images, whose = best.validation.images, best.validation.method_of(task.metric)
     lines.append(
-        f"\nThe best, {task.counted(best.score, images)} on validation, is optimistic: run and epoch were chosen on "
-        f"these {images} images."
+        f"\nThe best, {task.counted(best.score, images)} on validation, is optimistic: it was chosen on these "
+        f"{images} images."
         + (f" Intervals are {whose}'s, each of its run alone: runs see the same images." if best.interval else "")
     )
     return "\n".join(lines)

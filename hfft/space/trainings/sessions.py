@@ -57,6 +57,7 @@ class Tried:
         right: how many validation images the model had right.
         of: how many there were.
         seconds: that it took, from the button to the end.
+        chosen: whether its epoch was chosen on these images.
     """
 
     images: Path | None
@@ -66,6 +67,7 @@ class Tried:
     right: int
     of: int
     seconds: float
+    chosen: bool = False
 
 
 @dataclass

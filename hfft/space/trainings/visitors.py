@@ -84,9 +84,10 @@ def _tried(training: Training) -> Tried:
     """Return what a training that is done came to on its validation images."""
     job = training.job
     assert isinstance(job, Job)
-    found = read_record(job.folder / "run" / "hfft.json").metrics["validation"]
-    right = round(found.values["accuracy"] * found.images)
-    return Tried(job.images, job.base, job.policy, job.epochs, right, found.images, training.seconds)
+    record = read_record(job.folder / "run" / "hfft.json")
+    found = record.metrics["validation"]
+    right, chosen = round(found.values["accuracy"] * found.images), record.optimistic("validation")
+    return Tried(job.images, job.base, job.policy, job.epochs, right, found.images, training.seconds, chosen)
 
 
 class VisitorTrainings:

@@ -142,14 +142,14 @@ def _facts(chart: CutChart, place: CutPlace, wanted: Wanted, cost: tuple[float, 
 def _dot(tried: Tried, edge: float) -> dict[str, Any]:
     low, high = wilson_interval(tried.right, tried.of)
     epochs = f"{tried.epochs:g} epoch{'s' if tried.epochs != 1 else ''}"
+    flattered = ", optimistic as the best epoch was chosen on them" if tried.chosen else ""
     return {
         "edge": round(edge, 3),
         "accuracy": round(100 * tried.right / max(tried.of, 1), 1),
         "low": round(100 * low, 1),
         "high": round(100 * high, 1),
-        "text": f"{tried.policy}, {epochs}: {tried.right} of {tried.of} validation images right, "
-        f"optimistic as the best epoch was chosen on them (95 % interval {low:.0%} to {high:.0%}), "
-        f"trained in {tried.seconds:.0f} s",
+        "text": f"{tried.policy}, {epochs}: {tried.right} of {tried.of} validation images right{flattered} "
+        f"(95 % interval {low:.0%} to {high:.0%}), trained in {tried.seconds:.0f} s",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,9 @@ def test_a_cut_that_was_tried_leaves_a_dot_above_its_place() -> None:
     assert [dot["accuracy"] for dot in value["tried"]] == [75, 100]
     assert [dot["edge"] for dot in value["tried"]] == [value["places"][3]["edge"], value["places"][2]["edge"]]
     assert value["tried"][0]["low"] < 75 < value["tried"][0]["high"]
-    assert "15 of 20 validation images right" in value["tried"][0]["text"]
+    assert "15 of 20 validation images right (95 %" in value["tried"][0]["text"]
+    chosen = cut_value(CHART, WANTED, [replace(tried("head", 15), chosen=True)])["tried"][0]["text"]
+    assert "right, optimistic as the best epoch was chosen on them (95 %" in chosen
 
 
 @pytest.mark.parametrize(("policy", "at"), [("full", 0), ("last_n:1", 2), ("head", 3), ("bias", -1)])
