@@ -128,8 +128,9 @@ def take_all_cores() -> str:
 def wait_briefly() -> None:
     """Have the threads of an operation sleep after a short wait for each other, unless the user has decided otherwise.
 
-    GNU's OpenMP spins for up to a millisecond. Beside another busy program, the thread that is waited for gets no core
-    meanwhile: trainings of small layers then take ten times as long. It is read when PyTorch is loaded.
+    GNU's OpenMP spins for up to a millisecond. Beside a busy program of another session, which gets as much time as all
+    threads of this one, the thread that is waited for has no core meanwhile: trainings of small layers then take ten
+    times as long. The variable is read when PyTorch is loaded.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = _SPINS
