@@ -28,7 +28,7 @@ _SPINS = "30000"  # 300,000 without
 _FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0  # that worker processes take to start
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_BLOCK = 32 * 2**20  # bytes; glibc takes no more
-_set_aside = False  # gc.get_freeze_count would count the whole heap
+_set_aside = False  # by this process's own jobs, for which the whole heap need not be counted
 _WHILE_LOADING, _USUAL = 50_000, gc.get_threshold()[0]  # objects more, at which garbage is looked for
 
 
@@ -154,7 +154,7 @@ def heap_set_aside() -> Iterator[None]:
     Where somebody did the same around it, nothing is done, and nothing undone.
     """
     global _set_aside
-    if _set_aside:
+    if _set_aside or gc.get_freeze_count():
         yield
         return
     given, _set_aside = gc.get_threshold(), True

@@ -95,6 +95,10 @@ def test_garbage_is_looked_for_among_new_objects_alone_and_afterwards_as_before(
                     pass
                 assert gc.get_freeze_count() > 0  # the outer one's
         assert (gc.get_freeze_count(), gc.get_threshold()) == (0, thresholds)
+        gc.freeze()  # somebody else's
+        with heap_set_aside():
+            pass
+        assert gc.get_freeze_count() > 0
     finally:
         gc.freeze()
 
