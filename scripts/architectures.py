@@ -68,10 +68,6 @@ This page is written by `python scripts/architectures.py`; do not edit it.
 """
 
 
-DescribeAll = Callable[[Callable[[str], "Row"], Iterable[str]], tuple[list["Row"], dict[str, str]]]
-"""Describes architectures by their names: their rows, and why others are refused."""
-
-
 @dataclass(frozen=True)
 class Section:
     """One source of architectures: its heading, a paragraph, and a table of `Row`s or of refusals."""
@@ -97,6 +93,10 @@ class Row:
     shortcut: str
 
 
+DescribeAll = Callable[[Callable[[str], Row], Iterable[str]], tuple[list[Row], dict[str, str]]]
+"""Describes architectures by their names: their rows, and why others are refused."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the page, or with ``--check`` show how it differs; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -108,24 +108,24 @@ def main(arguments: list[str] | None = None) -> int:
     with ProcessPoolExecutor(cores(), get_context("spawn"), _begin) as pool:
         describe_all = partial(_rows, pool, options.every)
         sections = [source(describe_all) for source in SOURCES]
+    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     if options.every > 1:
-        return _check_rows(sections)
+        return _check_rows(sections, found)
     page = render(sections)
     if not options.check:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page, encoding="utf-8")
         return 0
-    found = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
     difference = difflib.unified_diff(found.splitlines(), page.splitlines(), str(PAGE), "from the code", lineterm="")
     print("\n".join(difference), end="")
     return int(found != page)
 
 
-def _check_rows(sections: list[Section]) -> int:
-    """Show which rows of some sections the page does not have; return the exit code."""
-    page = set(PAGE.read_text(encoding="utf-8").splitlines())
+def _check_rows(sections: list[Section], page: str) -> int:
+    """Show which rows of some sections a page does not have; return the exit code."""
+    lines = set(page.splitlines())
     rows = [line for section in sections for line in _section_lines(section) if line.startswith(("| ", "- "))]
-    missing = [line for line in rows if line not in page]
+    missing = [line for line in rows if line not in lines]
     print("\n".join(missing), end="")
     return int(bool(missing))
 

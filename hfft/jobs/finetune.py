@@ -29,7 +29,7 @@ from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
 from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import weights_kept
-from hfft.jobs.run import Run, judged
+from hfft.jobs.run import Run, best_epoch_of, judged
 from hfft.jobs.trust import Trust, features_kept, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import heap_set_aside, keep_freed_memory, refuse_lone_process
@@ -117,7 +117,7 @@ def _finetune(
     with heap_set_aside(), Preemption() as preemption, closing(trackers), behind, weights_kept(setup, progress):
         trainer = train_phases(setup, progress, say, preemption)
         crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
-        crossing = crossing.after(progress.probe_kept or (setup.keeps_best and progress.best.epoch == 0))
+        crossing = crossing.after(best_epoch_of(setup, progress))
         if crossed is None and (line := crossing.begins(progress.phases[-1])):
             say(line)
         run = finish(setup, progress, trainer, began, crossing if main else None, crossed if crossing.folds else None)

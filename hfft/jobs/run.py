@@ -84,16 +84,23 @@ class Run:
 
     @property
     def best_epoch(self) -> float | None:
-        """After which the weights that are handed back were seen; None where none was chosen on validation."""
-        if self.progress.probe_kept:
-            return 0.0
-        best = self.progress.best
-        return best.epoch if self.setup.keeps_best and best.score is not None else None
+        """As of `best_epoch_of`."""
+        return best_epoch_of(self.setup, self.progress)
 
     @property
     def baselines(self) -> Baselines:
         """What the result is compared with."""
         return self.progress.baselines
+
+
+def best_epoch_of(setup: Setup, progress: Progress) -> float | None:
+    """Return the epoch after which the weights that are handed back were seen; 0 for those from before training.
+
+    None where no epoch was chosen.
+    """
+    if progress.probe_kept:
+        return 0.0
+    return progress.best.epoch if setup.keeps_best and progress.best.score is not None else None
 
 
 def judged(prediction: Any) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -199,7 +199,7 @@ def _plan(record: RunRecord) -> str:
 
 
 def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
-    kept, which = kept_row(rows, record.best_epoch), "last" if record.best_epoch is None else "best"
+    kept, which = kept_row(rows, record.best_epoch)
     shown = rows[-MOST_ROWS:]
     lines = [
         [

@@ -81,7 +81,7 @@ def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None
     Raises:
         OutputError: the file cannot be written.
     """
-    row, which = kept_row(rows, kept), "last" if kept is None else "best"
+    row, which = kept_row(rows, kept)
     word = _words(rows).name
     reached = f"{which} {word} {row.score:.3f} after epoch {row.epoch:g}" if row else f"no {word}"
     _save(curves(rows, kept), path, f"Losses and validation {word} over {len(rows)} epochs; {reached}.")
@@ -396,7 +396,7 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
 
 
 def _mark_kept(rows: Sequence[EpochRow], kept: float | None, axes: Axes) -> None:
-    row, which = kept_row(rows, kept), "last" if kept is None else "best"
+    row, which = kept_row(rows, kept)
     word = _words(rows).name
     title = f"{word[0].upper() if word.islower() else word[0]}{word[1:]} on the validation images"
     if row is not None:

@@ -69,14 +69,14 @@ def best_row(rows: Sequence[EpochRow]) -> EpochRow | None:
     )
 
 
-def kept_row(rows: Sequence[EpochRow], epoch: float | None) -> EpochRow | None:
-    """Return the row of the epoch whose weights were kept: the last where none was chosen, the best where it has none.
+def kept_row(rows: Sequence[EpochRow], epoch: float | None) -> tuple[EpochRow | None, str]:
+    """Return the row of the epoch whose weights were kept, and what it is: last, where none was chosen, or best.
 
-    None where its score is not a number.
+    The best row stands for an epoch that has none. No row is returned whose score is not a number.
     """
     if epoch is None:
-        return rows[-1] if rows and math.isfinite(rows[-1].score) else None
-    return next((row for row in rows if row.epoch == epoch), best_row(rows))
+        return (rows[-1] if rows and math.isfinite(rows[-1].score) else None), "last"
+    return next((row for row in rows if row.epoch == epoch), best_row(rows)), "best"
 
 
 def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:

@@ -68,8 +68,10 @@ class Setup:
     def keeps_best(self) -> bool:
         """Whether the weights of the best epoch on validation are handed back, and not the last ones."""
         training = self.settings.training
-        if training.eval_strategy == "no" or training.keep != "auto":
-            return training.eval_strategy != "no" and training.keep == "best"
+        if training.eval_strategy == "no":
+            return False
+        if training.keep != "auto":
+            return training.keep == "best"
         wanted = training.metric_for_best_model is not None or training.early_stopping_patience is not None
         return wanted or self.settings.policy.head_init != "random" or self.enough_to_choose
 

@@ -85,13 +85,13 @@ class CrossPlan:
         missing = _why_not(setup)
         return cls(missing=missing) if missing else cls(folds, starting_tensors(setup))
 
-    def after(self, untrained: bool) -> CrossPlan:
+    def after(self, best_epoch: float | None) -> CrossPlan:
         """Return what is left of the plan once it is known which weights are handed back.
 
         Args:
-            untrained: whether they are those from before training.
+            best_epoch: after which they were seen; 0 for those from before training, None where none was chosen.
         """
-        if self.folds and untrained:
+        if self.folds and best_epoch == 0:
             return CrossPlan(missing="the weights are those from before training")
         return self
 
