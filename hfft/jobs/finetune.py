@@ -118,7 +118,7 @@ def _finetune(
         trainer = train_phases(setup, progress, say, preemption)
         crossed = hand_back_the_better(setup, progress, trainer, crossing, say) if probe else None
         crossing = crossing.after(best_epoch_of(setup, progress))
-        if crossed is None and (line := crossing.begins(progress.phases[-1])):
+        if crossed is None and (line := crossing.begins(progress.phases)):
             say(line)
         run = finish(setup, progress, trainer, began, crossing if main else None, crossed if crossing.folds else None)
         trackers.log_final(run.metrics.get("test", {}))
@@ -358,7 +358,7 @@ def finish(
     task = setup.sets.task
     trust = Trust(task)
     if crossing is not None:
-        crossed = crossed or cross_fit(crossing, setup, trainer, progress.phases[-1])
+        crossed = crossed or cross_fit(crossing, setup, trainer, progress.phases)
         unfreeze(setup.model)
         features = progress.baselines.features
         trust = learn_trust(setup, trainer, *judged(predictions["validation"]), crossed, features, seen)

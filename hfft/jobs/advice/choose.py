@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hfft.cache.prepare import Prepared
-from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, seen
-from hfft.jobs.advice.folds import Folds, cross_validate, cross_validate_probe, starting_tensors
+from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, repeated, seen
+from hfft.jobs.advice.folds import (
+    FREEZES_AGAIN,
+    Folds,
+    cross_validate,
+    cross_validate_probe,
+    last_changes_all,
+    starting_tensors,
+)
 from hfft.training.baselines import HeadInputs, LinearProbe
 from hfft.training.callbacks import deciding
-from hfft.training.phases import ReadyPhase, changing
 from hfft.training.progress import Progress
 from hfft.training.recipe.head import fit_shared, fold, from_first_process, why_no_probe
 from hfft.training.setup import Setup
@@ -85,8 +90,8 @@ def _why_not(setup: Setup, progress: Progress) -> str:
     """Return why the pretrained weights cannot be put back beside those that were trained; nothing where they can."""
     if progress.best.score is None:
         return "no epoch was evaluated"
-    if not progress.changed <= changing(setup.model, setup.plan.phases[-1]):
-        return "the last phase freezes what an earlier one trains"
+    if not last_changes_all(setup):
+        return FREEZES_AGAIN
     return ""
 
 
@@ -113,9 +118,9 @@ def _compare(
     folds = Folds.of(setup.sets.train, crossing.folds or FOLDS, setup.settings.training.seed)
     folded, crossed = None, None
     if _may_fold(setup, trainer, folds):
-        if line := crossing.begins(progress.phases[-1]):
+        if line := crossing.begins(progress.phases):
             say(line)
-        crossed = cross_fit(crossing, setup, trainer, progress.phases[-1])
+        crossed = cross_fit(crossing, setup, trainer, progress.phases)
         folded = _by_folds(setup, progress, trainer, crossing.start, folds, crossed)
     assert reader.linear is not None
     fold(progress.probe, reader.linear)
@@ -162,11 +167,6 @@ def _by_folds(
 ) -> Comparison:
     """Compare both on training images, each by models that never saw it; the boundary of the last phase serves all."""
     train, seed = _pretrained_rows(trainer), setup.settings.training.seed
-    prepared = Prepared(trainer.suffix, {"train": train, "plain": train})
-    stages = [
-        ReadyPhase(phase, prepared, result.view)
-        for phase, result in zip(setup.plan.phases, progress.phases, strict=True)
-    ]
     features = HeadInputs(setup, trainer.suffix).features(train, "train")
     rows = seen(folds)
     right = from_first_process(
@@ -176,6 +176,7 @@ def _by_folds(
     if crossed.folds:
         trained = int((crossed.logits.argmax(1) == crossed.labels).sum())
     else:
+        stages = repeated(setup, trainer, progress.phases)
         logits = cross_validate(replace(setup, callbacks=()), stages, start, folds)
         trained = int((logits.argmax(1) == folds.labels)[rows].sum())
     images, count = int(rows.sum()), len(list(folds))

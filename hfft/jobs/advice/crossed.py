@@ -1,16 +1,16 @@
 """What a run's own training says of training images that it did not see: the same training again, fold by fold.
 
-Where no validation set is given, the few images that are held back also chose the epoch. Trainings without a fold read
-the cached activations, begin with the weights that the run began with and end at the epoch whose weights it keeps; so
-what they say of their fold is as unbiased as a test, on as many images as there are to train on. A probe on the
-features of the finished model would not do: its last block has seen the labels.
+Where no validation set is given, few images are held back, and they may have chosen the epoch. Trainings without a fold
+read the cached activations, begin with the weights that the run began with, go through the same phases and end at the
+epoch whose weights it keeps; so what they say of their fold is as unbiased as a test, on as many images as there are to
+train on. A probe on the features of the finished model would not do: its last block has seen the labels.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,16 @@ from transformers import TrainerCallback
 
 from hfft.cache.prepare import Prepared
 from hfft.errors import DivergedError, one_line
-from hfft.jobs.advice.folds import Folds, cross_validate, starting_tensors
+from hfft.jobs.advice.folds import (
+    FREEZES_AGAIN,
+    Begin,
+    Folds,
+    cross_validate,
+    last_changes_all,
+    probe_start,
+    starting_tensors,
+)
+from hfft.training.baselines import HeadInputs
 from hfft.training.phases import ReadyPhase
 from hfft.training.progress import PhaseResult
 from hfft.training.recipe.head import STARTS
@@ -95,9 +104,9 @@ class CrossPlan:
             return CrossPlan(missing="the weights are those from before training")
         return self
 
-    def begins(self, result: PhaseResult) -> str:
-        """Say what is about to be done after a phase; empty for nothing."""
-        if not self.folds or result.cache.mode == "off":
+    def begins(self, results: Sequence[PhaseResult]) -> str:
+        """Say what is about to be done after the phases; empty for nothing."""
+        if not self.folds or results[-1].cache.mode == "off":
             return ""
         return (
             f"{self.folds} more trainings, each without a fold of the training images, calibrate the probabilities "
@@ -105,23 +114,25 @@ class CrossPlan:
         )
 
 
-def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, result: PhaseResult) -> Crossed:
+def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, results: Sequence[PhaseResult]) -> Crossed:
     """Train without each fold in turn; the model's weights are the same afterwards.
 
     Args:
         plan: made before the training.
         setup: its model is trained.
-        trainer: of the only phase, released.
-        result: of that phase.
+        trainer: of the last phase, released.
+        results: of all phases.
     """
-    if not plan.folds or result.cache.mode == "off":
+    if not plan.folds or results[-1].cache.mode == "off":
         off = "activations are not cached, so that each fold would take as long as the run" if plan.folds else ""
         return Crossed(missing=plan.missing or off)
     began = time.perf_counter()
     folds = Folds.of(setup.sets.train, plan.folds, setup.settings.training.seed)
     trained = starting_tensors(setup)
+    setup.model.load_state_dict(dict(plan.start), strict=False)
     try:
-        logits = cross_validate(_repeating(setup, result), [_ready(trainer, result)], plan.start, folds)
+        begin, stages = _beginning(setup, trainer), repeated(setup, trainer, results)
+        logits = cross_validate(_repeating(setup, results), stages, plan.start, folds, begin)
     except DivergedError as error:
         return Crossed(missing=f"the training without one fold diverged: {one_line(error)}")
     finally:
@@ -133,10 +144,12 @@ def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, result: Pha
 def _why_not(setup: Setup) -> str:
     """Return why the training cannot be repeated cheaply and exactly; empty where it can."""
     training, phases = setup.settings.training, setup.plan.phases
+    several = len(phases) > 1
     reasons = {
         "several processes train together": training.world_size > 1,
-        "the policy has several phases": len(phases) > 1,
-        "the head starts from a probe": setup.settings.policy.head_init in STARTS,
+        "each phase begins with the best weights of the one before": several and setup.keeps_best,
+        "each phase finds its own learning rate": several and training.find_lr,
+        FREEZES_AGAIN: not last_changes_all(setup),
         "learning rates follow measured gradients": any(phase.gradient_ratio for phase in phases),
         "the weights are averages over steps": training.ema_decay is not None,
         "training images are augmented": setup.settings.data.augment != "none",
@@ -145,17 +158,34 @@ def _why_not(setup: Setup) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _repeating(setup: Setup, result: PhaseResult) -> Setup:
+def _beginning(setup: Setup, trainer: FreezeTrainer) -> Begin | None:
+    """Return what gives the head of each training its start, where the run's was fitted; weights are the pretrained."""
+    if setup.settings.policy.head_init not in STARTS:
+        return None
+    reader, train = HeadInputs(setup, trainer.suffix), trainer.train_dataset
+    assert train is not None
+    return probe_start(setup, reader, reader.features(train, "training"), train)
+
+
+def _repeating(setup: Setup, results: Sequence[PhaseResult]) -> Setup:
     """Return a setup that trains as the run did, to the epoch whose weights it keeps."""
     training = copy.copy(setup.settings.training)
-    training.learning_rate = result.learning_rate
-    until = (_EndAt(result.best_epoch or result.epochs),)
+    training.learning_rate = results[-1].learning_rate
+    until = (_EndAt(results[-1].best_epoch or results[-1].epochs),) if len(results) == 1 else ()
     return replace(setup, settings=replace(setup.settings, training=training), callbacks=until)
 
 
-def _ready(trainer: FreezeTrainer, result: PhaseResult) -> ReadyPhase:
+def repeated(setup: Setup, trainer: FreezeTrainer, results: Sequence[PhaseResult]) -> list[ReadyPhase]:
+    """Return the phases of a run, all of them on its training images at the boundary of the last one.
+
+    Args:
+        setup: of the run; see `last_changes_all`.
+        trainer: of the last phase.
+        results: of all phases.
+    """
     data: dict[str, Any] = {"train": trainer.train_dataset, "plain": trainer.train_dataset}
-    return ReadyPhase(trainer.phase, Prepared(trainer.suffix, data), result.view)
+    prepared = Prepared(trainer.suffix, data)
+    return [ReadyPhase(phase, prepared, result.view) for phase, result in zip(setup.plan.phases, results, strict=True)]
 
 
 def seen(folds: Folds) -> NDArray[np.bool_]:

@@ -27,6 +27,8 @@ from hfft.training.recipe.head import STARTS, fit_start, fold, why_no_probe
 from hfft.training.setup import Setup
 
 Begin = Callable[[NDArray[np.int64]], None]
+FREEZES_AGAIN = "the last phase freezes what an earlier one trains"
+"""Why a plan cannot be trained on the last phase's boundary alone, nor what it trained be put back from there."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,12 @@ def starting_tensors(setup: Setup) -> dict[str, Tensor]:
     names = frozenset[str]().union(*(changing(setup.model, phase) for phase in setup.plan.phases))
     state = setup.model.state_dict()
     return {name: state[name].detach().clone() for name in sorted(names)}
+
+
+def last_changes_all(setup: Setup) -> bool:
+    """Whether the last phase may change all that the phases before it change, so that its boundary serves them too."""
+    *before, last = (changing(setup.model, phase) for phase in setup.plan.phases)
+    return all(names <= last for names in before)
 
 
 def _quiet(setup: Setup) -> Setup:

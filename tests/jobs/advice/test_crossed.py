@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from finished import make_images, make_model
+from torch.utils.data import Dataset
 from transformers import TrainerControl
 
 from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.crossed import CrossPlan, _EndAt
+from hfft.jobs.advice.folds import Folds
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.run import Run
 from hfft.output_folder import KNOWN
 from hfft.report.record import CROSSED, RunRecord, read_record
+from hfft.training.phases import train_phases
+from hfft.training.progress import Progress
 from hfft.training.setup import Settings
 from hfft.trust.calibration import fit_temperature, temperature_of
 from hfft.trust.conformal import fewest_images
@@ -139,9 +143,30 @@ def test_what_nothing_was_chosen_on_comes_first(crossed: Ended, plain: Ended) ->
 
 
 @pytest.mark.parametrize(
+    ("policy", "start"), [("last_block", "random"), ("last_block", "probe"), ("lp_ft", "random"), ("gradual", "random")]
+)
+def test_a_fold_is_the_training_on_the_other_images(
+    policy: str, start: str, base: Path, images: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(base, images, tmp_path / "out", policy, keep="last", calibration_folds=2)
+    settings.policy.head_init = start
+    found = ended(settings)
+    crossed, train = found.run.trust.crossed, found.run.sets.train
+    assert crossed.folds == 2, found.said
+    for number, (rows, held_out) in enumerate(Folds.of(train, 2, settings.training.seed)):
+        setup = set_up(settings)
+        sets = replace(setup.sets, train=train.select(rows.tolist()), validation=train.select(held_out.tolist()))
+        trainer = train_phases(replace(setup, sets=sets), Progress(), lambda line: None)
+        assert isinstance(trainer.eval_dataset, Dataset)
+        alone = trainer.predict(trainer.eval_dataset).predictions
+        np.testing.assert_allclose(crossed.logits[crossed.number == number], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"policy": "lp_ft"}, "the policy has several phases"),
+        ({"policy": "lp_ft", "keep": "best"}, "each phase begins with the best weights of the one before"),
+        ({"policy": "lp_ft", "keep": "last", "find_lr": True}, "each phase finds its own learning rate"),
         ({"ema_decay": 0.9}, "the weights are averages over steps"),
     ],
 )
