@@ -63,7 +63,7 @@ PROBE, BEFORE, DEFAULT, ADVISED, FULL = "linear probe", "5 epochs", "default", "
 BF16, EXACT = "bf16", "exact"
 SEARCHED = ("head", "last_block", "last_n:2", "lp_ft")  # what advice compares
 WAYS: dict[str, dict[str, Any]] = {
-    BEFORE: {"num_train_epochs": 5, "keep": "best"},  # the default up to this comparison
+    BEFORE: {"num_train_epochs": 5, "keep": "best", "head_lr_scale": 5.0},  # the default up to this comparison
     DEFAULT: {},
     ADVISED: {"policy": "auto"},
     FULL: {"policy": "full"},

@@ -4,9 +4,8 @@
 Images are composed of one to three of the ten embedded animals, each in a quarter of its own, the other quarters empty;
 their labels are the animals. Training, validation and test images are made of the animals of the embedded set's splits,
 so that no drawing is in two of them. Both ways train the same parameters of the embedded model from the same head,
-for the same epochs, batches and learning rate, with an evaluation after each epoch; hfft gives the new head five times
-that rate, as it does by default. The last epoch's weights are judged on the test images. Seconds are those from the
-loaded model to the trained one, one way after the other in one process.
+for the same epochs, batches and learning rate, with an evaluation after each epoch. The last epoch's weights are judged
+on the test images. Seconds are those from the loaded model to the trained one, one way after the other in one process.
 """
 
 from __future__ import annotations

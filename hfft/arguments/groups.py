@@ -186,13 +186,18 @@ class PolicyArguments:
         "linear heads of several rates, decays and seeds), or pretrained (the checkpoint's head, or an error).",
         ["random", "probe", "ensemble", "pretrained"],
     )
-    head_lr_scale: float = option(5.0, "Factor on the learning rate of the head in the first phase, where it is new.")
+    head_lr_scale: float | None = option(
+        None,
+        "Factor on the learning rate of the head in the first phase, where it is new; by default 5 where the head is "
+        "trained alone, and 1 beside blocks.",
+    )
     layer_decay: float = option(1.0, "Factor on the learning rate for each block further from the head.")
 
     def __post_init__(self) -> None:
         for name in ("head_lr_scale", "layer_decay"):
-            if getattr(self, name) <= 0:
-                raise ArgumentError(f"--{name} must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ArgumentError(f"--{name} must be above 0, not {value}")
 
 
 @dataclass

@@ -12,6 +12,9 @@ from hfft.planning.low_rank import first_block, put_adapters
 from hfft.planning.policies import KINDS, resolve_policy
 from hfft.plugin.contract import Anatomy, PhaseSpec, covers
 
+HEAD_ALONE = 5.0
+"""Factor on the learning rate of a new head where nothing else is trained."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -57,7 +60,7 @@ def make_plan(
     anatomy: Anatomy,
     policy: str,
     epochs: float,
-    head_lr_scale: float = 1.0,
+    head_lr_scale: float | None = None,
     layer_decay: float = 1.0,
 ) -> Plan:
     """Work out what a policy means for a model.
@@ -67,8 +70,8 @@ def make_plan(
         anatomy: the model's parts.
         policy: ``name`` or ``name:argument``.
         epochs: passes over the training images, in all phases together.
-        head_lr_scale: factor on the head's learning rate in the first phase, where it is new and starts from
-            nothing.
+        head_lr_scale: factor on the head's learning rate in the first phase, where it is new; None for `HEAD_ALONE`
+            where that phase trains nothing else, and 1 beside blocks, which a fast head leaves little to learn.
         layer_decay: layer-wise learning-rate decay: each block away from the head learns slower by this
             factor (Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2021).
 
@@ -79,6 +82,8 @@ def make_plan(
     specs = resolve_policy(policy, anatomy, epochs)
     for spec in specs:
         put_adapters(model, anatomy, spec)
+    if head_lr_scale is None:
+        head_lr_scale = HEAD_ALONE if specs[0].parts == {"head"} else 1.0
     scales = [
         _scales_by_part(anatomy, head_lr_scale if not number else 1.0, layer_decay) for number in range(len(specs))
     ]

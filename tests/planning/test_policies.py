@@ -80,6 +80,13 @@ def test_head_goes_faster_in_the_first_phase_alone() -> None:
     assert second.lr_scales["stem.weight"] == 0.125
 
 
+@pytest.mark.parametrize(("policy", "scale"), [("head", 5), ("lp_ft", 5), ("last_block", 1), ("full", 1), ("bias", 1)])
+def test_a_new_head_goes_faster_where_it_is_trained_alone(policy: str, scale: float) -> None:
+    first, *later = make_plan(Toy(), ANATOMY, policy, 4).phases
+    assert first.lr_scales["head.weight" if policy != "bias" else "head.bias"] == scale
+    assert {factor for phase in later for factor in phase.lr_scales.values()} <= {1}
+
+
 @pytest.mark.parametrize("kind", sorted(set(SMALL) - {"perceiver", "mobilenet_v1"}))
 def test_kinds_of_every_architecture(kind: str) -> None:
     model, _ = small_model(kind)
