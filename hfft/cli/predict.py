@@ -15,6 +15,7 @@ from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
+from hfft.report.terminal import in_a_line
 
 if TYPE_CHECKING:
     from hfft.inference.classifier import Prediction
@@ -127,14 +128,15 @@ def _trust_cells(row: Prediction, columns: Columns) -> list[str]:
         known = row.unknown_score is not None
         cells += [f"{row.unknown_score:.4f}" if known else "", str(row.unknown).lower() if known else ""]
         cells.append(row.nearest[0].file if row.nearest else "")
-    return [*cells, *([json.dumps(row.label_set, ensure_ascii=False)] * columns.sets)]
+    labels = "" if row.error else json.dumps(row.label_set, ensure_ascii=False)
+    return [*cells, *([labels] * columns.sets)]
 
 
 def _table(rows: Iterable[Prediction], files: Sequence[str], task: Task) -> Iterator[str]:
     width = max([4, *(min(len(file), _WIDEST) for file in files)])
     yield f"{'file':<{width}}  {task.replies}"
     for row in rows:
-        yield f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}"
+        yield in_a_line(f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}")
 
 
 def _said(row: Prediction, task: Task) -> str:

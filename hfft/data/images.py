@@ -24,6 +24,8 @@ from hfft.errors import DataError
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
 
+_LEAVE_OUT = "leave it out (in training --on_bad_image skip does)"
+
 if TYPE_CHECKING:
     import datasets
 
@@ -272,11 +274,10 @@ def open_image(
             shrink(image, least)
             return upright_rgb(image)
     except BoundsError as error:
-        raise type(error)(f"the image {name} is {error}, or leave it out as --on_bad_image skip does") from error
+        raise type(error)(f"the image {name} is {error}, or {_LEAVE_OUT}") from error
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         reason = NO_IMAGE if isinstance(error, UnidentifiedImageError) else str(error)
-        advice = "repair the file, or leave it out as --on_bad_image skip does"
-        unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; {advice}")
+        unreadable = UnreadableImageError(f"cannot read the image {name}: {reason}; repair the file, or {_LEAVE_OUT}")
         unreadable.reason = reason
         raise unreadable from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from hfft.tasks.regression import REGRESSION
 from hfft.tasks.single_label import SINGLE_LABEL
 
 AUTO = "auto"
+_LARGEST = 3.4028234663852886e38  # of float32
 _YES, _NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
@@ -113,6 +115,9 @@ def read_columns(columns: Sequence[Column], data: DataArguments) -> Labelled:
         value = next(value for value in wrong.values if _flag(value) is None)
         raise DataError(f"{wrong.place}: the column {wrong.name!r} holds {value!r}; a label's column holds 1 or 0")
     given = [tuple(name for name, yes in zip(names, row, strict=True) if yes) for row in zip(*flags, strict=True)]
+    if empty := [column.name for column in columns for value in column.values if _text(value) == ""]:
+        where = ", ".join(dict.fromkeys(empty))
+        notes = (*notes, f"{len(empty):,} empty cells of {where} are read as no")
     return Labelled(list(given), names, MULTI_LABEL, notes)
 
 
@@ -133,11 +138,22 @@ def _guess(column: Column, data: DataArguments) -> tuple[str, str]:
         )
     if _written_lists(column.values) is not None:
         return MULTI_LABEL.name, f"{where} lists"
-    if column.dtype.startswith("float"):
-        fraction = next((value for value in column.values if value is not None and value % 1), None)
-        if fraction is not None and fraction == fraction:
-            return REGRESSION.name, f"{where} numbers such as {fraction:g}"
+    fraction = next((value for value in _all_numbers(column) if value % 1), None)
+    if fraction is not None:
+        return REGRESSION.name, f"{where} numbers such as {fraction:g}"
     return SINGLE_LABEL.name, ""
+
+
+def _all_numbers(column: Column) -> list[float]:
+    """Return the finite numbers of a column, as such or written out; none where it holds anything else."""
+    given = [value for value in column.values if _text(value)]
+    if not column.dtype.startswith(("float", "string", "large_string")):
+        return []
+    try:
+        numbers = [float(value) for value in given]
+    except ValueError:
+        return []
+    return numbers if all(math.isfinite(number) for number in numbers) else []
 
 
 # One label --------------------------------------------------------------------------------------------
@@ -150,7 +166,8 @@ def _single(column: Column) -> tuple[list[Label | None], list[str]]:
         order = [composed(label) for label in feature.names]
         return [None if value is None or value < 0 else order[value] for value in column.values], order
     if not (is_label_type(feature) or dtype.startswith("float")):
-        what = f"{dtype} values" if dtype else "records" if isinstance(feature, dict) else "lists"
+        several = "lists" if column.holds_lists else "values of several types"
+        what = f"{dtype} values" if dtype else "records" if isinstance(feature, dict) else several
         raise DataError(
             f"{column.place}: the column {column.name!r} holds {what}, and single_label reads one label for each image"
         )
@@ -237,8 +254,13 @@ def _written_lists(values: Sequence[Any]) -> list[Sequence[Any]] | None:
 
 def _flag(value: Any) -> bool | None:
     """Whether a cell says yes; None where it says neither yes nor no."""
-    text = "" if value is None else str(value).strip().lower()
+    text = _text(value)
     return True if text in _YES else False if text in _NO else None
+
+
+def _text(value: Any) -> str:
+    """What a cell says, in small letters; empty where it says nothing."""
+    return "" if value is None or value != value else str(value).strip().lower()
 
 
 # Numbers ----------------------------------------------------------------------------------------------
@@ -274,9 +296,10 @@ def _number(value: Any, column: Column) -> float | None:
         number = float("inf")
     if number != number:
         return None
-    if abs(number) == float("inf") or isinstance(column.feature, datasets.ClassLabel):
+    if abs(number) > _LARGEST or isinstance(column.feature, datasets.ClassLabel):
+        what = "larger than float32 holds" if _LARGEST < abs(number) < float("inf") else "not a number to estimate"
         raise DataError(
-            f"{column.place}: the column {column.name!r} holds {value!r}, which is not a number to estimate; name "
-            "another with --label_column_name or --label_columns"
+            f"{column.place}: the column {column.name!r} holds {value!r}, which is {what}; name another with "
+            "--label_column_name or --label_columns"
         )
     return number

@@ -13,6 +13,7 @@ import numpy as np
 from hfft.arguments import DataArguments
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.label_columns import Column, Labelled, is_label_type, read_column, read_columns
+from hfft.data.sampling import named_groups
 from hfft.errors import DataError
 from hfft.tasks.contract import Label
 from hfft.tasks.label_tree import LABEL_TREE, SEPARATOR
@@ -45,11 +46,10 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     images = _undecoded(images, name, image_column)
     path = Path(name).expanduser().resolve()
     root = path if path.is_dir() else path.parent if path.is_file() else None
-    groups = None
+    named = ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, task=labelled.task)
     if data.group_column is not None:
         column = _given_column(dataset, name, data.group_column, "--group_column")
-        groups = np.array([str(value) for value in dataset.with_format(None)[column][:]])
-    named = ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, groups, labelled.task)
+        named = replace(named, groups=named_groups(dataset.with_format(None)[column][:], named.name))
     return NamedImages(named, labelled.labels, labelled.order, labelled.notes)
 
 
@@ -203,6 +203,13 @@ def label_map(train: NamedImages) -> tuple[str, ...]:
         raise DataError(f"{name}: not one of its images has a label; give some")
     if len(labels) < task.least:
         raise DataError(f"{name}: all images are of one class, {labels[0]!r}; a classifier needs two or more")
+    if task.name == REGRESSION.name and len(train.names) > 1:
+        for target, values in zip(labels, zip(*train.names, strict=True), strict=True):
+            if len(set(values)) == 1:
+                raise DataError(
+                    f"{name}: {target!r} is {values[0]:g} for every training image, so there is nothing to learn; "
+                    "leave it out"
+                )
     return labels
 
 

@@ -41,7 +41,10 @@ FORMATS = _formats()
 LeftOut = dict[str, list[str]]
 """Files and folders that were left out, by reason: an ending, or a few words."""
 
-EXTENSIONS = tuple(sorted(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS))
+_AS_JPEG = "MPO"  # of several JPEGs, which Pillow's reader of JPEG opens as well: it reads the first
+EXTENSIONS = tuple(
+    sorted(ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, _AS_JPEG))
+)
 """Endings of files that Pillow can decode here, in small letters."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,6 +85,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     # Public benchmarks often keep the labels of their test images to themselves.
     labelled = "test" in splits and any(splits["test"].names)
     test = with_groups(indexed(splits["test"], labels), data) if labelled else None
+    hidden_labels = [] if labelled or "test" not in splits else [_unlabelled(len(splits["test"].names))]
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
     most = data.max_train_samples
@@ -98,10 +99,14 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         None if test is None else sample(test, data.max_eval_samples, seed),
         labels,
         found.name,
-        notes=(*found.notes, *describe_groups(train, {"validation": validation, "test": test})),
+        notes=(*found.notes, *hidden_labels, *describe_groups(train, {"validation": validation, "test": test})),
         held_back="validation" not in splits,
     )
     return sets.of_task(task.told(data).fitted_to(sets.train.labels))
+
+
+def _unlabelled(images: int) -> str:
+    return f"Left out: the test split, whose {images:,} images have no labels"
 
 
 # Where the images come from ---------------------------------------------------------------------------
@@ -164,9 +169,17 @@ def _split_folders(data: DataArguments) -> Found:
             known = splits["train"].order if splits else ()
             named, more = read_split_folder(Path(folder).expanduser(), split, known)
             splits[split] = of_folders(named, data)
+            more = (*more, *_passed_over(Path(folder).expanduser(), data))
             notes += [f"{split}: {note}" if any(list(folders.values())[1:]) else note for note in more]
     name = _folder_name(Path(str(data.train_dir)).expanduser().resolve())
     return Found(name, splits, (*notes, *splits["train"].notes))
+
+
+def _passed_over(folder: Path, data: DataArguments) -> Iterator[str]:
+    """Yield a note on each table of labels in a folder whose class folders are read instead."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if is_metadata(file.name) and _names_labels(table_columns(file), data):
+            yield f"Not read: {file.name}, since classes are the folders' names here; --dataset_name {folder} reads it"
 
 
 def _folder_name(folder: Path) -> str:

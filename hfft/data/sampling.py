@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
 from hfft.errors import DataError
+
+_ALONE = "no group: "  # begins the name of a group that is a single image
 
 
 def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
@@ -138,8 +140,19 @@ def with_groups(images: ImageSet, data: DataArguments) -> ImageSet:
             f"{images.place}: --group_pattern {data.group_pattern!r} matches nothing in {missing[0]}, and in "
             f"{len(missing)} names of {len(found)} in all; widen it"
         )
-    groups = [match[1 if pattern.groups else 0] or "" for _, match in found if match is not None]
-    return replace(images, groups=np.array(groups))
+    groups = [match[1 if pattern.groups else 0] for _, match in found if match is not None]
+    return replace(images, groups=named_groups(groups, images.name))
+
+
+def named_groups(values: Sequence[Any], place: str) -> NDArray[np.str_]:
+    """Return the name of each image's group, shape (images,); an image without one is a group of its own.
+
+    Args:
+        values: what names the group of each image; spaces around it do not count.
+        place: name of the set of images.
+    """
+    names = ["" if value is None or value != value else str(value).strip() for value in values]
+    return np.array([name or f"{_ALONE}{place}, row {row}" for row, name in enumerate(names)])
 
 
 def group_folds(
@@ -191,7 +204,9 @@ def describe_groups(train: ImageSet, others: dict[str, ImageSet | None]) -> list
     if train.groups is None:
         return []
     mine = set(train.groups.tolist())
-    notes = [f"The training images are of {len(mine)} groups"]
+    alone = sum(group.startswith(_ALONE) for group in mine)
+    without = f"; {alone:,} of them are single images that name none" if alone else ""
+    notes = [f"The training images are of {len(mine):,} groups{without}"]
     for name, other in others.items():
         theirs = set(other.groups.tolist()) if other is not None and other.groups is not None else set()
         if both := sorted(mine & theirs):

@@ -227,6 +227,7 @@ def classify(
         coverage: how often `Prediction.label_set` is to hold the right label, 0 to 1; see `hfft.trust.conformal`.
 
     Raises:
+        ArgumentError: fewer than one label or image at a time is asked for.
         ModelError: sets of labels are asked for, and the model came without what they need.
 
     Example:
@@ -235,6 +236,9 @@ def classify(
         ...     print(prediction.file, prediction.label in classifier.labels, len(prediction.top))
         photos/test/red/0.png True 3
     """
+    for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
+        if value < 1:
+            raise ArgumentError(f"{name} must be at least 1, not {value}")
     if coverage is not None:
         check_coverage(classifier, coverage)
     number = 0

@@ -230,8 +230,9 @@ def _calibration(run: Run) -> Calibration:
     if "test" in run.predictions:
         errors = calibration_errors(*judged(run.predictions["test"]), temperature)
     elif crossed.folds:
-        errors = crossed_errors(crossed.logits, crossed.labels, crossed.number)
-    images = run.trust.fitted or len(run.sets.validation) + len(crossed.labels)
+        rows = crossed.known
+        errors = crossed_errors(crossed.logits[rows], crossed.labels[rows], crossed.number[rows])
+    images = run.trust.fitted or len(run.sets.validation) + int(crossed.known.sum())
     return Calibration(temperature, images, *errors, crossed.folds, crossed.missing)
 
 

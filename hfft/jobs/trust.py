@@ -165,10 +165,11 @@ def _drawn(
 
 
 def _unseen(logits: NDArray[Any], labels: NDArray[Any], crossed: Crossed) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return logits and labels of all images that the models which speak of them had not seen."""
+    """Return logits and labels of all images whose models had not seen them, but others of their class."""
     if not crossed.folds:
         return logits, labels
-    return np.concatenate([logits, crossed.logits]), np.concatenate([labels, crossed.labels])
+    rows = crossed.known
+    return np.concatenate([logits, crossed.logits[rows]]), np.concatenate([labels, crossed.labels[rows]])
 
 
 def _truth(task: Task, logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from hfft.arguments import ModelArguments
 from hfft.data.preprocessing import reads_grey, resize_processor
-from hfft.demo import EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
+from hfft.demo import EMBEDDED_HEAD, EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
 from hfft.models.channels import GREY, check_channels, fit_channels
 from hfft.models.head import fit_head
 from hfft.models.headless.backbones import classifier_config, encoder_of, load_with_head
@@ -60,7 +60,8 @@ def load_model(
     processor: BaseImageProcessor
     if arguments.model_name_or_path is None:
         model, processor = embedded_model(labels)
-        base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE)
+        head = (name for name in model.state_dict() if name.startswith(f"{EMBEDDED_HEAD}."))
+        base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE, fresh=tuple(sorted(head)))
     else:
         config = load_pretrained(AutoConfig, arguments)
         name = arguments.model_name_or_path

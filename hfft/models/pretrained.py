@@ -26,6 +26,8 @@ _SIZES = {
     **{"s16": "small", "s16plus": "small_plus", "b16": "base", "l16": "large", "h16plus": "huge_plus", "7b16": "7b"},
     **{"1B": "1b", "3B": "3b"},
 }
+_FAILURES = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
+"""What transformers raises on files that are missing, damaged, or hold something else than they should."""
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
                 trust_remote_code=arguments.trust_remote_code,
                 **options,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except _FAILURES as error:
         what = factory.__name__.removeprefix("Auto")
         place = f"{arguments.model_name_or_path!r} (revision {arguments.model_revision!r})"
         # transformers speaks of a report that is not shown here.

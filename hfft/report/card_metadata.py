@@ -37,7 +37,7 @@ _INDEXED: dict[str, tuple[str, dict[str, str] | None]] = {
 }
 """What the Hub's model index calls the metrics that it lists."""
 BASELINE_NAMES = {
-    "majority": "the most common class",
+    "majority": "the best constant answer",
     "linear_probe": "the linear probe",
     "full_fine-tuning": "full fine-tuning",
 }

@@ -8,6 +8,11 @@ from io import StringIO
 _WIDE = 10_000  # columns: a terminal breaks lines by itself, and what reads from a pipe wants them whole
 
 
+def in_a_line(text: str) -> str:
+    """Write out what would end a line or move a terminal's cursor, as names of files and classes may hold it."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> list[str]:
     """Return the lines of a table, aligned by the width that characters take in a terminal.
 
@@ -24,7 +29,7 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Collectio
     for place, name in enumerate(head):
         table.add_column(name, justify="left" if place in words else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))  # a cell's brackets are its own, not rich's markup
+        table.add_row(*(Text(in_a_line(cell)) for cell in row))  # a cell's brackets are its own, not rich's markup
     console = Console(file=StringIO(), width=_WIDE, color_system=None)
     with console.capture() as captured:
         console.print(table)

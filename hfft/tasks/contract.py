@@ -169,7 +169,7 @@ class Task(ABC):
         replies: what answers are called, in the plural.
         chooses: whether an image has one label of several. Temperatures, sets of labels and unknown images need it.
         least: how many labels there must be.
-        noun: what labels are called, in the plural.
+        noun: what a label is called, and several.
         cuts: whether an image with a part of another one's has labels, which ``--cutmix`` needs.
         tags: of its card, beside those of every image model.
         missing: what is not learned of such a model, and why, in a line; empty where nothing is missing.
@@ -189,7 +189,7 @@ class Task(ABC):
     replies: ClassVar[str] = "labels"
     chooses: ClassVar[bool] = False
     least: ClassVar[int] = 1
-    noun: ClassVar[str] = "classes"
+    noun: ClassVar[tuple[str, str]] = ("class", "classes")
     missing: ClassVar[str] = ""
     shown: ClassVar[int] = 5
     made: ClassVar[str]

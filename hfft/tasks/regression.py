@@ -45,7 +45,7 @@ class Regression(Task):
     plots = ("predicted_against_true.png",)
     output = "values"
     replies = "values"
-    noun = "targets"
+    noun = ("target", "targets")
     tags = ("regression",)
     made = "The head's sums are the numbers themselves."
     gives = "one number for each target"

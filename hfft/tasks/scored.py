@@ -26,6 +26,7 @@ FEWEST = 100
 LEVEL = 0.95
 _REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _WORK = 2 * 10**8  # answers, of an image to a label or target, that are looked at in all samples together
+_ROUNDING = 1e-12  # share of a variance that is none
 _SURE = 1e-3  # least variance of an image's outcome: nothing is certain
 
 
@@ -191,14 +192,17 @@ def weighted_r2(values: NDArray[Any], targets: NDArray[Any]) -> Callable[[NDArra
 
     It is scikit-learn's where each counts once: of a target that does not vary, 1 where it is met and 0 elsewhere.
     """
-    truth = np.asarray(targets, np.float64)
-    squares = (np.asarray(values, np.float64) - truth) ** 2
+    wide = np.asarray(targets, np.float64)
+    truth = wide - wide[:1]  # so that what does not vary is 0 to the last bit
+    squares = (np.asarray(values, np.float64) - wide) ** 2
+    least = _ROUNDING * truth.var(axis=0)  # a sample may hold one image alone
 
     def metric(weights: NDArray[Any]) -> float:
         shares = np.asarray(weights, np.float64)[:, None] / np.sum(weights)
         mean = (shares * truth).sum(axis=0)
         variance, error = (shares * (truth - mean) ** 2).sum(axis=0), (shares * squares).sum(axis=0)
         flat = np.where(error > 0, 0.0, 1.0)
-        return float(np.where(variance > 0, 1 - error / np.where(variance > 0, variance, 1), flat).mean())
+        varies = variance > least
+        return float(np.where(varies, 1 - error / np.where(varies, variance, 1), flat).mean())
 
     return metric

@@ -16,6 +16,7 @@ from PIL import EpsImagePlugin, Image
 
 from hfft.cli import main
 from hfft.data.images import UnreadableImageError, open_image
+from hfft.data.layout import EXTENSIONS
 from hfft.data.probe import probe_image
 
 RAMP = np.linspace(0, 1, 48)[None].repeat(40, 0)
@@ -158,3 +159,11 @@ def test_grey_jpegs_are_turned(tmp_path: Path) -> None:
     seen = np.asarray(open_image(tmp_path / "a.jpg", "a"))
     assert seen.shape == (48, 40, 3)
     np.testing.assert_allclose(seen[:, 0, 0], RAMP[0] * 255, atol=6)
+
+
+def test_of_a_file_with_several_jpegs_the_first_is_read(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "pair.mpo", save_all=True, append_images=[second])
+    assert ".mpo" in EXTENSIONS
+    assert open_image(str(tmp_path / "pair.mpo"), "pair").getpixel((5, 5))[0] > 200  # type: ignore[index]
+    assert not probe_image(str(tmp_path / "pair.mpo"), 0).problem

@@ -158,9 +158,37 @@ def test_numbers(table: Path, tmp_path: Path) -> None:
     counted = load_image_sets(DataArguments(dataset_name=str(whole), task="regression"), seed=0)
     assert sorted(set(counted.train.labels[:, 0].tolist())) == [0, 1, 2, 3]
     lists = parquet(
-        table, tmp_path / "z.parquet", datasets.Sequence(datasets.Value("float32")), lambda tags: [len(tags), 1.5]
+        table,
+        tmp_path / "z.parquet",
+        datasets.Sequence(datasets.Value("float32")),
+        lambda tags: [len(tags), 1.5 - len(tags)],
     )
     assert load_image_sets(DataArguments(dataset_name=str(lists)), seed=0).labels == ("label_1", "label_2")
+
+
+def test_numbers_with_fractions_in_a_csv_are_numbers(table: Path) -> None:
+    made = rewritten(table, "fractions.csv", lambda tags: str(28.25 + len(tags)))
+    sets = load_image_sets(DataArguments(dataset_name=str(made)), seed=0)
+    assert "Read as regression: the column 'label' holds numbers such as 28.25" in sets.notes
+    classes = load_image_sets(DataArguments(dataset_name=str(made), task="single_label", train_val_split=0.5), seed=0)
+    assert "28.25" in classes.labels
+    for cell in (lambda tags: str(float(len(tags))), lambda tags: f"v1.{len(tags)}", lambda tags: f"{len(tags)}"):
+        other = rewritten(table, "classes.csv", cell)
+        assert load_image_sets(DataArguments(dataset_name=str(other)), seed=0).task.name == "single_label"
+
+
+def test_empty_cells_of_yes_and_no_are_counted(table: Path) -> None:
+    rows = rows_of(table)
+    path = table.parent / "gaps.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *TAGS])
+        for number, row in enumerate(rows):
+            writer.writerow([row["image"], "" if number < 3 else row[TAGS[0]], *(row[tag] for tag in TAGS[1:])])
+    sets = load_image_sets(DataArguments(dataset_name=str(path), label_columns=list(TAGS)), seed=0)
+    assert f"3 empty cells of {TAGS[0]} are read as no" in sets.notes
+    whole = load_image_sets(DataArguments(dataset_name=str(table), label_columns=list(TAGS)), seed=0)
+    assert not any("empty cells" in note for note in whole.notes)
 
 
 def test_a_split_that_alone_would_be_another_task_is_read_as_the_training_images_are(
@@ -191,11 +219,29 @@ def refused(table: Path, **options: Any) -> DataArguments:
         ({"label_columns": ["red", "warmth"], "task": "multi_label"}, "'warmth' holds .*a label's column holds 1 or 0"),
         ({"label_columns": ["red", "pink"]}, "no column 'pink' as --label_columns says"),
         ({"label_column_name": "tags", "task": "regression"}, "'tags' holds .*which is not a number to estimate"),
+        ({"label_columns": ["warmth", "same"]}, "'same' is 3.5 for every training image, so there is nothing to learn"),
+        ({"label_columns": ["warmth", "huge"]}, "'huge' holds '1e39', which is larger than float32 holds"),
     ],
 )
 def test_labels_that_are_none_are_named_in_one_line(table: Path, options: dict[str, Any], message: str) -> None:
+    path, rows = table.parent / "more.csv", rows_of(table)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "same", "huge"])
+        writer.writeheader()
+        writer.writerows({**row, "same": "3.5", "huge": "1e39"} for row in rows)
     with pytest.raises(DataError, match=message) as caught:
-        load_image_sets(refused(table, **options), seed=0)
+        load_image_sets(refused(path, **options), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_several_types_are_not_called_lists(table: Path) -> None:
+    path = table.parent / "mixed.jsonl"
+    names = sorted(truth(table))
+    path.write_text(
+        "\n".join(json.dumps({"image": name, "label": 0 if n % 2 else "a"}) for n, name in enumerate(names))
+    )
+    with pytest.raises(DataError, match="'label' holds values of several types") as caught:
+        load_image_sets(DataArguments(dataset_name=str(path), label_column_name="label"), seed=0)
     assert "\n" not in str(caught.value)
 
 

@@ -158,7 +158,16 @@ def test_test_split_without_labels_is_left_out(tmp_path: Path) -> None:
     feature = datasets.ClassLabel(names=["a", "b"])
     parts = {"train": make_dataset([0, 1] * 10, feature), "test": make_dataset([-1] * 6, feature)}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path))
-    assert load_image_sets(DataArguments(dataset_name=str(tmp_path)), seed=0).test is None
+    sets = load_image_sets(DataArguments(dataset_name=str(tmp_path)), seed=0)
+    assert sets.test is None
+    assert "Left out: the test split, whose 6 images have no labels" in sets.notes
+
+
+def test_a_table_beside_class_folders_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "metadata.csv").write_text("file_name,label\n")
+    notes = load_image_sets(DataArguments(train_dir=str(tmp_path)), seed=0).notes
+    assert any(note.startswith("Not read: metadata.csv, since classes are the folders' names here") for note in notes)
 
 
 def test_progress_bars_are_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfft.arguments import DataArguments
 from hfft.cli import main
-from hfft.data.load import load_image_sets
+from hfft.data.load import ImageSets, load_image_sets
 from hfft.errors import ArgumentError, DataError
 
 PATTERN = r"(patient\d+)_"
@@ -67,6 +67,29 @@ def test_a_column_keeps_groups_whole(images: Path) -> None:
     assert sets.train.groups is not None
     assert sets.validation.groups is not None
     assert not set(sets.train.groups) & set(sets.validation.groups)
+
+
+def groups_of(sets: ImageSets) -> list[str]:
+    assert sets.train.groups is not None
+    assert sets.validation.groups is not None
+    return [*sets.train.groups.tolist(), *sets.validation.groups.tolist()]
+
+
+def test_images_without_a_group_stand_alone_and_spaces_part_none(images: Path) -> None:
+    files = sorted(str(file.relative_to(images)) for file in images.rglob("*.png"))
+    rows = [(file, file.split("/")[0], ("p1 ", "p1", " p2", "", "")[n % 5]) for n, file in enumerate(files)]
+    with (images / "some.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "label", "patient"), *rows])
+    found = load_image_sets(
+        DataArguments(dataset_name=str(images / "some.csv"), train_val_split=0.25, group_column="patient"), 0
+    )
+    groups = groups_of(found)
+    known = [group for group in groups if not group.startswith("no group: ")]
+    assert set(known) == {"p1", "p2"}
+    assert len(set(groups)) == 2 + len(groups) - len(known)
+    assert any("of them are single images that name none" in note for note in found.notes)
+    data = DataArguments(train_dir=str(images), train_val_split=0.25, group_pattern=r"patient[0-2]|(patient[3-9])")
+    assert sum(group.startswith("no group: ") for group in groups_of(load_image_sets(data, 0))) > 2
 
 
 def test_a_given_split_with_a_group_on_both_sides_is_pointed_out(images: Path, tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_a_finished_model_of_the_same_targets_goes_on_where_it_was(finished: Pat
     assert after[METRIC[task]] == pytest.approx(before[METRIC[task]], abs=1e-3)
 
 
+@pytest.mark.parametrize("model", ["random", "embedded"])
+def test_a_new_head_begins_at_the_mean_of_numbers_that_are_far_from_0(model: str, world: World) -> None:
+    output = world.folder / f"far-{model}"
+    given = ("--model_name_or_path", world.model) if model == "random" else ("--image_size", 32)
+    flags = ("--dataset_name", world.table, "--output_dir", output, "--policy", "head", "--learning_rate", "1e-9")
+    small = ("--num_train_epochs", 1, "--baselines", "none", "--keep", "last", "--task", "regression")
+    assert run(*given, *flags, *small, "--label_column_name", "warmth") == 0
+    assert record(output)["metrics"]["validation"]["values"]["r2"] > -2
+
+
 def test_one_target_alone(world: World) -> None:
     output = world.folder / "one"
     flags = ("--model_name_or_path", world.model, "--dataset_name", world.table, "--output_dir", output)

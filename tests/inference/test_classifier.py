@@ -16,8 +16,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
 from hfft.cli import main
-from hfft.errors import DataError, ModelError
+from hfft.errors import ArgumentError, DataError, ModelError
 from hfft.inference.classifier import Classifier, classify, find_images, load_classifier
+from hfft.report.terminal import aligned
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,30 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
     code = main(["predict", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("option", ["top_k", "batch_size"])
+def test_nothing_at_a_time_is_refused(classifier: Classifier, images: Path, option: str) -> None:
+    with pytest.raises(ArgumentError, match=f"{option} must be at least 1, not 0"):
+        list(classify(classifier, find_images([images]), **{option: 0}))
+
+
+def test_a_processor_that_is_none_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="cannot load ImageProcessor of"):
+        load_classifier(tmp_path / "model")
+
+
+def test_names_with_line_breaks_stay_in_a_line(
+    capsys: pytest.CaptureFixture[str], model: Path, images: Path, tmp_path: Path
+) -> None:
+    shutil.copy(images / "red" / "0.png", tmp_path / "a\nb.png")
+    code, out, _ = run_command(capsys, "--model", model, tmp_path)
+    assert code == 0
+    assert len(out.splitlines()) == 2
+    assert "a\\nb.png" in out
+    assert aligned(["class"], [["a\nb"]]) == ["class", "a\\nb"]
 
 
 def test_csv(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from hfft.arguments import ModelArguments
 from hfft.cli import main
 from hfft.errors import ModelError
+from hfft.models.head import class_axes
 from hfft.models.load import load_model
 
 KINDS = ("resnet", "vit", "swin", "timm")
@@ -54,6 +55,11 @@ def test_a_head_for_other_classes_is_drawn_anew(pretrained: Callable[[str], Path
     assert bias.abs().max() < 1
     assert "drawn anew" in base.notes[0]
     assert len(base.fresh) == 2
+
+
+def test_the_head_of_the_embedded_model_is_new() -> None:
+    model, _, base = load_model(ModelArguments(), ["x", "y", "z"])
+    assert base.fresh == tuple(sorted(name for name, axis in class_axes(model, 3).items()))
 
 
 def test_a_folder_that_is_no_whole_model_says_what_it_lacks(pretrained: Callable[[str], Path], tmp_path: Path) -> None:

@@ -192,6 +192,14 @@ def test_a_target_that_never_varies_divides_by_nothing() -> None:
     assert task.scores(np.zeros((2, 1))).tolist() == [[7.0], [7.0]]
 
 
+@pytest.mark.parametrize("value", [3.5, 28.1, 2000.05])
+def test_the_interval_of_a_target_that_never_varies_holds_its_score(value: float) -> None:
+    targets = np.full((20, 1), value, np.float32)
+    scored = REGRESSION.scored(targets + np.linspace(-1, 1, 20)[:, None], targets)
+    assert scored.score == 0
+    assert scored.interval == (0, 0)
+
+
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_a_scaled_head_gives_the_targets_own_numbers(kind: str, pretrained: Any) -> None:
     from transformers import AutoModelForImageClassification

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, repeated, seen
+from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, repeated
 from hfft.jobs.advice.folds import (
     FREEZES_AGAIN,
     Folds,
@@ -168,18 +168,15 @@ def _by_folds(
     """Compare both on training images, each by models that never saw it; the boundary of the last phase serves all."""
     train, seed = _pretrained_rows(trainer), setup.settings.training.seed
     features = HeadInputs(setup, trainer.suffix).features(train, "train")
-    rows = seen(folds)
     right = from_first_process(
-        setup.settings.training,
-        lambda: int((cross_validate_probe(features, folds, seed) == folds.labels)[rows].sum()),
+        setup.settings.training, lambda: int((cross_validate_probe(features, folds, seed) == folds.labels).sum())
     )
     if crossed.folds:
-        trained = int((crossed.logits.argmax(1) == crossed.labels).sum())
+        logits = crossed.logits
     else:
         stages = repeated(setup, trainer, progress.phases)
         logits = cross_validate(replace(setup, callbacks=()), stages, start, folds)
-        trained = int((logits.argmax(1) == folds.labels)[rows].sum())
-    images, count = int(rows.sum()), len(list(folds))
+    trained, images, count = int((logits.argmax(1) == folds.labels).sum()), len(train), len(list(folds))
     few = f"{len(setup.sets.validation)} for validation are too few to tell"
     where = f"in {count}-fold cross-validation on {images} training images ({few})"
     return Comparison(trained / images, right / images, right > trained, where)

@@ -41,6 +41,10 @@ FOLDS = 3
 MOST = 500
 """Training images above which the images that are held back are enough to fit one temperature to."""
 _ROUNDING = 1e-6  # epochs are sums of fractions
+_ALONE = (
+    " {} of the training images have no other of their class outside their fold: what is said of them counts as wrong, "
+    "and calibrates nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Crossed:
         logits: shape (images, labels); no rows where there are none.
         labels: the true labels, shape (images,).
         number: of each image's fold, shape (images,).
+        known: whether its model had seen other images of its class, shape (images,); those of others are wrong.
         folds: how many models; 0 where there are none.
         missing: why there are none although no validation set was given; empty where nobody would expect any.
         seconds: that it took.
@@ -59,6 +64,7 @@ class Crossed:
     logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     number: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     folds: int = 0
     missing: str = ""
     seconds: float = 0.0
@@ -72,11 +78,13 @@ class CrossPlan:
         folds: how many; 0 for none.
         start: all tensors that training may change, as they are before it.
         missing: as of `Crossed`.
+        alone: images without whose fold nothing is left of their class.
     """
 
     folds: int = 0
     start: Mapping[str, Tensor] = field(default_factory=dict)
     missing: str = ""
+    alone: int = 0
 
     @classmethod
     def of(cls, setup: Setup) -> CrossPlan:
@@ -92,7 +100,10 @@ class CrossPlan:
         if folds < 2:
             return cls()
         missing = _why_not(setup)
-        return cls(missing=missing) if missing else cls(folds, starting_tensors(setup))
+        alone = int((~_known(Folds.of(setup.sets.train, folds, setup.settings.training.seed))).sum())
+        if missing or alone == images:
+            return cls(missing=missing or "no class has two training images")
+        return cls(folds, starting_tensors(setup), alone=alone)
 
     def after(self, best_epoch: float | None) -> CrossPlan:
         """Return what is left of the plan once it is known which weights are handed back.
@@ -110,7 +121,7 @@ class CrossPlan:
             return ""
         return (
             f"{self.folds} more trainings, each without a fold of the training images, calibrate the probabilities "
-            "(--calibration_folds 0 does without)."
+            "(--calibration_folds 0 does without)." + (_ALONE.format(self.alone) if self.alone else "")
         )
 
 
@@ -137,8 +148,8 @@ def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, results: Se
         return Crossed(missing=f"the training without one fold diverged: {one_line(error)}")
     finally:
         setup.model.load_state_dict(trained, strict=False)
-    rows, seconds = seen(folds), time.perf_counter() - began
-    return Crossed(logits[rows], folds.labels[rows], folds.number[rows], plan.folds, seconds=seconds)
+    seconds = time.perf_counter() - began
+    return Crossed(logits, folds.labels, folds.number, _known(folds), plan.folds, seconds=seconds)
 
 
 def _why_not(setup: Setup) -> str:
@@ -188,7 +199,7 @@ def repeated(setup: Setup, trainer: FreezeTrainer, results: Sequence[PhaseResult
     return [ReadyPhase(phase, prepared, result.view) for phase, result in zip(setup.plan.phases, results, strict=True)]
 
 
-def seen(folds: Folds) -> NDArray[np.bool_]:
+def _known(folds: Folds) -> NDArray[np.bool_]:
     """Return which images are of a class that the models without their fold have seen."""
     found = np.zeros(len(folds.labels), bool)
     for train, held_out in folds:

@@ -31,6 +31,7 @@ from hfft.models.adapters import adapted
 from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
 from hfft.parsing import parse, parse_keywords
 from hfft.report.record import ExtensionRecord, RunRecord, read_record
+from hfft.report.terminal import in_a_line
 from hfft.tasks.contract import needs_one_label
 from hfft.training.phases import ReadyPhase, make_ready, make_trainer, to_device, train_phases, untrained
 from hfft.training.progress import Progress
@@ -248,7 +249,7 @@ def _measured(extended: ExtensionRecord, before: Right, after: Right) -> Extensi
 def _what_joined(extended: ExtensionRecord, joined: Joined) -> Iterator[str]:
     count = extended.added["train"]
     held = f" and {extra:,} to measure with" if (extra := extended.added.get("validation")) else ""
-    classes = f"; new classes: {', '.join(joined.new)}" if joined.new else ""
+    classes = f"; new classes: {in_a_line(', '.join(joined.new))}" if joined.new else ""
     yield f"Extended {extended.run} by {count:,} training images{held}{classes}."
     if not extended.epochs:
         yield (

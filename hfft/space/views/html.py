@@ -167,7 +167,8 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
     facts = [
         f"base {plain_base_name(record)}",
         f"trained: {plain_policy(record.policy)} ({run.trained_share:.1%} of the parameters)",
-        f"{len(record.data.labels)} {record.solved.noun}" + ("" if own else f" of {record.data.name}"),
+        f"{len(record.data.labels)} {record.solved.noun[len(record.data.labels) != 1]}"
+        + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,6 +198,32 @@ def test_the_trainings_end_with_the_epoch_that_is_kept() -> None:
     assert not control.should_training_stop
     _EndAt(2.0).on_step_end(None, SimpleNamespace(epoch=2 / 3 * 3), control)
     assert control.should_training_stop
+
+
+def test_images_that_are_alone_in_their_class_count_as_wrong(base: Path, images: Path, tmp_path: Path) -> None:
+    rare = tmp_path / "images"
+    shutil.copytree(images, rare)
+    for file in sorted((rare / "red").iterdir())[2:]:  # one to train on, one to validate with
+        file.unlink()
+    found = ended(settings_of(base, rare, tmp_path / "out"))
+    crossed, train = found.run.trust.crossed, found.run.sets.train
+    red = train.labels == found.run.sets.labels.index("red")
+    assert red.sum() == 1
+    assert (crossed.known == ~red).all()
+    assert (crossed.labels == train.labels).all()
+    figures = found.record.metrics[CROSSED]
+    assert figures.values["accuracy"] == pytest.approx((crossed.logits.argmax(1) == train.labels).mean())
+    assert figures.images == len(train)
+    assert "1 of the training images have no other of their class outside their fold" in found.said
+    assert found.record.calibration.images == len(train) - 1 + len(found.run.sets.validation)
+
+
+def test_where_every_image_is_alone_nothing_is_trained_without_it(base: Path, images: Path, tmp_path: Path) -> None:
+    few = tmp_path / "images"
+    for number, file in enumerate(sorted(images.rglob("*.png"))[:8]):
+        (few / str(number % 4)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, few / str(number % 4) / file.name)
+    assert CrossPlan.of(set_up(settings_of(base, few, tmp_path / "out"))).missing == "no class has two training images"
 
 
 def test_one_fold_is_none() -> None:
