@@ -51,7 +51,7 @@ from hfft.training.callbacks import (
     Views,
 )
 from hfft.training.checkpointing import PhaseCheckpoints, RestoreSums
-from hfft.training.learning_rates import find_learning_rate, gradient_ratios
+from hfft.training.learning_rates import LOWEST, find_learning_rate, gradient_ratios
 from hfft.training.objective import Objective
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
 from hfft.training.progress import CacheUse, PhaseResult, Progress
@@ -62,6 +62,7 @@ from hfft.training.trainer import FreezeTrainer, KeepAnswers
 
 FLIPPED = 8
 """Training images that flips of activations are measured on."""
+_NO_FALL = " That is the low end of the range: the loss falls at no rate, so leave out --find_lr, or look at the plot."
 FEW_STEPS = 10
 """A phase of fewer optimizer steps is pointed out before it is trained."""
 
@@ -381,7 +382,8 @@ def _learning_rate(
         target = setup.folder / setup.drawn[len(progress.phases)]
         claim(setup.folder, [target.name])
         rates_figure(found.tried, found.losses, found.learning_rate, target)
-        say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.")
+        doubt = "" if found.learning_rate > 10 * LOWEST else _NO_FALL
+        say(f"Learning rate of phase {ready.phase.name}: {found.learning_rate:.2g}, from {target}.{doubt}")
     return found.learning_rate
 
 

@@ -42,7 +42,7 @@ def members(path: Path) -> tuple[dict[str, str], LeftOut]:
     found: dict[str, str] = {}
     left_out: LeftOut = defaultdict(list)
     try:
-        for name, kind in _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path):
+        for name, kind in _zip_members(path) if _is_zip(path) else _tar_members(path):
             if kind == "link":
                 left_out["links"].append(name)
             elif kind in ("file", "folder"):
@@ -50,6 +50,11 @@ def members(path: Path) -> tuple[dict[str, str], LeftOut]:
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
         raise _unreadable(path, error) from error
     return found, left_out
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether a file is a zip by its content, or by its name where it is no archive by its content."""
+    return zipfile.is_zipfile(path) or (path.suffix.lower() == ".zip" and not tarfile.is_tarfile(path))
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, str]]:
