@@ -46,7 +46,7 @@ from hfft.report.record import (
     write_record,
 )
 from hfft.report.staging import staged_results
-from hfft.report.trace import EpochRow, epoch_table, observe
+from hfft.report.trace import PROBE, EpochRow, epoch_table, observe
 from hfft.report.write import Evidence, write_predictions, write_report
 from hfft.split.engines import native_bf16
 from hfft.tasks.contract import THRESHOLDS
@@ -136,7 +136,7 @@ def _probe_row(run: Run) -> Iterator[EpochRow]:
         score, loss = metrics[f"eval_{run.sets.task.metric}"], metrics["eval_loss"]
         row = EpochRow(
             epoch=0.0,
-            phase=run.phases[0].view.name,
+            phase=PROBE,
             train_loss=float("nan"),
             eval_loss=loss,
             score=score,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hfft.errors import OutputError
 from hfft.metrics import WORDS, Words
 from hfft.report.fonts import class_names, escaped, families
-from hfft.report.trace import EpochRow, kept_row
+from hfft.report.trace import PROBE, EpochRow, kept_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,15 +112,26 @@ def curves(rows: Sequence[EpochRow], kept: float | None = None) -> Figure:
     """Draw the losses and the accuracy (or other score) of each epoch, one above the other.
 
     A phase that follows another begins at a dotted line; the epoch whose weights were kept is marked: the last one
-    where none was chosen.
+    where none was chosen. No line leads from a linear probe to a training that did not begin with it.
     """
     figure = _figure(7.5, 6.0)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    epochs = [row.epoch for row in rows]
     style: dict[str, Any] = {"markersize": 5 if len(rows) <= 40 else 0, "linewidth": 1.8}
-    upper.plot(epochs, [row.train_loss for row in rows], "o--", color=VERMILION, label="training", **style)
-    upper.plot(epochs, [row.eval_loss for row in rows], "s-", color=BLUE, label="validation", **style)
-    lower.plot(epochs, [row.score for row in rows], "s-", color=BLUE, **style)
+    beside = [row for row in rows if row.phase == PROBE]
+    for part in (beside, rows[len(beside) :]):
+        epochs, names = [row.epoch for row in part], part is not beside
+        upper.plot(
+            epochs,
+            [row.train_loss for row in part],
+            "o--",
+            color=VERMILION,
+            label="training" if names else None,
+            **style,
+        )
+        upper.plot(
+            epochs, [row.eval_loss for row in part], "s-", color=BLUE, label="validation" if names else None, **style
+        )
+        lower.plot(epochs, [row.score for row in part], "s-", color=BLUE, **style)
     upper.set(ylabel=_words(rows).loss)
     upper.set_title("Loss", pad=20 if _changes(rows) else 6)
     lower.set(ylabel=_words(rows).meaning, xlabel="epoch")

@@ -13,6 +13,8 @@ from hfft.errors import HfftError, OutputError
 from hfft.files import whole_file
 from hfft.metrics import WORDS
 
+PROBE = "linear probe"
+"""Stands for a phase in the row of a linear probe that the training did not begin with."""
 MOVED = 0.001  # smaller differences do not show in three decimals, so no sentence rests on them
 LEVEL = 0.005  # an accuracy that moves by less than half a percentage point has levelled off
 JUMP = 1.5  # a loss that grows by this factor, and by JUMP_BY nats, has jumped
@@ -27,7 +29,7 @@ class EpochRow:
 
     Args:
         epoch: epochs done since the run began, across its phases; 0 for what stood before training.
-        phase: the name of the phase that the epoch belongs to.
+        phase: the name of the phase that the epoch belongs to, or `PROBE`.
         train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number in epoch 0.
         eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
         score: validation accuracy, 0 to 1, or the other metric that decides; higher is better, 1 the most.
@@ -318,7 +320,8 @@ class _Layout:
 
     def rule(self, phase: str) -> str:
         line = "─" if self.blocks else "-"
-        text = f"{line * 2} phase {phase} "[: self.table_width]
+        title = phase if phase == PROBE else f"phase {phase}"
+        text = f"{line * 2} {title} "[: self.table_width]
         return text + line * (self.table_width - len(text))
 
     def lines(self, row: EpochRow) -> list[str]:

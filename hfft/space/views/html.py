@@ -13,6 +13,7 @@ from hfft.metrics import WORDS, PairedDifference
 from hfft.planning.anatomy_file import anatomy_from_dict
 from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name, plain_policy
 from hfft.report.record import CROSSED, RunRecord
+from hfft.report.trace import PROBE
 from hfft.space.trainings.queue import Training
 from hfft.space.views.architecture import FROZEN, TRAINED, architecture_svg, count_text, operations
 
@@ -243,8 +244,10 @@ def epochs(run: FinishedRun) -> str:
     lines, number, score = [], 0, f"validation {WORDS[task.metric].name}"
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1].phase != row.phase:
-            number += 1
-            title = escape(_phase(run, number, row.phase))
+            number += row.phase != PROBE
+            title = escape(
+                "Beside the training: linear probe" if row.phase == PROBE else _phase(run, number, row.phase)
+            )
             lines.append(f'<tr class="hf-phase"><th scope="rowgroup" colspan="6">{title}</th></tr>')
         kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
         counted = math.isfinite(row.score) and task.chooses

@@ -12,6 +12,7 @@ from finished import make_images, make_model
 from runs import equal, record, run, trace, weights
 
 from hfft.jobs.advice import choose
+from hfft.report.trace import PROBE
 from hfft.training import setup
 from hfft.training.baselines import LinearProbe
 from hfft.training.recipe import amount
@@ -64,6 +65,7 @@ def test_a_training_that_ruins_the_head_hands_back_the_probe(
     assert float(row["epoch"]) == 0
     assert float(row["accuracy"]) == pytest.approx(accuracy)
     assert row["observation"].startswith("Linear probe: ")
+    assert row["phase"] == PROBE != trace(folder)[1]["phase"]
     assert "| 0 (best) |" in (folder / "README.md").read_text()
     base = weights(folder.parent / "base-resnet")
     found = weights(folder)
