@@ -237,10 +237,12 @@ def parse_keywords(classes: Sequence[type], options: Mapping[str, Any], function
     Raises:
         ArgumentError: there is no such option, or its value is wrong.
     """
-    known = [item.name for group in classes for item in fields(group) if item.init]
-    for name in options:
+    known = {item.name: str(item.type) for group in classes for item in fields(group) if item.init}
+    for name, value in options.items():
         if name not in known:
-            raise ArgumentError(f"{function} has no option {name!r}{closest(name, known)}")
+            raise ArgumentError(f"{function} has no option {name!r}{closest(name, list(known))}")
+        if isinstance(value, list | tuple | set) and not re.search("list|dict|Any", known[name]):
+            raise ArgumentError(f"{function}: {name} is one value, not a {type(value).__name__}; commas part several")
     # The way of a YAML file: values are checked and converted as those of flags are.
     flags = flags_of({name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in options.items()})
     return parse(classes, flags, function, "")

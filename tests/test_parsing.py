@@ -8,10 +8,11 @@ from importlib import metadata
 import pytest
 from transformers import HfArgumentParser
 
+import hfft
 from hfft import arguments
 from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, FillArguments, FinetuneArguments
 from hfft.errors import ArgumentError
-from hfft.parsing import parse, parser_of, print_run_help
+from hfft.parsing import parse, parse_keywords, parser_of, print_run_help
 from hfft.space.options import SpaceArguments
 
 GROUPS = [value for name, value in vars(arguments).items() if name.endswith("Arguments") and value != FinetuneArguments]
@@ -81,3 +82,16 @@ def test_another_transformers_says_its_own_help(
     monkeypatch.setattr(metadata, "version", lambda name: "4.0")
     print_run_help("finetune", "")
     assert not capsys.readouterr().out
+
+
+def test_one_value_is_not_a_list() -> None:
+    with pytest.raises(ArgumentError, match=r"hfft\.advise: policies is one value, not a list; commas part several"):
+        hfft.advise(policies=["head", "last_block"])
+    with pytest.raises(ArgumentError, match="train_dir is one value, not a tuple"):
+        hfft.finetune(train_dir=("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "mixup"])
+def test_what_is_not_a_number_is_refused_at_the_door(name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"--{name} must be a number, not nan"):
+        parse_keywords((FinetuneArguments,), {name: float("nan")}, "hfft.finetune")

@@ -162,7 +162,10 @@ class FinetuneArguments(TrainingArguments):
         self._read_json()
         check_flags(self)
         self._check_machine(torch.cuda.is_available() and not self.use_cpu)
-        if self.learning_rate <= 0:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ArgumentError(f"--{name} must be a number, not nan")
+        if not 0 < self.learning_rate < math.inf:
             raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
         if isinstance(self.num_train_epochs, str):  # from Python, where no parser has read it
             self.num_train_epochs = Epochs(self.num_train_epochs)

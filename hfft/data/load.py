@@ -213,6 +213,8 @@ def open_source(data: DataArguments) -> Source:
         raise DataError(
             f"--dataset_name {path}: this kind of file is not known; give a folder, a Hub id, or one of {known}"
         )
+    if not path.exists() and path.name.lower().endswith((*ARCHIVES, *TABLES)):
+        raise DataError(f"--dataset_name {path}: there is no such file")
     return _loaded(name, load_dataset(name, data.dataset_config_name))
 
 

@@ -227,7 +227,8 @@ def classify(
         coverage: how often `Prediction.label_set` is to hold the right label, 0 to 1; see `hfft.trust.conformal`.
 
     Raises:
-        ArgumentError: fewer than one label or image at a time is asked for.
+        ArgumentError: the classifier is none, what is to be classified is no list of files and images, or fewer than
+            one label or image at a time is asked for.
         ModelError: sets of labels are asked for, and the model came without what they need.
 
     Example:
@@ -236,9 +237,13 @@ def classify(
         ...     print(prediction.file, prediction.label in classifier.labels, len(prediction.top))
         photos/test/red/0.png True 3
     """
+    if not isinstance(classifier, Classifier):
+        raise ArgumentError(f"{classifier!r:.60} is not a classifier: give what hfft.load_classifier returns")
+    if isinstance(sources, str | os.PathLike | Image.Image):
+        raise ArgumentError(f"give a list of files or images, for example [{sources!r:.60}], not a single one")
     for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ArgumentError(f"{name} must be at least 1, not {value}")
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}")
     if coverage is not None:
         check_coverage(classifier, coverage)
     number = 0
@@ -247,6 +252,8 @@ def classify(
         inputs: list[dict[str, Tensor]] = []
         for source in batch:
             number += 1
+            if not isinstance(source, str | os.PathLike | Image.Image):
+                raise ArgumentError(f"image {number} is a {type(source).__name__}; give files or PIL images")
             name = f"image {number}" if isinstance(source, Image.Image) else os.fspath(source)
             try:
                 inputs.append(classifier.pixels(_open(source, name, classifier.pixels.least)))

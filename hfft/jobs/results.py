@@ -64,6 +64,8 @@ PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
     *("huggingface_hub", "numpy", "pillow", "scikit-learn", "scipy", "imagehash"),
 )
+_WORSE = 0.02
+"""Calibration error that a temperature may add without a word."""
 _LONG_TRAINING = 10.0
 """Seconds on a CPU from which on half of them are worth a line."""
 
@@ -413,6 +415,8 @@ def trust_lines(record: RunRecord) -> Iterator[str]:
         if found.before is not None:
             where = "the test images" if "test" in record.metrics else "training images in folds"
             line += f": expected calibration error on {where} {found.before:.3f} before, {found.after:.3f} after"
+            worse = found.after is not None and found.after > found.before + _WORSE
+            line += ", which is worse: do not lean on these probabilities" if worse else ""
         yield f"{line}."
     if found.missing:
         yield f"The temperature is not cross-fitted: {found.missing}."

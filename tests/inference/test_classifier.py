@@ -119,8 +119,22 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
 
 @pytest.mark.parametrize("option", ["top_k", "batch_size"])
 def test_nothing_at_a_time_is_refused(classifier: Classifier, images: Path, option: str) -> None:
-    with pytest.raises(ArgumentError, match=f"{option} must be at least 1, not 0"):
+    with pytest.raises(ArgumentError, match=f"{option} must be a whole number of at least 1, not 0"):
         list(classify(classifier, find_images([images]), **{option: 0}))
+
+
+def test_what_is_not_a_list_of_images_is_refused(classifier: Classifier, images: Path) -> None:
+    file = images / "red" / "0.png"
+    for one in (str(file), file, Image.open(file)):
+        with pytest.raises(ArgumentError, match="give a list of files or images, for example"):
+            list(classify(classifier, one))  # type: ignore[arg-type]
+    for other in (None, 3, b"x"):
+        with pytest.raises(ArgumentError, match=r"image 2 is a \w+; give files or PIL images"):
+            list(classify(classifier, [file, other]))  # type: ignore[list-item]
+    with pytest.raises(
+        ArgumentError, match=r"'outputs/x' is not a classifier: give what hfft\.load_classifier returns"
+    ):
+        list(classify("outputs/x", [file]))  # type: ignore[arg-type]
 
 
 def test_a_processor_that_is_none_is_refused_by_name(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -109,7 +110,7 @@ def _extend(
 ) -> Run:
     began, kept, output = time.perf_counter(), read_kept(folder / CLASSES), Path(settings.training.output_dir or "")
     joined = _joined(record, settings, options, kept, say)
-    setup = _set_up(settings, joined, options)
+    setup = _set_up(settings, joined, options, record)
     if adapted(setup.model):
         raise ArgumentError(f"{folder} was trained with adapters, and hfft extend does not go on with those")
     take_weights(setup, folder)
@@ -148,7 +149,6 @@ def _settings(record: RunRecord, options: ExtendArguments, folder: Path) -> Sett
     training = copy.copy(settings.training)
     training.output_dir = options.output_dir or f"{folder}-extended"
     training.overwrite_output_dir = options.overwrite_output_dir
-    training.num_train_epochs = options.num_train_epochs or 1.0
     training.learning_rate = options.learning_rate or training.learning_rate
     training.baselines, training.calibration_folds, training.save_strategy = "none", 0, "no"
     training.max_steps, training.push_to_hub = -1, False
@@ -178,13 +178,25 @@ def _joined(
     return joined
 
 
-def _set_up(settings: Settings, joined: Joined, options: ExtendArguments) -> Setup:
-    """Set up the last phase alone: what it trains and reads is what joins."""
+def _set_up(settings: Settings, joined: Joined, options: ExtendArguments, record: RunRecord) -> Setup:
+    """Set up the run's last phase alone: what it trains and reads is what joins."""
     policy = replace(settings.policy, head_init="random", head_lr_scale=1.0)  # the head is not new
-    setup = set_up_on(replace(settings, policy=policy), joined.sets, Shared(keep=False))
-    phases = (replace(setup.plan.phases[-1], epochs=float(settings.training.num_train_epochs)),)
-    known = replace(setup.settings, policy=replace(policy, head_init="pretrained"))  # its evaluation is epoch 0
-    return replace(setup, settings=known, plan=replace(setup.plan, phases=phases))
+    training = copy.copy(settings.training)
+    training.num_train_epochs = _planned(record)  # since these decide which phases a policy has
+    setup = set_up_on(replace(settings, policy=policy, training=training), joined.sets, Shared(keep=False))
+    name, epochs = record.plan[-1].name, float(options.num_train_epochs or 1)
+    last = next((phase for phase in setup.plan.phases if phase.name == name), setup.plan.phases[-1])
+    training.num_train_epochs = epochs
+    known = replace(policy, head_init="pretrained")  # its evaluation is epoch 0
+    given = replace(setup.settings, policy=known, training=training)
+    return replace(setup, settings=given, plan=replace(setup.plan, phases=(replace(last, epochs=epochs),)))
+
+
+def _planned(record: RunRecord) -> float:
+    """Return how many epochs a run was to make in all its phases; where that was left to it, those that it made."""
+    given = record.arguments.get("num_train_epochs", "auto")
+    made = math.ceil(sum(phase.epochs for phase in record.plan))
+    return float(given) if isinstance(given, int | float) else float(max(made, len(record.plan)))
 
 
 def _as_recorded(setup: Setup, record: RunRecord, output: Path) -> Setup:

@@ -16,7 +16,7 @@ from hfft.data.images import IMAGE_COLUMN, ImageSet, concatenated
 from hfft.data.labels import NamedImages
 from hfft.data.load import Found, ImageSets, find_splits, readable
 from hfft.data.readers.sources import quiet
-from hfft.data.sampling import split_off, with_groups
+from hfft.data.sampling import named_groups, split_off, with_groups
 from hfft.errors import DataError, HfftError, OutputError, one_line
 from hfft.files import whole_file
 from hfft.tasks.contract import needs_one_label
@@ -104,13 +104,16 @@ def join(
         old, gone = find_old(run, kept), ""
     except HfftError as error:
         old, gone = {}, one_line(error)
-    found = find_splits(more)
+    found, more = _find(more, say)
     for named in found.splits.values():
         needs_one_label(named.images.task, "hfft extend")
     new = _new_classes(found, labels)
     names = (*labels, *new)
     known = {digest.tobytes() for contents in kept.contents.values() for digest in contents}
-    added = {split: _fresh(named, names, known, more, say) for split, named in found.splits.items()}
+    grouped = run.group_column is not None or run.group_pattern is not None
+    added = {split: _fresh(named, names, known, more, grouped, say) for split, named in found.splits.items()}
+    if not any(found.splits["train"].names):
+        raise DataError(f"{found.name}: not one of its images has a label; fill them in")
     if not len(added["train"]):
         raise DataError(f"{found.name}: the run has every one of its images already; give others")
     if "validation" not in added:
@@ -124,6 +127,29 @@ def join(
         )
     sets = ImageSets(train, validation, together["test"], names, found.name, notes=found.notes)
     return Joined(sets, {split: len(old[split]) if split in old else 0 for split in SPLITS}, new, gone)
+
+
+def _find(more: DataArguments, say: Callable[[str], None]) -> tuple[Found, DataArguments]:
+    """Return new images, and how they are read: without a column of groups where they are a table that lacks it."""
+    try:
+        return find_splits(more), more
+    except DataError as error:
+        if more.group_column is None:
+            raise
+        alone = replace(more, group_column=None)
+        found = find_splits(alone)  # which raises whatever else is wrong
+        say(f"The new images stand alone, each a group of its own: {one_line(error)}")
+        return found, alone
+
+
+def _grouped(images: ImageSet, data: DataArguments, say: Callable[[str], None]) -> ImageSet:
+    """Return new images with the groups that the run's are told by; where they name none, each stands alone."""
+    try:
+        images = with_groups(images, data)
+    except DataError as error:
+        say(f"The new images stand alone, each a group of its own: {one_line(error)}")
+    alone = named_groups([None] * len(images), images.name)
+    return images if images.groups is not None else replace(images, groups=alone)
 
 
 def _new_classes(found: Found, labels: Sequence[str]) -> tuple[str, ...]:
@@ -152,14 +178,20 @@ def _loose(name: str) -> str:
 
 
 def _fresh(
-    named: NamedImages, labels: tuple[str, ...], known: set[bytes], data: DataArguments, say: Callable[[str], None]
+    named: NamedImages,
+    labels: tuple[str, ...],
+    known: set[bytes],
+    data: DataArguments,
+    grouped: bool,
+    say: Callable[[str], None],
 ) -> ImageSet:
     """Return the images that have a label and that the run did not have, with the numbers of their classes."""
     rows = [row for row, name in enumerate(named.names) if name is not None]
     numbers = {label: number for number, label in enumerate(labels)}
     encoded = np.array([numbers[str(named.names[row])] for row in rows], np.int64)
     images = replace(named.images, labels=np.zeros(len(named.names), np.int64)).select(rows)
-    images = with_groups(replace(images, labels=encoded), data)
+    images = replace(images, labels=encoded)
+    images = _grouped(images, data, say) if grouped else images
     new = [row for row, digest in enumerate(digests(images.contents())) if digest.tobytes() not in known]
     if unlabelled := len(named.names) - len(rows):
         say(f"Left out: {unlabelled:,} images of {named.images.place} without a label.")

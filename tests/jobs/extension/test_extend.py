@@ -150,6 +150,63 @@ def test_labelled_images_join_by_the_list_of_next(place: Path) -> None:
     assert any(line.startswith("Left out: 1 images") and "without a label" in line for line in said)
 
 
+@pytest.mark.parametrize("policy", ["lp_ft", "gradual"])
+def test_the_last_phase_of_several_is_the_runs_own(place: Path, policy: str) -> None:
+    """Whatever the number of epochs: it says how long that phase is trained, and not which phases a policy has."""
+    options = {"model_name_or_path": str(place / "base"), "train_dir": str(place / "photos"), "policy": policy}
+    small: dict[str, Any] = {"num_train_epochs": 2, "figures": False, "calibration_folds": 0, "baselines": "none"}
+    run = hfft.finetune(
+        **options, **small, output_dir=str(place / policy), use_cpu=True, disable_tqdm=True, say=lambda line: None
+    )
+    assert [phase.name for phase in run.plan.phases] == ["head", "last_block"]
+    for epochs in (0, 1, 9):
+        more = extended(place, f"{policy}-{epochs}", run=policy, num_train_epochs=epochs)[0]
+        assert [phase.name for phase in more.plan.phases] == ["last_block"]
+        assert more.plan.phases[0].trainable == run.plan.phases[-1].trainable
+        assert more.phases[0].epochs == epochs
+        assert read_record(more.folder / "hfft.json").arguments["num_train_epochs"] == 2
+
+
+def test_new_images_without_groups_stand_alone(place: Path) -> None:
+    with (place / "groups.csv").open("w", newline="") as file:
+        rows = [
+            [f"photos/{f.parent.name}/{f.name}", f.parent.name, f"p{f.stem}"] for f in (place / "photos").rglob("*.png")
+        ]
+        csv.writer(file).writerows([["image", "label", "patient"], *rows])
+    with (place / "bare.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "label"], *([f"more/violet/{n}.png", "violet"] for n in range(6))])
+    options: dict[str, Any] = {
+        "dataset_name": str(place / "groups.csv"),
+        "group_column": "patient",
+        "num_train_epochs": 1,
+    }
+    options |= {
+        "figures": False,
+        "calibration_folds": 0,
+        "baselines": "none",
+        "model_name_or_path": str(place / "base"),
+    }
+    hfft.finetune(**options, output_dir=str(place / "grouped"), use_cpu=True, disable_tqdm=True, say=lambda line: None)
+    for name, given in (
+        ("folders", {"train_dir": str(place / "more")}),
+        ("table", {"train_dir": None, "dataset_name": str(place / "bare.csv")}),
+    ):
+        run, said = extended(place, f"grouped-{name}", run="grouped", **given)
+        assert any(line.startswith("The new images stand alone, each a group of its own: ") for line in said)
+        assert run.sets.train.groups is not None
+        assert run.sets.validation.groups is not None
+        groups = [*run.sets.train.groups, *run.sets.validation.groups]
+        assert len({group for group in groups if group.startswith("no group: ")}) == 6
+        assert {group for group in groups if not group.startswith("no group: ")} == {f"p{n}" for n in range(10)}
+
+
+def test_a_list_that_was_not_filled_in_is_said_to_be_empty(place: Path) -> None:
+    with (place / "empty.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "label"], *([f"more/violet/{n}.png", ""] for n in range(3))])
+    with pytest.raises(DataError, match="not one of its images has a label; fill them in"):
+        extended(place, "empty", train_dir=None, dataset_name=str(place / "empty.csv"))
+
+
 def test_what_cannot_be_extended_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extend", str(place / "base"), "--train_dir", str(place / "more")]) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
