@@ -185,7 +185,12 @@ def _set_up(settings: Settings, joined: Joined, options: ExtendArguments, record
     training.num_train_epochs = _planned(record)  # since these decide which phases a policy has
     setup = set_up_on(replace(settings, policy=policy, training=training), joined.sets, Shared(keep=False))
     name, epochs = record.plan[-1].name, float(options.num_train_epochs or 1)
-    last = next((phase for phase in setup.plan.phases if phase.name == name), setup.plan.phases[-1])
+    last = next((phase for phase in setup.plan.phases if phase.name == name), None)
+    if last is None:
+        raise ArgumentError(
+            f"the run ended with the phase {name}, which {setup.plan.policy} does not have in "
+            f"{training.num_train_epochs:g} epochs; train on all images with hfft finetune"
+        )
     training.num_train_epochs = epochs
     known = replace(policy, head_init="pretrained")  # its evaluation is epoch 0
     given = replace(setup.settings, policy=known, training=training)
