@@ -35,11 +35,23 @@ def _is_webdataset(path: Path) -> bool:
 
 
 def read_shards(shards: list[Path]) -> datasets.DatasetDict:
-    """The images and labels in shards; the first word of a shard's name says its split, train where it says none."""
+    """The images and labels in shards; the first word of a shard's name says its split, train where it says none.
+
+    Raises:
+        DataError: a shard cannot be read, or a class in it is no number where one belongs.
+    """
     files: dict[str, list[str]] = {}
     for shard in shards:
         files.setdefault(split_of(shard.name.partition(".")[0]) or "train", []).append(str(shard))
-    loaded = load_dataset("webdataset", None, files)
+    try:
+        loaded = load_dataset("webdataset", None, files)
+    except DataError as error:
+        if "invalid literal for int()" not in str(error):
+            raise
+        raise DataError(
+            f"{shards[0].parent}: a .cls in its shards holds no number ({one_line(error).rpartition(': ')[2]}); write "
+            "names of classes as .txt"
+        ) from error
     return datasets.DatasetDict(
         {
             name: split.remove_columns([column for column in split.column_names if column.startswith("__")])

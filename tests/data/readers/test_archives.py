@@ -20,6 +20,7 @@ from hfft.cli import main
 from hfft.data.check import check_parts, parts_of
 from hfft.data.load import ImageSets, load_image_sets
 from hfft.data.probe import probe_images
+from hfft.errors import DataError
 
 Folder = Callable[..., Path]
 CLASSES = ("0", "1", "2")
@@ -244,3 +245,17 @@ def test_a_bad_file_is_one_line(
 def test_streaming_needs_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", "--dataset_name", "x/y", "--streaming", "true", "--output_dir", str(tmp_path)]) == 2
     assert "--max_train_samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["cls", "txt"])
+def test_names_of_classes_in_shards_are_texts(images: Path, tmp_path: Path, suffix: str) -> None:
+    with tarfile.open(tmp_path / "train-0.tar", "w") as opened:
+        for number, file in enumerate(_files(images)):
+            _add(opened, f"{number:04d}.png", file.read_bytes())
+            _add(opened, f"{number:04d}.{suffix}", f"class {file.relative_to(images).parts[0]}".encode())
+    data = DataArguments(dataset_name=str(tmp_path / "train-0.tar"))
+    if suffix == "txt":
+        assert load_image_sets(data, 0).labels == ("class 0", "class 1", "class 2")
+    else:
+        with pytest.raises(DataError, match=r"a \.cls in its shards holds no number \(.*class 0.*\); write names of"):
+            load_image_sets(data, 0)
