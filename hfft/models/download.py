@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -30,6 +31,8 @@ def fetch(
     Raises:
         ModelError: there is neither such a folder nor such a repository, or the Hub cannot be reached.
     """
+    if not isinstance(path_or_repo, str | os.PathLike):
+        raise ModelError(f"{path_or_repo!r:.60} is neither a folder nor the name of a repository")
     if Path(path_or_repo).is_dir():
         return Path(path_or_repo)
     patterns = ["*.json", *WEIGHTS, KNOWN, *(["*.py"] if trust_remote_code else [])]

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from finished import LABELS, make_images, make_model
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessor, pipeline
 
+import hfft
 from hfft.cli import main
 from hfft.errors import ArgumentError, DataError, ModelError
 from hfft.inference.classifier import Classifier, classify, find_images, load_classifier
@@ -135,6 +137,15 @@ def test_what_is_not_a_list_of_images_is_refused(classifier: Classifier, images:
         ArgumentError, match=r"'outputs/x' is not a classifier: give what hfft\.load_classifier returns"
     ):
         list(classify("outputs/x", [file]))  # type: ignore[arg-type]
+
+
+def test_what_is_no_folder_is_no_model() -> None:
+    others: tuple[Any, ...] = (3, [], None)
+    for other in others:
+        with pytest.raises(ModelError, match="is neither a folder nor the name of a repository"):
+            hfft.load(other)
+        with pytest.raises(ArgumentError, match="is not the folder of a run"):
+            hfft.extend(other, train_dir="photos")
 
 
 def test_a_processor_that_is_none_is_refused_by_name(model: Path, tmp_path: Path) -> None:

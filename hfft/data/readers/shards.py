@@ -65,8 +65,10 @@ def read_stream(name: str, data: DataArguments) -> datasets.DatasetDict:
 
     Raises:
         ArgumentError: a limit is missing.
-        DataError: it cannot be loaded, or breaks off.
+        DataError: it is a file, it cannot be loaded, or breaks off.
     """
+    if Path(name).expanduser().is_file():
+        raise DataError(f"{name}: a single file is not streamed; leave --streaming out, or give its folder")
     if data.max_train_samples is None or data.max_eval_samples is None:
         raise ArgumentError("--streaming needs --max_train_samples and --max_eval_samples: it reads so many and stops")
     streams = load_dataset(name, data.dataset_config_name, streaming=True)

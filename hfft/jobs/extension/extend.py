@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -83,8 +84,8 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
         ArgumentError: it is not a run, or its images are needed and gone.
         HfftError: run, images or folders are not usable, and how to mend it.
     """
-    folder = Path(run).expanduser()
-    if not (folder / RECORD).is_file():
+    folder = Path(run).expanduser() if isinstance(run, str | os.PathLike) else None
+    if folder is None or not (folder / RECORD).is_file():
         raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
     record = read_record(folder / RECORD)
     needs_one_label(record.solved, "hfft extend")
