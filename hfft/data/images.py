@@ -24,8 +24,6 @@ from hfft.errors import DataError
 from hfft.tasks.contract import Targets, Task
 from hfft.tasks.single_label import SINGLE_LABEL
 
-_LEAVE_OUT = "leave it out (in training --on_bad_image skip does)"
-
 if TYPE_CHECKING:
     import datasets
 
@@ -165,6 +163,9 @@ def concatenated(sets: Sequence[ImageSet]) -> ImageSet:
         root=sets[0].root if len({images.root for images in sets}) == 1 else None,
         groups=np.concatenate(groups) if len(groups) == len(sets) else None,
     )
+
+
+_LEAVE_OUT = "leave it out (in training --on_bad_image skip does)"
 
 
 class UnreadableImageError(DataError):

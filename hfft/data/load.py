@@ -85,7 +85,9 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     # Public benchmarks often keep the labels of their test images to themselves.
     labelled = "test" in splits and any(splits["test"].names)
     test = with_groups(indexed(splits["test"], labels), data) if labelled else None
-    hidden_labels = [] if labelled or "test" not in splits else [_unlabelled(len(splits["test"].names))]
+    notes = list(found.notes)
+    if "test" in splits and not labelled:
+        notes.append(f"Left out: the test split, whose {len(splits['test'].names):,} images have no labels")
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
     most = data.max_train_samples
@@ -99,14 +101,10 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         None if test is None else sample(test, data.max_eval_samples, seed),
         labels,
         found.name,
-        notes=(*found.notes, *hidden_labels, *describe_groups(train, {"validation": validation, "test": test})),
+        notes=(*notes, *describe_groups(train, {"validation": validation, "test": test})),
         held_back="validation" not in splits,
     )
     return sets.of_task(task.told(data).fitted_to(sets.train.labels))
-
-
-def _unlabelled(images: int) -> str:
-    return f"Left out: the test split, whose {images:,} images have no labels"
 
 
 # Where the images come from ---------------------------------------------------------------------------

@@ -227,8 +227,8 @@ def classify(
         coverage: how often `Prediction.label_set` is to hold the right label, 0 to 1; see `hfft.trust.conformal`.
 
     Raises:
-        ArgumentError: the classifier is none, what is to be classified is no list of files and images, or fewer than
-            one label or image at a time is asked for.
+        ArgumentError: the classifier or the list of files and images is not one, or fewer than one label or image at a
+            time is asked for.
         ModelError: sets of labels are asked for, and the model came without what they need.
 
     Example:

@@ -302,8 +302,7 @@ def _what_is_new(setup: Setup) -> str:
     skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
     skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
     notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
-    noun = sets.task.noun[len(sets.labels) != 1]
-    return f"{sets.name}: {counts} of {len(sets.labels)} {noun}.{notes}{warning}{skipped}"
+    return f"{sets.name}: {counts} of {sets.task.count(len(sets.labels))}.{notes}{warning}{skipped}"
 
 
 def _what_is_kept(setup: Setup) -> str:

@@ -209,6 +209,10 @@ class Task(ABC):
         present = {part for label in labels for part in self.parts(label)}
         return tuple(name for name in order if name in present)
 
+    def count(self, labels: int) -> str:
+        """Return a number of labels with what they are called."""
+        return f"{labels} {self.noun[labels != 1]}"
+
     @abstractmethod
     def encode(self, labels: Sequence[Label], classes: Sequence[str]) -> Targets:
         """Encode labels whose parts are all among the classes."""

@@ -53,7 +53,7 @@ def members(path: Path) -> tuple[dict[str, str], LeftOut]:
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether a file is a zip by its content, or by its name where it is no archive by its content."""
+    """Whether a file is a zip by its content, or by its name where its content is not an archive."""
     return zipfile.is_zipfile(path) or (path.suffix.lower() == ".zip" and not tarfile.is_tarfile(path))
 
 

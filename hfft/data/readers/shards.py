@@ -38,7 +38,7 @@ def read_shards(shards: list[Path]) -> datasets.DatasetDict:
     """The images and labels in shards; the first word of a shard's name says its split, train where it says none.
 
     Raises:
-        DataError: a shard cannot be read, or a class in it is no number where one belongs.
+        DataError: a shard cannot be read, or a class in it is not a number where one belongs.
     """
     files: dict[str, list[str]] = {}
     for shard in shards:

@@ -22,6 +22,7 @@ from hfft.files import whole_file
 from hfft.tasks.contract import needs_one_label
 from hfft.trust.classes import Kept, digests
 
+_ALONE = "The new images stand alone, each a group of its own: {}"
 SPLITS = ("train", "validation", "test")
 Places = dict[bytes, list[int]]
 
@@ -138,7 +139,7 @@ def _find(more: DataArguments, say: Callable[[str], None]) -> tuple[Found, DataA
             raise
         alone = replace(more, group_column=None)
         found = find_splits(alone)  # which raises whatever else is wrong
-        say(f"The new images stand alone, each a group of its own: {one_line(error)}")
+        say(_ALONE.format(one_line(error)))
         return found, alone
 
 
@@ -147,9 +148,10 @@ def _grouped(images: ImageSet, data: DataArguments, say: Callable[[str], None]) 
     try:
         images = with_groups(images, data)
     except DataError as error:
-        say(f"The new images stand alone, each a group of its own: {one_line(error)}")
-    alone = named_groups([None] * len(images), images.name)
-    return images if images.groups is not None else replace(images, groups=alone)
+        say(_ALONE.format(one_line(error)))
+    if images.groups is not None:
+        return images
+    return replace(images, groups=named_groups([None] * len(images), images.name))
 
 
 def _new_classes(found: Found, labels: Sequence[str]) -> tuple[str, ...]:

@@ -168,8 +168,7 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
     facts = [
         f"base {plain_base_name(record)}",
         f"trained: {plain_policy(record.policy)} ({run.trained_share:.1%} of the parameters)",
-        f"{len(record.data.labels)} {record.solved.noun[len(record.data.labels) != 1]}"
-        + ("" if own else f" of {record.data.name}"),
+        record.solved.count(len(record.data.labels)) + ("" if own else f" of {record.data.name}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
@@ -245,9 +244,7 @@ def epochs(run: FinishedRun) -> str:
     for place, row in enumerate(rows):
         if place == 0 or rows[place - 1].phase != row.phase:
             number += row.phase != PROBE
-            title = escape(
-                "Beside the training: linear probe" if row.phase == PROBE else _phase(run, number, row.phase)
-            )
+            title = escape(f"Beside the training: {PROBE}" if row.phase == PROBE else _phase(run, number, row.phase))
             lines.append(f'<tr class="hf-phase"><th scope="rowgroup" colspan="6">{title}</th></tr>')
         kept = run.record.best_epoch is not None and math.isclose(row.epoch, run.record.best_epoch)
         counted = math.isfinite(row.score) and task.chooses
