@@ -8,8 +8,9 @@ was chosen on. The way ``bf16`` is the default in bfloat16, which is measured wh
 ``trainer`` and ``fastai`` train the same part of the same model on the same images, 24 passes in batches of an eighth
 of them: the first in ``transformers.Trainer`` with hfft's learning rate, the second with fastai's one-cycle schedule
 and that rate (it needs the dependency group ``peers``). ``trainer, held`` is the first with frozen modules held in eval
-mode, as hfft does. They, the default and full fine-tuning are also asked about corrupted copies of the held-out images
-(`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
+mode, as hfft does. ``full, tuned`` is full fine-tuning with each of `RATES`, of which the validation images choose; its
+seconds are those of all of them. They, the default and full fine-tuning are also asked about corrupted copies of the
+held-out images (`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
 ``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
 (at least 8) and the last weights, so that nothing but the augmentation differs; no results are written.
 ``--photo_edge 2400`` enlarges the images to photographs with the noise of a sensor, as JPEGs, which the default decodes
@@ -60,6 +61,7 @@ from hfft.training.progress import Progress
 from hfft.training.setup import Settings, Setup
 
 PROBE, BEFORE, DEFAULT, ADVISED, FULL = "linear probe", "5 epochs", "default", "policy auto", "full"
+TUNED, RATES = "full, tuned", (2e-4, 5e-4, 1e-3)
 BF16, EXACT = "bf16", "exact"
 SEARCHED = ("head", "last_block", "last_n:2", "lp_ft")  # what advice compares
 WAYS: dict[str, dict[str, Any]] = {
@@ -67,6 +69,7 @@ WAYS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     ADVISED: {"policy": "auto"},
     FULL: {"policy": "full"},
+    TUNED: {"policy": "full"},  # with each of `RATES`
     BF16: {"bf16": True},
     EXACT: {"exact": True},
     **{policy: {"policy": policy} for policy in SEARCHED if policy != "last_block"},  # which is the default's
@@ -88,7 +91,7 @@ AUGMENTED: dict[str, dict[str, Any]] = {
 TRAINER, HELD, FASTAI = PEERS = ("trainer", "trainer, held", "fastai")
 WAYS |= {PLAIN: {}, **AUGMENTED, **{peer: {} for peer in PEERS}}
 PASSES = 24
-CORRUPTED = (DEFAULT, FULL)
+CORRUPTED = (DEFAULT, FULL, TUNED)
 Corrupt = Callable[[Image.Image, np.random.Generator], Image.Image]
 CORRUPTIONS: dict[str, Corrupt] = {
     "noise": lambda image, random: _noisy(image, random),
@@ -163,21 +166,9 @@ def _fine_tune_all(
     yield from _peers(folder, seed, image_size, [way for way in ways if way in PEERS], corrupt)
     for way in (each for each in ways if each not in (PLAIN, *PEERS, *AUGMENTED)):
         began = time.perf_counter()
-        run = hfft.finetune(
-            **{
-                "train_dir": str(folder / "train"),
-                "test_dir": str(folder / "held_out"),
-                "output_dir": str(folder / "out"),
-                "overwrite_output_dir": True,
-                "image_size": image_size,
-                "seed": seed,
-                "figures": False,
-                "disable_tqdm": True,
-                "baselines": "probe" if with_probe else "none",
-                **WAYS[way],
-            },
-            say=lambda line: None,
-        )
+        options = {"image_size": image_size, "seed": seed, "baselines": "probe" if with_probe else "none", **WAYS[way]}
+        rates = [{"learning_rate": rate} for rate in RATES] if way == TUNED else [{}]
+        run = max((_fine_tune(folder, options | rate) for rate in rates), key=_on_validation)
         seconds = time.perf_counter() - began
         output = run.predictions["test"]
         if with_probe:
@@ -188,6 +179,20 @@ def _fine_tune_all(
         if corrupt and way in CORRUPTED:
             corrupted = {"corrupted": _corrupted(run.model, run.setup, folder)}
         yield {"way": way, "right": right, "seconds": seconds} | corrupted | _of(run)
+
+
+def _fine_tune(folder: Path, options: dict[str, Any]) -> Run:
+    places = {"train_dir": "train", "test_dir": "held_out", "output_dir": "out"}
+    quiet = {"overwrite_output_dir": True, "figures": False, "disable_tqdm": True}
+    return hfft.finetune(
+        **{name: str(folder / place) for name, place in places.items()}, **quiet, **options, say=lambda line: None
+    )
+
+
+def _on_validation(run: Run) -> tuple[float, float]:
+    """Return what a rate is chosen by: the accuracy on the validation images, and of equal ones the smaller loss."""
+    metrics = run.predictions["validation"].metrics
+    return metrics["eval_accuracy"], -metrics["eval_loss"]
 
 
 def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str], corrupt: bool) -> Iterator[Row]:
