@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard, try_to_load_from_cache
+from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from hfft.arguments import ModelArguments
-from hfft.data.preprocessing import reads_grey, resize_processor
+from hfft.data.preprocessing import Pixels, reads_grey, resize_processor
 from hfft.demo import EMBEDDED_HEAD, EMBEDDED_MODEL, EMBEDDED_MODEL_LICENSE, embedded_model
+from hfft.errors import ModelError, one_line
 from hfft.models.channels import GREY, check_channels, fit_channels
 from hfft.models.head import fit_head
 from hfft.models.headless.backbones import classifier_config, encoder_of, load_with_head
@@ -83,7 +85,23 @@ def load_model(
     task.write(model.config)  # without the temperature or thresholds of the base, fitted to its own logits
     if arguments.image_size is not None:
         resize_processor(processor, arguments.image_size, model.config)
+    _try(processor, arguments.image_processor_name or base.name)
     return model, processor, base
+
+
+def _try(processor: BaseImageProcessor, name: str) -> None:
+    """Have a processor prepare an image, so that what is wrong with its own values is not taken for bad images.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    try:
+        Pixels(processor)(Image.new("RGB", (256, 256)))
+    except Exception as error:  # whatever stands in its file reaches torchvision or Pillow as it is
+        raise ModelError(
+            f"the image processor of {name!r} cannot prepare an image: {one_line(error)}; check sizes and the other "
+            "values in its preprocessor_config.json"
+        ) from error
 
 
 def _encoder(config: PreTrainedConfig, arguments: ModelArguments) -> PreTrainedConfig | None:

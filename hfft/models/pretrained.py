@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -26,8 +28,14 @@ _SIZES = {
     **{"s16": "small", "s16plus": "small_plus", "b16": "base", "l16": "large", "h16plus": "huge_plus", "7b16": "7b"},
     **{"1B": "1b", "3B": "3b"},
 }
-_FAILURES = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
+_FAILURES = (
+    *(OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError),
+    *(SafetensorError, StrictDataclassError),
+)
 """What transformers raises on files that are missing, damaged, or hold something else than they should."""
+_LOCAL = "; mend its files, or copy the model into this folder again"
+_LONGEST = 400
+"""Characters of its message that are shown: some list every architecture there is."""
 
 
 @contextmanager
@@ -62,14 +70,15 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
             )
     except _FAILURES as error:
         what = factory.__name__.removeprefix("Auto")
-        place = f"{arguments.model_name_or_path!r} (revision {arguments.model_revision!r})"
+        name = str(arguments.model_name_or_path)
+        local = Path(name).exists()
+        place = repr(name) if local else f"{name!r} (revision {arguments.model_revision!r})"
         # transformers speaks of a report that is not shown here.
         reason = one_line(error).replace("For more details look at the above report!", "").strip()
-        twin = in_timm(str(arguments.model_name_or_path))
-        advice = f"; timm holds the same weights as {twin}" if twin else ""
+        twin = in_timm(name)
+        advice = f"; timm holds the same weights as {twin}" if twin else _LOCAL if local else ""
         raise ModelError(
-            _known_cause(Path(str(arguments.model_name_or_path)), what)
-            or f"cannot load {what} of {place}: {reason}{advice}"
+            _known_cause(Path(name), what) or f"cannot load {what} of {place}: {shorten(reason, _LONGEST)}{advice}"
         ) from error
 
 

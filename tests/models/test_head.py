@@ -90,3 +90,22 @@ def test_a_folder_that_is_no_whole_model_says_what_it_lacks(pretrained: Callable
 def test_an_address_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "https://example.org/cat.png"]) == 2
     assert "https://example.org/cat.png is an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", "config.json' is not a valid JSON file; mend its files, or copy the model"),
+        ("config.json", '{"model_type": "none"}', r"model type `none` .* \[...\]; mend its files, or copy the model"),
+        ("config.json", '{"model_type": "resnet", "depths": "a"}', "field 'depths'.*; mend its files"),
+        ("preprocessor_config.json", '{"size": {"shortest_edge": -3}}', "cannot prepare an image: .*; check sizes"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(
+    pretrained: Callable[[str], Path], tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    shutil.copytree(pretrained("resnet"), tmp_path / "model")
+    (tmp_path / "model" / file).write_text(content)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(ModelArguments(model_name_or_path=str(tmp_path / "model")), ["a", "b"])
+    assert "revision" not in str(caught.value)
