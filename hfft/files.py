@@ -50,4 +50,4 @@ def write_whole(path: Path, content: bytes) -> None:
 def default_cache_dir() -> Path:
     """Return ``$HFFT_CACHE``, or ``~/.cache/hfft`` (under ``$XDG_CACHE_HOME`` where that is set)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("HFFT_CACHE") or Path(home) / "hfft")
+    return Path(os.environ.get("HFFT_CACHE") or Path(home) / "hfft").expanduser()

@@ -209,7 +209,7 @@ def split_sweep_flags(argv: list[str]) -> tuple[list[str], str | None, bool, lis
     """
     parser = _Parser(prog="hfft sweep", allow_abbrev=False, add_help=False)
     parser.add_argument("--sweep", nargs="+", action="extend", default=[])
-    parser.add_argument("--output_dir")
+    parser.add_argument("--output_dir", "--output-dir")
     parser.add_argument("--soup", action="store_true")
     known, rest = parser.parse_known_args(argv)
     return known.sweep, known.output_dir, known.soup, rest

@@ -67,7 +67,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("loaded before it was refused")
 
-    monkeypatch.setattr(hfft.jobs.inputs, "load_image_sets", fail)
+    monkeypatch.setattr(hfft.jobs.inputs, "load_usable_sets", fail)
     monkeypatch.setattr(hfft.jobs.inputs, "load_model", fail)
 
 

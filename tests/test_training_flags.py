@@ -71,7 +71,7 @@ def test_every_refused_flag_is_tried() -> None:
 def test_refused_before_images_are_read(
     flags: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hfft.jobs.inputs.load_image_sets", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("hfft.jobs.inputs.load_usable_sets", lambda *_: pytest.fail("images were read"))
     flag, _, rest = flags.partition(" ")
     values = [rest] if rest.startswith("{") else rest.split()
     assert main(["finetune", "--output_dir", str(tmp_path / "out"), flag, *values]) == 2
@@ -85,7 +85,7 @@ def test_refused_before_images_are_read(
 def test_what_only_a_gpu_has_is_refused_on_a_cpu(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hfft.jobs.inputs.load_image_sets", lambda *_: pytest.fail("images were read"))
+    monkeypatch.setattr("hfft.jobs.inputs.load_usable_sets", lambda *_: pytest.fail("images were read"))
     assert main(["finetune", "--output_dir", str(tmp_path / "out"), flag, "true"]) == 2
     assert "GPU" in capsys.readouterr().err
 
@@ -166,8 +166,6 @@ def test_what_decides_the_best_weights() -> None:
     )
     given = FinetuneArguments(output_dir="o", metric_for_best_model="eval_f1_macro")
     assert (given.metric_for_best_model, given.greater_is_better) == ("f1_macro", True)
-    given = FinetuneArguments(output_dir="o", save_strategy="best")
-    assert given.metric_for_best_model == "accuracy"
     given = FinetuneArguments(
         output_dir="o", lr_scheduler_type="reduce_lr_on_plateau", metric_for_best_model="accuracy"
     )

@@ -231,8 +231,6 @@ class FinetuneArguments(TrainingArguments):
                 raise ArgumentError("--load_best_model_at_end true and --keep last exclude each other")
             self.keep, self.metric_for_best_model = "best", self.metric_for_best_model or "loss"
             self.load_best_model_at_end = False
-        if self.metric_for_best_model is None and self.save_strategy == "best":
-            self.metric_for_best_model = "accuracy"
         if self.metric_for_best_model is None:
             if self.greater_is_better is not None:
                 raise ArgumentError("--greater_is_better needs --metric_for_best_model beside it")

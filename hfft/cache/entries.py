@@ -32,11 +32,11 @@ def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
 
     Files of other users stay, and so does a store that holds any.
     """
-    kept, deleted = 0, []
-    for entry in list_entries(directory):
-        kept += entry.bytes
-        if kept > keep_bytes and _delete(entry.folder):
-            kept -= entry.bytes
+    entries, deleted = list_entries(directory), []
+    left = sum(entry.bytes for entry in entries)
+    for entry in reversed(entries):
+        if left > keep_bytes and _delete(entry.folder):
+            left -= entry.bytes
             deleted.append(entry)
     return deleted
 

@@ -303,7 +303,8 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
     def batch() -> dict[str, Tensor]:
         contents, least = part.images.contents(), part.pixels.least
         rows = [row % len(part.images) for row in range(size)]
-        return collate([part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows])
+        items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
+        return collate(of_one_shape(items, part.images, rows))
 
     def missing(label: str) -> int:
         entries = _entries(filling, cache.cache_dtype, training, label).values()
@@ -317,7 +318,7 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
 
 def cache_folder(cache: CacheArguments) -> Path:
     """Return the folder of the disk cache."""
-    return Path(cache.cache_dir) if cache.cache_dir else default_cache_dir()
+    return Path(cache.cache_dir).expanduser() if cache.cache_dir else default_cache_dir()
 
 
 def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:

@@ -20,7 +20,7 @@ FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags r
 
 def cache_tool(action: str, options: CacheToolArguments) -> Reply:
     """List or prune the entries of a cache folder and say what there is, or what was removed."""
-    directory = Path(options.cache_dir) if options.cache_dir else default_cache_dir()
+    directory = Path(options.cache_dir).expanduser() if options.cache_dir else default_cache_dir()
     pruned = action == "prune"
     entries = prune(directory, int(options.keep_gb * 1e9)) if pruned else list_entries(directory)
     total = f"{len(entries)} entries of {gigabytes(sum(entry.bytes for entry in entries))}"

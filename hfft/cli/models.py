@@ -40,6 +40,9 @@ def export_command(argv: list[str]) -> Reply:
     """Export a finished model to other formats, each checked against PyTorch on real images."""
     model = {"metavar": "OUTPUT", "help": "A run's output folder, or a Hub id."}
     options, output = parse((ExportArguments,), argv, "export", summary_of("export"), model)
+    from hfft.inference.export.choice import check_formats
+
+    check_formats(options.to)  # what follows imports their packages
     from hfft.inference.export.job import export
 
     return Reply({"exports": export(output, options, print)})

@@ -30,6 +30,7 @@ from hfft.metrics import probabilities as probabilities_of
 from hfft.report.terminal import aligned
 from hfft.tasks.contract import needs_one_label
 from hfft.tasks.registry import task_of
+from hfft.trust.calibration import temperature_of
 from hfft.trust.known import unit_rows
 
 ADVICE = (
@@ -115,7 +116,7 @@ def choose_next(
     needs_one_label(task_of(encoder.model.config, encoder.name), "hfft next")
     labelled = {split: images for split, images in owned.items() if split != "test"}
     found = read_features(encoder, {**gathered.sets, **labelled}, [None], say)
-    probabilities = probabilities_of(found[UNLABELLED].logits, 1.0)
+    probabilities = probabilities_of(found[UNLABELLED].logits, temperature_of(encoder.model.config))
     known = np.concatenate([found[UNLABELLED].values[:0], *(found[split].values for split in labelled)])
     rows = most_teaching(found[UNLABELLED].values, probabilities, options.count, known)
     result = Chosen(
@@ -175,10 +176,13 @@ def _choices(
 
 def _own_images(model: str, notes: list[str]) -> dict[str, ImageSet]:
     """Return the images of a run by split, those of its test as well, which must not be trained on."""
-    if run_record(model) is None:
+    record = run_record(model)
+    if record is None:
         return {}
     try:
-        sets = gather(DataArguments(), model).sets
+        gathered = gather(DataArguments(), model)
+        skipping = record.arguments.get("on_bad_image") == "skip"
+        sets = (readable(gathered, notes.append) if skipping else gathered).sets
         for images in sets.values():
             images.contents()
     except HfftError as error:

@@ -19,9 +19,9 @@ from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
 from hfft.data.images import ImageSet
 from hfft.data.labels import label_map
-from hfft.errors import ArgumentError, DataError
-from hfft.jobs.advice.compare import folds_for
-from hfft.jobs.advice.folds import Folds, cross_validate_probe
+from hfft.errors import DataError
+from hfft.jobs.advice.compare import folds_of
+from hfft.jobs.advice.folds import cross_validate_probe
 from hfft.metrics import counted, difference_error, wilson_interval
 from hfft.parsing import parse_keywords
 from hfft.report.plots import depth_figure
@@ -121,14 +121,11 @@ def accuracy_over_depth(
         say(note)
     encoder = load_encoder(use)
     images = _training_images(gathered)
-    count = options.folds or folds_for(len(images))
-    if count > len(images):
-        raise ArgumentError(f"--folds {count} is more than the {len(images)} training images")
+    folds = folds_of(images, options.folds, options.seed)
     parts = [label for label, names in encoder.anatomy.parts() if names and label != "head"]
     views = read_features(encoder, {"train": images}, [*parts, None], say)["train"].views
-    folds = Folds.of(images, count, options.seed)
     right = [cross_validate_probe(view.astype(np.float64), folds, options.seed) == images.labels for view in views]
-    depth = _depth(encoder, count, views, right)
+    depth = _depth(encoder, len(folds), views, right)
     if target is not None:
         depth_figure([(each.part, each.accuracy, each.interval) for each in depth.probes], target)
     return depth

@@ -20,7 +20,7 @@ from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages
 from hfft.data.load import ImageSets
 from hfft.data.probe import ImageProbe, probe_images
-from hfft.tasks.contract import Label
+from hfft.tasks.contract import Label, Task
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding
 IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
@@ -114,7 +114,7 @@ def check_parts(
     probes = (probe for part in parts for probe in probe_images(part.images, workers=workers))
     seen = iter(progress(probes, sum(len(part.images) for part in parts)))
     images = [
-        _Image(part.split, file, label, next(seen))
+        _Image(part.split, file, _unordered(part.images.task, label), next(seen))
         for part in parts
         for file, label in zip(part.images.files, part.names, strict=True)
     ]
@@ -257,6 +257,11 @@ def _grouped(
         files = tuple(name for group in named for name in group)
         count = f"{len(groups):,} group{'s' if len(groups) > 1 else ''}"
         yield Finding(severity, kind, f"{count} of {words}, {len(files):,} images in all", files, named)
+
+
+def _unordered(task: Task, label: Label | None) -> Label | None:
+    """Return a label that is the same in whatever order several classes were written."""
+    return label if label is None else frozenset(task.parts(label)) or label
 
 
 def _differ(images: Sequence[_Image], group: list[int], what: str) -> bool:

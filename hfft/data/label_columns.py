@@ -219,7 +219,8 @@ def _parts(column: Column, separator: str | None) -> list[list[Any]]:
     feature, values = column.feature, column.values
     inner = getattr(feature, "feature", None)
     if column.holds_lists and isinstance(inner, datasets.ClassLabel):
-        return [[composed(inner.names[value]) for value in row or ()] for row in values]
+        known = [[value for value in row or () if value is not None and value >= 0] for row in values]
+        return [[composed(inner.names[value]) for value in row] for row in known]
     if column.holds_lists:
         return [_cleaned(row or ()) for row in values]
     if (written := _written_lists(values)) is not None:

@@ -107,6 +107,22 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     return sets.of_task(task.told(data).fitted_to(sets.train.labels))
 
 
+def load_usable_sets(data: DataArguments, seed: int, test: bool = True) -> ImageSets:
+    """Return what `load_image_sets` gives, without images that cannot be read where ``--on_bad_image skip`` says so.
+
+    Args:
+        data: which images.
+        seed: of the split and of the samples.
+        test: whether to hand out the test images.
+
+    Raises:
+        DataError: the images or their labels cannot be used as they are.
+    """
+    sets = load_image_sets(data, seed)
+    sets = sets if test else replace(sets, test=None)
+    return without_bad_images(sets) if data.on_bad_image == "skip" else sets
+
+
 # Where the images come from ---------------------------------------------------------------------------
 
 

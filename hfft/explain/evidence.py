@@ -56,7 +56,6 @@ class Evidence:
         probability: of the class, 0 to 1; a number's is not a number.
         supporting: numbers of features with their contributions to the logit, largest first.
         opposing: the same, most negative first.
-        bias: what the head adds whatever the image.
         said: the probability, or the number, in words.
     """
 
@@ -64,7 +63,6 @@ class Evidence:
     probability: float
     supporting: tuple[tuple[int, float], ...]
     opposing: tuple[tuple[int, float], ...]
-    bias: float
     said: str = ""
 
 
@@ -280,7 +278,6 @@ def _evidence(
                 score.probability,
                 tuple(pair for pair in pairs[:most] if pair[1] > 0),
                 tuple(pair for pair in pairs[::-1][:most] if pair[1] < 0),
-                0.0 if linear.bias is None else float(linear.bias[index].detach()),
                 score.said,
             )
         )

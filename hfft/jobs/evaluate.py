@@ -79,13 +79,19 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
         given = set_up(settings, test=False)
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
-        parts = folds_of(setup, options.folds)
+        parts = folds_of(setup.sets.train, options.folds, settings.training.seed)
         logits, probe = cross_validated(setup, parts, say)
     task, labels = setup.sets.task, setup.sets.labels
     judged = task.judge(logits, parts.labels, labels, options.top_k)
     notes = (*_notes(record, parts, logits, probe, task), *changed)
     evaluation = Evaluation(
-        str(use.model), setup.sets.name, judged.metrics, judged.per_class, notes, selective=judged.selective
+        str(use.model),
+        setup.sets.name,
+        judged.metrics,
+        judged.per_class,
+        notes,
+        selective=judged.selective,
+        task=task.name,
     )
     write_evaluation(output, evaluation, Evidence(task, setup.sets.train, labels, logits))
     return evaluation

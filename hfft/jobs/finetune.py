@@ -22,7 +22,7 @@ from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.bars import silenced
 from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
-from hfft.errors import ArgumentError, DivergedError, OutputError, one_line
+from hfft.errors import ArgumentError, DivergedError, OutputError, PreemptedError, one_line
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
@@ -408,11 +408,12 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
 def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], None]) -> None:
     """Add full fine-tuning to the baselines; where it fails, the results go without it, which is said."""
     say("Baseline: full fine-tuning with the same options")
-    alone = (
-        setup.settings.training.world_size == 1
-    )  # of several processes one that fails would leave the others waiting
+    # Of several processes one that fails would leave the others waiting.
+    alone = setup.settings.training.world_size == 1
     try:
         baselines.add_full(*full_baseline(setup))
+    except PreemptedError:
+        raise
     except Exception as error:
         if not (alone or isinstance(error, DivergedError)):
             raise

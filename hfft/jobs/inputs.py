@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.check import check_before_training
-from hfft.data.load import ImageSets, load_image_sets, without_bad_images
+from hfft.data.load import ImageSets, load_usable_sets
 from hfft.models.load import Base, load_model
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -36,23 +35,9 @@ class Shared:
         self._kept: dict[str, tuple[Any, Any]] = {}
 
     def images(self, data: DataArguments, seed: int, test: bool = True) -> ImageSets:
-        """Return what `hfft.data.load.load_image_sets` gives, without bad images where `data` says so.
-
-        Args:
-            data: which images.
-            seed: of the split and of the samples.
-            test: whether to hand out the test images.
-
-        Raises:
-            DataError: the images or their labels cannot be used as they are.
-        """
-
-        def load() -> ImageSets:
-            sets = load_image_sets(data, seed)
-            sets = sets if test else replace(sets, test=None)
-            return without_bad_images(sets) if data.on_bad_image == "skip" else sets
-
-        sets: ImageSets = self._once("images", (vars(data).copy(), seed, test), load)
+        """Return what `hfft.data.load.load_usable_sets` gives."""
+        options = (vars(data).copy(), seed, test)
+        sets: ImageSets = self._once("images", options, lambda: load_usable_sets(data, seed, test))
         return sets
 
     def model(self, arguments: ModelArguments, labels: Sequence[str], seed: int, task: Task = SINGLE_LABEL) -> Loaded:

@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -496,5 +496,7 @@ def _save_weights(setup: Setup, progress: Progress) -> Path | None:
         with staged_results(folder, overwrite=True) as staging:
             save_checkpoint(setup.model, setup.processor, staging)
     except Exception:  # the first error is the one to tell of
+        with suppress(OSError):  # it holds the weights of an earlier run
+            folder.rmdir()
         return None
     return folder

@@ -18,7 +18,7 @@ import yaml
 from transformers import TrainerCallback
 
 from hfft.bars import silenced
-from hfft.errors import ArgumentError, HfftError, one_line
+from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
@@ -96,6 +96,7 @@ def sweep(
     Raises:
         ArgumentError: an option is wrong for any run; nothing has been run then.
     """
+    folder = folder.expanduser()
     planned = list(zip(runs, (folder / name for name in folder_names(runs)), strict=True))
     parsed = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
     settings = [_of_sweep(each) for each in parsed]
@@ -155,6 +156,8 @@ def _run_all(
             rows.append(row)
             if kept is not None and watch.kept:
                 kept[target] = watch.kept
+        except PreemptedError:  # the system wants all of them to end
+            raise
         except HfftError as error:
             failures += 1
             say(f"{target.name} failed: {error}")

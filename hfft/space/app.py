@@ -71,10 +71,7 @@ def serve(options: SpaceArguments, device: str | None = None) -> Iterator[Served
             del os.environ["GRADIO_TEMP_DIR"]
         else:
             os.environ["GRADIO_TEMP_DIR"] = before
-        for name in ("uploads", "trainings", "examples", "small"):
-            shutil.rmtree(work / name, ignore_errors=True)
-        if options.work_dir is None:
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def run_space(options: SpaceArguments) -> int:
@@ -154,11 +151,10 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
 
 
 def _work_folder(options: SpaceArguments) -> Path:
-    if options.work_dir is None:
-        return Path(tempfile.mkdtemp(prefix="hfft-space-"))
-    folder = Path(options.work_dir).expanduser().resolve()
+    """Make a folder of the page's own, which is deleted at the end, whatever else is in the one that was given."""
+    folder = Path(options.work_dir or tempfile.gettempdir()).expanduser().resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="hfft-space-", dir=folder))
     except OSError as error:
-        raise OutputError(f"cannot make --work_dir {folder}: {error.strerror}; choose another") from error
-    return folder
+        raise OutputError(f"cannot write to --work_dir {folder}: {error.strerror}; choose another") from error

@@ -32,7 +32,9 @@ class SpaceArguments:
     mcp: bool = option(
         False, "Offer tools to assistants by the Model Context Protocol; the environment's GRADIO_MCP_SERVER does too."
     )
-    work_dir: str | None = option(None, "Folder for uploads and trainings, emptied at the end; by default a new one.")
+    work_dir: str | None = option(
+        None, "Where uploads and trainings have a folder, deleted at the end; by default the system's place for such."
+    )
     max_upload_mb: int = option(200, "Most megabytes of one upload, and of what a zip unpacks to.")
     max_images: int = option(2000, "Most images of one training.")
     max_classes: int = option(50, "Most classes of one training.")

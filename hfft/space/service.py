@@ -28,6 +28,7 @@ from hfft.trust.known import Neighbour
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: press Train."
 GONE = "your model {!r} is not here any more; train it again, or choose another under Model"
 _EXAMPLES = 5
+COMPARED = 8  # runs that are compared at once
 _SWEEP = 60.0  # seconds between looks for visits that are over
 
 
@@ -236,8 +237,10 @@ class Space:
         Raises:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
+        if len(names) > COMPARED:
+            raise DataError(f"{len(names)} runs are too many to compare; choose up to {COMPARED}")
         runs, answers = [], []
-        for name in names[:8]:
+        for name in names:
             loaded = self.models.get(self.source(session, name))
             if loaded.run is None:
                 raise DataError(f"{name} has no run record, so it cannot be compared")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _STEPS = 200  # of L-BFGS at most, for each label of the probe
 _DIGITS = 6
+"""Of a threshold, where fewer do not move it past a score."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,9 @@ def _threshold(scores: NDArray[Any], having: NDArray[np.bool_]) -> float:
     f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)
     best = int(f1.argmax())
     below = steps[best - 1] if best else 0.0
-    return round(float(steps[best] + below) / 2, _DIGITS)
+    half = float(steps[best] + below) / 2
+    rounded = (float(f"{half:.{digits}g}") for digits in range(_DIGITS, 17))
+    return next((each for each in rounded if below < each <= steps[best]), half)
 
 
 def _rows(

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import SaveStrategy
 
 from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import (
@@ -465,6 +466,8 @@ def _arguments_of(setup: Setup, progress: Progress, ready: ReadyPhase, learning_
     training.num_train_epochs = ready.phase.epochs
     training.learning_rate = learning_rate
     training.label_names = ["labels"]
+    if training.save_strategy == SaveStrategy.BEST and training.metric_for_best_model is None:  # which the Trainer asks
+        training.metric_for_best_model, training.greater_is_better = setup.sets.task.metric, True
     training.data_seed = training.seed if training.data_seed is None else training.data_seed
     training.report_to = []  # setup.trackers are told of all phases
     before = progress.steps if training.eval_strategy == "steps" else progress.epochs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import BaseImageProcessor, PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from hfft.arguments import CacheArguments, DataArguments, FinetuneArguments, ModelArguments, PolicyArguments
 from hfft.cache.behind import WriteBehind
@@ -73,6 +74,7 @@ class Setup:
         if training.keep != "auto":
             return training.keep == "best"
         wanted = training.metric_for_best_model is not None or training.early_stopping_patience is not None
+        wanted |= training.save_strategy == SaveStrategy.BEST
         return wanted or self.settings.policy.head_init != "random" or self.enough_to_choose
 
     @property

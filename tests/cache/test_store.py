@@ -387,9 +387,13 @@ def test_list_and_prune_oldest_first(tmp_path: Path) -> None:
     listed = list_entries(tmp_path)
     assert [entry.folder.name for entry in listed] == [key.fingerprint() for key in entries]
     assert all(entry.rows == COUNT and entry.boundary == "boundary" for entry in listed)
-    deleted = prune(tmp_path, keep_bytes=listed[0].bytes + listed[1].bytes)
+    (listed[0].folder / "more").write_bytes(bytes(listed[0].bytes))  # the newest one alone is too much
+    deleted = prune(tmp_path, keep_bytes=2 * listed[0].bytes + listed[1].bytes)
     assert [entry.folder.name for entry in deleted] == [entries[2].fingerprint()]
-    assert len(prune(tmp_path)) == 2
+    assert [entry.folder.name for entry in prune(tmp_path, listed[0].bytes)] == [
+        entries[1].fingerprint(),
+        entries[0].fingerprint(),
+    ]
     assert list_entries(tmp_path) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hfft.cli import main
 from hfft.curate.encoder import load_encoder
 from hfft.curate.features import read_features
 from hfft.curate.gather import gather
+from hfft.errors import DataError
 from hfft.jobs.advice.folds import Folds, cross_validate_probe
 
 from .conftest import Finished
@@ -63,6 +65,15 @@ def test_wrong_options(
 ) -> None:
     assert main(["depth", str(finished.images), "--model", str(finished.base), *flags]) == code
     assert message in capsys.readouterr().err
+
+
+def test_folds_that_leave_one_label_are_refused(finished: Finished, tmp_path: Path) -> None:
+    for name, count in (("red", 2), ("blue", 1)):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for file in sorted((finished.images / name).iterdir())[:count]:
+            shutil.copy(file, tmp_path / "few" / name)
+    with pytest.raises(DataError, match="without one of 2 folds all images have the same label"):
+        hfft.depth(dataset_name=str(tmp_path / "few"), model=str(finished.base), folds=2, say=lambda line: None)
 
 
 def test_images_without_labels_are_refused(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:

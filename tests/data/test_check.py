@@ -19,10 +19,12 @@ from PIL import Image
 import hfft.data.probe
 from hfft.arguments import DataArguments
 from hfft.cli import main
-from hfft.data.check import parts_of, quick_check
+from hfft.data.check import check_parts, named_parts, parts_of, quick_check
 from hfft.data.duplicates import equal_groups, near_groups
-from hfft.data.load import load_image_sets
+from hfft.data.load import find_splits, load_image_sets
 from hfft.data.probe import probe_image
+from hfft.inference.classifier import load_classifier
+from hfft.inference.export.images import _own_sets
 
 Folder = Callable[..., Path]
 
@@ -197,6 +199,19 @@ def test_the_quick_check_finds_leaks_and_unreadable_headers(splits: Path) -> Non
     assert set(found["leak"].files) == {"train: cat/copy.png", "validation: cat/3.png"}
 
 
+def test_the_order_of_several_labels_does_not_matter(image_folder: Folder, tmp_path: Path) -> None:
+    files = sorted(image_folder().rglob("*.png"))[:4]
+    shutil.copy(files[0], files[1])
+    labels = ["cat,dog", "dog,cat", "owl", "cat"]
+    table = tmp_path / "table.csv"
+    table.write_text("file_name,label\n" + "".join(f'{f},"{label}"\n' for f, label in zip(files, labels, strict=True)))
+    data = DataArguments(dataset_name=str(table), task="multi_label", label_separator=",", train_val_split=0.5)
+    (part,) = named_parts(find_splits(data).splits)
+    kinds = {finding.kind for finding in check_parts([part], lambda probes, count: probes)}
+    assert "duplicate" in kinds
+    assert "conflict" not in kinds
+
+
 def finetune(images: Path, model: Path, out: Path, *flags: str) -> int:
     given = ["--train_dir", str(images), "--model_name_or_path", str(model), "--output_dir", str(out)]
     return main(["finetune", *given, "--num_train_epochs", "1", "--figures", "false", "--disable_tqdm", "true", *flags])
@@ -215,6 +230,13 @@ def test_skipped_files_are_said_and_recorded(
     data = json.loads((tmp_path / "skip" / "hfft.json").read_text())["data"]
     assert data["skipped"] == ["red/000.png"]
     assert sum(data["counts"].values()) == 23
+    run = tmp_path / "skip"
+    sets = _own_sets(load_classifier(run, device="cpu"))
+    assert sum(map(len, (sets.train, sets.validation))) == 23
+    capsys.readouterr()
+    Image.new("RGB", (32, 32), "pink").save(tmp_path / "new.png")
+    assert main(["next", str(tmp_path / "new.png"), "--model", str(run)]) == 0
+    assert "Skipped 1 images that cannot be read" in capsys.readouterr().err
 
 
 def test_a_class_without_readable_images_ends_the_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hfft.explain.forward_pass import watch
 from hfft.explain.gradcam import class_activation_map, feature_maps, overlay
 from hfft.explain.pipeline import STAGES, activation_map, anatomy_of, model_inputs, pipeline_trace
 from hfft.inference.classifier import Classifier, classify, load_classifier
+from hfft.models.features import head_reads
 from hfft.planning.registry import find_anatomy
 from hfft.plugin.contract import TokenLayout
 from hfft.space.views.architecture import architecture_svg, count_text
@@ -186,14 +188,22 @@ def test_the_frozen_part_of_a_vit_shows_its_heads(tuned: Classifier) -> None:
     assert all(head.values.shape == (4, 4) and 0 <= head.low < head.high <= 1 for head in trace.attention)
 
 
-def test_contributions_and_bias_make_the_logit(tuned: Classifier) -> None:
+def test_contributions_are_what_the_logit_is_made_of(tuned: Classifier) -> None:
     trace = prediction_trace(tuned, photo())
     assert trace.features == 16
     (best, *_) = trace.evidence
     assert best.label == trace.scores[0].label
-    assert all(value > 0 for _, value in best.supporting)
-    assert all(value < 0 for _, value in best.opposing)
-    assert list(best.supporting) == sorted(best.supporting, key=lambda pair: -pair[1])
+    head: Any = tuned.model.classifier
+    with torch.no_grad(), head_reads(tuned.model, len(tuned.labels)) as reads:
+        tuned.model(**model_inputs(tuned, photo()))
+    products = (head.weight[tuned.labels.index(best.label)] * reads[-1][1][0]).tolist()
+    ranked = sorted(enumerate(products), key=lambda pair: -pair[1])
+    for found, expected in ((best.supporting, ranked[:6]), (best.opposing, ranked[::-1][:6])):
+        sign = 1 if found is best.supporting else -1
+        wanted = [pair for pair in expected if sign * pair[1] > 0]
+        assert wanted
+        assert [number for number, _ in found] == [number for number, _ in wanted]
+        assert [value for _, value in found] == pytest.approx([value for _, value in wanted], rel=1e-4)
 
 
 def test_a_missing_base_is_a_reason_and_not_an_end(tuned: Classifier, tmp_path: Path) -> None:

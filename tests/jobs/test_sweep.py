@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, PreemptedError
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
 from hfft.models.checkpoint import load
@@ -191,6 +192,21 @@ def test_a_sweep_leaves_the_settings_of_its_caller_alone(
     assert sweep([*flags, "--num_train_epochs", "1"], [{}], tmp_path / "sweep", parse_run, print) == 0
     training = given[0].training
     assert (training.overwrite_output_dir, training.baselines, training.figures) == (False, "probe", True)
+
+
+def test_a_sweep_that_is_told_to_end_begins_no_other_run(
+    pretrained: Folder, image_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def stopped(settings: Settings, *_: Any, **__: Any) -> None:
+        begun.append(settings.training.seed)
+        raise PreemptedError("stopped by SIGTERM")
+
+    monkeypatch.setattr("hfft.jobs.sweep.finetune", stopped)
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    assert main(["sweep", *flags, "--output-dir", str(tmp_path / "sweep"), "--sweep", "seed=1,2"]) == 143
+    assert begun == [1]
 
 
 def test_what_the_images_decide_is_done_before_as_well(

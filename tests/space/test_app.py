@@ -516,7 +516,9 @@ def wait_for(what: Any) -> None:
 
 
 @pytest.mark.processes
-def test_a_server_that_is_told_to_end_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_told_to_end_leaves_nothing_of_its_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "mine.txt").write_text("kept")
     command = [sys.executable, "-m", "hfft", "space", "--outputs", str(folder / "outputs"), "--work_dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
@@ -533,4 +535,5 @@ def test_a_server_that_is_told_to_end_leaves_nothing(folder: Path, tmp_path: Pat
         finally:
             process.kill()
     assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
-    assert not list(tmp_path.iterdir())
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [Path("examples/mine.txt")]
+    assert len(list(tmp_path.iterdir())) == 1

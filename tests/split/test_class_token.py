@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from hfft.models.forward import logits_of
 from hfft.planning.registry import find_anatomy
-from hfft.plugin.contract import TokenLayout
 from hfft.split.class_token import class_token_only, refusal
 
 
@@ -70,5 +69,4 @@ def test_it_does_not_apply_where_the_head_reads_more(name: str) -> None:
     model, inputs = build(name)
     anatomy = find_anatomy(model)
     assert anatomy.class_token is None
-    assert anatomy.tokens is None or isinstance(anatomy.tokens, TokenLayout)
     assert "reads more" in refusal(model, anatomy, inputs)

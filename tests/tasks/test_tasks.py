@@ -86,6 +86,16 @@ def test_what_a_configuration_says_is_read_back(task: Task) -> None:
     assert task_of(config) == task, "what belonged to other logits is gone"
 
 
+@pytest.mark.parametrize("low", [1e-7, 0.3, 0.9999998])
+def test_a_threshold_parts_scores_however_close(low: float) -> None:
+    high = low * (1 + 1e-7) if low > 0.1 else 3 * low
+    scores = np.array([low, high])
+    logits = np.log(scores / (1 - scores))[:, None].repeat(2, axis=1)
+    solved = MULTI_LABEL.calibrated(logits, np.array([[0, 1], [1, 1]], np.float32))
+    assert solved.given(solved.scores(logits))[:, 0].tolist() == [False, True]
+    assert len(str(solved.thresholds[0])) < 20
+
+
 @pytest.mark.parametrize("found", [None, [0.5], ["a", "b", "c"], [float("nan")] * 3, {"cat": 1}])
 def test_thresholds_of_a_stranger_that_make_no_sense_are_passed_over(found: Any) -> None:
     config = SimpleNamespace(id2label=dict(enumerate(CLASSES)), problem_type=MULTI_LABEL.problem_type)

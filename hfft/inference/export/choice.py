@@ -1,4 +1,4 @@
-"""Which formats there are, and which are refused."""
+"""Which formats there are, which packages they need, and which are refused; all of it without those packages."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import importlib.util
 from collections.abc import Iterable
 
 from hfft.errors import ArgumentError
-from hfft.inference.export.formats import Format, int8_onnx, open_onnx, open_openvino, whole_onnx, write_openvino
-from hfft.inference.export.web import WEB
 
-FORMATS = {
-    "onnx": Format(whole_onnx, open_onnx),
-    "openvino": Format(write_openvino, open_openvino, ("onnx", "onnxscript", "openvino"), "openvino"),
-    "int8": Format(int8_onnx, open_onnx, exact=False),
-    "web": WEB,
+_ONNX = ("onnx", "onnxruntime", "onnxscript")
+NEEDED = {
+    "onnx": (_ONNX, "onnx"),
+    "openvino": (("onnx", "onnxscript", "openvino"), "openvino"),
+    "int8": (_ONNX, "onnx"),
+    "web": (_ONNX, "onnx"),
 }
+"""By format, the packages that have to be there, by the names they are imported by, and hfft's extra that has them."""
 NOT_WRITTEN = {
     "coreml": "its models run on macOS alone, so that none could be held against PyTorch here; convert the checkpoint "
     "there with coremltools",
@@ -25,19 +25,16 @@ NOT_WRITTEN = {
 """Formats that people ask for, and why they are refused."""
 
 
-def formats_of(names: Iterable[str]) -> dict[str, Format]:
-    """Return formats by name.
+def check_formats(names: Iterable[str]) -> None:
+    """Make sure that formats can be written.
 
     Raises:
         ArgumentError: one is not written, or a package for it is missing.
     """
-    found = {}
     for name in names:
         if name in NOT_WRITTEN:
             raise ArgumentError(f"hfft does not write --to {name}: {NOT_WRITTEN[name]}")
-        found[name] = FORMATS[name]
-        missing = [each for each in FORMATS[name].packages if importlib.util.find_spec(each) is None]
+        packages, extra = NEEDED[name]
+        missing = [each for each in packages if importlib.util.find_spec(each) is None]
         if missing:
-            extra = FORMATS[name].extra
             raise ArgumentError(f'--to {name} needs {", ".join(missing)}: pip install "hfft[{extra}]"')
-    return found

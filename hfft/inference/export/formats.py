@@ -59,15 +59,11 @@ class Format:
     Args:
         write: writes it into a folder that is there and empty.
         open: opens what was written.
-        packages: that have to be there, by the names they are imported by.
-        extra: of hfft, which installs them.
         exact: whether it computes with the same numbers as PyTorch, and not with coarser ones.
     """
 
     write: Callable[[Parts, Path], None]
     open: Callable[[Path], Runner]
-    packages: tuple[str, ...] = ("onnx", "onnxruntime", "onnxscript")
-    extra: str = "onnx"
     exact: bool = True
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfft.arguments import DataArguments, ExportArguments
 from hfft.data.images import ImageSet, open_image
-from hfft.data.load import ImageSets, load_image_sets
+from hfft.data.load import ImageSets, load_image_sets, load_usable_sets
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.inference.classifier import find_images
@@ -85,7 +85,7 @@ def _own_sets(classifier: Classifier) -> ImageSets:
         raise HfftError(f"{classifier.name} holds no hfft.json, which names them")
     known = {item.name for item in fields(DataArguments)}
     given = {name: value for name, value in classifier.record.arguments.items() if name in known}
-    sets = load_image_sets(DataArguments(**given), classifier.record.seed)
+    sets = load_usable_sets(DataArguments(**given), classifier.record.seed)
     if sets.labels != classifier.labels:
         raise HfftError(f"{sets.name} has other labels than {classifier.name} by now")
     return sets

@@ -17,14 +17,30 @@ from hfft.arguments import ExportArguments
 from hfft.data.preprocessing import collate
 from hfft.errors import HfftError, ModelError, OutputError, one_line
 from hfft.inference.classifier import Classifier, load_classifier
-from hfft.inference.export.choice import formats_of
-from hfft.inference.export.formats import Format, Parts
+from hfft.inference.export.choice import check_formats
+from hfft.inference.export.formats import (
+    Format,
+    Parts,
+    int8_onnx,
+    open_onnx,
+    open_openvino,
+    whole_onnx,
+    write_openvino,
+)
 from hfft.inference.export.graphs import core_graph, front_graph, metadata_of, prove, tail_graph
 from hfft.inference.export.images import RealImages, held_out_images, training_images
 from hfft.inference.export.parity import Expected, Parity, compare, expected_of, require, write_parity
 from hfft.inference.export.recipe import recipe_of
+from hfft.inference.export.web import WEB
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, discard, listed, note, owned
+
+FORMATS = {
+    "onnx": Format(whole_onnx, open_onnx),
+    "openvino": Format(write_openvino, open_openvino),
+    "int8": Format(int8_onnx, open_onnx, exact=False),
+    "web": WEB,
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,8 @@ def export(
         DataError: the images of the check cannot be read.
         OutputError: a folder cannot be written.
     """
-    formats = formats_of(options.to)
+    check_formats(options.to)
+    formats = {name: FORMATS[name] for name in options.to}
     classifier = load_classifier(output, token=options.token, device="cpu")
     target = make_output_folder(_target(output, options.output_dir))
     try:

@@ -57,6 +57,7 @@ class Parity:
         milliseconds: for one image, with its preprocessing, on the CPU of this machine; the median of a few.
         torch_milliseconds: the same in PyTorch.
         bound: what it had to pass.
+        output: what is compared, by the name of the export's output.
     """
 
     format: str
@@ -72,6 +73,7 @@ class Parity:
     milliseconds: float
     torch_milliseconds: float
     bound: str
+    output: str = "probabilities"
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -81,7 +83,7 @@ class Parity:
         unknown = "" if self.same_unknown is None else f', {self.same_unknown} its answer to "none of these"'
         return (
             f"{self.same_labels} of {self.images} images ({self.source}) get PyTorch's answer{unknown}{accuracy}; "
-            f"probabilities differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, "
+            f"{self.output} differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, "
             f"{self.milliseconds:.1f} ms an image (PyTorch {self.torch_milliseconds:.1f})"
         )
 
@@ -165,7 +167,8 @@ def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance:
         megabytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
         milliseconds=statistics.median(seconds[:_TIMED]) * 1000,
         torch_milliseconds=expected.milliseconds,
-        bound=bound_of(tolerance),
+        bound=bound_of(tolerance, task.output),
+        output=task.output,
     )
 
 
@@ -175,11 +178,11 @@ def largest(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return difference if math.isfinite(difference) else math.inf
 
 
-def bound_of(tolerance: float | None) -> str:
+def bound_of(tolerance: float | None, output: str) -> str:
     """Say what an export has to pass."""
     if tolerance is None:
         return f"accuracy within {ACCURACY_POINTS:g} points of PyTorch's"
-    return f"the same answer on all images, probabilities within {tolerance:g}, unknown_score within {_SCORE:.0%}"
+    return f"the same answer on all images, {output} within {tolerance:g}, unknown_score within {_SCORE:.0%}"
 
 
 def require(parity: Parity, tolerance: float | None) -> None:

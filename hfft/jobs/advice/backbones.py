@@ -102,8 +102,8 @@ def compare_backbones(
     found = []
     count = 0
     for name, setup in setups:
-        parts = folds_of(setup, folds)
-        count = len(list(parts))
+        parts = folds_of(setup.sets.train, folds, setup.settings.training.seed)
+        count = len(parts)
         say(f"{name}:")
         began = time.perf_counter()
         (ready,) = ready_for(setup, setup.plan.phases, say).by_trainable.values()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.bars import bar
+from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.curve import LearningCurve, learning_curve
 from hfft.jobs.advice.folds import (
@@ -216,8 +217,8 @@ def compare(
         HfftError: images or cache are not usable.
     """
     training, labels, task = setup.settings.training, setup.sets.train.labels, setup.sets.task
-    parts = folds_of(setup, folds)
-    count = len(list(parts))
+    parts = folds_of(setup.sets.train, folds, training.seed)
+    count = len(parts)
     plans = {policy: _plan(setup, policy) for policy in policies}
     ready = ready_for(setup, [phase for plan in plans.values() for phase in plan.phases], say)
     deepest = min(ready.by_trainable.values(), key=lambda each: len(each.phase.trainable))
@@ -243,22 +244,22 @@ def compare(
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 
-def folds_of(setup: Setup, wanted: int | None) -> Folds:
-    """Part a setup's training images.
+def folds_of(images: ImageSet, wanted: int | None, seed: int) -> Folds:
+    """Part images into the folds of a cross-validation.
 
     Args:
-        setup: with the images, and the seed.
+        images: labelled.
         wanted: how many folds; None for as many as `folds_for` says.
+        seed: of who goes where.
 
     Raises:
         ArgumentError: there are fewer images than folds.
         DataError: without one of the folds all images have the same label.
     """
-    images = setup.sets.train
     count = wanted or folds_for(len(images))
     if count > len(images):
         raise ArgumentError(f"--folds {count} is more than the {len(images)} training images")
-    parts = Folds.of(images, count, setup.settings.training.seed)
+    parts = Folds.of(images, count, seed)
     if any(len(np.unique(images.labels[rows], axis=0)) < 2 for rows, _ in parts):
         raise DataError(
             f"{images.place}: without one of {count} folds all images have the same label; give more images, or more "
@@ -282,7 +283,7 @@ def cross_validated(setup: Setup, parts: Folds, say: Callable[[str], None]) -> t
     reader = HeadInputs(setup, stages[0].prepared.suffix)
     features = reader.features(stages[0].prepared.datasets["plain"], "training")
     probe = cross_validate_probe(features, parts, setup.settings.training.seed, setup.sets.task)
-    say(f"{setup.plan.policy}: {len(list(parts))} trainings")
+    say(f"{setup.plan.policy}: {len(parts)} trainings")
     begin = probe_start(setup, reader, features, stages[0].prepared.datasets["plain"])
     return cross_validate(setup, stages, starting_tensors(setup), parts, begin), probe
 

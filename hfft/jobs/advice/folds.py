@@ -65,9 +65,12 @@ class Folds:
         number[order] = np.arange(len(strata)) % count
         return cls(number, images.labels)
 
+    def __len__(self) -> int:
+        return int(self.number.max()) + 1
+
     def __iter__(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield for each fold the rows to train on and the rows that are held out."""
-        for part in range(int(self.number.max()) + 1):
+        for part in range(len(self)):
             yield np.flatnonzero(self.number != part), np.flatnonzero(self.number == part)
 
 

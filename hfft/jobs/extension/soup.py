@@ -130,9 +130,11 @@ def _handed_back(run: Path, record: RunRecord, setup: Setup) -> Ingredient:
     except OSError as error:
         raise HfftError(f"cannot read {run / 'model.safetensors'}: {error}") from error
     values, task = record.metrics["validation"].values, setup.sets.task
+    metrics = {f"eval_{name}": value for name, value in values.items()}
+    score = (deciding(setup.settings.training, metrics, task.metric), -values[task.beside[-1]])
     state = setup.model.state_dict()
     missing = {name: tensor for name, tensor in state.items() if name not in tensors}  # tied, or saved once
-    return Ingredient(run.name, (values[task.metric], -values[task.beside[-1]]), {**missing, **tensors})
+    return Ingredient(run.name, score, {**missing, **tensors})
 
 
 def _described(soup: Soup, ingredients: int, setup: Setup) -> str:

@@ -75,6 +75,7 @@ class Pictures:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
+        self.address = lru_cache(maxsize=2048)(self._address)  # which goes with this set of images
 
     @cached_property
     def gathered(self) -> Gathered:
@@ -98,8 +99,7 @@ class Pictures:
         """Return split and name of an image that is known by name alone."""
         return next(((split, image) for split in self.gathered.splits if (split, image) in self._places), None)
 
-    @lru_cache(maxsize=2048)  # noqa: B019  (a visit keeps few of these, and for an hour at most)
-    def address(self, split: str, image: str, side: int) -> str:
+    def _address(self, split: str, image: str, side: int) -> str:
         """Return a picture as an address of data, at most `side` pixels each way; empty where it cannot be read."""
         row = self._places.get((split, image))
         if row is None:

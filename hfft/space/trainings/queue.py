@@ -118,7 +118,7 @@ class Training:
         arrived: by station, when it was reached, on the monotonic clock.
         rows: the epochs so far.
         passed: how many images had passed the frozen part when it was first and last heard of, with the moments.
-        filling: how many of the split that passes now.
+        filling: how many of the split that passes now, and how many it has.
         began: when it began to run, on the monotonic clock.
         ended_at: when it ended.
         seen: when somebody last followed it.
@@ -132,7 +132,7 @@ class Training:
     arrived: dict[Station, float] = field(default_factory=dict)
     rows: list[EpochRow] = field(default_factory=list)
     passed: tuple[tuple[int, float], ...] = ()
-    filling: int = 0
+    filling: tuple[int, int] = (0, 0)
     began: float | None = None
     ended_at: float | None = None
     seen: float = field(default_factory=time.monotonic)
@@ -160,11 +160,12 @@ class Training:
         self.arrived.setdefault(station, time.monotonic())
         self.station, self.share = station, share
 
-    def pass_images(self, done: int) -> None:
-        """Count images that passed the frozen part; splits pass one after the other, each counted from 0."""
+    def pass_images(self, done: int, total: int) -> None:
+        """Count images that passed the frozen part; splits pass one after the other, each counted from 0 to its end."""
         before = self.passed[-1][0] if self.passed else 0
-        now = before + (done - self.filling if done >= self.filling else done)
-        self.passed, self.filling = (*self.passed[:1], (now, time.monotonic())), done
+        so_far, end = self.filling
+        now = before + (done - so_far if so_far < end else done)
+        self.passed, self.filling = (*self.passed[:1], (now, time.monotonic())), (done, total)
 
     def end(self, state: State, message: str) -> None:
         """Say how it ended."""
@@ -379,7 +380,7 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
         return None
     if kind == "fill":
         training.reach("fill", event["done"] / event["total"])
-        training.pass_images(event["done"])
+        training.pass_images(event["done"], event["total"])
         training.message = f"Through the frozen part, once: {event['done']:,} of {event['total']:,} images."
     elif kind == "step":
         epoch, epochs = event["epochs"], training.job.epochs

@@ -108,7 +108,7 @@ class VisitorTrainings:
         self.models = models
         self.device = device
         self._small: Given | None = None
-        self._lock = threading.Lock()
+        self._lock, self._keeping = threading.Lock(), threading.Lock()
 
     def small(self) -> Given | None:
         """Return the small set; None where the embedded images are not installed."""
@@ -303,8 +303,11 @@ class VisitorTrainings:
 
     def _keep(self, session: Session, training: Training) -> None:
         """Give a new model a name, and let go of the oldest where there are too many; once for each training."""
-        if self.kept(session, training):
-            return
+        with self._keeping:  # a page and a program may follow the same training
+            if not self.kept(session, training):
+                self._take_in(session, training)
+
+    def _take_in(self, session: Session, training: Training) -> None:
         job = training.job
         assert isinstance(job, Job)
         run = job.folder / "run"

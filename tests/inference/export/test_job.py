@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -234,10 +236,22 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert not (trained / "export").exists()
 
 
-def test_missing_packages(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["export", str(trained)]) == 2
-    assert 'pip install "hfft[onnx]"' in capsys.readouterr().err
+@pytest.mark.processes
+def test_missing_packages(trained: Path) -> None:
+    class_ = (
+        "class No: find_spec = staticmethod(lambda name, *_: exec('raise ImportError') if name in HIDDEN else None)"
+    )
+    without = (
+        "import sys, importlib.util\nHIDDEN = {'onnx', 'onnxscript'}\n"
+        f"{class_}\nsys.meta_path.insert(0, No)\nfound = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in HIDDEN else found(name, *rest)\n"
+        "from hfft.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", without, "export", str(trained)], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert told.stderr == 'hfft: error: --to onnx needs onnx, onnxscript: pip install "hfft[onnx]"\n'
 
 
 def test_predictions_agree(exported: dict[str, Exported], trained: Path, images: Path) -> None:

@@ -100,9 +100,19 @@ def test_the_pace_of_a_station_tells_what_is_left(tmp_path: Path, monkeypatch: p
     assert training.left == pytest.approx(1)  # another station, another pace
 
 
-def test_what_keeping_spared_is_said_as_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "heard",
+    [
+        ((8, 24, 100.0), (16, 24, 101.0), (24, 24, 102.0), (8, 8, 103.0)),
+        ((16, 16, 100.0), (16, 16, 102.0)),  # one event each, of splits of one size
+        ((6, 6, 100.0), (8, 26, 101.0), (26, 26, 103.25)),  # the next split is larger
+    ],
+)
+def test_what_keeping_spared_is_said_as_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: tuple[tuple[int, int, float], ...]
+) -> None:
     training = Training(Job(tmp_path, tmp_path, epochs=5), "running")
-    for done, total, now in ((8, 24, 100.0), (16, 24, 101.0), (24, 24, 102.0), (8, 8, 103.0)):
+    for done, total, now in heard:
         monkeypatch.setattr("hfft.space.trainings.queue.time.monotonic", lambda now=now: now)
         take(training, {"event": "fill", "done": done, "total": total})
     outcome = take(training, {"event": "done"})
