@@ -52,6 +52,7 @@ The command line of transformers' own example runs as it stands: `--do_train --d
 
 - `--cache_dir` is hfft's activation cache; downloads of the Hub are where `HF_HOME` says.
 - `--config_name` must be the model, and there is no `--model_type`: hfft fine-tunes, it trains nothing from scratch.
+- `eval_results.json` and `test_results.json` hold the finished model's metrics, with its temperature or thresholds.
 - `training_args.bin`, a pickle, is not written; `hfft.json` holds every option.
 - The best weights are kept in memory; checkpoints are for going on, and are deleted by nothing but
   `--save_total_limit`.

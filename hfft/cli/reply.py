@@ -188,5 +188,7 @@ def describe_unexpected(error: Exception) -> tuple[str, str]:
         return "out_of_memory", f"out of memory ({text}); {advice}"
     if isinstance(error, OSError):
         return "system", text or type(error).__name__
+    if os.environ.get("WORLD_SIZE", "1") != "1" and re.search("connection (closed|reset) by peer", text, re.IGNORECASE):
+        return "other_process", "another process of this run has ended; its own message says why"
     advice = "unexpected error: run again with --debug and report what it shows"
     return "unexpected", f"{type(error).__name__}: {text}; {advice}"

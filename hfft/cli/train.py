@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
+from hfft.errors import ArgumentError
 from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, refuse_unknown_flags, split_sweep_flags
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def advise_command(argv: list[str]) -> Reply:
     *groups, options, name = parse((*RUN_ARGUMENTS, AdviseArguments), argv, "advise", summary_of("advise"), data)
     settings = Settings(*groups)
     if name is not None:
+        if settings.data.dataset_name or settings.data.train_dir:
+            raise ArgumentError(
+                f"give the images once: as DATA ({name!r} here), or by --train_dir or --dataset_name; several values "
+                "of a flag have commas between them"
+            )
         settings.data = replace(settings.data, dataset_name=name)
     advice = advise(settings, options, print)
     return Reply(advice.data, f"\n{advice}")

@@ -17,7 +17,7 @@ from hfft.data.labels import NamedImages
 from hfft.data.layout import EXTENSIONS, hidden
 from hfft.data.load import find_splits
 from hfft.data.readers.sources import walk
-from hfft.data.sampling import stratified
+from hfft.data.sampling import stratified, with_groups
 from hfft.errors import ArgumentError, OutputError
 from hfft.inference.classifier import find_images
 from hfft.report.record import RunRecord
@@ -92,7 +92,11 @@ def gather(data: DataArguments, place: str | None) -> Gathered:
     found = find_splits(data)
     for named in found.splits.values():
         needs_one_label(named.images.task, "looking after images (hfft embed, labels and next)")
-    return _sampled(Gathered(found.name, found.splits, found.notes, record), data)
+    splits = {
+        split: replace(named, images=with_groups(unlabelled(named.images, len(named.names)), data))
+        for split, named in found.splits.items()
+    }
+    return _sampled(Gathered(found.name, splits, found.notes, record), data)
 
 
 def _sampled(gathered: Gathered, data: DataArguments) -> Gathered:

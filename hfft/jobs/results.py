@@ -84,7 +84,6 @@ def write_results(run: Run) -> str:
         write_adapters(folder, run.model, run.setup.pretrained, base)
         save_checkpoint(run.model, run.processor, folder)
         write_delta(folder, run.model, run.setup.pretrained, base)
-        _write_metrics(folder, run)
         if run.trust.known is not None:
             write_known(folder / KNOWN, run.trust.known)
         if run.trust.kept is not None:
@@ -98,6 +97,7 @@ def write_results(run: Run) -> str:
         for write in run.beside:
             write(folder)
         record = make_record(run, folder)
+        _write_metrics(folder, run, record)
         evidence = _evidence(run, record)
         write_report(folder, record, rows, evidence, str(run.folder))
         record.written = sorted({RECORD, *drawn, *(file.name for file in folder.iterdir())})
@@ -329,10 +329,18 @@ def _frozen(result: PhaseResult) -> FrozenRecord | None:
     return FrozenRecord(result.frozen_tensors, result.frozen_before, result.frozen_after)
 
 
-def _write_metrics(folder: Path, run: Run) -> None:
-    """Write the Trainer's metrics and its state under the names that it gives them itself."""
-    together = {name: value for metrics in run.metrics.values() for name, value in metrics.items()}
-    for split, metrics in {**run.metrics, "all": together}.items():
+def _write_metrics(folder: Path, run: Run, record: RunRecord) -> None:
+    """Write the Trainer's metrics and its state under the names that it gives them itself.
+
+    Where temperature or thresholds change a metric, the finished model's is written.
+    """
+    found = dict(run.metrics)
+    for prefix, split in (("eval", "validation"), ("test", "test")):
+        if prefix in found:
+            final = {f"{prefix}_{name}": value for name, value in record.metrics[split].values.items()}
+            found[prefix] = {name: final.get(name, value) for name, value in found[prefix].items()}
+    together = {name: value for metrics in found.values() for name, value in metrics.items()}
+    for split, metrics in {**found, "all": together}.items():
         (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True))
     run.state.save_to_json(str(folder / "trainer_state.json"))
 

@@ -255,7 +255,21 @@ def fit_with(features: NDArray[np.float64], labels: Targets, strength: float, ta
             return _linear(features, labels, task.probe(strength))
         mean, deviation = standardised(features)
         fitted = task.probe(strength).fit((features - mean) / deviation, labels)
-    return lambda given: task.probed(fitted, (given - mean) / deviation)
+    return _Fitted(task, fitted, mean, deviation)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A task's own linear probe on standardised features; one that can be sent to other processes."""
+
+    task: Task
+    fitted: Any
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    def __call__(self, features: NDArray[np.float64]) -> NDArray[Any]:
+        answers: NDArray[Any] = self.task.probed(self.fitted, (features - self.mean) / self.deviation)
+        return answers
 
 
 def standardised(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_wrong_options(
 ) -> None:
     assert main(["depth", str(finished.images), "--model", str(finished.base), *flags]) == code
     assert message in capsys.readouterr().err
+
+
+def test_groups_stay_whole(finished: Finished) -> None:
+    """Two halves of the images' names part folds in another way than single images do."""
+    given: dict[str, Any] = {"dataset_name": str(finished.images), "model": str(finished.base), "folds": 2}
+    depth = hfft.depth(group_pattern=r"(\d)\.", say=lambda line: None, **given)
+    encoder = load_encoder(FeatureArguments(model=str(finished.base)))
+    images = gather(DataArguments(group_pattern=r"(\d)\."), str(finished.images)).sets["train"]
+    features = read_features(encoder, {"train": images}, [None], lambda line: None)["train"].values
+    images.labels[:] = np.repeat([0, 1, 2], 6)
+    folds = Folds.of(images, 2, 0)
+    assert images.groups is not None
+    assert all(set(images.groups[train]).isdisjoint(images.groups[held_out]) for train, held_out in folds)
+    predicted = cross_validate_probe(features.astype(np.float64), folds, 0)
+    assert depth.probes[-1].accuracy == (predicted == images.labels).mean()
+    with pytest.raises(DataError, match="'ZZZ' matches nothing"):
+        hfft.depth(group_pattern="ZZZ", say=lambda line: None, **given)
 
 
 def test_folds_that_leave_one_label_are_refused(finished: Finished, tmp_path: Path) -> None:

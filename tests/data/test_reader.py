@@ -294,3 +294,18 @@ def test_check_prints_and_records_what_was_read(tmp_path: Path, capsys: pytest.C
     assert "2 classes (cat, dog)" in printed["notes"][0]
     assert main(["check", str(root)]) == 0
     assert printed["notes"][0] in capsys.readouterr().out
+
+
+def test_metadata_files_may_differ_in_columns_that_are_not_read(tmp_path: Path) -> None:
+    for split, weights in (("train", "1.5 2 3 4"), ("validation", "1 2 3 4"), ("test", "a b c d")):
+        place = tmp_path / "set" / split
+        place.mkdir(parents=True)
+        lines = ["file_name,label,weight"]
+        for number, weight in enumerate(weights.split()):
+            picture(number).save(place / f"{number}.png")
+            lines.append(f"{number}.png,{('cat', 'dog')[number % 2]},{weight}")
+        (place / "metadata.csv").write_text("\n".join(lines))
+    sets = load_image_sets(DataArguments(dataset_name=str(tmp_path / "set")), 0)
+    assert sets.labels == ("cat", "dog")
+    assert sets.test is not None
+    assert [len(each) for each in (sets.train, sets.validation, sets.test)] == [4, 4, 4]

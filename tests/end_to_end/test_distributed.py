@@ -174,7 +174,7 @@ def test_two_processes_train_other_tasks(task: str, pretrained: Folder, image_fo
             *("--label_columns", "warmth", "light"),
         ],
     }
-    flags = ["--model_name_or_path", model, "--cache", "disk", *images[task]()]
+    flags = ["--model_name_or_path", model, "--cache", "disk", "--baselines", "probe", *images[task]()]
     for processes in (1, 2):
         folder = ["--output_dir", tmp_path / str(processes), "--cache_dir", tmp_path / f"cache{processes}"]
         launch(processes, *flags, *folder)

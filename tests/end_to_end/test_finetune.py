@@ -136,6 +136,9 @@ def test_results_are_complete_and_stock_transformers_reads_them(
         assert abs(float(probabilities.max()) - float(row["probability"])) < 1e-4
     figures = json.loads((folder / "all_results.json").read_text())
     assert {"test_accuracy", "eval_accuracy", "eval_loss", "train_loss"} <= figures.keys()
+    values = json.loads((folder / "hfft.json").read_text())["metrics"]["test"]["values"]
+    for name in ("accuracy", "loss", "ece"):
+        assert figures[f"test_{name}"] == values[name]
     with (folder / "trace.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
 

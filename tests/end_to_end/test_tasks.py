@@ -143,6 +143,14 @@ def test_stock_transformers_gives_the_same_answers(finished: Path, world: World,
     assert ("decision_thresholds" in config) is (task == "multi_label")
 
 
+def test_the_trainers_files_say_what_the_record_says(finished: Path) -> None:
+    values = record(finished)["metrics"]["validation"]["values"]
+    found = json.loads((finished / "eval_results.json").read_text())
+    shared = {name: value for name, value in found.items() if name.removeprefix("eval_") in values}
+    assert len(shared) >= 3
+    assert shared == {name: values[name.removeprefix("eval_")] for name in shared}
+
+
 def test_the_predictions_are_written(finished: Path, task: str) -> None:
     with (finished / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from hfft.tasks.multi_label import MULTI_LABEL, MultiLabel
 from hfft.tasks.registry import TASKS, task_as, task_of
 from hfft.tasks.regression import REGRESSION, Regression
 from hfft.tasks.single_label import SINGLE_LABEL
-from hfft.training.baselines import fit_probe
+from hfft.training.baselines import fit_probe, fit_with
 
 CLASSES = ("cat", "dog", "owl")
 TREE = ("pet/cat", "pet/dog", "owl")
@@ -251,3 +252,10 @@ def test_a_probe_that_fits_the_task_learns(task: Task, outputs: int) -> None:
     known = task.compared(task.constant(truth[:120], 40), truth[120:])
     assert found[task.metric] > 0.85
     assert known[task.metric] < 0.75
+
+
+def test_a_probe_can_be_sent_to_other_processes(task: Task) -> None:
+    features = np.random.default_rng(0).normal(size=(24, 5))
+    targets = task.encode(LABELS[task.name] * 6, _names(task))
+    probe = fit_with(features, targets, 1.0, task)
+    assert np.array_equal(pickle.loads(pickle.dumps(probe))(features), probe(features))  # noqa: S301  (its own)

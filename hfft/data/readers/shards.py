@@ -10,12 +10,14 @@ from typing import Any
 import datasets
 
 from hfft.arguments import DataArguments
-from hfft.data.layout import pick_splits, split_of
+from hfft.data.layout import EXTENSIONS, pick_splits, split_of
 from hfft.data.readers.archives import members
+from hfft.data.readers.folders import open_class_folders
 from hfft.data.readers.sources import load_dataset
 from hfft.errors import ArgumentError, DataError, one_line
 
-_LABEL_SUFFIXES = (".cls", ".json", ".txt")  # that only a WebDataset keeps beside its images
+_LABEL_SUFFIXES = (".cls", ".json", ".txt")  # that a WebDataset keeps beside its images
+_LOOKED_AT = 20
 
 
 def shards_of(path: Path) -> list[Path]:
@@ -28,10 +30,15 @@ def _is_webdataset(path: Path) -> bool:
     """Whether images and labels lie side by side under one key, as in ``0001.jpg`` and ``0001.cls``."""
     if path.suffix.lower() != ".tar" or zipfile.is_zipfile(path):
         return False
-    names = list(members(path)[0])[:20]
-    keys = {name.rpartition("/")[2].partition(".")[0] for name in names if not name.lower().endswith(_LABEL_SUFFIXES)}
-    labels = [name for name in names if name.lower().endswith(_LABEL_SUFFIXES)]
-    return any(name.rpartition("/")[2].partition(".")[0] in keys for name in labels)
+    names = list(members(path)[0])
+    if len({name.rpartition("/")[0] for name in names if name.lower().endswith(EXTENSIONS)}) > 1:
+        return False  # class folders, with something else beside their images
+    keys = {_key(name) for name in names[:_LOOKED_AT] if not name.lower().endswith(_LABEL_SUFFIXES)}
+    return any(_key(name) in keys for name in names[:_LOOKED_AT] if name.lower().endswith(_LABEL_SUFFIXES))
+
+
+def _key(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def read_shards(shards: list[Path]) -> datasets.DatasetDict:
@@ -65,18 +72,39 @@ def read_stream(name: str, data: DataArguments) -> datasets.DatasetDict:
 
     Raises:
         ArgumentError: a limit is missing.
-        DataError: it is a file, it cannot be loaded, or breaks off.
+        DataError: it is a file, it cannot be loaded, it breaks off, or its classes are others than without streaming.
     """
-    if Path(name).expanduser().is_file():
+    path = Path(name).expanduser()
+    if path.is_file():
         raise DataError(f"{name}: a single file is not streamed; leave --streaming out, or give its folder")
     if data.max_train_samples is None or data.max_eval_samples is None:
         raise ArgumentError("--streaming needs --max_train_samples and --max_eval_samples: it reads so many and stops")
     streams = load_dataset(name, data.dataset_config_name, streaming=True)
+    if path.is_dir():
+        _check_classes(path, pick_splits(streams), streams)
     found = {}
     for split, source in pick_splits(streams).items():
         most = data.max_train_samples if split == "train" else data.max_eval_samples
         found[source] = _materialised(streams[source], most, f"{name}/{source}")
     return datasets.DatasetDict(found)
+
+
+def _check_classes(path: Path, picked: dict[str, str], streams: Any) -> None:
+    """Make sure that a stream's classes are those that class folders are read as without streaming.
+
+    Raises:
+        DataError: an image's class is not its innermost folder, which is what a stream takes for it.
+    """
+    expected = open_class_folders(path).layout.classes
+    features = streams[picked["train"]].features or {}
+    label = features.get("label")
+    found = label.names if isinstance(label, datasets.ClassLabel) else []
+    if expected and set(expected) != set(found):
+        raise DataError(
+            f"{path}: a stream takes the innermost folder of an image for its class, but these folders are read as "
+            f"{', '.join(sorted(expected)[:3])}{', ...' * (len(expected) > 3)}; leave --streaming out: files on this "
+            "machine are read as they are needed"
+        )
 
 
 def _materialised(stream: Any, most: int, name: str) -> datasets.Dataset:

@@ -64,7 +64,7 @@ def read_metadata(
     """
     notes = [f"Read as the rows of {', '.join(str(file.relative_to(folder)) for file in files)}"]
     tables = [table_rows(file, data, notes) for file in files]
-    rows = datasets.concatenate_datasets(tables)
+    rows = datasets.concatenate_datasets(_alike(tables))
     column = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
     root = folder.resolve()
     places = [os.path.relpath(value["path"], root).replace(os.sep, "/") for value in rows[column]]
@@ -75,6 +75,28 @@ def read_metadata(
         return datasets.DatasetDict(train=rows), notes
     found = {str(word): [row for row, each in enumerate(words) if each == word] for word in dict.fromkeys(words)}
     return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items()}), notes
+
+
+def _alike(tables: Sequence[datasets.Dataset]) -> list[datasets.Dataset]:
+    """Give columns of one name one type: numbers where all of them hold numbers, else text.
+
+    Raises:
+        DataError: one holds lists or records where another does not.
+    """
+    kinds: dict[str, dict[str, Any]] = {}
+    for table in tables:
+        for name, feature in table.features.items():
+            kinds.setdefault(name, {})[str(feature)] = feature
+    cast: dict[str, datasets.Value] = {}
+    for name, found in kinds.items():
+        if len(found) > 1:
+            if not all(isinstance(feature, datasets.Value) for feature in found.values()):
+                raise DataError(f"the column {name!r} holds {' and '.join(found)} in several tables; write it alike")
+            numbers = all(re.match("u?int|float", feature.dtype) for feature in found.values())
+            cast[name] = datasets.Value("float64" if numbers else "string")
+    for name, value in cast.items():
+        tables = [table.cast_column(name, value) if name in table.column_names else table for table in tables]
+    return list(tables)
 
 
 def table_columns(path: Path) -> list[str]:

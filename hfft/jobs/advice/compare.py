@@ -240,7 +240,7 @@ def compare(
     found += [entrant.candidate() for entrant in entrants]
     order = [found[0], *sorted(found[1:], key=lambda each: each.share)]
     policy, reason = recommend(order[1:], order[0])
-    learned = None if hurried else learning_curve(features, labels, training.seed, task)
+    learned = None if hurried else learning_curve(features, labels, training.seed, task, setup.sets.train.groups)
     return Advice(tuple(order), policy, reason, len(labels), count, learned)
 
 

@@ -177,6 +177,39 @@ def test_every_packing_trains_to_the_same_weights_and_figures(images: Path, pret
         assert train(pack.__name__, pack(images, place)) == plain, pack.__name__
 
 
+def test_class_folders_with_texts_beside_their_images_are_no_webdataset(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as opened:
+        for file in _files(images):
+            name = file.relative_to(images)
+            _add(opened, str(name), file.read_bytes())
+            _add(opened, str(name.with_suffix(".txt")), b"a picture")
+            _add(opened, str(name.with_suffix(".json")), b"{}")
+    sets = load_image_sets(DataArguments(dataset_name=str(tmp_path / "x.tar")), 3)
+    assert sets.labels == CLASSES
+    assert _content(sets) == _content(load_image_sets(DataArguments(train_dir=str(images)), 3))
+
+
+def test_a_stream_of_class_folders_has_their_classes_or_is_refused(images: Path, tmp_path: Path) -> None:
+    def streamed(place: Path) -> ImageSets:
+        most = {"max_train_samples": 1000, "max_eval_samples": 1000, "train_val_split": 0.25}
+        return load_image_sets(DataArguments(dataset_name=str(place), streaming=True, **most), 0)  # type: ignore[arg-type]
+
+    plain = [file for file in _files(images) if file.parent.parent == images]
+    for file in plain:
+        for part in ("day", "night"):
+            target = tmp_path / "nested" / file.parent.name / part
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+            (tmp_path / "plain" / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "plain" / file.parent.name)
+    assert streamed(tmp_path / "plain").labels == CLASSES
+    with pytest.raises(DataError, match=r"innermost folder .* leave --streaming out"):
+        streamed(tmp_path / "nested")
+    shutil.copy(plain[0], tmp_path / "nested" / "0" / "top.png")
+    with pytest.raises(DataError, match="leave --streaming out"):
+        streamed(tmp_path / "nested")
+
+
 def test_splits_inside_an_archive_are_splits(image_folder: Folder, tmp_path: Path) -> None:
     parts = {"train": image_folder("a"), "valid": image_folder("b", per_class=2, seed=1)}
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hfft.jobs.advice.curve import LearningCurve, learning_curve
+from hfft.jobs.advice.curve import LearningCurve, _samples, learning_curve
+from hfft.tasks.multi_label import MULTI_LABEL
 from hfft.training.baselines import fit_probe
 
 
@@ -47,3 +48,34 @@ def test_a_law_without_noise_is_found() -> None:
 
 def test_too_few_images_have_no_curve() -> None:
     assert learning_curve(*draw(8, 0, 2.0), 0) is None
+
+
+def test_noise_has_a_flat_curve_whatever_the_metric() -> None:
+    """Average precision is higher on fewer images, so all sizes are evaluated on as many."""
+    slopes = []
+    for seed in range(6):
+        random = np.random.RandomState(seed)
+        features, labels = random.randn(120, 20), (random.rand(120, 10) < 0.08).astype(np.float32)
+        curve = learning_curve(features, labels, seed, MULTI_LABEL)
+        assert curve is not None
+        slopes.append(curve.scores[-1] - curve.scores[0])
+    error = np.std(slopes, ddof=1) / len(slopes) ** 0.5
+    assert abs(np.mean(slopes)) < 3 * error
+
+
+def test_groups_are_learned_from_or_held_out_as_a_whole() -> None:
+    """Images of a group are all but equal and labels are drawn by group: nothing can be learned about another one."""
+    random = np.random.RandomState(0)
+    groups = np.repeat([f"g{number:02d}" for number in range(24)], 6)
+    features = np.repeat(random.randn(24, 30), 6, axis=0) + 0.01 * random.randn(144, 30)
+    labels = np.repeat(random.permutation(np.arange(24) % 2), 6)
+    alone, whole = (learning_curve(features, labels, 0, groups=given) for given in (None, groups))
+    assert alone is not None
+    assert whole is not None
+    assert alone.scores[-1] > 0.95
+    assert whole.scores.max() < 0.75
+    assert learning_curve(features[:24], labels[:24], 0, groups=groups[:24]) is None
+    for rows, held_out in (_samples(labels, groups, [30, 60, 90], seed) for seed in range(5)):
+        for each in rows:
+            assert set(groups[each]).isdisjoint(groups[held_out])
+            assert set(labels[each].tolist()) == {0, 1}

@@ -1,0 +1,23 @@
+"""The commands that train: what their words are taken for."""
+
+from __future__ import annotations
+
+import pytest
+
+from hfft.cli import main
+from hfft.cli.reply import describe_unexpected
+
+
+def test_images_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A space in place of a comma makes a policy's name a data set's."""
+    assert main(["advise", "--dataset_name", "photos", "--policies", "head", "last_block"]) == 2
+    assert "give the images once: as DATA ('last_block' here)" in capsys.readouterr().err
+
+
+def test_a_lost_connection_is_the_fault_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("[/pair.cc:553] Connection closed by peer [127.0.0.1]:39204")
+    assert describe_unexpected(error)[0] == "unexpected"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    kind, text = describe_unexpected(error)
+    assert kind == "other_process"
+    assert text == "another process of this run has ended; its own message says why"
