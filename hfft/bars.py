@@ -32,6 +32,10 @@ def silenced(silent: bool | None) -> Iterator[None]:
             _SILENT.reset(token)
 
 
+def unsaid(line: str) -> None:
+    """Say nothing: for whoever asks for a function that prints a line."""
+
+
 def bar(items: Iterable[Any] | None = None, hidden: bool = False, **options: Any) -> tqdm[Any]:
     """Return a progress bar on standard error; nothing is drawn within `silenced`, or where that is not a terminal.
 

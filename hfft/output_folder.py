@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hfft.errors import OutputError
+from hfft.files import write_whole
 
 RECORD, CONFIG = "hfft.json", "config.json"
 KNOWN = "known_images.safetensors"
@@ -184,12 +185,7 @@ def _is_name(name: object) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, f"{text}\n".encode())
 
 
 LOCK = ".hfft.lock"

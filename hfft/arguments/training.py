@@ -98,7 +98,7 @@ class FinetuneArguments(TrainingArguments):
         ["auto", "best", "last"],
     )
     early_stopping_patience: int | None = option(
-        None, "End a phase after so many evaluations without a new best accuracy; never if not given."
+        None, "End a phase after so many evaluations without a new best of the metric that decides; never if not given."
     )
     mixup: float = option(
         0.0,
@@ -139,7 +139,7 @@ class FinetuneArguments(TrainingArguments):
         False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."
     )
     do_train: bool = option(True, "Taken for granted; --do_eval and --do_predict as well.")
-    remove_unused_columns: bool = option(False, "Ignored; hfft batches contain only model inputs.")
+    remove_unused_columns: bool = option(False, "Only false: hfft's batches hold nothing but model inputs.")
     ddp_find_unused_parameters: bool | None = option(
         False, "Off: the frozen set is fixed, so the search only costs time."
     )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfft.files import whole_file
+from hfft.files import sha256_of, whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,9 +106,8 @@ def check_content(file: Path) -> None:
         DamagedError: they differ.
         OSError: it cannot be read, which says nothing about it.
     """
-    with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest()[:32] != file.stem:
-            raise DamagedError
+    if sha256_of(file)[:32] != file.stem:
+        raise DamagedError
 
 
 def read_names(file: Path) -> list[str]:

@@ -41,8 +41,6 @@ def cache_command(argv: list[str]) -> Reply:
     """List the activation caches on disk, prune them, or fill one without training: hfft cache list|prune|fill."""
     if argv[:1] == ["fill"]:
         return _fill(argv[1:])
-    from hfft.arguments import CacheToolArguments
-
     action = {
         "choices": ["list", "prune", "fill"],
         "help": "list shows sizes; prune removes the least recently used; fill takes the flags of hfft finetune and "

@@ -1,4 +1,4 @@
-"""Commands that look after images by a model's features: embed, labels, next."""
+"""Commands that look after images by a model's features: embed, depth, labels, next."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
+from hfft.output_folder import RECORD
 from hfft.parsing import asks_for_help, flags_of, parse, print_run_help, refuse_unknown_flags, split_sweep_flags
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run_result(folder: Path) -> dict[str, Any]:
     """Return what programs are told of a finished run; ``hfft.json`` in its folder says the rest."""
     from hfft.report.record import read_record
 
-    record = folder / "hfft.json"
+    record = folder / RECORD
     return {"output_dir": folder, "record": record, **read_record(record).summary()}
 
 

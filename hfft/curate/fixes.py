@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import datasets
 
 from hfft.arguments import DataArguments, LabelsArguments
 from hfft.curate.gather import UNLABELLED, Gathered, gather, path_from, refuse_existing
-from hfft.data.images import IMAGE_COLUMN
+from hfft.data.images import IMAGE_COLUMN, held
 from hfft.data.labels import find_column
 from hfft.data.layout import composed
 from hfft.data.readers.sources import quiet
@@ -245,7 +244,7 @@ def _write_parquet(gathered: Gathered, rows: Sequence[tuple[str, int, str | None
     """Write the images themselves with their labels and splits."""
     values = {split: list(images.values()) for split, images in gathered.sets.items()}
     columns: dict[str, list[Any]] = {
-        IMAGE_COLUMN: [_held(values[split][row]) for split, row, _ in rows],
+        IMAGE_COLUMN: [held(values[split][row]) for split, row, _ in rows],
         "label": [label for *_, label in rows],
         "split": [_split(split) for split, *_ in rows],
     }
@@ -256,8 +255,3 @@ def _write_parquet(gathered: Gathered, rows: Sequence[tuple[str, int, str | None
             datasets.Dataset.from_dict(columns, features).to_parquet(str(partial))
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; free some room") from error
-
-
-def _held(value: dict[str, Any]) -> dict[str, Any]:
-    content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-    return {"bytes": content, "path": os.path.basename(value["path"] or "") or None}

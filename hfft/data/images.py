@@ -254,6 +254,16 @@ def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS)
         yield image
 
 
+def held(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of images as it is stored by itself: with its bytes, and the bare name of its file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    return {"bytes": content, "path": Path(value["path"] or "").name or None}
+
+
 def open_image(
     source: str | os.PathLike[str] | io.BytesIO, name: str, least: int | None = None, bounds: Bounds = BOUNDS
 ) -> Image.Image:

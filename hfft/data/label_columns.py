@@ -128,14 +128,9 @@ def _guess(column: Column, data: DataArguments) -> tuple[str, str]:
         return MULTI_LABEL.name, f"{where} labels with {data.label_separator!r} between them"
     if column.holds_lists:
         inner = getattr(getattr(column.feature, "feature", None), "dtype", "")
-        return (
-            (REGRESSION.name, f"{where} lists of numbers")
-            if inner.startswith("float")
-            else (
-                MULTI_LABEL.name,
-                f"{where} lists",
-            )
-        )
+        if inner.startswith("float"):
+            return REGRESSION.name, f"{where} lists of numbers"
+        return MULTI_LABEL.name, f"{where} lists"
     if _written_lists(column.values) is not None:
         return MULTI_LABEL.name, f"{where} lists"
     fraction = next((value for value in _all_numbers(column) if value % 1), None)

@@ -219,7 +219,7 @@ def _unmapped(split: NamedImages, row: int, labels: Sequence[str] = ()) -> DataE
     name = next((part for part in parts if part not in labels), None)
     if name is None:
         return DataError(f"{split.images.place}: the image {image} has no label; label it or leave it out")
-    alike = [label for label in labels if _loose(label) == _loose(name)]
+    alike = [label for label in labels if loose(label) == loose(name)]
     hint = f"is it {alike[0]!r}? Names differ where case or spaces do" if alike else "add some to the training images"
     return DataError(
         f"{split.images.place}: the class {name!r} (as of {image}) has no training images; "
@@ -227,7 +227,8 @@ def _unmapped(split: NamedImages, row: int, labels: Sequence[str] = ()) -> DataE
     )
 
 
-def _loose(name: str) -> str:
+def loose(name: str) -> str:
+    """Return a class's name without case and spaces, by which names that are probably meant to be one are found."""
     return "".join(name.casefold().split())
 
 

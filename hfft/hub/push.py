@@ -16,8 +16,8 @@ from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.adapters import CONFIG, TENSORS
 from hfft.models.delta import has_delta
-from hfft.models.download import DELTA, WEIGHTS, has_weights
-from hfft.output_folder import ADAPTER, CODE, KNOWN
+from hfft.models.download import DELTA, has_weights
+from hfft.output_folder import ADAPTER, CODE, KNOWN, WEIGHTS
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace

@@ -20,6 +20,7 @@ from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import HfftError
 from hfft.metrics import PairedDifference, paired_difference
 from hfft.models.download import has_weights
+from hfft.output_folder import RECORD
 from hfft.report.record import RunRecord, read_record
 from hfft.report.trace import EpochRow, read_trace
 from hfft.tasks.contract import Task, Told
@@ -68,7 +69,7 @@ def read_run(folder: Path, name: str | None = None) -> FinishedRun:
     Raises:
         HfftError: there is no record, or it is damaged.
     """
-    record = read_record(folder / "hfft.json")
+    record = read_record(folder / RECORD)
     try:
         rows = tuple(read_trace(folder / "trace.csv"))
     except (HfftError, OSError):
@@ -83,7 +84,7 @@ def find_runs(root: Path) -> list[FinishedRun]:
         folder = Path(place)
         depth = len(folder.relative_to(root).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < _DEEPEST else []
-        if "hfft.json" not in files or not (has_weights(folder) or "delta.safetensors" in files):
+        if RECORD not in files or not (has_weights(folder) or "delta.safetensors" in files):
             continue
         try:
             found.append(read_run(folder, str(folder.relative_to(root)) if depth else folder.name))

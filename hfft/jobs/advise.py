@@ -101,10 +101,9 @@ def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice
 
 def with_all_images(setup: Setup) -> Setup:
     """Return a setup whose training images include those that were set aside for validation."""
-    train, validation = setup.sets.train, setup.sets.validation
-    if setup.settings.data.validation_dir or train.root != validation.root or train.name != validation.name:
+    if not setup.sets.held_back:
         return setup
-    together = concatenated([train, validation])
+    together = concatenated([setup.sets.train, setup.sets.validation])
     return replace(setup, sets=replace(setup.sets, train=together))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import RUN_ARGUMENTS, CheckpointArguments, EvaluateArguments
+from hfft.bars import unsaid
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError
 from hfft.inference.evaluate import Evaluation, evaluate, make_evaluation_folder, write_evaluation
@@ -47,7 +48,7 @@ def evaluate_with(**options: Any) -> Evaluation:
         (6, True)
     """
     use, wanted = parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate")
-    return evaluate(use, wanted) if wanted.folds is None else evaluate_folds(use, wanted, lambda line: None)
+    return evaluate(use, wanted) if wanted.folds is None else evaluate_folds(use, wanted, unsaid)
 
 
 def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Callable[[str], None]) -> Evaluation:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
-from hfft.bars import silenced
+from hfft.bars import silenced, unsaid
 from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, PreemptedError, one_line
@@ -28,7 +28,7 @@ from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
 from hfft.jobs.advice.folds import starting_tensors
 from hfft.jobs.inputs import Shared
-from hfft.jobs.results import weights_kept
+from hfft.jobs.results import weights_kept, write_results
 from hfft.jobs.run import Run, best_epoch_of, judged
 from hfft.jobs.trust import Trust, features_kept, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
@@ -77,7 +77,7 @@ def finetune(
     """
     check_processes(settings.training)
     main = settings.training.process_index == 0
-    say = say if main else _silent
+    say = say if main else unsaid
     make_output_dir(settings)
     lock = locked(Path(settings.training.output_dir or "")) if main else nullcontext()
     with lock, silenced(settings.training.disable_tqdm):
@@ -89,8 +89,6 @@ def _finetune(
     settings: Settings, say: Callable[[str], None], test: bool, callbacks: tuple[TrainerCallback, ...], shared: Shared
 ) -> Run:
     """Do the work of `finetune` in an output folder that is this run's alone."""
-    from hfft.jobs.results import write_results  # it draws and writes; training does not wait for its imports
-
     settings = replace(settings, training=copy.copy(settings.training))
     keep_freed_memory()
     began, training = time.perf_counter(), settings.training
@@ -375,10 +373,6 @@ def _in_units(found: EvalLoopOutput | None, task: Task) -> EvalLoopOutput:
     return found._replace(predictions=task.scores(judged(found)[0]))
 
 
-def _silent(line: str) -> None:
-    """Say nothing: only the first process talks."""
-
-
 def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen; this is ``hfft.finetune``.
 
@@ -434,6 +428,6 @@ def full_baseline(given: Setup) -> tuple[dict[str, NDArray[Any]], float]:
         settings.training.resume_from_checkpoint = None
         settings.training.num_train_epochs = sum(phase.epochs for phase in given.plan.phases)
         setup, progress = replace(set_up(settings), sets=given.sets), Progress()
-        other = finish(setup, progress, train_phases(setup, progress, _silent), began)
+        other = finish(setup, progress, train_phases(setup, progress, unsaid), began)
     found = {split: other.trust.task.answers(judged(output)[0]) for split, output in other.predictions.items()}
     return found, time.perf_counter() - began

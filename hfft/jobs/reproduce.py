@@ -14,6 +14,7 @@ from hfft.arguments import RUN_ARGUMENTS, FinetuneArguments
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError, HfftError
 from hfft.files import sha256_of
+from hfft.output_folder import RECORD
 from hfft.parsing import flags_of
 from hfft.report.record import RunRecord, read_record
 
@@ -47,7 +48,7 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
         raise ArgumentError(f"{FLAG} needs the hfft.json of a run")
     rest = [*argv[:index], *argv[index + (1 if given else 2) :]]
     file = Path(path).expanduser()
-    record = read_record(file / "hfft.json" if file.is_dir() else file)
+    record = read_record(file / RECORD if file.is_dir() else file)
     return [*record_flags(record), *rest], record
 
 
@@ -80,7 +81,7 @@ def compare(record: RunRecord, folder: Path) -> Iterator[str]:
     Raises:
         HfftError: the new record cannot be read.
     """
-    new = read_record(folder / "hfft.json")
+    new = read_record(folder / RECORD)
     for name in sorted(record.versions.keys() | new.versions.keys()):
         before, after = record.versions.get(name, "none"), new.versions.get(name, "none")
         if before != after:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback
 
-from hfft.bars import silenced
+from hfft.bars import silenced, unsaid
 from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
@@ -304,8 +304,8 @@ def _run(
         refuse_foreign(folder, RESULTS)
     training = copy.copy(settings.training)
     training.overwrite_output_dir = True  # what the folder holds is a run that was stopped, or another one's results
-    finetune(replace(settings, training=training), _silent, test=False, callbacks=callbacks, shared=shared)
-    row = _row(read_record(folder / "hfft.json"), options, folder)
+    finetune(replace(settings, training=training), unsaid, test=False, callbacks=callbacks, shared=shared)
+    row = _row(read_record(folder / RECORD), options, folder)
     return replace(row, seconds=time.perf_counter() - began)
 
 
@@ -328,7 +328,3 @@ def _texts(values: Any) -> list[str]:
 def _flags(options: Options) -> Iterator[str]:
     for name, value in options.items():
         yield from (f"--{name}", value)
-
-
-def _silent(line: str) -> None:
-    """Say nothing: the sweep prints a line for each run itself."""

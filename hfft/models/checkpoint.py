@@ -26,6 +26,7 @@ from hfft.output_folder import (
     CODE,
     CONFIG,
     KNOWN,
+    RECORD,
     RESULTS,
     WEIGHTS,
     claim,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel
 
 
-BESIDE = ("config.json", "preprocessor_config.json", "hfft.json", "README.md", KNOWN, CLASSES)
+BESIDE = ("config.json", "preprocessor_config.json", RECORD, "README.md", KNOWN, CLASSES)
 """What belongs to a checkpoint besides its tensors."""
 
 

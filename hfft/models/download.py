@@ -9,10 +9,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hfft.errors import ModelError, one_line
-from hfft.output_folder import ADAPTER, KNOWN
+from hfft.output_folder import ADAPTER, KNOWN, WEIGHTS
 
 DELTA = "delta.safetensors"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 
 
 def fetch(

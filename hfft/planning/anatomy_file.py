@@ -77,8 +77,7 @@ def check_anatomy(anatomy: Anatomy, model: nn.Module) -> None:
     """
     if not anatomy.blocks or not anatomy.head:
         raise PluginError("the anatomy has no blocks or no head; both are needed")
-    tensors = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    tensors += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    tensors = _tensor_names(model)
     known = {name for name, _ in model.named_modules(remove_duplicate=False)} | set(tensors)
     missing = [name for _, names in anatomy.parts() for name in names if name not in known]
     if missing:

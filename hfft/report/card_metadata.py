@@ -79,7 +79,6 @@ def _eval_results(record: RunRecord) -> list[EvalResult]:
             dataset_type=record.data.name if _data_on_hub(record) else "imagefolder",
             dataset_name=data_name(record),
             dataset_split=split,
-            dataset_revision=record.data.revision,
             metric_type=kind,
             metric_name=METRIC_NAMES[name] + (" (optimistic)" if record.optimistic(split) else ""),
             metric_args=arguments,

@@ -55,12 +55,11 @@ class DataRecord:
         name: Hub id, folder or package.
         labels: the classes' names, by label number.
         counts: images per split (``train``, ``validation``, ``test``).
-        fingerprints: a hash of each split's images and labels.
+        fingerprints: a hash of each split's images.
         on_hub: whether `name` is a data set on the Hub, so that a card may link to it.
-        revision: commit of the Hub's repository, where there is one.
         skipped: files that could not be read and were left out.
         notes: what the data set was taken for, what was left out, and what became of the base's head.
-        sha256: by split, a hash over the content and the label of every image; a split of too many bytes has none.
+        sha256: by split, a hash over the content and the label of every image; none of a split that lacks a file.
         deep_grey: share, 0 to 1, of the training images that are grey of more than 8 bits.
     """
 
@@ -69,7 +68,6 @@ class DataRecord:
     counts: dict[str, int]
     fingerprints: dict[str, str] = field(default_factory=dict)
     on_hub: bool = False
-    revision: str | None = None
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
@@ -203,7 +201,7 @@ class RunRecord:
 
     Args:
         hfft_version: of the program that ran.
-        created: when the run began, ISO 8601 with a time zone.
+        created: when this was made, at the end of the run, ISO 8601 with a time zone.
         base: the pretrained model.
         data: images and labels.
         policy: as given, ``last_n:2`` for instance.
@@ -213,12 +211,13 @@ class RunRecord:
         versions: of Python and of the packages that matter, by name.
         command: the command that ran, ``finetune`` for instance.
         arguments: every option and its value, flat, as a YAML file would hold them.
-        anatomy: `hfft.plugin.contract.Anatomy.to_dict`.
+        anatomy: the fields of `hfft.plugin.contract.Anatomy`.
         parts: the anatomy's parts in order of depth, with parameter counts.
         seed: of everything random.
         processes: how many trained together.
         device: ``cpu``, or the accelerator's name.
-        seconds: what was spent, by what it was spent on (``total``, ``prefix``, ``suffix``, ``decode``).
+        seconds: what was spent, by what it was spent on (``total``, ``wait_for_images``, ``prefix``, ``training``,
+            ``baselines``, ``trust``, ``folds``).
         cache: the activation cache.
         per_class: the table of the last split evaluated.
         per_class_split: which split that is.
@@ -237,7 +236,8 @@ class RunRecord:
         known: the training images that others are compared with.
         feature_map: the images before and after training; None where they were not drawn.
         task: what the labels mean; see `hfft.tasks`.
-        thresholds: of multi_label, probability from which on each label is given, in the order of the labels.
+        thresholds: of multi_label, probability from which on each label is given, in the order of the labels; of
+            label_tree the one from which on a branch is.
         extended: how the run came of another one; None where it did not.
     """
 
@@ -308,7 +308,7 @@ class RunRecord:
 
 
 def write_record(path: str | Path, record: RunRecord) -> None:
-    """Write a record as JSON, staged_results the file in one step; what is not finite becomes null.
+    """Write a record as JSON, replacing the file in one step; what is not finite becomes null.
 
     Raises:
         OutputError: the file cannot be written.

@@ -217,7 +217,7 @@ def _loss_now(rows: Sequence[EpochRow]) -> str:
 
 
 def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
-    """Write rows as CSV with a header, staged_results the file in one step so that a reader never sees half.
+    """Write rows as CSV with a header, replacing the file in one step so that a reader never sees half.
 
     Raises:
         OutputError: the file cannot be written.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hfft.data.images import ImageSet
 from hfft.errors import DataError, OutputError
 from hfft.metrics import confusion, reliability
+from hfft.output_folder import RECORD
 from hfft.report.card import model_card
 from hfft.report.mistakes import Mistake, find_mistakes, write_mistakes
 from hfft.report.plots import (
@@ -84,14 +85,14 @@ def write_report(
     """
     folder = Path(folder)
     write_trace(folder / "trace.csv", rows)
-    write_record(folder / "hfft.json", record)
+    write_record(folder / RECORD, record)
     figures = [] if evidence is None else _draw(folder, record, rows, evidence)
     card = model_card(record, rows, repo_id or str(folder), figures)
     try:
         (folder / "README.md").write_text(str(card), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {folder / 'README.md'}: {error.strerror}; free some room") from error
-    return [folder / name for name in ("trace.csv", "hfft.json", *figures, "README.md")]
+    return [folder / name for name in ("trace.csv", RECORD, *figures, "README.md")]
 
 
 def _draw(folder: Path, record: RunRecord, rows: Sequence[EpochRow], evidence: Evidence) -> list[str]:

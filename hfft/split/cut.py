@@ -25,14 +25,12 @@ class Cut:
         split: the model with its boundary; None where it cannot be cut.
         uncached_reason: why not; empty where it can.
         class_token: compute the class token alone in the last block.
-        shortcut_refused_reason: why not; empty where it is.
         recording: of a plain forward, for the shapes of all outputs.
     """
 
     split: Split | None
     uncached_reason: str
     class_token: bool
-    shortcut_refused_reason: str
     recording: Recording
 
 
@@ -64,9 +62,9 @@ def cut_phase(
         refused, used = class_token.try_shortcut(model, anatomy, inputs, plain) if shortcut else ("switched off", plain)
         try:
             with class_token.class_token_only(model, anatomy, not refused):
-                return Cut(split_model(model, phase, inputs, used), "", not refused, refused, plain)
+                return Cut(split_model(model, phase, inputs, used), "", not refused, plain)
         except SplitError as reason:
-            return Cut(None, str(reason), not refused, refused, plain)
+            return Cut(None, str(reason), not refused, plain)
 
 
 def record_or_refuse(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Recording:

@@ -26,7 +26,7 @@ class CacheUse:
     """What the activation cache did for a phase.
 
     Args:
-        mode: memory, disk or off.
+        mode: gpu, memory, disk or off.
         bytes: of activations.
         rows: in the cache.
         computed: rows that were not there yet.

@@ -204,16 +204,8 @@ MAY_CHANGE = frozenset(
         *("model_name_or_path", "model_revision", "token", "trust_remote_code", "allow_pickle", "plugin", "anatomy"),
         *("config_name", "image_processor_name", "ignore_mismatched_sizes"),
         *("dataset_name", "dataset_config_name", "streaming", "train_dir", "validation_dir", "test_dir"),
-        *(
-            "image_column_name",
-            "label_column_name",
-            "task",
-            "label_separator",
-            "label_columns",
-            "label_tree",
-            "tree_threshold",
-            "on_bad_image",
-        ),
+        *("image_column_name", "label_column_name", "label_separator", "label_columns", "label_tree", "tree_threshold"),
+        *("task", "on_bad_image"),
         *("cache_dir", "cache_max_gb", "output_dir"),
         # What is written, shown and published.
         *("overwrite_output_dir", "resume_from_checkpoint", "figures", "disable_tqdm", "report_to", "run_name"),

@@ -43,8 +43,3 @@ def label_sets(probabilities: NDArray[Any], truth: NDArray[Any], coverage: float
     order = np.argsort(-probabilities, axis=1, kind="stable")
     counts = np.maximum((probabilities >= least - 1e-7).sum(axis=1), 1)
     return [row[:count].tolist() for row, count in zip(order, counts, strict=True)]
-
-
-def fewest_images(coverage: float) -> int:
-    """Return how many held-out images it takes before a set leaves any label out."""
-    return math.ceil(coverage / (1 - coverage) - 1e-9)

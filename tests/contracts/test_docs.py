@@ -46,6 +46,18 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize(
+    "page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_modules_and_tests_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    modules = re.findall(r"`((?:hfft|plugins|scripts|tests)/[\w/]+\.py)", text)
+    assert not [module for module in modules if not (ROOT / module).exists()]
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)(?:\[[^`]*\])?`", text)
+    assert not [test for test in named if f"def {test}(" not in tests]
+
+
 def test_the_tests_that_the_page_of_tasks_names_exist() -> None:
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w/]+\.py)::(\w+)`", page))

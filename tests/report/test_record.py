@@ -29,9 +29,7 @@ FULL = RunRecord(
     hfft_version="0.1.0",
     created="2026-01-02T03:04:05+00:00",
     base=BaseRecord("microsoft/resnet-18", "abc", "0" * 64, "apache-2.0", on_hub=True),
-    data=DataRecord(
-        "beans", ["good", "bad"], {"train": 100, "validation": 20}, {"train": "f" * 64}, True, "def", ["x.jpg"]
-    ),
+    data=DataRecord("beans", ["good", "bad"], {"train": 100, "validation": 20}, {"train": "f" * 64}, True, ["x.jpg"]),
     policy="last_n:2",
     plan=[PhaseRecord("last_n:2", 5, 20, 1000, 4000, "layer4", {"head": 5e-3, "block 4": 1e-3})],
     metrics={"validation": SplitMetrics(20, {"accuracy": 0.9, "loss": 0.3}, {"accuracy": (0.75, 1.0)})},

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import ExportArguments
+from hfft.bars import unsaid
 from hfft.data.preprocessing import collate
 from hfft.errors import HfftError, ModelError, OutputError, one_line
 from hfft.inference.classifier import Classifier, load_classifier
@@ -55,9 +56,7 @@ class Exported:
         return f"Wrote {self.folder}: {self.parity.describe()}."
 
 
-def export(
-    output: str | Path, options: ExportArguments, say: Callable[[str], None] = lambda line: None
-) -> list[Exported]:
+def export(output: str | Path, options: ExportArguments, say: Callable[[str], None] = unsaid) -> list[Exported]:
     """Export a finished model to one format or several, each checked against PyTorch on real images.
 
     Every format takes ``images``, uint8 of shape (batch, height, width, 3), of any size, and gives ``logits``,

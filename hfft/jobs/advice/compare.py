@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.bars import bar
+from hfft.bars import bar, unsaid
 from hfft.data.images import ImageSet
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.curve import LearningCurve, learning_curve
@@ -382,7 +382,7 @@ def ready_for(setup: Setup, phases: Sequence[Phase], say: Callable[[str], None])
     began = time.perf_counter()
     ready: list[ReadyPhase] = []
     for group in _nested(order):
-        ready += make_ready(several, group, lambda line: None)
+        ready += make_ready(several, group, unsaid)
     say(f"{len(train)} images through the frozen part: {time.perf_counter() - began:.1f} s.")
     for each in ready:
         datasets = each.prepared.datasets
@@ -412,5 +412,5 @@ def cached_megabytes(stages: Sequence[ReadyPhase]) -> float:
 
 
 def _round_up(images: int) -> int:
-    """Return a round number of images to ask for: about as many as there are, at most 1,000."""
-    return next(step for step in (10, 20, 50, 100, 200, 500, 1000) if step >= min(images / 2, 1000) or step == 1000)
+    """Return a round number of images to ask for: half as many as there are or more, at most 1,000."""
+    return next(step for step in (10, 20, 50, 100, 200, 500, 1000) if step >= min(images / 2, 1000))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import DataArguments
-from hfft.data.images import IMAGE_COLUMN, ImageSet, concatenated
-from hfft.data.labels import NamedImages
+from hfft.data.images import IMAGE_COLUMN, ImageSet, concatenated, held
+from hfft.data.labels import NamedImages, loose
 from hfft.data.load import Found, ImageSets, find_splits, readable
 from hfft.data.readers.sources import quiet
 from hfft.data.sampling import named_groups, split_off, with_groups
@@ -165,18 +165,14 @@ def _new_classes(found: Found, labels: Sequence[str]) -> tuple[str, ...]:
     new = tuple(dict.fromkeys(name for name in order if name in given["train"] and name not in labels))
     if lacking := sorted(str(name) for names in given.values() for name in names - {*labels, *new}):
         raise DataError(f"{found.name}: the class {lacking[0]!r} has no training images; add some, or leave it out")
-    alike = {_loose(label): label for label in labels}
+    alike = {loose(label): label for label in labels}
     for name in new:
-        if _loose(name) in alike:
+        if loose(name) in alike:
             raise DataError(
-                f"{found.name}: the class {name!r} and the run's {alike[_loose(name)]!r} differ in case or spaces "
+                f"{found.name}: the class {name!r} and the run's {alike[loose(name)]!r} differ in case or spaces "
                 "alone; rename it to add to that class"
             )
     return new
-
-
-def _loose(name: str) -> str:
-    return "".join(name.casefold().split())
 
 
 def _fresh(
@@ -235,7 +231,7 @@ def write_list(sets: ImageSets, target: Path) -> None:
     rows = [row for split in SPLITS for row in _listed(sets, split)]
     whole = any(value["bytes"] is not None for value, *_ in rows)
     columns: dict[str, list[Any]] = {
-        IMAGE_COLUMN: [_held(value) if whole else value["path"] for value, *_ in rows],
+        IMAGE_COLUMN: [held(value) if whole else value["path"] for value, *_ in rows],
         "label": [label for _, label, *_ in rows],
         "split": [split for *_, split, _ in rows],
     }
@@ -260,8 +256,3 @@ def _listed(sets: ImageSets, split: str) -> Iterator[tuple[dict[str, Any], int, 
     groups = [""] * len(images) if images.groups is None else images.groups.tolist()
     for value, label, group in zip(images.values(), images.labels.tolist(), groups, strict=True):
         yield value, label, split, group
-
-
-def _held(value: dict[str, Any]) -> dict[str, Any]:
-    content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-    return {"bytes": content, "path": Path(value["path"] or "").name or None}

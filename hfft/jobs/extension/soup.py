@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hfft.bars import unsaid
 from hfft.errors import ArgumentError, HfftError
 from hfft.jobs.advice.crossed import CrossPlan
 from hfft.jobs.finetune import check_output_dir, finish, make_output_dir, set_up
@@ -57,7 +58,7 @@ def make_soup(
     check_output_dir(training, say)
     setup = _of_last_phase(set_up(settings, Shared(keep=False), test=False))
     to_device(setup)
-    (ready,) = make_ready(setup, setup.plan.phases, lambda line: None)
+    (ready,) = make_ready(setup, setup.plan.phases, unsaid)
     trainer, progress = make_trainer(setup, Progress(), ready, training.learning_rate), Progress()
     names = changing(setup.model, ready.phase)
     ingredients = _fitting(setup, runs, kept, say)
