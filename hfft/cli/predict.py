@@ -15,7 +15,7 @@ from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
-from hfft.report.terminal import in_a_line
+from hfft.report.terminal import in_a_line, tail
 
 if TYPE_CHECKING:
     from hfft.inference.classifier import Prediction
@@ -136,7 +136,9 @@ def _table(rows: Iterable[Prediction], files: Sequence[str], task: Task) -> Iter
     width = max([4, *(min(len(file), _WIDEST) for file in files)])
     yield f"{'file':<{width}}  {task.replies}"
     for row in rows:
-        yield in_a_line(f"{_tail(row.file):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}")
+        yield in_a_line(
+            f"{tail(row.file, _WIDEST):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}"
+        )
 
 
 def _said(row: Prediction, task: Task) -> str:
@@ -146,12 +148,8 @@ def _said(row: Prediction, task: Task) -> str:
         text += f"  set: {', '.join(row.label_set)}"
     if not row.unknown:
         return text
-    nearest = ", ".join(f"{_tail(each.file)} ({each.label})" for each in row.nearest)
+    nearest = ", ".join(f"{tail(each.file, _WIDEST)} ({each.label})" for each in row.nearest)
     return f"unknown, {row.unknown_score:.2f} times as far as known images; nearest: {nearest}; else {text}"
-
-
-def _tail(name: str) -> str:
-    return name if len(name) <= _WIDEST else "..." + name[3 - _WIDEST :]
 
 
 def predict_command(argv: list[str]) -> Reply:

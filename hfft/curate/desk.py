@@ -27,7 +27,7 @@ from hfft.data.probe import ImageProbe, probe_images
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole
 from hfft.parsing import parse_keywords
-from hfft.report.terminal import aligned
+from hfft.report.terminal import aligned, tail
 from hfft.trust.known import unit_rows
 
 SHOWN = 20
@@ -423,11 +423,11 @@ def _label_table(suspects: Sequence[Suspect]) -> list[str]:
         return []
     rows = [
         (
-            _tail(_name(each)),
+            tail(_name(each), _WIDEST),
             str(each.label),
             each.suggestion,
             f"{each.confidence:.2f}",
-            ", ".join(f"{_tail(near.image)} ({near.label})" for near in each.nearest[:2]),
+            ", ".join(f"{tail(near.image, _WIDEST)} ({near.label})" for near in each.nearest[:2]),
         )
         for each in suspects
     ]
@@ -437,7 +437,3 @@ def _label_table(suspects: Sequence[Suspect]) -> list[str]:
 
 def _name(each: Suspect) -> str:
     return f"{each.split}: {each.image}"
-
-
-def _tail(name: str) -> str:
-    return name if len(name) <= _WIDEST else "..." + name[3 - _WIDEST :]

@@ -34,3 +34,8 @@ def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Collectio
     with console.capture() as captured:
         console.print(table)
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def tail(text: str, width: int) -> str:
+    """Return the end of a text that is wider than that, which tells files of one folder apart."""
+    return text if len(text) <= width else "..." + text[3 - width :]

@@ -18,7 +18,7 @@ from hfft.tasks.contract import Task
 from hfft.training.augmentation.flips import BOUND, flip, flip_difference
 from hfft.training.augmentation.frofa import Draw, augment_features
 from hfft.training.augmentation.mixing import Mixing
-from hfft.training.augmentation.rows import PARTNERS, SEEDS, numbers
+from hfft.training.augmentation.rows import PARTNERS, SEEDS, seeds_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BoundaryAugmentation:
             values = {name: tensor.clone() for name, tensor in self.prefix.capture(values).items()}
         values = self._changed(values, seeds.flatten().tolist())
         if others is not None:
-            values, labels = self._mixed(values, labels, others, numbers(self.seed, "mix", self.before + step)[0])
+            values, labels = self._mixed(values, labels, others, seeds_of(self.seed, "mix", self.before + step)[0])
         formatted = {name: _formatted(tensor, suffix.memory_format) for name, tensor in values.items()}
         return suffix, {**formatted, "labels": labels}
 

@@ -54,7 +54,7 @@ class AugmentedRows(Dataset[dict[str, Tensor]]):
 
     def _drawn(self, row: int) -> tuple[int, int]:
         """Return the seed of an image in this epoch, and the row of its partner, another image where there is one."""
-        seed, other = numbers(self.seed, int(self._epoch), self.contents[row])
+        seed, other = seeds_of(self.seed, int(self._epoch), self.contents[row])
         count = len(self)
         return seed, (row + 1 + other % (count - 1)) % count if count > 1 else row
 
@@ -68,7 +68,7 @@ class AugmentedRows(Dataset[dict[str, Tensor]]):
         return {**parted, PARTNERS: labels[:, 1]} if self.mixes else parted
 
 
-def numbers(*parts: Any) -> tuple[int, int]:
-    """Return two numbers below 2**63 that follow from what is given, the same on every machine."""
+def seeds_of(*parts: Any) -> tuple[int, int]:
+    """Return two seeds below 2**63 that follow from what is given, the same on every machine."""
     found = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return int.from_bytes(found[:8], "big") >> 1, int.from_bytes(found[8:16], "big") >> 1
