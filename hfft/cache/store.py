@@ -107,6 +107,10 @@ class ActivationCache:
         self._shards: list[dict[str, Tensor]] = []
         self._places: dict[str, tuple[int, int]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what writes: a data loader's worker reads alone, and a thread does not go to another process."""
+        return self.__dict__ | {"behind": None}
+
     @property
     def count(self) -> int:
         """Number of rows."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
@@ -128,10 +128,10 @@ def gradient_ratios(trainer: FreezeTrainer) -> dict[str, float]:
     generator = torch.Generator().manual_seed(trainer.args.seed)
     tensors = {name: tensor for name, tensor in model.named_parameters() if name in trainer.phase.trainable}
     sums = dict.fromkeys(tensors, 0.0)
-    model.eval()
     for _ in range(BATCHES):
         chosen = torch.randperm(len(dataset), generator=generator)[:size]
         for rows in chosen.split(part):  # as many at once as a process has memory for
+            _into_eval(model)
             items = collate([dataset[row] for row in rows.tolist()])
             batch = {name: value.to(trainer.args.device) for name, value in items.items()}
             with trainer.accelerator.autocast(), trainer.suffix.inputs(model, batch) as inputs:
@@ -140,8 +140,15 @@ def gradient_ratios(trainer: FreezeTrainer) -> dict[str, float]:
         for name, tensor in tensors.items():
             sums[name] += _ratio(tensor)
         model.zero_grad(set_to_none=True)
+    _into_eval(model)
     largest = max((value for value in sums.values() if value != float("inf")), default=0.0)
     return {name: min(1.0, value / largest) if largest else 1.0 for name, value in sums.items()}
+
+
+def _into_eval(model: nn.Module) -> None:
+    """Enter eval mode anew: some models (LeViT) keep attention biases from there on, with the graph of one backward."""
+    model.train()
+    model.eval()
 
 
 def _ratio(tensor: Tensor) -> float:

@@ -258,8 +258,9 @@ class FreezeTrainer(Trainer):
         The learning rate that is logged is that of a parameter whose factor is 1.
         """
         if "learning_rate" in logs and self.optimizer is not None:
-            first = self.optimizer.param_groups[0]
-            logs["learning_rate"] *= self.args.learning_rate / first["initial_lr"]
+            # A measured ratio may be 0, and a rate of 0 says nothing of the schedule.
+            group = next(group for group in self.optimizer.param_groups if group["initial_lr"])
+            logs["learning_rate"] = group["lr"] * self.args.learning_rate / group["initial_lr"]
         if "eval_loss" in logs:
             now = time.perf_counter()
             logs["epoch_seconds"] = now - self._epoch_began

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from runs import Folder, record
 
 from hfft.cache import behind
 from hfft.cache.behind import WriteBehind
@@ -45,6 +48,32 @@ def test_rows_are_held_at_once_and_written_in_the_end(tmp_path: Path) -> None:
         gate.set()
     assert make_cache(tmp_path).find(range(ROWS)) == []
     assert said == []
+
+
+SPAWNED = """
+import multiprocessing, sys
+import hfft
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    model, images, output = sys.argv[1:]
+    hfft.finetune(
+        model_name_or_path=model, train_dir=images, train_val_split=0.25, output_dir=output, cache="memory",
+        num_train_epochs=1, dataloader_num_workers=1, figures=False, disable_tqdm=True, say=lambda line: None,
+    )
+"""
+
+
+@pytest.mark.processes
+def test_rows_held_in_memory_go_to_workers_that_are_spawned(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path
+) -> None:
+    """Spawned workers, which macOS and Windows start, are sent the store as a pickle; the writing stays here."""
+    program = tmp_path / "program.py"
+    program.write_text(SPAWNED)
+    command = [sys.executable, program, pretrained("resnet"), image_folder(), tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in record(tmp_path / "run")["metrics"]["validation"]["values"]
 
 
 def test_a_disk_slower_than_the_model_is_given_up_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import Folder, Job, equal, losses, record, weights
 from safetensors.torch import load_file
 from small_models import SMALL, small_model
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, ViTImageProcessor
 
 import hfft.jobs.finetune
 from hfft.arguments import FinetuneArguments
@@ -251,6 +251,19 @@ def test_auto_rgn_scales_each_tensor(job: Job, monkeypatch: pytest.MonkeyPatch) 
     assert max(measured.values()) == 1
     assert 0 <= min(measured.values()) < 0.5
     assert len(set(measured.values())) > 10
+
+
+@pytest.mark.parametrize("kind", ["levit", "mobilevitv2"])
+def test_auto_rgn_measures_and_logs_every_model(kind: str, job: Job, tmp_path: Path) -> None:
+    """LeViT keeps tensors with their graph in eval mode; the gradient of MobileViTv2's first tensors is 0."""
+    model, inputs = small_model(kind)
+    folder, side = tmp_path / f"pretrained-{kind}", inputs["pixel_values"].shape[-1]
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
+    output = job(kind, "run", "--policy", "auto_rgn", "--learning_rate", 1e-3, "--lr_scheduler_type", "constant")
+    log = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates == [pytest.approx(1e-3)] * len(losses(output))
 
 
 def test_phases_are_made_ready_until_one_freezes_again() -> None:
