@@ -194,6 +194,8 @@ def nonsense(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec,
 class Point:
     """An entry point of another package."""
 
+    dist = None
+
     def __init__(self, name: str) -> None:
         self.name = name
 

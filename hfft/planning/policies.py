@@ -8,13 +8,14 @@ found through the entry-point group ``hfft.policies`` (see ``docs/plugins.md``);
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from textwrap import shorten
 
 from torch import nn
 
-from hfft.errors import ArgumentError, PluginError
+from hfft.errors import ArgumentError, HfftError, PluginError, one_line
 from hfft.models.adapters import adapter_names, require_peft
 from hfft.packages import entry_points
 from hfft.planning.low_rank import LoraWish, lora
@@ -176,7 +177,7 @@ def installed_policies() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if point.name in found and found[point.name].value != point.value:
-            owners = " and ".join(each.dist.name if each.dist else "?" for each in (found[point.name], point))
+            owners = " and ".join(map(_owner, (found[point.name], point)))
             raise PluginError(f"{owners} both install a policy called {point.name!r}; uninstall one of them")
         found[point.name] = point
     return found
@@ -229,17 +230,38 @@ def resolve_policy(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseS
 
     Raises:
         ArgumentError: the policy is unknown, does not fit the model or wants more epochs.
-        PluginError: a policy returned what is not a list of phases for this model.
+        PluginError: a policy fails, or returns what is not a tuple of phases for this model.
     """
     function, argument = find_policy(policy)
-    specs = tuple(function(anatomy, argument, epochs))
-    labels = {label for label, _ in anatomy.parts()}
+    whose = f"policy {policy!r} of {_owner(installed_policies()[policy.partition(':')[0]])}"
+    try:
+        specs: object = function(anatomy, argument, epochs)
+    except HfftError:
+        raise
+    except Exception as error:  # whatever a third party's code raises
+        raise PluginError(f"{whose} fails: {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(specs, tuple | list) or not all(isinstance(spec, PhaseSpec) for spec in specs):
+        raise PluginError(f"{whose} must return a tuple of PhaseSpec, not {shorten(repr(specs), 100)}")
+    labels = [label for label, _ in anatomy.parts()]
     for spec in specs:
-        if not spec.parts <= labels or not spec.parts or spec.tensors not in KINDS or spec.epochs <= 0:
-            raise PluginError(f"policy {policy!r} gives a phase that no model can train: {spec}")
+        if not _trainable(spec, labels):
+            raise PluginError(
+                f"{whose} gives a phase that no model can train: {spec}; parts is a frozenset of some of "
+                f"{', '.join(labels)}, tensors one of {', '.join(KINDS)}, and epochs above 0"
+            )
     if not specs:
-        raise PluginError(f"policy {policy!r} gives no phase")
-    return specs
+        raise PluginError(f"{whose} gives no phase")
+    return tuple(specs)
+
+
+def _trainable(spec: PhaseSpec, labels: Sequence[str]) -> bool:
+    """Whether a phase is of the right types and names what there is; a third party's may not be."""
+    known = isinstance(spec.parts, set | frozenset) and bool(spec.parts) and spec.parts <= set(labels)
+    return known and spec.tensors in tuple(KINDS) and isinstance(spec.epochs, int | float) and spec.epochs > 0
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "an unknown distribution"
 
 
 def _owned_by(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from textwrap import shorten
 
 from hfft.errors import PluginError
 from hfft.packages import entry_points
@@ -67,4 +68,8 @@ def _load(point: EntryPoint) -> InstalledPlugin:
         return InstalledPlugin(point.name, owner, version, None, f"{type(error).__name__}: {error}")
     if not isinstance(plugin, BackbonePlugin):
         return InstalledPlugin(point.name, owner, version, None, f"{point.value} is not a BackbonePlugin")
+    types = getattr(plugin, "model_types", None)
+    if not isinstance(types, set | frozenset) or not all(isinstance(each, str) for each in types):
+        wrong = f"{point.value} must have a frozenset of strings as its model_types, not {shorten(repr(types), 100)}"
+        return InstalledPlugin(point.name, owner, version, None, wrong)
     return InstalledPlugin(point.name, owner, version, plugin)

@@ -141,6 +141,22 @@ def test_policies_of_other_packages() -> None:
         make_plan(Toy(), ANATOMY, "best", 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("raises", "fails: AttributeError: .*nothing_like_it"),
+        ("returns_none", "must return a tuple of PhaseSpec, not None"),
+        ("lone", "must return a tuple of PhaseSpec, not PhaseSpec"),
+        ("listed", r"gives a phase that no model can train: .*parts is a frozenset of some of stem, block 1"),
+    ],
+)
+def test_a_policy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:
+    point = EntryPoint("faulty", f"broken_plugins:{name}", policies.GROUP)
+    monkeypatch.setattr(policies, "entry_points", lambda group: [point])
+    with pytest.raises(PluginError, match=f"policy 'faulty:2' of an unknown distribution {reason}"):
+        make_plan(Toy(), ANATOMY, "faulty:2", 3)
+
+
 def test_two_policies_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint("twice", f"{owner}:policy", "hfft.policies") for owner in ("one", "two")]
     monkeypatch.setattr(policies, "entry_points", lambda group: points)

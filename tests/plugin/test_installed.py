@@ -14,8 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
+from small_models import small_model
 
 from hfft.errors import PluginError
+from hfft.planning.registry import find_anatomy
 from hfft.plugin import installed as registry
 from hfft.plugin.installed import find_plugin, installed_plugins
 
@@ -62,6 +64,8 @@ def test_two_claims_name_both_and_the_flag(points: list[EntryPoint]) -> None:
         ("no_such_module:Thing", "No module named"),
         ("hfft_plugins.vit:Nothing", "no attribute"),
         ("pathlib:Path", "not a BackbonePlugin"),
+        ("broken_plugins:NoTypes", "must have a frozenset of strings as its model_types, not None"),
+        ("broken_plugins:OneString", "must have a frozenset of strings as its model_types, not 'wavenet'"),
     ],
 )
 def test_a_broken_plugin_is_named_and_everything_else_works(points: list[EntryPoint], value: str, reason: str) -> None:
@@ -74,6 +78,21 @@ def test_a_broken_plugin_is_named_and_everything_else_works(points: list[EntryPo
         find_plugin("wavenet")
     with pytest.raises(PluginError, match=r"'broken'.*does not load"):
         find_plugin("vit", "broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Raises", r"fails on ResNetForImageClassification: AttributeError: .*nothing_like_it"),
+        ("ReturnsNone", "it gives None in place of an Anatomy"),
+        ("ReturnsDict", r"it gives \{'stem': .* in place of an Anatomy"),
+        ("NoTuples", "expected a list of names, found 'resnet.embedder'"),
+    ],
+)
+def test_a_plugin_that_fails_on_a_model_is_named(points: list[EntryPoint], name: str, reason: str) -> None:
+    points.append(point("faulty", f"broken_plugins:{name}"))
+    with pytest.raises(PluginError, match=f"plugin 'faulty' of an unknown distribution .*{reason}"):
+        find_anatomy(small_model("resnet")[0], "faulty")
 
 
 def test_one_name_installed_twice(points: list[EntryPoint]) -> None:

@@ -1,0 +1,70 @@
+"""Plugins and policies as somebody else might write them, each with one mistake."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hfft.plugin.contract import Anatomy, BackbonePlugin, PhaseSpec
+
+
+class NoTypes(BackbonePlugin):
+    """Says for nothing that it speaks for it."""
+
+    def anatomy(self, model: Any) -> Anatomy:
+        raise AssertionError
+
+
+class OneString(NoTypes):
+    """A string holds each of its own parts."""
+
+    model_types: ClassVar[Any] = "wavenet"
+
+
+class _Resnet(BackbonePlugin):
+    model_types = frozenset({"resnet"})
+
+
+class Raises(_Resnet):
+    """Reads what is not there."""
+
+    def anatomy(self, model: Any) -> Anatomy:
+        return model.config.nothing_like_it  # type: ignore[no-any-return]
+
+
+class ReturnsNone(_Resnet):
+    """Forgets to return."""
+
+    def anatomy(self, model: Any) -> Any:
+        return None
+
+
+class ReturnsDict(_Resnet):
+    """Returns the parts as they stand in a file."""
+
+    def anatomy(self, model: Any) -> Any:
+        return {"stem": (), "blocks": (), "neck": (), "head": ("classifier",)}
+
+
+class NoTuples(_Resnet):
+    """Takes a name for a list of names."""
+
+    def anatomy(self, model: Any) -> Anatomy:
+        parts: Any = {"stem": "resnet.embedder", "blocks": ["resnet.encoder"], "neck": (), "head": "classifier"}
+        return Anatomy(**parts)
+
+
+def raises(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    return anatomy.nothing_like_it  # type: ignore[attr-defined]
+
+
+def returns_none(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    return None
+
+
+def lone(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    return PhaseSpec("lone", frozenset({"head"}), epochs)
+
+
+def listed(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    parts: Any = ["head"]
+    return (PhaseSpec("listed", parts, epochs),)
