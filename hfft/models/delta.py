@@ -216,7 +216,10 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
     try:
         folder = fetch(name, revision, options.token, options.trust_remote_code)
     except ModelError as error:
-        raise ModelError(f"the delta's base model cannot be had: {error}; or give its place with --base") from error
+        raise ModelError(
+            f"the delta's base model cannot be had: {error}; where it lies elsewhere, run hfft merge DELTA --base "
+            "PLACE --output_dir NEW, and give NEW in place of the delta"
+        ) from error
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=options.trust_remote_code)
     encoder = encoder_of(load_pretrained(AutoConfig, arguments), name)
     if encoder is None:

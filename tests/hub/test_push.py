@@ -151,7 +151,7 @@ def test_delta_only(hub: FakeHub, output: Path, place: Path, tmp_path: Path) -> 
     assert all((tensor == whole.state_dict()[name]).all() for name, tensor in model.state_dict().items())
     merge(REPO, tmp_path / "merged", base=str(place / "base"))
     assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
-    with pytest.raises(ModelError, match="give its place with --base"):
+    with pytest.raises(ModelError, match="hfft merge DELTA --base PLACE --output_dir NEW"):
         load(REPO)  # the base was a folder, whose place is nobody's business
     card = hub.content(KEY, "README.md").decode()
     assert f"hfft merge {REPO} --output_dir merged" in card
