@@ -42,9 +42,10 @@ def cache_command(argv: list[str]) -> Reply:
     if argv[:1] == ["fill"]:
         return _fill(argv[1:])
     action = {
+        "metavar": "ACTION",
         "choices": ["list", "prune", "fill"],
-        "help": "list shows sizes; prune removes the least recently used; fill takes the flags of hfft finetune and "
-        "--shard i/n.",
+        "help": "list, prune or fill: list shows sizes; prune removes the least recently used; fill takes the flags of "
+        "hfft finetune and --shard i/n.",
     }
     options, what = parse((CacheToolArguments,), argv, "cache", summary_of("cache"), action)
     if what == "fill":

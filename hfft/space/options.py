@@ -54,6 +54,8 @@ class SpaceArguments:
                 raise ArgumentError(f"--{name} must be at least 1, not {getattr(self, name)}")
         if self.max_megapixels * 10**6 > MAX_PIXELS:
             raise ArgumentError(f"--max_megapixels must be at most {MAX_PIXELS // 10**6}, as for every image")
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise ArgumentError(f"--port must be from 1 to 65535, not {self.port}")
         for name in ("max_minutes", "keep_minutes"):
             if getattr(self, name) <= 0:
                 raise ArgumentError(f"--{name} must be above 0, not {getattr(self, name)}")

@@ -76,6 +76,18 @@ def test_every_command_answers_in_the_schema(
     assert set(found["error"]) == {"code", "message", "hint", "place"}
 
 
+def test_what_is_missing_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = answer(capsys, "cache")
+    assert code == 2
+    assert "ACTION" in said["error"]["message"]
+
+
+def test_a_port_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = answer(capsys, "space", "--port", 99999)
+    assert code == 2
+    assert said["error"]["message"] == "--port must be from 1 to 65535, not 99999"
+
+
 def test_every_command_is_tried() -> None:
     assert COMMAND_LINES.keys() == COMMANDS.keys() - {"space"}  # it serves until it is ended
 
