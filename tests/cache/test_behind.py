@@ -71,7 +71,7 @@ def test_rows_held_in_memory_go_to_workers_that_are_spawned(
     program = tmp_path / "program.py"
     program.write_text(SPAWNED)
     command = [sys.executable, program, pretrained("resnet"), image_folder(), tmp_path / "run"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "accuracy" in record(tmp_path / "run")["metrics"]["validation"]["values"]
 
