@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ and "gpu" not in sys.argv:
 import numpy as np
 import pytest
 import torch
+from own_code import modules_in
 from PIL import Image
 from runs import Folder, Job, run
 from transformers import (
@@ -75,6 +76,13 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("HFFT_CACHE", str(tmp_path / "activations"))
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Code that models bring along is copied into a folder of the test's own, and forgotten after it."""
+    with modules_in(tmp_path_factory.mktemp("modules")):
+        yield
 
 
 @pytest.fixture

@@ -306,6 +306,9 @@ class ExtendArguments:
         "classes join in closed form.",
     )
     learning_rate: float | None = option(None, "Peak learning rate of these passes; by default that of the run.")
+    trust_remote_code: bool = option(
+        False, "Run code that the run and its base model bring along; that the run was trained so is not enough."
+    )
 
     def __post_init__(self) -> None:
         if not (self.train_dir or self.dataset_name):
@@ -343,6 +346,9 @@ class PluginCheckArguments:
     """Which model to check a plugin on."""
 
     model: str | None = option(None, "A Hub id or a folder; left out: the embedded model.")
+    revision: str | None = option(None, "Branch, tag or commit of the model on the Hub.")
+    token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
 
 
 @dataclass
@@ -535,6 +541,7 @@ class ExportArguments:
     calibration_images: int = option(128, "How many training images int8 is calibrated with.")
     tolerance: float = option(0.01, "Largest difference of a probability that passes; int8 goes by accuracy.")
     token: str | None = option(None, "Access token for the Hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(False, "Run code that the model's repository brings along.")
 
     def __post_init__(self) -> None:
         self.to = list(dict.fromkeys(self.to))

@@ -36,7 +36,7 @@ def plugins_command(argv: list[str]) -> Reply:
         options, plugin = parse((PluginCheckArguments,), argv[1:], "plugins check", summary_of("plugins"), name)
         from hfft.jobs.check_plugin import check_plugin
 
-        text, results = check_plugin(plugin, options.model)
+        text, results = check_plugin(plugin, options)
         return Reply({"plugin": plugin, "checks": results}, text, int(not all(result.ok for result in results)))
     parse((), argv, "plugins", summary_of("plugins"))
     return plugin_list()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from hfft._version import __version__
 from hfft.errors import HfftError, HubError, OutputError, one_line
@@ -17,7 +19,7 @@ from hfft.hub.local_paths import LocalPaths
 from hfft.models.adapters import CONFIG, TENSORS
 from hfft.models.delta import has_delta
 from hfft.models.download import DELTA, has_weights
-from hfft.output_folder import ADAPTER, CODE, KNOWN, WEIGHTS
+from hfft.output_folder import ADAPTER, KNOWN, WEIGHTS
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 
 CARD = "README.md"
-PUBLISHED_FILES = ("config.json", "preprocessor_config.json", "hfft.json", "trace.csv", KNOWN, CODE)
+CONFIGS = ("config.json", "preprocessor_config.json")
+PUBLISHED_FILES = (*CONFIGS, "hfft.json", "trace.csv", KNOWN)
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
@@ -129,7 +132,7 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
     """List what is pushed: by name in the repository, a file or its content, without local paths.
 
     Raises:
-        OutputError: the folder does not hold a finished run.
+        OutputError: the folder does not hold a finished run, or lacks code that its model needs.
     """
     if not (folder / "hfft.json").exists() or not (folder / "config.json").exists():
         raise OutputError(f"{folder} does not hold a finished run; give the --output_dir of hfft finetune")
@@ -141,7 +144,7 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
     if target.delta_only and not has_delta(folder):
         raise OutputError(f"{folder} does not hold {DELTA}; push the whole checkpoint, without --delta_only")
     card = card_for(folder, target) if (folder / CARD).exists() else ""
-    names = [*weights, *_deltas(folder, target), *PUBLISHED_FILES, *_FIGURE.findall(card)]
+    names = [*weights, *_deltas(folder, target), *PUBLISHED_FILES, *_code(folder), *_FIGURE.findall(card)]
     paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
     found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
     return found | ({CARD: paths.without(card).encode()} if card else {})
@@ -151,6 +154,25 @@ def _deltas(folder: Path, target: Target) -> list[str]:
     """Return the files of a delta; of two that say the same, the larger goes only beside whole weights."""
     adapter = [f"{ADAPTER}/{name}" for name in (CONFIG, TENSORS)] if (folder / ADAPTER).is_dir() else []
     return adapter if target.delta_only and adapter else [DELTA, *adapter]
+
+
+def _code(folder: Path) -> list[str]:
+    """Return the Python files that the model or its processor is loaded by, with what they import of the folder."""
+    found: set[Path] = set()
+    for config in CONFIGS:
+        data = json.loads((folder / config).read_text(encoding="utf-8")) if (folder / config).exists() else {}
+        for place in (data.get("auto_map") or {}).values():
+            if "--" in place:  # in a repository of its own
+                continue
+            module = folder / f"{place.partition('.')[0]}.py"
+            try:
+                found |= {module, *map(Path, get_relative_import_files(module))}
+            except FileNotFoundError as error:
+                raise OutputError(
+                    f"{folder} lacks {Path(error.filename).name}, without which its model cannot be loaded "
+                    f"({config} names it); copy the file from the base model"
+                ) from error
+    return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
 def _published(file: Path, paths: LocalPaths) -> Path | bytes:

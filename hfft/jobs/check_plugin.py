@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from hfft.arguments import ModelArguments
+from hfft.arguments import ModelArguments, PluginCheckArguments
 from hfft.data.preprocessing import blank_inputs
 from hfft.errors import HfftError
 from hfft.models.forward import Inputs, logits_of, record_calls
@@ -131,8 +132,10 @@ def check_reload(model: PreTrainedModel, inputs: Inputs) -> str:
     """A saved checkpoint, loaded by transformers alone, gives the same logits to the last bit."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, state_dict=state_to_save(model))
-        loaded, by = AutoModelForImageClassification.from_pretrained(folder), "AutoModelForImageClassification"
-        if type(loaded) is not type(model):
+        own_code = type(model).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")  # which runs already
+        by = "AutoModelForImageClassification"
+        loaded = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=own_code)
+        if type(loaded).__qualname__ != type(model).__qualname__:  # own code is a module of its own for each folder
             loaded, by = type(model).from_pretrained(folder), type(model).__name__
         # Weights mapped from a file lie unaligned, and some kernels round differently there: compare in fresh memory.
         again: nn.Module = copy.deepcopy(loaded)
@@ -225,8 +228,12 @@ def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
         return logits_of(model(**inputs))
 
 
-def check_plugin(name: str, model_name: str | None) -> tuple[str, list[CheckResult]]:
+def check_plugin(name: str, options: PluginCheckArguments) -> tuple[str, list[CheckResult]]:
     """Hold a plugin's anatomy of a model against everything hfft does with it.
+
+    Args:
+        name: of the plugin.
+        options: which model.
 
     Returns:
         A line for each check, and the checks.
@@ -235,7 +242,14 @@ def check_plugin(name: str, model_name: str | None) -> tuple[str, list[CheckResu
         PluginError: the plugin is not installed, or its anatomy does not fit the model at all.
         ModelError: the model cannot be loaded.
     """
-    model, processor, base = load_model(ModelArguments(model_name_or_path=model_name), ["a", "b", "c"])
+    arguments = ModelArguments(
+        model_name_or_path=options.model,
+        model_revision=options.revision or "main",
+        token=options.token,
+        trust_remote_code=options.trust_remote_code,
+        plugin=name,
+    )
+    model, processor, base = load_model(arguments, ["a", "b", "c"])
     anatomy = find_anatomy(model, name)
     results = check_model(model, blank_inputs(processor), anatomy)
     lines = [f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<18} {result.detail}" for result in results]

@@ -70,7 +70,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     if not use.model or not file.is_file():
         raise ArgumentError(f"--folds needs the folder of a run, with its {RECORD}; {use.model} has none")
     record, output = read_record(file), make_evaluation_folder(options)
-    settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record), "evaluate", ""))
+    settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record, use.trust_remote_code), "evaluate", ""))
     check_processes(settings.training)
     keep_freed_memory()
     assert options.folds is not None

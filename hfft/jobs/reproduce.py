@@ -52,9 +52,14 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
     return [*record_flags(record), *rest], record
 
 
-def record_flags(record: RunRecord) -> list[str]:
-    """Return the flags of a run, as far as they differ from the defaults."""
-    values = given_options(record.arguments)
+def record_flags(record: RunRecord, trust_remote_code: bool = False) -> list[str]:
+    """Return the flags of a run, as far as they differ from the defaults.
+
+    Args:
+        record: of the run.
+        trust_remote_code: what the command says; a record may be somebody else's, and nobody's code runs by its word.
+    """
+    values = given_options({**record.arguments, "trust_remote_code": trust_remote_code})
     if record.cache.mode != "off":  # a race on another machine may be won by another engine
         values["prefix_engine"] = record.cache.engine.partition(" ")[0]
     # A run of several phases leaves the last one's epochs behind.

@@ -34,6 +34,8 @@ _FAILURES = (
 )
 """What transformers raises on files that are missing, damaged, or hold something else than they should."""
 _LOCAL = "; mend its files, or copy the model into this folder again"
+_OWN_CODE = "Please pass the argument `trust_remote_code=True`"
+"""How transformers says that a model brings code, which it was not told to run."""
 _LONGEST = 400
 """Characters of its message that are shown: some list every architecture there is."""
 
@@ -75,6 +77,11 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
         place = repr(name) if local else f"{name!r} (revision {arguments.model_revision!r})"
         # transformers speaks of a report that is not shown here.
         reason = one_line(error).replace("For more details look at the above report!", "").strip()
+        if _OWN_CODE in reason:
+            raise ModelError(
+                f"{place} brings code of its own, which runs only where you say so: read it, then add "
+                "--trust_remote_code true"
+            ) from error
         twin = in_timm(name)
         advice = f"; timm holds the same weights as {twin}" if twin else _LOCAL if local else ""
         raise ModelError(

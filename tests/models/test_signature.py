@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_code import HELPERS, MODELING, VIT, make_own_code
 from torch import nn
 from transformers import (
     AutoModelForImageClassification,
@@ -24,15 +23,6 @@ from transformers import (
 )
 
 from hfft.models.signature import model_signature
-
-VIT: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "image_size": 32,
-    "patch_size": 8,
-}
 
 
 def vit(**change: Any) -> PreTrainedModel:
@@ -115,44 +105,17 @@ def test_a_module_replaced_by_one_of_another_class_counts() -> None:
     assert model_signature(model) != before
 
 
-REMOTE = """
-from transformers import ViTConfig, ViTForImageClassification
-from .helpers import bend
-
-class OwnConfig(ViTConfig):
-    model_type = "own"
-
-class OwnModel(ViTForImageClassification):
-    config_class = OwnConfig
-    def forward(self, pixel_values, **kwargs):
-        return super().forward(bend(pixel_values), **kwargs)
-"""
-HELPERS = "def bend(x):\n    return x * 2\n"
-
-
 def remote(folder: Path, **files: str) -> PreTrainedModel:
-    """A model whose code lies beside its weights."""
-    folder.mkdir()
-    for name, code in {"modeling": REMOTE, "helpers": HELPERS, **files}.items():
-        (folder / f"{name}.py").write_text(code)
-    vit().save_pretrained(folder)
-    config = ViTConfig(**VIT).to_dict()
-    config["auto_map"] = {
-        "AutoConfig": "modeling.OwnConfig",
-        "AutoModelForImageClassification": "modeling.OwnModel",
-    }
-    config["model_type"] = "own"
-    (folder / "config.json").write_text(json.dumps(config))
-    model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
+        make_own_code(folder, **files), trust_remote_code=True
+    )
     return model
 
 
-def test_code_that_comes_with_a_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
+@pytest.mark.usefixtures("own_modules")
+def test_code_that_comes_with_a_model_counts(tmp_path: Path) -> None:
     first = model_signature(remote(tmp_path / "first"))
     assert model_signature(remote(tmp_path / "same")) == first
-    other_model = REMOTE.replace("bend(pixel_values)", "-bend(pixel_values)")
+    other_model = MODELING.replace("bend(pixel_values)", "-bend(pixel_values)")
     assert model_signature(remote(tmp_path / "bent", modeling=other_model)) != first
     assert model_signature(remote(tmp_path / "more", helpers=HELPERS.replace("2", "3"))) != first

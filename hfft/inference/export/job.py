@@ -79,7 +79,7 @@ def export(output: str | Path, options: ExportArguments, say: Callable[[str], No
     """
     check_formats(options.to)
     formats = {name: FORMATS[name] for name in options.to}
-    classifier = load_classifier(output, token=options.token, device="cpu")
+    classifier = load_classifier(output, None, options.token, options.trust_remote_code, device="cpu")
     target = make_output_folder(_target(output, options.output_dir))
     try:
         for name in formats:

@@ -146,7 +146,7 @@ def _extend(
 
 def _settings(record: RunRecord, options: ExtendArguments, folder: Path) -> Settings:
     """Return the options of the run, with those of the extension."""
-    settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record), "extend", ""))
+    settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record, options.trust_remote_code), "extend", ""))
     training = copy.copy(settings.training)
     training.output_dir = options.output_dir or f"{folder}-extended"
     training.overwrite_output_dir = options.overwrite_output_dir
