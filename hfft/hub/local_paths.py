@@ -14,12 +14,16 @@ from safetensors.torch import save
 from hfft.errors import ModelError
 from hfft.report.markdown import escape
 
+_FOLDERS = ("train_dir", "validation_dir", "test_dir", "cache_dir")
+
 
 class LocalPaths:
     """The local paths that a run's record names, and how to do without them.
 
-    An absolute path becomes its last name, and what lies below it stays: of ``/home/me/photos/cat/1.png``, with
-    ``/home/me/photos`` in the record, ``photos/cat/1.png`` is left. The home folder becomes ``~``.
+    A path becomes its last name, and what lies below it stays: of ``/home/me/photos/cat/1.png``, with
+    ``/home/me/photos`` in the record, ``photos/cat/1.png`` is left. The home folder becomes ``~``. Relative paths are
+    those that lead upwards, folders of images and of the cache, a base that is not on the Hub, and a data set that lies
+    here; all else may be an id on the Hub.
 
     Args:
         record: the content of ``hfft.json``.
@@ -27,9 +31,15 @@ class LocalPaths:
 
     def __init__(self, record: Any) -> None:
         # Not all of the record: a label may look like a path, and must stay what it is.
-        base, data, mistakes = record["base"]["id"], record["data"], record.get("mistakes", [])
-        places = [record.get("arguments"), base, data["name"], data.get("skipped"), [row["file"] for row in mistakes]]
-        found = {text.rstrip("/\\") for text in _texts(places) if _is_local(text)}
+        base, data, mistakes = record["base"], record["data"], record.get("mistakes", [])
+        options = record.get("arguments", {})
+        places = [options, base["id"], data["name"], data.get("skipped"), [row["file"] for row in mistakes]]
+        found = {text for text in _texts(places) if _is_local(text)}
+        found |= {options[name] for name in _FOLDERS if options.get(name)}
+        found |= set() if base.get("on_hub") else {base["id"]}
+        dataset = options.get("dataset_name")
+        found |= {dataset} if dataset and Path(dataset).expanduser().exists() else set()
+        found = {text.rstrip("/\\") for text in found}
         names = {path: _name(path) for path in found if _name(path)} | {str(Path.home()): "~"}
         both = names | {escape(path): name for path, name in names.items()}
         self._names = dict(sorted(both.items(), key=lambda item: -len(item[0])))
@@ -97,7 +107,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _is_local(text: str) -> bool:
-    return "\n" not in text and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute())
+    windows = PureWindowsPath(text)
+    upwards = ".." in windows.parts
+    return "\n" not in text and (upwards or PurePosixPath(text).is_absolute() or windows.is_absolute())
 
 
 def _name(path: str) -> str:

@@ -46,6 +46,37 @@ def test_the_home_folder_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.without_in({"id": "C:\\Users\\me\\base"}) == {"id": "base"}
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("../w/train/cat/1.png", "train/cat/1.png"),
+        ("clients/secret/val", "val"),
+        ("clients/secret/cache", "cache"),
+        ("models/resnet", "resnet"),
+        ("clients/list.csv", "list.csv"),
+        ("../elsewhere/1.png", "1.png"),
+        ("microsoft/resnet-18", "microsoft/resnet-18"),
+    ],
+)
+def test_relative_paths_become_names(text: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clients").mkdir()
+    (tmp_path / "clients" / "list.csv").touch()
+    options = {"train_dir": "../w/train", "validation_dir": "clients/secret/val", "cache_dir": "clients/secret/cache"}
+    options |= {"dataset_name": "clients/list.csv", "model_name_or_path": "models/resnet"}
+    mistakes = [{"file": "../elsewhere/1.png"}]
+    assert LocalPaths(_record(arguments=options, base={"id": "models/resnet"}, mistakes=mistakes)).without(text) == left
+
+
+def test_names_on_the_hub_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"model_name_or_path": "microsoft/resnet-18", "dataset_name": "uoft-cs/cifar10"}
+    record = _record(arguments=options, base={"id": "microsoft/resnet-18", "on_hub": True})
+    paths = LocalPaths(record)
+    assert paths.without_in(options) == options
+    assert paths.without("microsoft/resnet-18") == "microsoft/resnet-18"
+
+
 def test_json_keeps_its_bytes_where_there_is_nothing_to_hide() -> None:
     paths = LocalPaths(_record())
     assert paths.json('{"a":  [1, "b"]}') == '{"a":  [1, "b"]}'
