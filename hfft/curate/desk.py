@@ -219,7 +219,9 @@ def labels_with(*, say: Callable[[str], None] = print, **options: Any) -> Desk:
 
 def _encoder(use: FeatureArguments, gathered: Gathered) -> Encoder:
     """The model that is asked for; else that which the run began with, since what a run trained has seen the labels."""
-    return load_base(gathered.record) if use.model is None and gathered.record is not None else load_encoder(use)
+    if use.model is None and gathered.record is not None:
+        return load_base(gathered.record, use.trust_remote_code)
+    return load_encoder(use)
 
 
 def _views(encoder: Encoder, sound: Gathered, say: Callable[[str], None]) -> list[NDArray[np.float32]]:

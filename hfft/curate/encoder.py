@@ -87,13 +87,17 @@ def load_encoder(use: FeatureArguments, cache: CacheArguments | None = None) -> 
     return _encoder(str(use.model), (model, processor), settings, record, labels)
 
 
-def load_base(record: RunRecord) -> Encoder:
+def load_base(record: RunRecord, trust_remote_code: bool = False) -> Encoder:
     """Load the model that a run began with, which has not seen its labels.
+
+    Args:
+        record: of the run.
+        trust_remote_code: whether code that the model brings along may run.
 
     Raises:
         HfftError: it is no longer where the record says, or its parts are not known.
     """
-    settings = settings_of(record)
+    settings = settings_of(record, trust_remote_code)
     try:
         return _pretrained(settings, None, record)
     except ModelError as error:
@@ -102,13 +106,13 @@ def load_base(record: RunRecord) -> Encoder:
         ) from error
 
 
-def settings_of(record: RunRecord) -> Settings:
-    """Return the options of a run.
+def settings_of(record: RunRecord, trust_remote_code: bool = False) -> Settings:
+    """Return the options of a run, and whether code that its model brings along may run.
 
     Raises:
         ArgumentError: this version of hfft does not take them.
     """
-    return Settings(*parse(RUN_ARGUMENTS, record_flags(record), "finetune", ""))
+    return Settings(*parse(RUN_ARGUMENTS, record_flags(record, trust_remote_code), "finetune", ""))
 
 
 def run_record(place: str | None) -> RunRecord | None:

@@ -90,3 +90,9 @@ def test_a_record_has_no_code_run(
     assert command(*given) == 1
     assert "brings code of its own" in capsys.readouterr().err
     assert command(*given, *TRUST) == 0
+
+
+def test_labels_are_looked_at_by_its_features(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("labels", place / "run") == 1
+    assert "brings code of its own" in capsys.readouterr().err
+    assert command("labels", place / "run", *TRUST) == 0
