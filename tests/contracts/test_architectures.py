@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from scripted import load_script
+from scripted import SCRIPTS, load_script
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,5 +81,6 @@ def test_the_page_names_every_model_type() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_is_current(script: ModuleType) -> None:
-    assert script.main(["--check"]) == 0
+def test_the_page_is_current() -> None:
+    """By a process of its own: those that it spawns import the script by its name."""
+    subprocess.run([sys.executable, SCRIPTS / "architectures.py", "--check"], check=True)
