@@ -18,7 +18,7 @@ from hfft.inference.classifier import Prediction
 from hfft.space.models import Loaded
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import SOURCES
+from hfft.space.trainings.visitors import BUILT_IN
 from hfft.space.uploads import Limits, open_upload
 from hfft.space.views.cards import ClassCard
 from hfft.space.views.cut import Wanted, cut_value
@@ -43,7 +43,7 @@ class FirstScreen:
         for (split, label), count in self.space.trainings.counts(session, source).items():
             by_class[label][split] = count
         given = self.space.trainings.given(session, source)
-        embedded = _embedded_pictures() if source == SOURCES[2] else {}
+        embedded = _embedded_pictures() if source == BUILT_IN else {}
         return [
             ClassCard(
                 label,
@@ -83,7 +83,7 @@ class FirstScreen:
             epochs,
             *_train_and_validation(counts),
             classes=len({label for _, label in counts}),
-            options=_options(base, None if source == SOURCES[2] else "my-images"),
+            options=_options(base, None if source == BUILT_IN else "my-images"),
         )
         folder = given.folder if given else None
         tried = [one for one in session.tried if (one.images, one.base) == (folder, base)]

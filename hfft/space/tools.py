@@ -26,7 +26,7 @@ from hfft.report.typed_json import as_json
 from hfft.space.service import Space
 from hfft.space.trainings.queue import Training, data_options
 from hfft.space.trainings.sessions import Session, new_folder
-from hfft.space.trainings.visitors import DEFAULT_POLICY, SOURCES
+from hfft.space.trainings.visitors import DEFAULT_POLICY, ZIP
 from hfft.space.uploads import Uploaded, remove, sent, unpack
 from hfft.space.widgets import plainly
 
@@ -154,7 +154,7 @@ class Tools:
                 trainings.read_zip(session, str(path))
         name = model or self.space.current(session)
         source = self.space.source(session, name) if name else None
-        training = trainings.start(session, SOURCES[0], policy, epochs, source)
+        training = trainings.start(session, ZIP, policy, epochs, source)
         session.desks[_FOLLOWER] = self._followed(session, training)
         return _text({**self._state(session), "data": trainings.describe(session)})
 

@@ -35,7 +35,7 @@ from hfft.space.app import Served, run_space, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Guess, make_quiz
 from hfft.space.trainings.sessions import KEPT
-from hfft.space.trainings.visitors import NO_IMAGES, SOURCES, policy_choices
+from hfft.space.trainings.visitors import BUILT_IN, FILES, NO_IMAGES, ZIP, policy_choices
 
 if TYPE_CHECKING:
     from hfft.space.service import Space
@@ -224,7 +224,7 @@ def test_a_model_that_is_not_here_is_never_replaced(name: str, client: Client, f
         "/training": (name,),
         "/compare": (["first", name], image),
         "/describe_model": (name,),
-        "/finetune": (SOURCES[2], "head", 1, name),
+        "/finetune": (BUILT_IN, "head", 1, name),
     }
     for endpoint, arguments in requests.items():
         with pytest.raises(AppError, match="not here any more"):
@@ -287,7 +287,7 @@ def test_a_hostile_zip_gets_a_message(kind: str, client: Client, served: Served,
     assert not [path for path in uploads(served) if path.suffix == ".zip"]
     assert not [path for path in (served.space.work / "trainings").rglob("*") if path.is_file()]
     with pytest.raises(AppError, match=r"(?i)choose images first"):
-        client.predict(SOURCES[0], "head", 1, api_name="/finetune")
+        client.predict(ZIP, "head", 1, api_name="/finetune")
 
 
 def test_an_upload_above_the_limit_is_refused(client: Client, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_files_are_put_under_class_names(client: Client, image: Any, folder: Pat
     assert name == ""
     assert "(2)" in client.predict("<i>odd</i>", [other, image], api_name="/add_files")[0]  # one of them is there
     with pytest.raises(AppError, match="two classes"):
-        client.predict(SOURCES[1], "head", 1, api_name="/finetune")
+        client.predict(FILES, "head", 1, api_name="/finetune")
     assert client.predict(api_name="/clear_images") == NO_IMAGES
     with pytest.raises(AppError, match="name"):
         client.predict("..", [image], api_name="/add_files")
@@ -329,7 +329,7 @@ def test_trainings_in_the_browser_make_models_to_use_to_compare_and_to_download(
 ) -> None:
     read(client, folder, tmp_path)
     assert not [path for path in uploads(served) if path.name == "images.zip"]
-    job = client.submit(SOURCES[0], "lp_ft", 2, api_name="/finetune")
+    job = client.submit(ZIP, "lp_ft", 2, api_name="/finetune")
     job.result(timeout=PATIENCE)
     shown = [update[0] for update in job.outputs()]
     states = [state for update in shown for state in re.findall(r'data-state="(\w+)"', update)]
@@ -352,7 +352,7 @@ def test_trainings_in_the_browser_make_models_to_use_to_compare_and_to_download(
     assert label["confidences"][0]["confidence"] == pytest.approx(expected.probability, abs=1e-6)
     assert_tells_nothing_of_the_server(Path(client.predict(name, api_name="/download")), served, tmp_path)
     # The same images and their activations are there still.
-    client.predict(SOURCES[0], "last_block", 1, name, api_name="/finetune")
+    client.predict(ZIP, "last_block", 1, name, api_name="/finetune")
     newest = max(own.parents[1].glob("*/run"), key=lambda run: read_run(run).record.created)
     assert read_run(newest).record.cache.hits == sum(read_run(newest).record.data.counts.values())
     second = client.predict(api_name="/models")[0]
@@ -360,7 +360,7 @@ def test_trainings_in_the_browser_make_models_to_use_to_compare_and_to_download(
     table, *_ = client.predict([second, name], image, api_name="/compare")
     assert "different images" not in table
     for _ in range(KEPT - 1):
-        client.predict(SOURCES[0], "head", 1, second, api_name="/finetune")
+        client.predict(ZIP, "head", 1, second, api_name="/finetune")
     names = client.predict(api_name="/models")
     assert name not in names
     assert second in names
@@ -382,7 +382,7 @@ def test_a_page_that_is_loaded_again_finds_its_model(served: Served, folder: Pat
     visits = served.space.visits
     client = Client(served.url, verbose=False)
     read(client, folder, tmp_path)
-    client.predict(SOURCES[0], "head", 1, api_name="/finetune")
+    client.predict(ZIP, "head", 1, api_name="/finetune")
     session = visits.of(client.session_hash)
     assert visits.join("another page", session.id) is session
     assert served.space.current(session) in session.own
@@ -405,12 +405,12 @@ def test_a_second_training_waits_and_both_can_be_cancelled(served: Served, folde
     one, two = Client(served.url, verbose=False), Client(served.url, verbose=False)
     for client in (one, two):
         read(client, folder, tmp_path)
-    first = one.submit(SOURCES[0], "last_block", 20, api_name="/finetune")
+    first = one.submit(ZIP, "last_block", 20, api_name="/finetune")
     wait_for(lambda: 'data-state="running"' in str(first.outputs()[-1:]))
-    second = two.submit(SOURCES[0], "last_block", 20, api_name="/finetune")
+    second = two.submit(ZIP, "last_block", 20, api_name="/finetune")
     wait_for(lambda: "Place 1 in the queue" in str(second.outputs()[-1:]))
     with pytest.raises(AppError, match="already"):
-        two.predict(SOURCES[0], "last_block", 20, api_name="/finetune")
+        two.predict(ZIP, "last_block", 20, api_name="/finetune")
     assert 'data-state="cancelled"' in two.predict(api_name="/cancel")
     assert 'data-state="cancelled"' in one.predict(api_name="/cancel")
     assert 'data-state="cancelled"' in first.result(timeout=PATIENCE)[0]
@@ -452,7 +452,7 @@ def test_what_cannot_be_trained_is_refused_before_a_worker_is_asked(
     policy: str, epochs: int, reason: str, client: Client, served: Served
 ) -> None:
     with pytest.raises(AppError, match=reason):
-        client.predict(SOURCES[2], policy, epochs, api_name="/finetune")
+        client.predict(BUILT_IN, policy, epochs, api_name="/finetune")
     assert served.space.visits.of(client.session_hash).training is None
 
 
@@ -463,7 +463,7 @@ def test_a_training_that_fails_says_why(client: Client, served: Served, folder: 
     assert given is not None
     shutil.rmtree(given.folder / "train" / "red")
     shutil.rmtree(given.folder / "train" / "blue")
-    status, *_ = client.predict(SOURCES[0], "head", 1, api_name="/finetune")
+    status, *_ = client.predict(ZIP, "head", 1, api_name="/finetune")
     assert 'data-state="failed"' in status
     assert "class" in status
 
@@ -526,7 +526,7 @@ def test_a_server_that_is_told_to_end_leaves_nothing_of_its_own(folder: Path, tm
             assert process.stdout.readline() == "Loading; the address follows.\n"
             client = Client(process.stdout.readline().removeprefix("hfft space: ").strip(), verbose=False)
             client.predict(handle_file(str(folder / "images" / "red" / "0.png")), api_name="/classify")
-            job = client.submit(SOURCES[2], "last_block", 20, api_name="/finetune")
+            job = client.submit(BUILT_IN, "last_block", 20, api_name="/finetune")
             wait_for(lambda: 'data-state="running"' in str(job.outputs()[-1:]))
             workers = psutil.Process(process.pid).children(recursive=True)
             assert workers

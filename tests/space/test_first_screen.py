@@ -22,7 +22,7 @@ from hfft.space.options import SpaceArguments
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session, Tried
 from hfft.space.trainings.small_set import ANIMALS, EACH
-from hfft.space.trainings.visitors import SMALL, SOURCES
+from hfft.space.trainings.visitors import BUILT_IN, SMALL, ZIP
 from hfft.space.views.answers import both_answers
 from hfft.tasks.contract import Score
 
@@ -72,9 +72,9 @@ def test_the_small_sets_of_training_and_validation_share_no_image(screen: FirstS
 
 def test_the_cards_show_what_was_given(screen: FirstScreen, folder: Path) -> None:
     session = Session()
-    assert screen.cards(session, SOURCES[0]) == []
+    assert screen.cards(session, ZIP) == []
     give(screen, session, folder)
-    cards = screen.cards(session, SOURCES[0])
+    cards = screen.cards(session, ZIP)
     assert [(card.label, card.counts) for card in cards] == [(name, {"train": 6}) for name in ("blue", "green", "red")]
     picture = (
         Image.open(io.BytesIO(base64.b64decode(cards[2].pictures[0].partition(",")[2])))
@@ -87,7 +87,7 @@ def test_the_cards_show_what_was_given(screen: FirstScreen, folder: Path) -> Non
 
 
 def test_all_ten_animals_have_a_card(screen: FirstScreen) -> None:
-    cards = screen.cards(Session(), SOURCES[2])
+    cards = screen.cards(Session(), BUILT_IN)
     assert len(cards) == 10
     assert all(card.counts == {"train": 100, "validation": 50, "test": 50} and card.pictures for card in cards)
 
@@ -96,11 +96,11 @@ def test_the_cut_is_that_of_the_images_and_the_model(screen: FirstScreen, folder
     session = Session()
     give(screen, session, folder)
     run = read_run(folder / "outputs" / "run")
-    own = facts(screen, session, SOURCES[0])
+    own = facts(screen, session, ZIP)
     assert f"({run.trained_share:.1%})" in own["Parameters trained"]
-    command = screen.cut(session, SOURCES[0], "head", 3, "run")["places"][-1]["command"]
+    command = screen.cut(session, ZIP, "head", 3, "run")["places"][-1]["command"]
     assert command.endswith("--policy head --num_train_epochs 3 --model_name_or_path base --train_dir my-images")
-    assert own["Kept to train on"] != facts(screen, session, SOURCES[2])["Kept to train on"]
+    assert own["Kept to train on"] != facts(screen, session, BUILT_IN)["Kept to train on"]
 
 
 def test_dots_are_of_the_same_images_and_the_same_base(screen: FirstScreen, folder: Path) -> None:

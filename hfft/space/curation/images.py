@@ -18,7 +18,7 @@ from hfft.errors import DataError, HfftError
 from hfft.space.service import Space
 from hfft.space.trainings.queue import data_options
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import SOURCES
+from hfft.space.trainings.visitors import BUILT_IN
 
 GIVEN, OF_MODEL = "Those under Fine-tune", "Those of the model above"
 PLACES = (GIVEN, OF_MODEL)
@@ -41,7 +41,7 @@ def images_of(space: Space, session: Session, place: str, source: str, model: st
     if place == OF_MODEL:
         return _of_model(space, session, model)
     given = space.trainings.given(session, source)
-    if given is None and source != SOURCES[2]:
+    if given is None and source != BUILT_IN:
         raise DataError("there are no images under Fine-tune yet; add some there first")
     return data_options(given.folder if given else None)
 

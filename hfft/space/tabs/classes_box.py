@@ -10,7 +10,7 @@ import gradio as gr
 from hfft.space.first_screen import FirstScreen
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import NO_IMAGES, SMALL, SOURCES
+from hfft.space.trainings.visitors import FILES, NO_IMAGES, SMALL, SOURCES, UPLOADED, ZIP
 from hfft.space.views import cards
 from hfft.space.views.cards import class_cards
 from hfft.space.widgets import ImageFile, plainly
@@ -36,7 +36,7 @@ class ClassesBox:
     def __init__(self, space: Space, screen: FirstScreen) -> None:
         self.space, self.screen = space, screen
         small = space.trainings.small() is not None
-        order = [*([SMALL] if small else []), *SOURCES[:3]]
+        order = [source for source in SOURCES if small or source != SMALL]
         gr.HTML("<h2>1. Your classes</h2>", label="Heading")
         self.cards = gr.HTML(class_cards(screen.cards(Session(), order[0])), label="Classes", elem_id="classes")
         self.source = gr.Radio(order, value=order[0], label="Images", elem_id="source")
@@ -50,9 +50,9 @@ class ClassesBox:
             label="Zip file: one folder of images for each class",
             elem_id="zip",
             height=140,
-            visible=source == SOURCES[0],
+            visible=source == ZIP,
         )
-        with gr.Group(visible=source == SOURCES[1]) as self.by_class:
+        with gr.Group(visible=source == FILES) as self.by_class:
             self.name = gr.Textbox(label="Class name", max_length=60, elem_id="class-name")
             self.files = gr.File(file_count="multiple", label="Images of this class", elem_id="class-files", height=140)
             self.camera = gr.HTML(
@@ -70,7 +70,7 @@ class ClassesBox:
                 height=160,
             )
             self.add = gr.Button("Add to this class", elem_id="class-add")
-        with gr.Column(visible=source in SOURCES[:2]) as self.own:
+        with gr.Column(visible=source in UPLOADED) as self.own:
             self.given = gr.Textbox(NO_IMAGES, label="What was read", interactive=False, elem_id="given", lines=2)
             self.clear = gr.Button("Remove all", size="sm", elem_id="class-clear")
 
@@ -103,9 +103,9 @@ class ClassesBox:
     def showing(self, source: str) -> Any:
         """Answer with the uploads that fit the kind of images."""
         return (
-            gr.update(visible=source == SOURCES[0]),
-            gr.update(visible=source == SOURCES[1]),
-            gr.update(visible=source in SOURCES[:2]),
+            gr.update(visible=source == ZIP),
+            gr.update(visible=source == FILES),
+            gr.update(visible=source in UPLOADED),
         )
 
     def drawn(self, source: str, request: gr.Request) -> str:
@@ -119,7 +119,7 @@ class ClassesBox:
     def there(self, request: gr.Request) -> Any:
         """Answer with what a visitor who comes again has given: the source, and what was read."""
         session = self.space.visits.of(request.session_hash)
-        source = session.source or (SOURCES[0] if session.given else "")
+        source = session.source or (ZIP if session.given else "")
         if not source:  # the page shows what a first visit begins with
             return gr.skip(), gr.skip()
         return source, self.space.trainings.describe(session)

@@ -25,8 +25,12 @@ from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, Tried,
 from hfft.space.trainings.small_set import write_small_set
 from hfft.space.uploads import class_name, frame, place, remove, unpack
 
-SMALL = "A small set: four animals"
-SOURCES = ("Zip of class folders", "Files under class names", "Ten animals, built in", SMALL)
+ZIP, FILES = "Zip of class folders", "Files under class names"
+BUILT_IN, SMALL = "Ten animals, built in", "A small set: four animals"
+UPLOADED = (ZIP, FILES)
+"""The sources that stand for the images that a visitor gave."""
+SOURCES = (SMALL, *UPLOADED, BUILT_IN)
+"""In the order in which they are offered."""
 DEFAULT_POLICY = "last_block"
 NO_IMAGES = "No images yet."
 MOST_FRAMES = 100
@@ -129,11 +133,11 @@ class VisitorTrainings:
         """
         if source == SMALL:
             return self.small()
-        return None if source == SOURCES[2] else session.given
+        return None if source == BUILT_IN else session.given
 
     def counts(self, session: Session, source: str) -> Counter[tuple[str, str]]:
         """Return how many images there are to train and to validate on, by split and class."""
-        if source == SOURCES[2]:
+        if source == BUILT_IN:
             return Counter(
                 {(split, animal): size // len(ANIMALS) for split, size in SPLIT_SIZES.items() for animal in ANIMALS}
             )
@@ -220,7 +224,7 @@ class VisitorTrainings:
 
         Args:
             session: of the visitor.
-            source: one of `SOURCES`; all but the last stand for the images that were given.
+            source: one of `SOURCES`.
             policy: as ``--policy`` takes it.
             epochs: passes over the training images.
             model: folder or Hub id of the model that the page shows; training begins from its base. None where
@@ -231,13 +235,13 @@ class VisitorTrainings:
         """
         self.refuse_while_training(session)
         self._check(source, policy, epochs, model)
-        images = None if source == SOURCES[2] else self._ready(session, source).folder
+        images = None if source == BUILT_IN else self._ready(session, source).folder
         return self._submit(session, images, (policy, epochs), model)
 
     def start_on(self, session: Session, images: Path, policy: str, epochs: float, model: str | None) -> Training:
         """Put a training on a list of images into the queue, as `start` does."""
         self.refuse_while_training(session)
-        self._check(SOURCES[0], policy, epochs, model)
+        self._check(ZIP, policy, epochs, model)
         return self._submit(session, images, (policy, epochs), model)
 
     def _submit(self, session: Session, images: Path | None, what: tuple[str, float], model: str | None) -> Training:

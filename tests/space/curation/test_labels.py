@@ -19,7 +19,7 @@ from hfft.space.curation.labels import LabelDesk, LabelDesks, computed_anew
 from hfft.space.curation.review import Decision, Review
 from hfft.space.trainings.queue import Job, data_options
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import SOURCES
+from hfft.space.trainings.visitors import ZIP
 from hfft.space.views import curation as views
 
 from .conftest import Visit
@@ -72,7 +72,7 @@ def test_decisions_are_written_as_the_command_line_reads_them() -> None:
 
 def looked(visit: Visit, place: str = GIVEN) -> tuple[LabelDesks, LabelDesk]:
     desks = LabelDesks(visit.space)
-    desks.look(visit.session, place, SOURCES[0], "run")
+    desks.look(visit.session, place, ZIP, "run")
     return desks, list(desks.follow(visit.session))[-1]
 
 
@@ -129,7 +129,7 @@ def test_a_strangers_record_names_no_folder_of_this_machine(visit: Visit, monkey
 def test_nothing_to_look_at_or_to_apply_is_said(visit: Visit) -> None:
     desks = LabelDesks(visit.space)
     with pytest.raises(DataError, match="there are no images under Fine-tune yet"):
-        desks.look(Session(), GIVEN, SOURCES[0], "run")
+        desks.look(Session(), GIVEN, ZIP, "run")
     with pytest.raises(DataError, match="look for wrong labels first"):
         desks.train_again(visit.session, "last_block", 1, "run")
     looked(visit)

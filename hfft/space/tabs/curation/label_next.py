@@ -12,7 +12,7 @@ from hfft.space.curation.labelling import LabelNext
 from hfft.space.service import Space
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.trainings.sessions import Session
-from hfft.space.trainings.visitors import SOURCES
+from hfft.space.trainings.visitors import UPLOADED, ZIP
 from hfft.space.uploads import class_name
 from hfft.space.views import curation as views
 from hfft.space.views.html import note
@@ -120,8 +120,8 @@ class LabelNextTab:
         """Put the labelled photos among the classes."""
         session = self.space.visits.of(request.session_hash)
         text = self.next.join(session)
-        if session.source not in SOURCES[:2]:  # the page shows what the photos have joined
-            session.source = SOURCES[0]
+        if session.source not in UPLOADED:  # the page shows what the photos have joined
+            session.source = ZIP
         shown = self._shown(session, model)
         return (
             shown[0],
