@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from collections import defaultdict
@@ -10,12 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from hfft.arguments import DataArguments
+from hfft.data.images import upright_rgb
 from hfft.demo import embedded_images
 from hfft.errors import DataError, HfftError
 from hfft.explain.cuts import CutChart
 from hfft.inference.classifier import Prediction
 from hfft.space.models import Loaded
+from hfft.space.pictures import address_of
 from hfft.space.service import Space
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import BUILT_IN
@@ -150,11 +153,7 @@ def _pictures(folder: Path, limits: Limits) -> list[str]:
 @lru_cache(maxsize=1024)
 def _picture(file: str, limits: Limits) -> str:
     """Return a small picture as an address of data; a file's name is never used twice, so what is known stays true."""
-    image = open_upload(file, limits, least=_SIDE)
-    image.thumbnail((2 * _SIDE, 2 * _SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return _address(stream.getvalue(), "jpeg")
+    return address_of(open_upload(file, limits, least=_SIDE), "JPEG", 2 * _SIDE)
 
 
 @lru_cache(maxsize=1)
@@ -166,9 +165,5 @@ def _embedded_pictures() -> dict[str, list[str]]:
     for row in images:
         pictures = found[names[row["label"]]]
         if len(pictures) < _PICTURES:
-            pictures.append(_address(row["image"]["bytes"], "png"))
+            pictures.append(address_of(upright_rgb(Image.open(io.BytesIO(row["image"]["bytes"]))), side=2 * _SIDE))
     return found
-
-
-def _address(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from hfft.arguments import DataArguments
 from hfft.curate.gather import Gathered, gather
 from hfft.demo import EMBEDDED_DATA
 from hfft.errors import DataError, HfftError
+from hfft.space.pictures import address_of
 from hfft.space.service import Space
 from hfft.space.trainings.queue import data_options
 from hfft.space.trainings.sessions import Session
@@ -105,15 +102,6 @@ class Pictures:
         if row is None:
             return ""
         try:
-            return picture_address(self.gathered.sets[split].image(row, side), side)
+            return address_of(self.gathered.sets[split].image(row, side), "JPEG", side)
         except (HfftError, OSError):
             return ""
-
-
-def picture_address(image: Image.Image, side: int) -> str:
-    """Return a picture as an address of data, at most `side` pixels wide and high."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

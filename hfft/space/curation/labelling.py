@@ -14,7 +14,8 @@ from typing import IO, Any
 from hfft.curate.choose import Choice, Chosen
 from hfft.errors import DataError, HfftError
 from hfft.report.typed_json import build
-from hfft.space.curation.images import Pictures, picture_address
+from hfft.space.curation.images import Pictures
+from hfft.space.pictures import address_of
 from hfft.space.service import Space
 from hfft.space.trainings.queue import Errand, Training, data_options
 from hfft.space.trainings.sessions import Given, Session
@@ -154,7 +155,8 @@ class LabelNext:
         """Return the photo that is asked about as an address of data; empty where there are none left."""
         if found.at is None or not found.photos:
             return ""
-        return picture_address(open_upload(found.photos[found.at].image, self.space.limits, least=_SIDE), _SIDE)
+        image = open_upload(found.photos[found.at].image, self.space.limits, least=_SIDE)
+        return address_of(image, "JPEG", _SIDE)
 
     def join(self, session: Session) -> str:
         """Put the labelled photos among the visitor's classes, and say what there is then.

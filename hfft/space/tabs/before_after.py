@@ -11,9 +11,10 @@ import gradio as gr
 from hfft.errors import HfftError
 from hfft.output_folder import FEATURE_MAP
 from hfft.space.models import Loaded
+from hfft.space.pictures import address_of
 from hfft.space.service import Space
 from hfft.space.views import feature_map as map_views
-from hfft.space.views.evidence import address_of, doubt
+from hfft.space.views.evidence import doubt
 from hfft.space.views.feature_map import Star, map_value, no_map
 from hfft.space.widgets import Tabs, plainly
 from hfft.trust.feature_map import FeatureMap, read_map
@@ -104,9 +105,8 @@ def _picture(loaded: Loaded, found: FeatureMap, split: str, row: int) -> str:
     name = escape(files[row].rpartition("/")[2])
     if image is None:
         return f'<div class="hf-point"><span>The image {name} is not here any more.</span></div>'
-    image.thumbnail((_PICTURE, _PICTURE))
     kind = "training" if split == "train" else "validation"
     return (
-        f'<div class="hf-point"><img src="{address_of(image, "JPEG")}" alt="The {kind} image {name}">'
+        f'<div class="hf-point"><img src="{address_of(image, "JPEG", _PICTURE)}" alt="The {kind} image {name}">'
         f"<span>{name}</span></div>"
     )

@@ -15,6 +15,7 @@ from hfft.inference.runs import Answer, FinishedRun, confusion_counts, worst_ans
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.report.plots import confusion_matrix
 from hfft.space.models import Loaded
+from hfft.space.pictures import address_of
 from hfft.space.service import NO_MODEL, THUMBNAIL, Space
 from hfft.space.tabs.before_after import BeforeAfter
 from hfft.space.trainings.sessions import new_folder
@@ -22,7 +23,6 @@ from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, figure_image, split_curves
 from hfft.space.views.epochs import Watched, epochs_value, no_epochs, watched_rows
-from hfft.space.views.evidence import address_of
 from hfft.space.widgets import BUTTONS, Tabs, plainly
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.epoch_answers import MOST, read_epoch_answers
@@ -181,8 +181,7 @@ def _watched(loaded: Loaded, rows: Sequence[int]) -> list[Watched]:
     for row in rows:
         image = loaded.images.get(files[row]) if loaded.images is not None and row < len(files) else None
         if image is not None:
-            image.thumbnail((_SIDE, _SIDE))
-            found.append(Watched(row, files[row].rpartition("/")[2], address_of(image, "JPEG")))
+            found.append(Watched(row, files[row].rpartition("/")[2], address_of(image, "JPEG", _SIDE)))
     return found
 
 

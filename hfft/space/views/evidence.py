@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -12,6 +10,7 @@ from PIL import Image
 from hfft.explain.evidence import Channel, Evidence, PredictionTrace
 from hfft.explain.gradcam import ActivationMap, heat_image
 from hfft.inference.classifier import Prediction
+from hfft.space.pictures import address_of
 from hfft.space.views import html as views
 from hfft.tasks.contract import Score
 from hfft.trust.known import Neighbour
@@ -172,9 +171,7 @@ def laid_over(image: Image.Image, found: ActivationMap | None, label: str) -> st
         found: the map; without one, the image stands alone.
         label: that the map speaks for.
     """
-    image = image.copy()
-    image.thumbnail((_SIDE, _SIDE))
-    picture = f'<img src="{address_of(image, "JPEG")}" alt="The image that was classified">'
+    picture = f'<img src="{address_of(image, "JPEG", _SIDE)}" alt="The image that was classified">'
     if found is None:
         return f'<figure class="hf-laid">{picture}</figure>{views.note("This model has no map of its evidence.")}'
     alt = f"Class activation map: bright spots speak for {escape(label)}"
@@ -204,9 +201,8 @@ def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | N
     for each, picture in nearest:
         name = f"{escape(each.label)} <small>{escape(each.file.rpartition('/')[2])}</small>"
         if picture is not None:
-            picture.thumbnail((_NEAR, _NEAR))
             alt = f"Training image, {escape(each.label)}"
-            name = f'<img src="{address_of(picture)}" alt="{alt}"><figcaption>{name}</figcaption>'
+            name = f'<img src="{address_of(picture, side=_NEAR)}" alt="{alt}"><figcaption>{name}</figcaption>'
         figures.append(f"<figure>{name}</figure>")
     return (
         '<p role="status"><b>None of these.</b> The image is unlike all training images: '
@@ -214,15 +210,3 @@ def unlike(found: Prediction, nearest: Sequence[tuple[Neighbour, Image.Image | N
         f"the classes, it would be {escape(found.label)} ({found.probability:.1%}).</p>"
         f'<p>The nearest training images</p><div class="hf-maps">{"".join(figures)}</div>'
     )
-
-
-def address_of(image: Image.Image, kind: str = "PNG") -> str:
-    """Return an image as an address of data.
-
-    Args:
-        image: in RGB.
-        kind: ``PNG`` or ``JPEG``.
-    """
-    stream = io.BytesIO()
-    image.save(stream, format=kind)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(stream.getvalue()).decode()

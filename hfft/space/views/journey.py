@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
 from hfft.explain.gradcam import heat_image
 from hfft.explain.journey import Change, Journey, Layer, Stop
-from hfft.space.views.evidence import address_of, doubt
+from hfft.space.pictures import address_of
+from hfft.space.views.evidence import doubt
 from hfft.tasks.contract import Score
 
 _MOST_CROP = 0.9
@@ -30,7 +29,7 @@ def journey_value(
     if found.seen is None:
         return no_journey("This model's input is not a picture, so nothing can be laid over it.")
     return {
-        "seen": address_of(_smaller(found.seen), "JPEG"),
+        "seen": address_of(found.seen, "JPEG", _SIDE),
         "stops": [
             _picture(found),
             *(_stop(stop) | {"sees": (fields or {}).get(stop.part)} for stop in found.stops),
@@ -73,12 +72,6 @@ def change_of(asked: Mapping[str, Any]) -> Change:
 def _within(value: Any, low: float, high: float) -> float:
     number = float(value) if isinstance(value, int | float) else 0.0
     return min(max(number, low), high) if number == number else low
-
-
-def _smaller(image: Image.Image) -> Image.Image:
-    image = image.copy()
-    image.thumbnail((_SIDE, _SIDE))
-    return image
 
 
 def _picture(found: Journey) -> dict[str, Any]:

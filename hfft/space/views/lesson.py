@@ -13,7 +13,8 @@ from hfft.explain.gradcam import heat_image
 from hfft.explain.journey import Journey, Stop
 from hfft.inference.runs import FinishedRun
 from hfft.report.card_metadata import plain_base_name, plain_policy
-from hfft.space.views.evidence import address_of, bars
+from hfft.space.pictures import address_of
+from hfft.space.views.evidence import bars
 from hfft.space.views.html import leading_split, right
 from hfft.tasks.contract import Score
 
@@ -181,8 +182,6 @@ def _prediction(level: int, told: Told) -> str:
 
 def _stages(journey: Journey, seen: Image.Image, image: str) -> tuple[int, str]:
     """Return how many stages this model has, and the stages as cards."""
-    picture = seen.copy()
-    picture.thumbnail((_SIDE, _SIDE))
     frozen = [stop for stop in journey.stops if not stop.trained and stop.part != "head"]
     trained = [stop for stop in journey.stops if stop.trained and stop.part != "head"]
     head = [stop for stop in journey.stops if stop.part == "head"]
@@ -190,7 +189,7 @@ def _stages(journey: Journey, seen: Image.Image, image: str) -> tuple[int, str]:
     shape = journey.stops[0].shape_in if journey.stops else ()
     alt = f"The model's input, {image}"
     cards = [
-        _card("Picture", "plain", f'<img src="{address_of(picture, "JPEG")}" alt="{escape(alt)}">', (), shape),
+        _card("Picture", "plain", f'<img src="{address_of(seen, "JPEG", _SIDE)}" alt="{escape(alt)}">', (), shape),
         *(_stage(name, kind, stops) for name, kind, stops in groups if stops),
         _card("Answer", "plain", f"<b>{escape(_first(journey.scores[0]))}</b>", (), ()),
     ]
