@@ -72,7 +72,7 @@ BAD_ZIPS = {
     "one class": ({f"a/{number}.png": png((number, 0, 0)) for number in range(5)}, "two classes"),
     "two images": (two_classes() | {"c/1.png": png((1, 1, 1))}, "at least three"),
     "twins": ({f"{label}/{number}.png": png() for label in "ab" for number in range(3)}, "same file as a/0.png"),
-    "cut names": (two_classes("q" * 60 + "_"), "two folders of the zip would be the class"),
+    "cut names": (two_classes("q" * 60 + "_"), "two classes would be called"),
     "beside the classes": (two_classes() | {"x.png": png((1, 1, 1))}, "outside any folder"),
     "a class to test alone": (two_classes("train/") | {"test/c/1.png": png((1, 1, 1))}, "c has no training images"),
     "nothing": ({}, "holds no images"),

@@ -15,7 +15,7 @@ import uuid
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -77,12 +77,12 @@ class Uploaded:
     def describe(self) -> str:
         """Return one plain sentence about what is there for each split, and one about what is not."""
         text = " ".join(map(self._describe, filter(self.of, _TITLES)))
-        if "validation" not in {split for split, _ in self.counts}:
+        if self.of("train") and not self.of("validation"):
             text += " Some of the training images are held back to validate on."
         if self.left_out:
-            name, reason = self.left_out[0]
-            text += f" Left out: {len(self.left_out)}, the first of them {name} ({reason})."
-        return " ".join([text, *self.notes])
+            name, reason = self.left_out[-1]
+            text += f" Left out: {len(self.left_out)}, the last of them {name} ({reason})."
+        return " ".join([text, *self.notes]).strip()
 
     def _describe(self, split: str) -> str:
         counts = self.of(split)
@@ -287,7 +287,7 @@ def _members(archive: zipfile.ZipFile, limits: Limits, found: Uploaded) -> list[
         raise DataError(f"the zip holds no images in class folders{more}")
     if "train" not in plan.splits:
         raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
-    names = _class_names(plan.classes)
+    names = class_names(plan.classes)
     members = [
         (paths[entry.source], split, names[entry.label]) for split, entries in plan.splits.items() for entry in entries
     ]
@@ -301,13 +301,17 @@ def _members(archive: zipfile.ZipFile, limits: Limits, found: Uploaded) -> list[
     return members
 
 
-def _class_names(labels: Sequence[str]) -> dict[str, str]:
-    """What each folder's class is called; two folders of one name are refused."""
+def class_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return what each class may be called, see `class_name`.
+
+    Raises:
+        DataError: two of them would be called the same.
+    """
     names: dict[str, str] = {}
     for label in labels:
         name = class_name(label)
         if name in names.values():
-            raise DataError(f"two folders of the zip would be the class {name!r}; give them names that differ more")
+            raise DataError(f"two classes would be called {name!r}; give them names that differ more")
         names[label] = name
     return names
 
@@ -330,22 +334,39 @@ def _count(labels: Collection[str], images: int, limits: Limits) -> None:
 def add(found: Uploaded, target: Path, place_: tuple[str, str], stream: IO[bytes], rest: tuple[str, Limits]) -> None:
     """Write one image, look at it, and leave it out where it is damaged or there already.
 
+    What is left out, or exceeds a limit, leaves no file, and no folder of a class without images.
+
     Args:
         found: what is there; it is brought up to date.
-        target: a folder.
-        place_: split and class.
+        target: a folder, outside of which nothing is written, whatever the class is called.
+        place_: split, one of this program's own words, and class.
         stream: the image's bytes.
         rest: the image's name, and the limits.
 
     Raises:
-        DataError: a limit is exceeded.
+        DataError: the class has no name, or a limit is exceeded.
     """
-    name, limits = rest
+    (name, limits), split, label = rest, place_[0], class_name(place_[1])
     shown = PurePosixPath(name.replace("\\", "/")).name[-80:]
-    folder = target.joinpath(*place_)
-    folder.mkdir(parents=True, exist_ok=True)
     number = found.counts.total() + len(found.left_out)
-    path = folder / f"{number:05d}{PurePosixPath(shown).suffix.lower() or '.jpg'}"
+    path = target / split / label / f"{number:05d}{PurePosixPath(shown).suffix.lower() or '.jpg'}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = _write(stream, path, found, limits)
+        why = _unusable(found, path, content, (shown, limits))
+    except BaseException:
+        _take_back(path)
+        raise
+    if why:
+        _take_back(path)
+        found.left_out.append((shown, why))
+        return
+    found.counts[split, label] += 1
+    found.seen[content] = f"{'' if split == 'train' else f'{split}/'}{label}/{shown}"
+
+
+def _write(stream: IO[bytes], path: Path, found: Uploaded, limits: Limits) -> str:
+    """Write what a stream holds, and return its SHA-256."""
     content = hashlib.sha256()
     with path.open("wb") as output:
         while chunk := stream.read(_CHUNK):
@@ -354,16 +375,27 @@ def add(found: Uploaded, target: Path, place_: tuple[str, str], stream: IO[bytes
                 raise DataError(f"there is more than {limits.megabytes} MB of images; at most that is allowed")
             output.write(chunk)
             content.update(chunk)
+    return content.hexdigest()
+
+
+def _unusable(found: Uploaded, path: Path, content: str, rest: tuple[str, Limits]) -> str:
+    """Say why an image is left out; nothing where it is not."""
+    if other := found.seen.get(content):
+        return f"it is the same file as {other}, and a model must not be judged on what it learned from"
+    shown, limits = rest
     try:
-        if other := found.seen.get(content.hexdigest()):
-            raise DataError(f"it is the same file as {other}, and a model must not be judged on what it learned from")
         open_upload(path, limits, shown)
     except DataError as error:
-        path.unlink()
-        found.left_out.append((shown, str(error)))
-    else:
-        found.counts[place_] += 1
-        found.seen[content.hexdigest()] = f"{'/'.join(place_[place_[0] == 'train' :])}/{shown}"
+        return str(error)
+    return ""
+
+
+def _take_back(path: Path) -> None:
+    """Delete an image, and the folders of its class and its split where they hold no other."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds others
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
 
 
 def remove(paths: Sequence[str | os.PathLike[str] | None], root: Path) -> None:

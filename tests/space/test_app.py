@@ -315,7 +315,7 @@ def test_what_was_left_out_is_said_before_training(client: Client, folder: Path,
         path.write_bytes(path.read_bytes()[:60])
     text, _ = client.predict(handle_file(shutil.make_archive(str(tmp_path / "z"), "zip", images)), api_name="/read_zip")
     assert f"red ({len(list((images / 'red').iterdir())) - 3})" in text
-    assert "Left out: 3, the first of them 0.png" in text
+    assert "Left out: 3, the last of them 2.png" in text
 
 
 def read(client: Client, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from bad_uploads import BAD_IMAGES, BAD_ZIPS, make_zip, png, two_classes
 from PIL import Image
 
 from hfft.errors import DataError
-from hfft.space.uploads import Limits, Uploaded, class_name, open_upload, place, remove, sent, unpack
+from hfft.space.uploads import Limits, Uploaded, add, class_name, open_upload, place, remove, sent, unpack
 
 LIMITS = Limits(megabytes=2, images=40, classes=5, pixels=1_000_000)
 
@@ -84,7 +85,7 @@ def test_a_test_image_that_is_trained_on_is_left_out_and_said(tmp_path: Path) ->
     assert found.of("test") == {"a": 1}
     assert len(found.left_out) == 6
     assert "Left out: 6" in found.describe()
-    assert "the same file as a/0.png" in found.describe()
+    assert "the same file as b/2.png" in found.describe()
 
 
 def test_what_is_no_image_is_left_out_and_named(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_what_is_no_image_is_left_out_and_named(tmp_path: Path) -> None:
     found = unpack(make_zip(tmp_path / "z.zip", two_classes() | more), tmp_path / "out", LIMITS)
     assert found.counts.total() == 6
     assert [name for name, _ in found.left_out] == ["notes.txt", "broken.jpg"]
-    assert "Left out: 2, the first of them notes.txt (.txt)" in found.describe()
+    assert "Left out: 2, the last of them broken.jpg (broken.jpg is not an image" in found.describe()
 
 
 @pytest.mark.parametrize("kind", BAD_ZIPS)
@@ -156,6 +157,44 @@ def test_a_class_without_a_name_is_refused(text: str) -> None:
         class_name(text)
 
 
+@pytest.mark.parametrize("label", ["../../../evil", "{}/evil", "a/../../../evil"])
+def test_a_class_of_any_name_lies_within_the_folder(label: str, tmp_path: Path) -> None:
+    found, target = Uploaded(), tmp_path / "deep" / "er" / "out"
+    add(found, target, ("train", label.format(tmp_path)), io.BytesIO(png()), ("a.png", LIMITS))
+    (written,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert written.parent.parent == target / "train"
+    assert found.of("train") == {written.parent.name: 1}
+
+
+def test_a_class_whose_images_are_all_left_out_leaves_no_folder(tmp_path: Path) -> None:
+    left_out = {"train/twins/0.png": two_classes()["a/0.png"], "train/broken/0.png": b"no", "test/broken/0.png": b"no"}
+    found = unpack(make_zip(tmp_path / "z.zip", two_classes("train/") | left_out), tmp_path / "out", LIMITS)
+    assert len(found.left_out) == 3
+    folders = [path for path in (tmp_path / "out").rglob("*") if path.is_dir()]
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in folders) == ["train", "train/a", "train/b"]
+
+
+def test_an_image_that_passes_the_limit_leaves_nothing(tmp_path: Path) -> None:
+    found, files = Uploaded(), [tmp_path / "small.png", tmp_path / "large.png"]
+    files[0].write_bytes(png())
+    files[1].write_bytes(bytes(LIMITS.megabytes * 1_000_000))
+    with pytest.raises(DataError, match="more than 2 MB"):
+        place(found, "a", files, tmp_path / "out", LIMITS)
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["00000.png"]
+    with pytest.raises(DataError, match="more than 2 MB"):
+        place(found, "b", files[1:], tmp_path / "out", LIMITS)
+    assert not (tmp_path / "out" / "train" / "b").exists()
+
+
+def test_the_newest_file_that_was_left_out_is_named(tmp_path: Path) -> None:
+    found = Uploaded()
+    for name in ("first.png", "newest.png"):
+        (tmp_path / name).write_bytes(b"no image")
+        place(found, "a", [tmp_path / name], tmp_path / "out", LIMITS)
+    assert found.describe().startswith("Left out: 2, the last of them newest.png (newest.png is not an image")
+    assert "held back" not in found.describe()  # there are none
+
+
 def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
     inside, outside = tmp_path / "work" / "a.png", tmp_path / "b.png"
     inside.parent.mkdir()
@@ -170,7 +209,7 @@ def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301")])
 def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
     members = {f"{name}/{n}.png": png() for name in names for n in range(3)}
-    with pytest.raises(DataError, match=r"two (of its )?folders"):
+    with pytest.raises(DataError, match=r"two (of its folders|classes would be called)"):
         unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
 
 

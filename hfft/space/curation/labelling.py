@@ -20,7 +20,7 @@ from hfft.space.service import Space
 from hfft.space.trainings.queue import Errand, Training, data_options
 from hfft.space.trainings.sessions import Given, Session
 from hfft.space.trainings.visitors import cache_of
-from hfft.space.uploads import add, open_upload, place, remove
+from hfft.space.uploads import add, class_names, open_upload, place, remove
 
 KEY = "next"
 """Of this desk among a session's."""
@@ -201,12 +201,14 @@ class LabelNext:
         given = Given(self.space.trainings.folder(session, "images"))
         if model not in session.own:
             return given
-        gathered = Pictures(data_options(session.own[model].images)).gathered
-        for split, named in gathered.splits.items():
-            images = gathered.sets[split]
+        pictures = Pictures(data_options(session.own[model].images))
+        names = class_names(pictures.classes)
+        for split, named in pictures.gathered.splits.items():
+            images = pictures.gathered.sets[split]
             for file, value, label in zip(images.files, images.values(), named.names, strict=True):
                 with _bytes_of(value) as stream:
-                    add(given.uploaded, given.folder, (split, str(label)), stream, (_name_of(file), self.space.limits))
+                    place_ = split, names[str(label)]
+                    add(given.uploaded, given.folder, place_, stream, (_name_of(file), self.space.limits))
         return given
 
 

@@ -20,6 +20,7 @@ from hfft.space.service import Space
 from hfft.space.trainings.queue import Errand, Job, Training
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import cache_of
+from hfft.space.uploads import class_name
 
 KEY = "labels"
 """Of this desk among a session's."""
@@ -38,6 +39,15 @@ class LabelDesk:
     pictures: Pictures
     looking: Training
     review: Review | None = None
+
+    def named(self, text: str) -> str:
+        """Return the label that a visitor means: one of the images' own as it is, a new one as a class may be called.
+
+        Raises:
+            DataError: a class cannot be called that.
+        """
+        text = text.strip()
+        return text if text in ("", *self.pictures.classes) else class_name(text)
 
 
 class LabelDesks:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hfft.errors import DataError
 from hfft.space.curation.labelling import Labelling, LabelNext
-from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.sessions import OwnModel, Session
 
 from .conftest import Visit
 
@@ -95,6 +95,27 @@ def test_a_visitor_without_images_goes_on_with_those_of_the_model(visit: Visit, 
     assert given is not None
     assert given.folder != visit.session.own[name].images
     assert given.uploaded.of("train") == {"blue": 11, "green": 10, "red": 10}
+
+
+def test_labels_of_a_model_become_class_names(visit: Visit, photos: list[str], tmp_path: Path) -> None:
+    after, found = ranked(visit, photos)
+    given = visit.session.given
+    assert given is not None
+    images = sorted((given.folder / "train").glob("red/*.png"))
+    for name, labels in {"tree": ("../../../tmp/x", "warm/red"), "twins": ("warm/red", "warm red")}.items():
+        rows = [f"{image},{labels[number % 2]}\n" for number, image in enumerate(images)]
+        (tmp_path / f"{name}.csv").write_text("image,label\n" + "".join(rows))
+        visit.session.own[name] = OwnModel(tmp_path / "run", tmp_path / f"{name}.csv")
+    visit.session.given, found.model = None, "twins"
+    found.answer("red")
+    with pytest.raises(DataError, match="two classes would be called 'warm red'"):
+        after.join(visit.session)
+    found.model = "tree"
+    after.join(visit.session)
+    given = visit.session.given
+    assert given is not None
+    assert set(given.uploaded.of("train")) == {"tmp x", "warm red", "red"}
+    assert {path.name for path in (given.folder / "train").iterdir()} == {"tmp x", "warm red", "red"}
 
 
 def test_what_cannot_be_ranked_is_said(visit: Visit, photos: list[str]) -> None:

@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 
 import pytest
+from bad_uploads import png
 from PIL import Image
 
 from hfft.curate.desk import Desk, Suspect
@@ -17,7 +18,7 @@ from hfft.report.record import read_record
 from hfft.space.curation.images import GIVEN, OF_MODEL, Pictures
 from hfft.space.curation.labels import LabelDesk, LabelDesks, computed_anew
 from hfft.space.curation.review import Decision, Review
-from hfft.space.trainings.queue import Job, data_options
+from hfft.space.trainings.queue import Errand, Job, Training, data_options
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import ZIP
 from hfft.space.views import curation as views
@@ -108,6 +109,19 @@ def test_the_wrong_label_is_found_mended_and_trained_on_without_a_new_row(visit:
     named = Pictures(data_options(training.job.images)).gathered.splits["train"]
     assert named.names.count("red") == 10
     assert isinstance(pictures.trained_on(named.images.files[0]) or pictures.get(named.images.files[0]), Image.Image)
+
+
+def test_a_new_label_is_a_class_name_and_one_of_the_images_stays(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png((number, 0, 0)))
+    (tmp_path / "tree.csv").write_text("image,label\n0.png,warm/red\n1.png,warm/red\n2.png,cold/blue\n")
+    errand = Training(Errand(tmp_path, "labels", {}))
+    desk = LabelDesk(Pictures(data_options(tmp_path / "tree.csv")), errand)
+    assert desk.named(" warm/red ") == "warm/red"
+    assert desk.named("../../../tmp/x") == "tmp x"
+    assert desk.named(" ") == ""
+    with pytest.raises(DataError, match="needs a name"):
+        desk.named("../..")
 
 
 def test_the_images_of_a_run_are_looked_at_where_they_are_here(visit: Visit, folder: Path) -> None:

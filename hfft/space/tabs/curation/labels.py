@@ -106,7 +106,8 @@ class LabelsTab:
 
     def decide_relabel(self, label: str | None, request: gr.Request) -> Any:
         """Give the image another label."""
-        return self._decide(Decision("relabel", (label or "").strip()), request)
+        desk = self.desks.of(self.space.visits.of(request.session_hash))
+        return self._decide(Decision("relabel", desk.named(label or "") if desk else ""), request)
 
     def decide_drop(self, request: gr.Request) -> Any:
         """Leave the image out of the new list."""
