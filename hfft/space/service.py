@@ -20,7 +20,7 @@ from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Item, make_quiz
 from hfft.space.trainings.sessions import Session, Visits, new_folder
 from hfft.space.trainings.visitors import VisitorTrainings
-from hfft.space.uploads import Limits, open_upload, remove
+from hfft.space.uploads import Limits, open_upload
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.known import Neighbour
@@ -166,18 +166,15 @@ class Space:
     def classify_batch(
         self, session: Session, name: str | None, paths: Sequence[str]
     ) -> tuple[list[Prediction], list[tuple[Image.Image, str]], Path]:
-        """Label many files; return the predictions, a gallery of the readable ones, and a CSV. The files are removed.
+        """Label many files; return the predictions, a gallery of the readable ones, and a CSV.
 
         Raises:
             DataError: there are none, or too many.
         """
         if not paths:
             raise DataError("choose some images first")
-        try:
-            loaded = self.loaded(session, name)
-            rows, gallery = classify_files(loaded, paths, self.limits)
-        finally:
-            remove(paths, self.work)
+        loaded = self.loaded(session, name)
+        rows, gallery = classify_files(loaded, paths, self.limits)
         path = new_folder(self.work, "uploads") / "predictions.csv"
         return rows, gallery, write_sheet(path, rows, loaded.classifier.task, loaded.classifier.labels)
 

@@ -70,7 +70,7 @@ class Tools:
 
         Args:
             image: A data address (data:image/jpeg;base64,...), or the address of a file that was uploaded to this
-                server. The file is read once and removed.
+                server.
             model: A name that describe_run lists. Left out: the newest model of the visit, else the one that is served.
             visit: What start_training answered; only needed for a model that was trained here.
 
@@ -112,7 +112,7 @@ class Tools:
         Args:
             images: A zip with one folder of images for each class (perhaps below train/, validation/ and test/), as a
                 data address (data:application/zip;base64,...) or the address of a file that was uploaded to this
-                server. The file is read once and removed.
+                server.
 
         Returns:
             JSON with images (by split and class), left_out (file, reason), notes, and findings (severity: error,

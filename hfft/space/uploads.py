@@ -120,7 +120,7 @@ def open_upload(
         least: as for `hfft.data.images.open_image`.
 
     Raises:
-        DataError: it is empty, not an image, damaged or too large.
+        DataError: it is gone, empty, not an image, damaged or too large.
     """
     shown = name or ("the image" if isinstance(path, io.BytesIO) else os.path.basename(path))
     try:
@@ -136,10 +136,15 @@ def open_upload(
         raise DataError(f"{shown} is {error}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{shown} is not an image that can be read; choose a JPEG, PNG or WebP file") from error
+    except FileNotFoundError as error:
+        raise DataError(_GONE.format(shown)) from error
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types for damaged files.
         raise DataError(f"{shown} is damaged ({error or type(error).__name__}); choose another file") from error
+
+
+_GONE = "{} is no longer here; choose it again"
 
 
 def frame(address: str, limits: Limits) -> bytes:
@@ -167,7 +172,7 @@ def _decoded(text: str, wrong: str) -> bytes:
 
 @contextmanager
 def sent(address: str, work: Path, limits: Limits) -> Iterator[Path]:
-    """Give the file that a program sent, which is gone after this context.
+    """Give the file that a program sent; what came as an address of data is gone after this context.
 
     Args:
         address: of data (``data:...;base64,...``), or of a file that was uploaded to this server before, as the answer
@@ -178,13 +183,14 @@ def sent(address: str, work: Path, limits: Limits) -> Iterator[Path]:
     Raises:
         DataError: there is no such file, or it is too large. No other address is opened.
     """
-    path = _written(address, work, limits) if address.startswith("data:") else _uploaded(address, work)
+    if not address.startswith("data:"):
+        yield _uploaded(address, work)
+        return
+    path = _written(address, work, limits)
     try:
         yield path
     finally:
-        remove([path], work)
-        with suppress(OSError):  # it holds other files
-            path.parent.rmdir()
+        remove([path.parent], work)
 
 
 def _written(address: str, work: Path, limits: Limits) -> Path:
@@ -221,8 +227,8 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
     image that is there already, is left out.
 
     Raises:
-        DataError: it is not a zip, it would write outside the target, two folders would be one class, it exceeds a
-            limit, or it holds too little.
+        DataError: it is gone, it is not a zip, it would write outside the target, two folders would be one class, it
+            exceeds a limit, or it holds too little.
     """
     found = Uploaded()
     try:
@@ -230,6 +236,8 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
             for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
                     add(found, target, (split, label), stream, (member.filename, limits))
+    except FileNotFoundError as error:
+        raise DataError(_GONE.format("the zip")) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"this is not a zip that can be read ({error}); make it again") from error
     except RuntimeError as error:  # zipfile's word for an encrypted member
@@ -249,13 +257,17 @@ def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], 
         limits: as for `unpack`.
 
     Raises:
-        DataError: the class has no name, or a limit is exceeded.
+        DataError: the class has no name, a limit is exceeded, or a file is gone.
     """
     name = class_name(label)
     _count({*found.of("train"), name}, found.counts.total() + len(paths), limits)
     for path in paths:
-        with open(path, "rb") as stream:
-            add(found, target, ("train", name), stream, (os.path.basename(path), limits))
+        shown = os.path.basename(path)
+        try:
+            with open(path, "rb") as stream:
+                add(found, target, ("train", name), stream, (shown, limits))
+        except FileNotFoundError as error:
+            raise DataError(_GONE.format(shown)) from error
 
 
 def class_name(text: str) -> str:
@@ -398,10 +410,14 @@ def _take_back(path: Path) -> None:
         path.parent.parent.rmdir()
 
 
-def remove(paths: Sequence[str | os.PathLike[str] | None], root: Path) -> None:
-    """Delete files and folders below a root; what lies elsewhere, or is gone already, is left alone."""
-    for path in _below(paths, root):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def remove(folders: Sequence[Path | None], root: Path) -> None:
+    """Delete folders below a root; what lies elsewhere, or is gone already, is left alone.
+
+    A file that a page uploaded is not this program's to delete: two visitors who upload the same bytes share one.
+    Gradio deletes it when it is old.
+    """
+    for folder in _below(folders, root):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _below(paths: Sequence[str | os.PathLike[str] | None], root: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bad_uploads import png
+from bad_uploads import make_zip, png, two_classes
 from finished import make_images, make_model, run_finetune
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
@@ -80,6 +80,30 @@ def test_a_frame_is_no_longer_than_an_upload(space: Space) -> None:
 def test_a_frame_that_is_no_image_is_left_out_and_said(space: Space) -> None:
     broken = f"data:image/jpeg;base64,{base64.b64encode(b'no image').decode()}"
     assert "Left out: 1" in space.trainings.add_frames(Session(), "mug", [address(), broken])
+
+
+def test_visitors_who_upload_the_same_file_do_not_take_it_from_each_other(space: Space, tmp_path: Path) -> None:
+    image, archive = tmp_path / "uploads" / "hash" / "a.png", tmp_path / "uploads" / "other" / "z.zip"
+    for file in (image, archive):
+        file.parent.mkdir(parents=True)
+    image.write_bytes(png())
+    make_zip(archive, two_classes())
+    for session in (Session(), Session()):
+        assert "a (3), b (3)" in space.trainings.read_zip(session, str(archive))
+        assert "a (4)" in space.trainings.add_files(session, "a", [image])
+        (row,), _, _ = space.classify_batch(session, "run", [str(image)])
+        assert not row.error
+
+
+def test_an_upload_that_is_gone_is_to_be_chosen_again(space: Space, tmp_path: Path) -> None:
+    image, archive = tmp_path / "uploads" / "hash" / "a.png", tmp_path / "uploads" / "other" / "z.zip"
+    again = "is no longer here; choose it again"
+    with pytest.raises(DataError, match=f"^the zip {again}$"):
+        space.trainings.read_zip(Session(), str(archive))
+    with pytest.raises(DataError, match=f"^a.png {again}$"):
+        space.trainings.add_files(Session(), "a", [image])
+    with pytest.raises(DataError, match=f"^a.png {again}$"):
+        space.image(str(image))
 
 
 def test_a_stranger_is_among_the_images_to_try(space: Space) -> None:

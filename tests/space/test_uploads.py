@@ -196,11 +196,10 @@ def test_the_newest_file_that_was_left_out_is_named(tmp_path: Path) -> None:
 
 
 def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
-    inside, outside = tmp_path / "work" / "a.png", tmp_path / "b.png"
-    inside.parent.mkdir()
-    inside.touch()
-    outside.touch()
-    remove([inside, outside, None, tmp_path / "work" / ".." / "b.png", tmp_path / "work"], tmp_path / "work")
+    inside, outside = tmp_path / "work" / "a", tmp_path / "b"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    remove([inside, outside, None, tmp_path / "work" / ".." / "b", tmp_path / "work"], tmp_path / "work")
     assert not inside.exists()
     assert outside.exists()
     assert (tmp_path / "work").exists()
@@ -213,15 +212,15 @@ def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_p
         unpack(make_zip(tmp_path / "z.zip", members), tmp_path / "out", LIMITS)
 
 
-def test_what_a_program_sent_is_given_once(tmp_path: Path) -> None:
+def test_what_a_program_sent_is_given_and_only_what_was_uploaded_stays(tmp_path: Path) -> None:
     uploaded = tmp_path / "uploads" / "hash" / "a photo.png"
-    for address in (str(uploaded), f"https://x.org/gradio_api/file={quote(str(uploaded))}", "data:image/png;base64,"):
-        uploaded.parent.mkdir(parents=True, exist_ok=True)
-        uploaded.write_bytes(png())
-        address += base64.b64encode(png()).decode() if address.startswith("data:") else ""
+    uploaded.parent.mkdir(parents=True)
+    uploaded.write_bytes(png())
+    data = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    for address in (str(uploaded), f"https://x.org/gradio_api/file={quote(str(uploaded))}", data):
         with sent(address, tmp_path, LIMITS) as path:
             assert path.read_bytes() == png()
-        assert not path.parent.exists()
+        assert path.parent.exists() == (address != data)
 
 
 @pytest.mark.parametrize(

@@ -110,25 +110,22 @@ class LabelNext:
         return "" if loaded is None or loaded.classifier.task.chooses else UNFIT
 
     def choose(self, session: Session, paths: Sequence[str], model: str | None) -> Training:
-        """Rank photos by what their labels would teach a model. The uploads are removed, copies are kept.
+        """Rank photos by what their labels would teach a model; copies of them are kept.
 
         Raises:
             HfftError: there are no photos, no such model, or a search is under way.
         """
         before = self.of(session)
-        try:
-            if before is not None and not before.choosing.ended:
-                raise HfftError("photos are being ranked already; wait for it")
-            if not paths:
-                raise DataError("choose some photos first")
-            source = self.space.source(session, model)
-            if why := self.unfit(session, model):
-                raise DataError(why)
-            if self.space.run(session, model) is None:
-                raise DataError(f"{model} has no run record, so it cannot learn; choose or train another model")
-            folder = self._copied(session, paths)
-        finally:
-            remove(paths, self.space.work)
+        if before is not None and not before.choosing.ended:
+            raise HfftError("photos are being ranked already; wait for it")
+        if not paths:
+            raise DataError("choose some photos first")
+        source = self.space.source(session, model)
+        if why := self.unfit(session, model):
+            raise DataError(why)
+        if self.space.run(session, model) is None:
+            raise DataError(f"{model} has no run record, so it cannot learn; choose or train another model")
+        folder = self._copied(session, paths)
         told = {"model": source, "count": MOST, "places": [str(folder)], "cache_dir": str(cache_of(folder))}
         errand = Errand(self.space.trainings.folder(session, "next"), "next", told)
         choosing = self.space.trainings.queue.submit(errand)

@@ -145,7 +145,7 @@ class VisitorTrainings:
         return given.uploaded.counts if given else Counter()
 
     def read_zip(self, session: Session, archive: str | None) -> str:
-        """Unpack a zip of class folders, to be trained on; return what is in it. The zip is removed.
+        """Unpack a zip of class folders, to be trained on; return what is in it.
 
         Raises:
             HfftError: there is none, it cannot be used, or a training is under way.
@@ -159,8 +159,6 @@ class VisitorTrainings:
         except BaseException:
             shutil.rmtree(given.folder, ignore_errors=True)
             raise
-        finally:
-            remove([archive], self.work)
         session.given = given
         session.drop_unused()
         return self.describe(session)
@@ -176,10 +174,7 @@ class VisitorTrainings:
             raise DataError("choose the images of this class first")
         class_name(label or "")
         session.given = session.given or Given(self.folder(session, "images"))
-        try:
-            place(session.given.uploaded, label, paths, session.given.folder, self.limits)
-        finally:
-            remove(paths, self.work)
+        place(session.given.uploaded, label, paths, session.given.folder, self.limits)
         return self.describe(session)
 
     def add_frames(self, session: Session, label: str, frames: Sequence[str]) -> str:
