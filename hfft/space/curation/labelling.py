@@ -41,6 +41,7 @@ class Labelling:
         photos: in the order in which they are asked about; None before they are ranked.
         labels: what was said of each, by number; an empty text is for one that was passed over.
         order: numbers of the photos that were answered, the last at the end.
+        left_out: why files that were given are not among them.
     """
 
     folder: Path
@@ -49,6 +50,13 @@ class Labelling:
     photos: tuple[Choice, ...] | None = None
     labels: dict[int, str] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
+    left_out: Sequence[str] = ()
+
+    @property
+    def status(self) -> str:
+        """How far the ranking is, and what was left out of it."""
+        others = f" Left out: {len(self.left_out)}; the first: {self.left_out[0]}." if self.left_out else ""
+        return f"{self.choosing.state.capitalize()}. {self.choosing.message}{others}"
 
     @property
     def at(self) -> int | None:
@@ -81,6 +89,12 @@ class Labelling:
         if not self.order:
             raise DataError("nothing was labelled that could be taken back")
         del self.labels[self.order.pop()]
+
+    def let_go(self) -> int:
+        """Forget the photos that were answered or passed over, and return how many are left to be asked about."""
+        self.photos = tuple(each for number, each in enumerate(self.photos or ()) if number not in self.labels)
+        self.labels, self.order = {}, []
+        return len(self.photos)
 
 
 class LabelNext:
@@ -125,11 +139,11 @@ class LabelNext:
             raise DataError(why)
         if self.space.run(session, model) is None:
             raise DataError(f"{model} has no run record, so it cannot learn; choose or train another model")
-        folder = self._copied(session, paths)
+        folder, left_out = self._copied(session, paths)
         told = {"model": source, "count": MOST, "places": [str(folder)], "cache_dir": str(cache_of(folder))}
         errand = Errand(self.space.trainings.folder(session, "next"), "next", told)
         choosing = self.space.trainings.queue.submit(errand)
-        session.desks[KEY] = Labelling(folder, choosing, model or "")
+        session.desks[KEY] = Labelling(folder, choosing, model or "", left_out=left_out)
         return choosing
 
     def follow(self, session: Session) -> Iterator[Labelling]:
@@ -158,6 +172,8 @@ class LabelNext:
     def join(self, session: Session) -> str:
         """Put the labelled photos among the visitor's classes, and say what there is then.
 
+        Photos that nothing was said about yet stay to be labelled; those that were passed over go.
+
         A visitor without images of their own gets copies of those that the model was trained on, so that it goes on
         knowing them.
 
@@ -173,25 +189,33 @@ class LabelNext:
             paths = [found.photos[number].image for number, said in sorted(found.labelled.items()) if said == label]
             place(given.uploaded, label, paths, given.folder, self.space.limits)
         session.given = given
-        remove([found.folder], self.space.work)
-        del session.desks[KEY]
-        return trainings.describe(session)
+        left = found.let_go()
+        if not left:
+            remove([found.folder], self.space.work)
+            del session.desks[KEY]
+        more = f" {left} photo{'s are' if left != 1 else ' is'} left to label." if left else ""
+        return trainings.describe(session) + more
 
-    def _copied(self, session: Session, paths: Sequence[str]) -> Path:
-        """Copy photos into a folder of the visitor's own, each looked at first; their names are not used."""
+    def _copied(self, session: Session, paths: Sequence[str]) -> tuple[Path, list[str]]:
+        """Copy photos into a folder of the visitor's own, each looked at first; their names are not used.
+
+        Returns:
+            The folder, and for each file that is left out why.
+        """
         limits = self.space.limits
         if len(paths) > limits.images:
             raise DataError(f"{len(paths):,} photos are too many at a time; at most {limits.images:,} are allowed")
-        folder = self.space.trainings.folder(session, "photos")
+        folder, left_out = self.space.trainings.folder(session, "photos"), []
         for number, path in enumerate(paths):
             try:
                 open_upload(path, limits, least=_SIDE)
-            except DataError:
+            except DataError as error:
+                left_out.append(str(error))
                 continue
             shutil.copyfile(path, folder / f"{number:05d}{Path(path).suffix.lower() or '.jpg'}")
-        if not any(folder.iterdir()):
-            raise DataError("not one of these files is an image that can be read; choose JPEG, PNG or WebP files")
-        return folder
+        if len(left_out) == len(paths):
+            raise DataError(f"not one of these files can be used; the first: {left_out[0]}")
+        return folder, left_out
 
     def _own(self, session: Session, model: str) -> Given:
         """Return images of the visitor's own: copies of those that one of their models was trained on, or none yet."""

@@ -50,10 +50,25 @@ def test_photos_are_ranked_labelled_and_joined(visit: Visit, photos: list[str]) 
     before = given.uploaded.counts.copy()
     for label in ("red", "red", "", "violet"):
         found.answer(label)
-    assert after.join(visit.session).startswith("To train on: 33 images in 4 classes")
+    unanswered = found.photos[4:]
+    said = after.join(visit.session)
+    assert said.startswith("To train on: 33 images in 4 classes")
+    assert said.endswith("2 photos are left to label.")
     assert given.uploaded.counts - before == Counter({("train", "red"): 2, ("train", "violet"): 1})
+    assert after.of(visit.session) is found
+    assert (found.photos, found.at, found.labelled) == (unanswered, 0, {})
+    assert after.picture(found).startswith("data:image/jpeg;base64,")
+    for label in ("red", ""):
+        found.answer(label)
+    assert "left to label" not in after.join(visit.session)
     assert not found.folder.exists()
     assert after.of(visit.session) is None
+
+
+def test_files_that_are_no_photos_are_counted_with_the_reason(visit: Visit, photos: list[str]) -> None:
+    _, found = ranked(visit, photos)
+    assert found.status.startswith("Done. 6 of 6 photos.")
+    assert " Left out: 1; the first: broken.png is not an image that can be read" in found.status
 
 
 def test_undo_asks_again(visit: Visit, photos: list[str]) -> None:
@@ -123,6 +138,6 @@ def test_what_cannot_be_ranked_is_said(visit: Visit, photos: list[str]) -> None:
     with pytest.raises(DataError, match="choose some photos first"):
         after.choose(visit.session, [], "run")
     broken = shutil.copy(photos[-1], photos[-1].replace("broken", "other"))
-    with pytest.raises(DataError, match="not one of these files is an image"):
+    with pytest.raises(DataError, match=r"not one of these files can be used; the first: other\.png is not an image"):
         after.choose(visit.session, [broken], "run")
     assert after.of(Session()) is None

@@ -92,8 +92,7 @@ class LabelNextTab:
         session = self.space.visits.of(request.session_hash)
         self.next.choose(session, paths or [], model)
         for found in self.next.follow(session):
-            said = f"{found.choosing.state.capitalize()}. {found.choosing.message}"
-            yield note(said), None, *self._shown(session, model)
+            yield note(found.status), None, *self._shown(session, model)
 
     def there(self, model: str | None, request: gr.Request) -> Any:
         """Answer with the photo that a visitor who comes again is asked about."""
