@@ -25,6 +25,8 @@ Label = Any
 """What an image is labelled with: a class's name, a tuple of them, or a tuple of numbers; the task knows which."""
 Targets = NDArray[Any]
 """Encoded labels of images, first dimension the images."""
+_WIDEST = 1.0  # of an interval: from what a constant answer reaches to a perfect one; a wider one says nothing
+
 NO_LABEL = "no label"
 THRESHOLDS = "decision_thresholds"
 """In a model's configuration: from which probability on each of its labels is given to an image."""
@@ -404,7 +406,10 @@ class Task(ABC):
         """Say the metric that decides in a sentence, with its 95 % interval where there is one."""
         if not math.isfinite(score) or not images:
             return f"no {WORDS[self.metric].name}"
-        ends = " (95 % interval {:.3f} to {:.3f})".format(*interval) if interval else ""
+        ends = ""
+        if interval:
+            told = interval[1] - interval[0] <= _WIDEST
+            ends = f" ({'95 % interval {:.3f} to {:.3f}'.format(*interval) if told else 'too few for an interval'})"
         return f"{WORDS[self.metric].name} {score:.3f} on {images:,} images{ends}"
 
     @abstractmethod

@@ -259,3 +259,8 @@ def test_a_probe_can_be_sent_to_other_processes(task: Task) -> None:
     targets = task.encode(LABELS[task.name] * 6, _names(task))
     probe = fit_with(features, targets, 1.0, task)
     assert np.array_equal(pickle.loads(pickle.dumps(probe))(features), probe(features))  # noqa: S301  (its own)
+
+
+def test_an_interval_that_says_nothing_is_not_told() -> None:
+    assert Regression().reached(-0.494, 4, (-56977.817, 1.0)) == "R2 -0.494 on 4 images (too few for an interval)"
+    assert Regression().reached(0.5, 90, (0.25, 0.75)) == "R2 0.500 on 90 images (95 % interval 0.250 to 0.750)"

@@ -120,11 +120,11 @@ def evaluated(run: FinishedRun) -> str:
         text += f" By {first}: {right(run, first)}."
     found, task = record.metrics.get(record.per_class_split), record.solved
     others = [
-        f"{name.replace('_', ' ')} {task.reached(values[task.metric], found.images)}"
+        f"{BASELINE_NAMES.get(name, name)}: {task.reached(values[task.metric], found.images)}"
         for name, values in record.baselines.items()
         if found and task.metric in values
     ]
-    return note(text + (f" For comparison: {'; '.join(others)}." if others else "")) + _by_class(record)
+    return note(text + (f" For comparison, {'; '.join(others)}." if others else "")) + _by_class(record)
 
 
 def _by_class(record: RunRecord) -> str:
