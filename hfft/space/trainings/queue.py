@@ -371,7 +371,7 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     """Bring a training up to date with one event of its worker; return how it ended, where the event says so."""
     kind = event["event"]
     if kind == "error":
-        return "failed", event["text"]
+        return "failed", _without_folder(event["text"], training.job.folder.parent)
     if kind == "found":
         return "done", event["text"]
     if kind == "done":
@@ -392,6 +392,11 @@ def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
         training.reach("evaluate", event["done"] / event["total"] if event["total"] else None)
         training.message = "The result is evaluated, and compared with a linear probe."
     return None
+
+
+def _without_folder(text: str, folder: Path) -> str:
+    """Name a visitor's files without the place of their folder on this server."""
+    return text.replace(f"{folder}{os.sep}", "").replace(str(folder), "your folder")
 
 
 def _spared(training: Training) -> str:

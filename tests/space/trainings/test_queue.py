@@ -79,6 +79,13 @@ def test_what_a_worker_tells_is_where_the_training_stands(
     assert message in training.message
 
 
+def test_an_error_names_no_folder_of_the_server(tmp_path: Path) -> None:
+    training = Training(Job(tmp_path / "run-3", tmp_path / "activations"), "running")
+    text = f"{tmp_path}/images-1/train: the class 'a' has no images; cannot write to {tmp_path}: it is full"
+    said = "images-1/train: the class 'a' has no images; cannot write to your folder: it is full"
+    assert take(training, {"event": "error", "text": text}) == ("failed", said)
+
+
 def test_a_changed_frozen_part_would_be_said(tmp_path: Path) -> None:
     frozen = {"tensors": 3, "sha256_before": "a" * 64, "sha256_after": "b" * 64}
     outcome = take(Training(Job(tmp_path, tmp_path), "running"), {"event": "done", "frozen": frozen})
