@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -57,8 +58,8 @@ def _of_model(space: Space, session: Session, model: str | None) -> dict[str, An
     known = {item.name for item in fields(DataArguments)}
     given = {name: value for name, value in run.record.arguments.items() if name in known}
     # A stranger's record may name any folder of this machine; a data set on the Hub is not worth a download.
-    here = Path(str(given.get("train_dir") or given.get("dataset_name") or ""))
-    if not Path(place).is_dir() or not here.is_absolute() or not here.exists():
+    here = str(given.get("train_dir") or given.get("dataset_name") or "")
+    if not Path(place).is_dir() or not os.path.exists(os.path.expanduser(here)):
         raise DataError(f"the images of {model} are not on this machine; add them under Fine-tune")
     return given
 

@@ -132,6 +132,21 @@ def test_the_images_of_a_run_are_looked_at_where_they_are_here(visit: Visit, fol
     assert digests(folder / "images") == before
 
 
+def test_images_that_a_run_names_from_the_folder_of_its_command_are_found(
+    visit: Visit, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = visit.space.models.read(visit.space.models.runs()["run"])
+    run.record.arguments |= {"train_dir": "images", "validation_dir": "images"}
+    monkeypatch.setattr(visit.space, "run", lambda session, model: run)
+    monkeypatch.chdir(folder)
+    _, desk = looked(visit, OF_MODEL)
+    assert desk.review is not None
+    assert desk.review.desk.images == {"train": 30, "validation": 30}
+    monkeypatch.chdir(folder / "outputs")
+    with pytest.raises(DataError, match="the images of run are not on this machine"):
+        looked(visit, OF_MODEL)
+
+
 def test_a_strangers_record_names_no_folder_of_this_machine(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visit.space, "source", lambda session, model: "owner/model")
     run = visit.space.models.read(visit.space.models.runs()["run"])
