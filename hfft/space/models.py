@@ -166,9 +166,12 @@ class Models:
         )
 
     def runs(self) -> dict[str, str]:
-        """Return what can be served, newest first: from the name for people to the folder or Hub id."""
-        found = {run.name: str(run.folder) for run in find_runs(self.outputs)} if self.outputs.is_dir() else {}
-        return ({self.chosen: self.chosen} if self.chosen else {}) | found
+        """Return what can be served, each once, newest first: from the name for people to the folder or Hub id."""
+        found = find_runs(self.outputs) if self.outputs.is_dir() else []
+        if not self.chosen:
+            return {run.name: str(run.folder) for run in found}
+        others = {run.name: str(run.folder) for run in found if run.folder.resolve() != Path(self.chosen).resolve()}
+        return {self.chosen: self.chosen} | others
 
     def default(self) -> str | None:
         """Return the folder or Hub id that is served first; None where there is none."""

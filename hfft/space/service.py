@@ -229,11 +229,12 @@ class Space:
             return make_quiz(None)
 
     def compare(self, session: Session, names: Sequence[str], path: str | None) -> tuple[list[FinishedRun], list[str]]:
-        """Return runs, and what each of them says about an image.
+        """Return runs, each once, and what each of them says about an image.
 
         Raises:
             HfftError: a name is unknown, or a run cannot be loaded.
         """
+        names = list(dict.fromkeys(names))
         if len(names) > COMPARED:
             raise DataError(f"{len(names)} runs are too many to compare; choose up to {COMPARED}")
         runs, answers = [], []

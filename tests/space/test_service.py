@@ -15,11 +15,13 @@ pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
 from hfft.errors import DataError, HfftError
 from hfft.inference.classifier import Prediction
+from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
 from hfft.space.service import Space, write_sheet
 from hfft.space.trainings.sessions import OwnModel, Session
 from hfft.space.trainings.visitors import MOST_FRAMES, RECORDED
 from hfft.space.uploads import Limits, frame
+from hfft.space.views.html import evaluated
 from hfft.tasks.contract import Score
 
 
@@ -133,3 +135,16 @@ def test_to_ask_a_model_is_not_to_choose_it(space: Space, outputs: Path) -> None
     assert space.loaded(session, "run").run is not None  # as a page asks before the visit's model is back
     space.compare(session, ["run", "mine"], None)
     assert space.current(session) == "mine"
+
+
+def test_a_run_is_compared_and_listed_once(space: Space, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, answers = space.compare(Session(), ["run", "run"], None)
+    assert ([run.name for run in runs], answers) == (["run"], ["-"])
+    monkeypatch.chdir(outputs.parent)
+    assert Models("outputs/run", Path("outputs")).runs() == {"outputs/run": "outputs/run"}
+
+
+def test_what_a_run_is_held_against_has_a_name_for_people(space: Space) -> None:
+    run = space.run(Session(), "run")
+    assert run is not None
+    assert "For comparison, the best constant answer: 6 of 18 right" in evaluated(run)

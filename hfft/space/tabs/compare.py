@@ -81,7 +81,7 @@ class CompareTab:
 
     def compare(self, names: list[str], path: str | None, request: gr.Request) -> Any:
         """Answer with a table, the images on which the runs differ, a note on them, and the curves of all."""
-        if len(names or []) < 2:
+        if len({*(names or [])}) < 2:
             raise DataError("choose two runs or more")
         session = self.space.visits.of(request.session_hash)
         runs, answers = self.space.compare(session, names, path)
