@@ -23,8 +23,10 @@ PLACES = (GIVEN, OF_MODEL)
 """Which images can be looked after."""
 
 
-def images_of(space: Space, session: Session, place: str, source: str, model: str | None) -> dict[str, Any]:
-    """Return the options that name the images.
+def images_of(
+    space: Space, session: Session, place: str, source: str, model: str | None
+) -> tuple[Path | None, dict[str, Any]]:
+    """Return the visitor's folder or list of the images, None where they are not the visitor's, and their options.
 
     Args:
         space: the models and the trainings.
@@ -37,17 +39,19 @@ def images_of(space: Space, session: Session, place: str, source: str, model: st
         HfftError: there are none, or they are not on this machine.
     """
     if place == OF_MODEL:
-        return _of_model(space, session, model)
+        if model in session.own:
+            images = session.own[model].images
+            return images, data_options(images)
+        return None, _of_model(space, session, model)
     given = space.trainings.given(session, source)
     if given is None and source != BUILT_IN:
         raise DataError("there are no images under Fine-tune yet; add some there first")
-    return data_options(given.folder if given else None)
+    folder = given.folder if given else None
+    return folder, data_options(folder)
 
 
 def _of_model(space: Space, session: Session, model: str | None) -> dict[str, Any]:
     place = space.source(session, model)
-    if model in session.own:
-        return data_options(session.own[model].images)
     run = space.run(session, model)
     if run is None:
         raise DataError(f"{model} has no run record, which would name its images; choose another model")

@@ -91,12 +91,12 @@ class LabelDesks:
         trainings, before = self.space.trainings, self.of(session)
         if before is not None and not before.looking.ended:
             raise HfftError("labels are being looked at already; wait for it, or cancel it")
-        options = images_of(self.space, session, place, source, model)
+        images, options = images_of(self.space, session, place, source, model)
         base = trainings.base(self.space.source(session, model) if model else None)
         folder = trainings.folder(session, "labels")
         told = {"data": options, "model": base, "cache_dir": str(cache_of(folder))}
         looking = trainings.queue.submit(Errand(folder, "labels", told))
-        session.desks[KEY] = LabelDesk(Pictures(options), looking)
+        session.desks[KEY], session.looked = LabelDesk(Pictures(options), looking), images
         return looking
 
     def follow(self, session: Session) -> Iterator[LabelDesk]:
@@ -150,6 +150,7 @@ class LabelDesks:
             HfftError: as of `apply`, or a training is under way.
         """
         fixed = self.apply(session)
+        session.lists[fixed.target] = session.looked
         source = self.space.source(session, model) if model else None
         return fixed, self.space.trainings.start_on(session, fixed.target, policy, epochs, source)
 

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class OwnModel:
 
     Args:
         run: folder of its run.
-        images: folder of the images that it was trained on; None for the embedded ones.
+        images: folder, or list, of the images that it was trained on; None for the embedded ones.
     """
 
     run: Path
@@ -85,6 +85,8 @@ class Session:
         shown: the model that this visitor chose last, or trained since; to ask a model something is not to choose it.
         folder: with all that this visitor gave and trained, made when it is needed.
         desks: what the tabs that look after images keep of this visit, by tab.
+        looked: folder, or list, of the images whose labels are looked at; None for those of others.
+        lists: from the lists that decisions made to what each was made of.
         seen: when something was last asked for, on the monotonic clock.
     """
 
@@ -98,17 +100,25 @@ class Session:
     shown: str = ""
     folder: Path | None = None
     desks: dict[str, Any] = field(default_factory=dict)
+    looked: Path | None = None
+    lists: dict[Path, Path | None] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
 
     def drop_unused(self) -> None:
-        """Remove the images that no model and no training of this visitor refers to."""
+        """Remove the images that no model, no list of labels and no training of this visitor refers to."""
         busy = self.training is not None and not self.training.ended
         if self.folder is None or busy:
             return
-        used = {own.images for own in self.own.values()} | ({self.given.folder} if self.given else set())
+        used = {own.images for own in self.own.values()} | {self.looked, self.given and self.given.folder}
+        used |= {folder for images in used for folder in self._origins(images)}
         for folder in self.folder.glob("images-*"):
             if folder not in used:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _origins(self, images: Path | None) -> Iterator[Path]:
+        """Yield what a list was made of, and what that was made of in turn."""
+        while images is not None and (images := self.lists.get(images)) is not None:
+            yield images
 
 
 class Visits:

@@ -124,6 +124,31 @@ def test_a_new_label_is_a_class_name_and_one_of_the_images_stays(tmp_path: Path)
         desk.named("../..")
 
 
+def test_images_stay_while_labels_are_looked_at_and_as_long_as_a_model_of_their_list(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    given, trainings = visit.session.given, visit.space.trainings
+    assert given is not None
+    trainings.clear_images(visit.session)
+    assert given.folder.exists()  # the findings are of these
+    for _ in range(2):  # the second list is made of the first
+        first = desk.pictures.gathered.splits["train"].images.files[0]
+        desk.review = Review(Desk("photos", "model", {}, 0, (), (Suspect("label", first, "train", "x"),)))
+        desk.review.decide(Decision("drop"))
+        _, training = desks.train_again(visit.session, "head", 1, "run")
+        list(trainings.follow(visit.session, training))
+        visit.session.looked = None  # as where other images are looked at
+        trainings.clear_images(visit.session)
+        assert given.folder.exists()
+        desks.look(visit.session, OF_MODEL, ZIP, next(reversed(visit.session.own)))
+        desk = list(desks.follow(visit.session))[-1]
+    visit.session.own.clear()
+    trainings.clear_images(visit.session)
+    assert given.folder.exists()
+    visit.session.looked = None
+    trainings.clear_images(visit.session)
+    assert not given.folder.exists()
+
+
 def test_the_images_of_a_run_are_looked_at_where_they_are_here(visit: Visit, folder: Path) -> None:
     before = digests(folder / "images")
     _, desk = looked(visit, OF_MODEL)
