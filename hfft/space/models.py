@@ -34,6 +34,9 @@ _FACES = 4  # training images that show what a feature is
 _FACE = 80  # pixels of their longer side, twice what is drawn
 _KEPT = 4  # models in memory at a time
 
+Mark = tuple[int, int]
+"""What tells a run from one that lay in the same folder before: the time and the inode of its record."""
+
 
 @dataclass
 class Loaded:
@@ -47,6 +50,7 @@ class Loaded:
         run: of the model; None where it has no record.
         images: that it was judged on; None where it has no record.
         thread: where it computes.
+        mark: of its run's folder when it was loaded, see `Models.mark`.
         prefix_seconds: what one image takes in the frozen part; None where that was not measured yet.
         asked: when somebody last asked for it, on the monotonic clock.
     """
@@ -55,6 +59,7 @@ class Loaded:
     run: FinishedRun | None
     images: EvaluationImages | None
     thread: Executor
+    mark: Mark | None = None
     prefix_seconds: float | None = None
     asked: float = field(default_factory=time.monotonic)
     _base: tuple[PreTrainedModel | None, str] | None = None
@@ -178,7 +183,9 @@ class Models:
         return next(iter(self.runs().values()), None)
 
     def get(self, source: str) -> Loaded:
-        """Return a model, loaded where it is not in memory yet.
+        """Return a model, loaded where it is not in memory yet, or where another run lies in its folder by now.
+
+        While a folder has no record, as where a run is being replaced, its model is the one that is in memory.
 
         Args:
             source: a value of `runs`, or a folder of this server's own making; never what a visitor typed.
@@ -187,13 +194,22 @@ class Models:
             HfftError: it cannot be loaded.
         """
         with self._lock:
-            loaded = self._loaded.get(source) or self._load(source)
+            loaded, mark = self._loaded.get(source), _mark(source)
+            if loaded is None or mark not in (None, loaded.mark):
+                loaded = self._load(source)
+                loaded.mark = mark
             loaded.asked = time.monotonic()
             self._loaded[source] = loaded
             self._loaded.move_to_end(source)
             while len(self._loaded) > _KEPT:
                 self._loaded.popitem(last=False)
             return loaded
+
+    def mark(self, source: str) -> Mark | None:
+        """Return the mark of the run that `get` answers with; None where there is no folder with a record."""
+        with self._lock:
+            loaded = self._loaded.get(source)
+            return _mark(source) or (loaded and loaded.mark)
 
     def pretrained(self, base: str | None) -> Loaded:
         """Return a pretrained model with the head that it came with.
@@ -241,3 +257,11 @@ class Models:
 
     def _name(self, source: str) -> str:
         return next((name for name, place in self.runs().items() if place == source), Path(source).name)
+
+
+def _mark(source: str) -> Mark | None:
+    try:
+        found = os.stat(Path(source) / "hfft.json")
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

@@ -185,8 +185,9 @@ class Space:
             HfftError: there is no such model (any more).
         """
         source = self.source(session, name)
+        told = f"{source} {self.models.mark(source)}"
         return self._written(
-            hashlib.sha256(source.encode()).hexdigest()[:16], lambda: _evaluated_images(self.models.get(source))
+            hashlib.sha256(told.encode()).hexdigest()[:16], lambda: _evaluated_images(self.models.get(source))
         )
 
     def offered(self, session: Session, name: str | None) -> list[tuple[str, str]]:

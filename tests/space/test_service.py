@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,27 @@ def test_a_model_that_nobody_asks_for_is_let_go_of(space: Space) -> None:
     loaded.asked -= 61
     space.models.rest(60)
     assert space.loaded(Session(), "run") is not loaded
+
+
+def test_a_run_that_is_replaced_is_the_model_from_then_on(outputs: Path, tmp_path: Path) -> None:
+    run, base = tmp_path / "outputs" / "run", outputs.parent / "base"
+    shutil.copytree(outputs / "run", run)
+    space, session = Space(SpaceArguments(outputs=str(tmp_path / "outputs")), tmp_path / "work", "cpu"), Session()
+    before, examples = space.loaded(session, "run"), space.examples(session, "run")
+    shutil.rmtree(tmp_path / "outputs")
+    (run / "hfft.json").parent.mkdir(parents=True)
+    assert space.models.get(str(run)) is before  # while the new one is being written
+    images = make_images(tmp_path / "images")
+    (images / "blue").rename(images / "azure")
+    run_finetune(base, images, run, overwrite_output_dir=True)
+    after = space.loaded(session, "run")
+    assert list(after.classifier.labels) == ["azure", "green", "red"]
+    assert after.run is not None
+    assert after.run.record.data.labels == list(after.classifier.labels)
+    assert {label for _, label in space.examples(session, "run")} == {"azure", "green", "red"}
+    assert {label for _, label in examples} == {"blue", "green", "red"}
+    assert space.loaded(session, "run") is after
+    space.close()
 
 
 def test_to_ask_a_model_is_not_to_choose_it(space: Space, outputs: Path) -> None:
