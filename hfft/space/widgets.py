@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from typing import Any, Literal
 
@@ -86,9 +88,6 @@ class Tabs:
         """
         name = tab.id
 
-        def emptied() -> Any:
-            return tuple(empty) if len(empty) > 1 else empty[0]
-
         def filled(opened: str, request: gr.Request, *given: Any) -> Any:
             if opened == name:
                 return function(*given, request)
@@ -98,9 +97,30 @@ class Tabs:
         tab.select(lambda: name, None, self.opened, **quick)
         tab.select(plainly(function), inputs, outputs, api_visibility="private")
         # Which tab is open is asked once the emptying is done, or it would empty a tab that was opened meanwhile.
-        self.model.change(emptied, None, outputs, **quick).then(
-            plainly(filled), [self.opened, *inputs], outputs, api_visibility="private"
-        )
+        then = cleared(self.model.change, outputs, empty)
+        then(plainly(filled), [self.opened, *inputs], outputs, api_visibility="private")
+
+
+def cleared(event: Callable[..., Any], outputs: Sequence[Any], empty: Sequence[Any]) -> Callable[..., Any]:
+    """Let widgets hold what stands where nothing is known, at an event.
+
+    The page does so itself, without the server. What follows one event is done one after the other, in the order in
+    which it was wired. So this comes before whatever the server answers, or what is said of one model stands under the
+    name of the next for seconds.
+
+    Args:
+        event: of a widget, or `gr.on` with its triggers.
+        outputs: the widgets.
+        empty: what they are to hold; one that is to stay as it is gets ``gr.skip()``.
+
+    Returns:
+        The event of its end; of choices in quick succession it answers the last.
+    """
+    changed = [(output, value) for output, value in zip(outputs, empty, strict=True) if value != gr.skip()]
+    values = [value for _, value in changed]
+    told = json.dumps(values[0] if len(values) == 1 else values)
+    done = event(None, None, [output for output, _ in changed], js=f"() => ({told})", api_visibility="private")
+    return partial(done.then, trigger_mode="always_last")
 
 
 def plainly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -278,6 +278,26 @@ def test_a_model_chosen_while_an_earlier_visit_comes_back_stays(
     page.wait_for_url("**model=old*")
 
 
+def test_what_is_said_of_a_model_goes_with_its_name_before_the_server_answers(page: Page, folder: Path) -> None:
+    open_tab(page, "Training")
+    open_tab(page, "Classify")
+    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#overlay img").first).to_be_visible()
+    settle(page)
+    held: list[Any] = []
+    page.route("**/gradio_api/**", lambda route: held.append(route))
+    choose_model(page, "poor")
+    expect(page.locator("#summary")).not_to_contain_text("base")
+    expect(page.locator("#label")).not_to_contain_text("%")
+    expect(page.locator("#overlay img")).to_have_count(0)
+    expect(page.locator("#epochs table")).to_have_count(0)
+    for route in held:
+        route.continue_()
+    page.unroute("**/gradio_api/**")
+    expect(page.locator("#summary")).to_contain_text("base")
+    expect(page.locator("#overlay img").first).to_be_visible()
+
+
 def choose_model(page: Page, name: str) -> None:
     page.locator("#model input").click()
     page.get_by_role("option", name=name, exact=True).click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,7 +12,7 @@ from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.views.answers import in_words
 from hfft.space.views.evidence import laid_over, unlike
-from hfft.space.widgets import BUTTONS, ImageFile, Name, plainly
+from hfft.space.widgets import BUTTONS, ImageFile, Name, cleared, plainly
 
 _OPACITY = "(value) => {document.documentElement.style.setProperty('--hf-map', value)}"
 
@@ -41,7 +42,11 @@ class ClassifyTab:
                     self._output()
             with gr.Accordion("Many images at once", open=False):
                 self._many()
-        self._wire()
+        inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
+        changed = partial(gr.on, [self.image.change, self.model.change])
+        # What is said of one image must not stand beside the next.
+        then = cleared(changed, [self.label, self.overlay], [{}, ""])
+        then(plainly(self.changed), inputs, results, api_visibility="private")
 
     def _input(self) -> None:
         self.image = ImageFile(
@@ -103,18 +108,10 @@ class ClassifyTab:
             concurrency_limit=2,
         )
 
-    def _wire(self) -> None:
+    def wire(self) -> None:
+        """Let the buttons do what they say, and the examples follow the model."""
         inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
         self.button.click(plainly(self.classify), inputs, results, api_name="classify", concurrency_limit=2)
-        # What is said of one image must not stand beside the next.
-        gr.on(
-            [self.image.change, self.model.change],
-            None,
-            None,
-            [self.label, self.overlay],
-            js="() => [{}, '']",
-            api_visibility="private",
-        ).then(plainly(self.changed), inputs, results, api_visibility="private")
         self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
         # The map lies over the picture in the page, so that its opacity needs no server.
         self.opacity.change(None, self.opacity, None, js=_OPACITY)

@@ -51,7 +51,6 @@ class FinetuneTab:
         box = self.box
         self.chosen = [self.classes.source, box.policy, box.epochs, model]
         self.outputs = [box.status, self.loss, self.accuracy, model, box.get, box.start, box.stop, box.cut]
-        self._wire()
 
     def _limits(self) -> str:
         limits, options = self.space.limits, self.space.options
@@ -62,7 +61,9 @@ class FinetuneTab:
             f"visit, so that you can train on the same images again, and at most {options.keep_minutes} minutes longer."
         )
 
-    def _wire(self) -> None:
+    def wire(self) -> None:
+        """Let the buttons do what they say, and the boxes follow images, cut and model."""
+        self.preview.wire()
         box, classes = self.box, self.classes
         box.stop.click(self.cancel, None, box.status, api_name="cancel", concurrency_limit=None, show_progress="hidden")
         box.get.click(plainly(self.download), self.model, box.get, api_name="download")

@@ -21,7 +21,7 @@ from hfft.space.tabs.training import TrainingTab
 from hfft.space.tools import Tools
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
-from hfft.space.widgets import Name, Tabs, plainly
+from hfft.space.widgets import Name, Tabs, cleared, plainly
 
 
 def build(space: Space) -> gr.Blocks:
@@ -40,9 +40,11 @@ def build(space: Space) -> gr.Blocks:
             TraceTab(space, classify.image, filled)
             CompareTab(space, classify.image, filled)
             LabelsTab(space, training)
-            LabelNextTab(space, training)
+            labelling = LabelNextTab(space, training)
             learn = LearnTab(space, filled)
         header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
+        for each in (training, classify, labelling):  # once all that empties a tab is wired, see `cleared`
+            each.wire()
         api(learn.quiz, api_name="quiz")
         api(learn.answer, api_name="answer")
         if space.options.mcp:
@@ -162,14 +164,12 @@ class _Header:
                 self.summary = gr.HTML(
                     self._facts(nobody, space.current(nobody)), label="Facts", elem_id="summary", min_height=72
                 )
+        self._cleared = cleared(self.model.change, [self.summary], [""])
 
     def wire(self, blocks: gr.Blocks, classify: ClassifyTab) -> Any:
         """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
         self.model.input(None, self.model, None, js="(name) => {hfftChosen.model = name}", **_PRIVATE)
-        # What is said of one model must not stand under the name of the next.
-        self.model.change(None, None, self.summary, js="() => ''", api_visibility="private").then(
-            plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden"
-        )
+        self._cleared(plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden")
         api(self.models, api_name="models")
         blocks.unload(self.leave)
         begun = blocks.load(

@@ -59,7 +59,6 @@ class TryBox:
             elem_classes="hf-gallery",
             buttons=[],
         )
-        self._wire()
 
     def _picture(self) -> None:
         self.image = ImageFile(
@@ -73,7 +72,8 @@ class TryBox:
             elem_classes="hf-fit",
         )
 
-    def _wire(self) -> None:
+    def wire(self) -> None:
+        """Let the answers follow the picture, the camera and the model."""
         quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         changed = [self.image.change, self.model.change]
         gr.on(changed, plainly(self.said), [self.image, self.model], self.answers, concurrency_limit=2, **quick)

@@ -37,7 +37,7 @@ class LabelNextTab:
     def __init__(self, space: Space, training: FinetuneTab) -> None:
         self.space, self.training = space, training
         self.next = LabelNext(space)
-        with gr.Tab("Label next", id="next") as tab:
+        with gr.Tab("Label next", id="next") as self.tab:
             gr.Markdown(_INTRODUCTION)
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
@@ -54,7 +54,6 @@ class LabelNextTab:
                     self._answers()
                     self.join = gr.Button("Add the labelled photos to your classes", elem_id="next-join")
                     self.said = gr.HTML("", label="Labelled", elem_id="next-said")
-        self._wire(tab)
 
     def _answers(self) -> None:
         with gr.Row():
@@ -70,11 +69,12 @@ class LabelNextTab:
             )
             self.give = gr.Button("Use this label", elem_id="next-give", min_width=110)
 
-    def _wire(self, tab: gr.Tab) -> None:
+    def wire(self) -> None:
+        """Let the buttons do what they say, and the classes follow the model."""
         model, box, classes = self.training.model, self.training.box, self.training.classes
         self.shown = [self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
-        for moment in (tab.select, model.change):  # another model has other classes
+        for moment in (self.tab.select, model.change):  # another model has other classes
             moment(plainly(self.there), model, self.shown, **_QUICK)
         self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
         for number, button in enumerate(self.classes):
