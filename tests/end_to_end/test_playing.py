@@ -298,6 +298,22 @@ def test_what_is_said_of_a_model_goes_with_its_name_before_the_server_answers(pa
     expect(page.locator("#overlay img").first).to_be_visible()
 
 
+def test_a_class_whose_name_is_longer_than_a_line_stays_on_a_phone(page: Page, folder: Path) -> None:
+    page.set_viewport_size({"width": 375, "height": 800})
+    open_tab(page, "Classify")
+    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    expect(page.locator("#overlay img").first).to_be_visible()
+    wide = page.evaluate(
+        """() => {
+            const named = document.querySelectorAll("#label .output-class, #label .text, #overlay b");
+            named.forEach((each) => {each.textContent = "red".repeat(20)});
+            const parts = [...document.querySelectorAll("#label *, #overlay *")];
+            return [named.length, parts.filter((each) => each.getBoundingClientRect().right > innerWidth).length];
+        }"""
+    )
+    assert wide == [5, 0]  # the answer, three classes, and the title of the map
+
+
 def choose_model(page: Page, name: str) -> None:
     page.locator("#model input").click()
     page.get_by_role("option", name=name, exact=True).click()
