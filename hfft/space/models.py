@@ -209,7 +209,7 @@ class Models:
         """Return the mark of the run that `get` answers with; None where there is no folder with a record."""
         with self._lock:
             loaded = self._loaded.get(source)
-            return _mark(source) or (loaded and loaded.mark)
+            return _mark(source) or (loaded.mark if loaded else None)
 
     def pretrained(self, base: str | None) -> Loaded:
         """Return a pretrained model with the head that it came with.

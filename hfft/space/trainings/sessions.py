@@ -109,7 +109,7 @@ class Session:
         busy = self.training is not None and not self.training.ended
         if self.folder is None or busy:
             return
-        used = {own.images for own in self.own.values()} | {self.looked, self.given and self.given.folder}
+        used = {self.looked, self.given.folder if self.given else None, *(own.images for own in self.own.values())}
         used |= {folder for images in used for folder in self._origins(images)}
         for folder in self.folder.glob("images-*"):
             if folder not in used:
