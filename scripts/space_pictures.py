@@ -62,7 +62,7 @@ def main() -> int:
             train(page)
             train_to_the_right(page, 2)
             choose_model(page, "last_block")  # which has a retrained part to show
-            page.wait_for_url("**model=your*last_block*")  # the last that follows the choice
+            page.wait_for_url("**model=your*last_block*")
             address = page.url
         (_for_docs if options.docs else _all)(page, address, image, options.target)
     return 0

@@ -70,7 +70,7 @@ class LabelsTab:
         chosen = [self.place, classes.source, self.training.model]
         self.look.click(plainly(self.search), chosen, searched, **_LONG)
         tab.select(self.there, None, [self.desk, *self.seen], **_QUICK)
-        self.stop.click(self.cancel, None, self.status, **_QUICK)
+        self.stop.click(self.cancel_search, None, self.status, **_QUICK)
         self.keep.click(plainly(self.decide_keep), None, self.seen, **_QUICK)
         self.relabel.click(plainly(self.decide_relabel), self.label, self.seen, **_QUICK)
         self.drop.click(plainly(self.decide_drop), None, self.seen, **_QUICK)
@@ -95,7 +95,7 @@ class LabelsTab:
         desk = self.desks.of(session)
         return gr.update(visible=desk is not None and desk.review is not None), *self._shown(session)
 
-    def cancel(self, request: gr.Request) -> str:
+    def cancel_search(self, request: gr.Request) -> str:
         """Answer with what stands where the search was."""
         self.desks.cancel(self.space.visits.of(request.session_hash))
         return note("Cancelled.")
