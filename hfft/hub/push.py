@@ -19,7 +19,7 @@ from hfft.hub.local_paths import LocalPaths
 from hfft.models.adapters import CONFIG, TENSORS
 from hfft.models.delta import has_delta
 from hfft.models.download import DELTA, has_weights
-from hfft.output_folder import ADAPTER, KNOWN, WEIGHTS
+from hfft.output_folder import ADAPTER, KNOWN, RECORD, WEIGHTS
 from hfft.report.card import model_card
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 CONFIGS = ("config.json", "preprocessor_config.json")
-PUBLISHED_FILES = (*CONFIGS, "hfft.json", "trace.csv", KNOWN)
+PUBLISHED_FILES = (*CONFIGS, RECORD, "trace.csv", KNOWN)
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
@@ -134,7 +134,7 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
     Raises:
         OutputError: the folder does not hold a finished run, or lacks code that its model needs.
     """
-    if not (folder / "hfft.json").exists() or not (folder / "config.json").exists():
+    if not (folder / RECORD).exists() or not (folder / "config.json").exists():
         raise OutputError(f"{folder} does not hold a finished run; give the --output_dir of hfft finetune")
     weights = [] if target.delta_only else sorted(file.name for name in WEIGHTS for file in folder.glob(name))
     if not target.delta_only and not has_weights(folder):
@@ -145,7 +145,7 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
         raise OutputError(f"{folder} does not hold {DELTA}; push the whole checkpoint, without --delta_only")
     card = card_for(folder, target) if (folder / CARD).exists() else ""
     names = [*weights, *_deltas(folder, target), *PUBLISHED_FILES, *_code(folder), *_FIGURE.findall(card)]
-    paths = LocalPaths(asdict(read_record(folder / "hfft.json")))
+    paths = LocalPaths(asdict(read_record(folder / RECORD)))
     found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
     return found | ({CARD: paths.without(card).encode()} if card else {})
 
@@ -186,7 +186,7 @@ def _published(file: Path, paths: LocalPaths) -> Path | bytes:
 
 def card_for(folder: Path, target: Target) -> str:
     """The run's card, with its examples loading the repository; one that was edited stays as it is."""
-    record, text = read_record(folder / "hfft.json"), (folder / CARD).read_text(encoding="utf-8")
+    record, text = read_record(folder / RECORD), (folder / CARD).read_text(encoding="utf-8")
     figures = _FIGURE.findall(text)
     try:
         rows = read_trace(folder / "trace.csv")

@@ -28,6 +28,7 @@ from hfft.explain.receptive import receptive_fields
 from hfft.inference.classifier import Classifier, Prediction, classify, load_classifier
 from hfft.inference.runs import Answer, EvaluationImages, FinishedRun, find_runs, read_answers, read_run
 from hfft.models.download import fetch
+from hfft.output_folder import RECORD
 from hfft.tasks.contract import Score
 
 _FACES = 4  # training images that show what a feature is
@@ -261,7 +262,7 @@ class Models:
 
 def _mark(source: str) -> Mark | None:
     try:
-        found = os.stat(Path(source) / "hfft.json")
+        found = os.stat(Path(source) / RECORD)
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino

@@ -500,7 +500,7 @@ def test_a_reload_keeps_the_training_and_then_the_model_with_its_mistakes(page: 
     page.reload()
     open_tab(page, "Fine-tune")
     expect(page.locator("#status [data-state=running]")).to_be_visible(timeout=TIMEOUT)
-    page.locator("#cancel").click(no_wait_after=True)  # else Playwright may wait for the reload, which is over
+    page.locator("#cancel").dispatch_event("click")  # Playwright's own click may wait for the reload, which is over
     expect(page.locator("#status [data-state=cancelled]")).to_be_visible(timeout=TIMEOUT)
     train(page, 1)  # on the same images
     expect(page.locator("#status [data-state=done]")).to_be_visible(timeout=TIMEOUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from transformers import (
 import hfft
 from hfft.arguments import CheckpointArguments, EvaluateArguments
 from hfft.cli import main
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError
 from hfft.inference.evaluate import describe_evaluation, evaluate
 from hfft.jobs.advice.compare import Advice
 
@@ -386,7 +387,8 @@ def page(finished: Path, tmp_path: Path) -> Iterator[Any]:
     from hfft.space.tabs.training import TrainingTab
     from hfft.space.widgets import Tabs
 
-    space = Space(SpaceArguments(model=str(finished), outputs=str(tmp_path / "none")), tmp_path, device="cpu")
+    shutil.copytree(finished, tmp_path / "outputs" / "again")
+    space = Space(SpaceArguments(model=str(finished), outputs=str(tmp_path / "outputs")), tmp_path, device="cpu")
     with gr.Blocks():
         tabs = Tabs(gr.Dropdown(), "classify")
         classify = ClassifyTab(space, tabs.model)
@@ -466,7 +468,9 @@ def test_the_space_looks_inside(page: Any, finished: Path, world: World, task: s
         told = learn.lesson(level, name, page.request)
         assert NAMES[task] in told
         assert "softmax" not in told.partition("A prediction")[2]
-    table, *_ = compare.compare([name, name], image, page.request)
+    with pytest.raises(DataError, match="choose two runs or more"):
+        compare.compare([name, name], image, page.request)
+    table, *_ = compare.compare([name, "again"], image, page.request)
     assert row.answer.headline in table
     assert NAMES[task] in table
     assert "not tested pair by pair" in table

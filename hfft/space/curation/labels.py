@@ -12,6 +12,7 @@ from typing import Any
 from hfft.curate.desk import Desk
 from hfft.curate.fixes import Fixed, write_fixed
 from hfft.errors import DataError, HfftError
+from hfft.output_folder import RECORD
 from hfft.report.record import read_record
 from hfft.report.typed_json import build
 from hfft.space.curation.images import Pictures, images_of
@@ -159,6 +160,6 @@ def computed_anew(training: Training) -> tuple[int, int]:
     """Return how many images of a training that is done went through the frozen part, and how many there were."""
     job = training.job
     assert isinstance(job, Job)
-    record: Any = read_record(job.folder / "run" / "hfft.json")
+    record: Any = read_record(job.folder / "run" / RECORD)
     images = sum(record.data.counts.values())
     return images - record.cache.hits, images

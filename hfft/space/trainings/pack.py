@@ -10,6 +10,7 @@ from pathlib import Path
 from hfft.files import whole_file
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.download import DELTA
+from hfft.output_folder import RECORD
 from hfft.report.record import RunRecord, read_record
 
 NAME = "hfft-model"
@@ -24,7 +25,7 @@ def pack(run: Path) -> Path:
     The zip lies beside the run, is named after what was trained, and holds one folder. Local paths are taken out of
     every text, as for a push.
     """
-    record = read_record(run / "hfft.json")
+    record = read_record(run / RECORD)
     path = run.with_name(f"{_name(record)}.zip")
     if path.exists():
         return path

@@ -14,6 +14,7 @@ from typing import Any
 from hfft.demo import ANIMALS, EMBEDDED_MODEL, SPLIT_SIZES
 from hfft.errors import ArgumentError, DataError, HfftError, ModelError
 from hfft.explain.pipeline import anatomy_of
+from hfft.output_folder import RECORD
 from hfft.planning.policies import check_policy, find_policy, installed_policies, resolve_policy
 from hfft.plugin.contract import Anatomy
 from hfft.report.record import read_record
@@ -88,7 +89,7 @@ def _tried(training: Training) -> Tried:
     """Return what a training that is done came to on its validation images."""
     job = training.job
     assert isinstance(job, Job)
-    record = read_record(job.folder / "run" / "hfft.json")
+    record = read_record(job.folder / "run" / RECORD)
     found = record.metrics["validation"]
     right, chosen = round(found.values["accuracy"] * found.images), record.optimistic("validation")
     return Tried(job.images, job.base, job.policy, job.epochs, right, found.images, training.seconds, chosen)
