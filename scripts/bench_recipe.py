@@ -100,7 +100,7 @@ CORRUPTIONS: dict[str, Corrupt] = {
     "JPEG": lambda image, random: _as_jpeg(image),
 }
 COMPARED = (
-    *((DEFAULT, PROBE), (DEFAULT, BEFORE), (BF16, DEFAULT), (DEFAULT, EXACT)),
+    *((DEFAULT, PROBE), (DEFAULT, BEFORE), (DEFAULT, TUNED), (BF16, DEFAULT), (DEFAULT, EXACT)),
     *((DEFAULT, TRAINER), (DEFAULT, HELD), (DEFAULT, FASTAI)),
 )
 SETS = (
@@ -324,8 +324,18 @@ def table(runs: Sequence[Row]) -> str:
         gains = [_gain(found, way, other) for way, other in pairs]
         seeds = str(len(found.get(DEFAULT, {})))
         lines.append(f"| {name.replace(':', ', ')} | {' | '.join([seeds, *means, *gains])} |")
-    parts = [averages(runs), search(runs), corrupted_table(runs), augmentation_table(runs)]
+    parts = [averages(runs), seconds_of(runs), search(runs), corrupted_table(runs), augmentation_table(runs)]
     return "\n\n".join(["\n".join(lines), *filter(None, parts)])
+
+
+def seconds_of(runs: Sequence[Row]) -> str:
+    """Say for each set what share of the seconds of tuned full fine-tuning the default takes; empty without both."""
+    shares = []
+    for name in sorted(dict.fromkeys(run["set"] for run in runs), key=_order):
+        spent = {way: [run["seconds"] for run in runs if (run["set"], run["way"]) == (name, way)] for way in CORRUPTED}
+        if spent[DEFAULT] and spent[TUNED]:
+            shares.append(f"{name.replace(':', ', ')} ({sum(spent[DEFAULT]) / sum(spent[TUNED]):.2f})")
+    return f"Share of the seconds of {TUNED} that the default takes: {', '.join(shares)}." if shares else ""
 
 
 def corrupted_table(runs: Sequence[Row]) -> str:

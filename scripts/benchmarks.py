@@ -132,6 +132,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "policies": lambda: policies_table(measured("policies")),
     "recipe": recipe_tables,
     "recipe_peers": lambda: recipe_table(measured("recipe_peers")),
+    "recipe_tuned": lambda: recipe_table(measured("recipe_tuned")),
     "recipe_search": lambda: recipe_table(measured("recipe_search")),
     "augmentation": lambda: augmentation_table(measured("augmentation")),
     "bf16": lambda: recipe_table(measured("bf16")),
