@@ -47,6 +47,11 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def cache_dir_of(given: str | None) -> Path:
+    """Return the folder that ``--cache_dir`` names; where it is not given, `default_cache_dir`."""
+    return Path(given).expanduser() if given else default_cache_dir()
+
+
 def default_cache_dir() -> Path:
     """Return ``$HFFT_CACHE``, or ``~/.cache/hfft`` (under ``$XDG_CACHE_HOME`` where that is set)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -332,9 +332,11 @@ def seconds_of(runs: Sequence[Row]) -> str:
     """Say for each set what share of the seconds of tuned full fine-tuning the default takes; empty without both."""
     shares = []
     for name in sorted(dict.fromkeys(run["set"] for run in runs), key=_order):
-        spent = {way: [run["seconds"] for run in runs if (run["set"], run["way"]) == (name, way)] for way in CORRUPTED}
-        if spent[DEFAULT] and spent[TUNED]:
-            shares.append(f"{name.replace(':', ', ')} ({sum(spent[DEFAULT]) / sum(spent[TUNED]):.2f})")
+        ours, theirs = (
+            sum(run["seconds"] for run in runs if (run["set"], run["way"]) == (name, way)) for way in (DEFAULT, TUNED)
+        )
+        if ours and theirs:
+            shares.append(f"{name.replace(':', ', ')} ({ours / theirs:.2f})")
     return f"Share of the seconds of {TUNED} that the default takes: {', '.join(shares)}." if shares else ""
 
 

@@ -40,7 +40,7 @@ from hfft.cache.store import ActivationCache, CacheKey
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import PixelDataset, Pixels, collate, of_one_shape
 from hfft.errors import ArgumentError, OutputError
-from hfft.files import default_cache_dir
+from hfft.files import cache_dir_of
 from hfft.models.signature import model_signature
 from hfft.models.tensors import digest
 from hfft.packages import version
@@ -318,7 +318,7 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
 
 def cache_folder(cache: CacheArguments) -> Path:
     """Return the folder of the disk cache."""
-    return Path(cache.cache_dir).expanduser() if cache.cache_dir else default_cache_dir()
+    return cache_dir_of(cache.cache_dir)
 
 
 def _place(wanted: list[_Filling], cache: CacheArguments, training: FinetuneArguments) -> None:

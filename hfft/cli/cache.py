@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from hfft.arguments import CacheToolArguments
 from hfft.bars import silenced
@@ -12,7 +11,7 @@ from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
-from hfft.files import default_cache_dir
+from hfft.files import cache_dir_of
 from hfft.parsing import asks_for_help, parse, print_run_help
 
 FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags reads, or one part of them, and stop."
@@ -20,7 +19,7 @@ FILL_SUMMARY = "Compute the activations that hfft finetune with the same flags r
 
 def cache_tool(action: str, options: CacheToolArguments) -> Reply:
     """List or prune the entries of a cache folder and say what there is, or what was removed."""
-    directory = Path(options.cache_dir).expanduser() if options.cache_dir else default_cache_dir()
+    directory = cache_dir_of(options.cache_dir)
     pruned = action == "prune"
     entries = prune(directory, int(options.keep_gb * 1e9)) if pruned else list_entries(directory)
     total = f"{len(entries)} entries of {gigabytes(sum(entry.bytes for entry in entries))}"

@@ -136,9 +136,8 @@ def _table(rows: Iterable[Prediction], files: Sequence[str], task: Task) -> Iter
     width = max([4, *(min(len(file), _WIDEST) for file in files)])
     yield f"{'file':<{width}}  {task.replies}"
     for row in rows:
-        yield in_a_line(
-            f"{tail(row.file, _WIDEST):<{width}}  {'error: ' + row.error if row.error else _said(row, task)}"
-        )
+        said = f"error: {row.error}" if row.error else _said(row, task)
+        yield in_a_line(f"{tail(row.file, _WIDEST):<{width}}  {said}")
 
 
 def _said(row: Prediction, task: Task) -> str:

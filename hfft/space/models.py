@@ -176,7 +176,8 @@ class Models:
         found = find_runs(self.outputs) if self.outputs.is_dir() else []
         if not self.chosen:
             return {run.name: str(run.folder) for run in found}
-        others = {run.name: str(run.folder) for run in found if run.folder.resolve() != Path(self.chosen).resolve()}
+        chosen = Path(self.chosen).resolve()
+        others = {run.name: str(run.folder) for run in found if run.folder.resolve() != chosen}
         return {self.chosen: self.chosen} | others
 
     def default(self) -> str | None:

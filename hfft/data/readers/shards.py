@@ -80,24 +80,23 @@ def read_stream(name: str, data: DataArguments) -> datasets.DatasetDict:
     if data.max_train_samples is None or data.max_eval_samples is None:
         raise ArgumentError("--streaming needs --max_train_samples and --max_eval_samples: it reads so many and stops")
     streams = load_dataset(name, data.dataset_config_name, streaming=True)
+    picked, found = pick_splits(streams), {}
     if path.is_dir():
-        _check_classes(path, pick_splits(streams), streams)
-    found = {}
-    for split, source in pick_splits(streams).items():
+        _check_classes(path, streams[picked["train"]])
+    for split, source in picked.items():
         most = data.max_train_samples if split == "train" else data.max_eval_samples
         found[source] = _materialised(streams[source], most, f"{name}/{source}")
     return datasets.DatasetDict(found)
 
 
-def _check_classes(path: Path, picked: dict[str, str], streams: Any) -> None:
+def _check_classes(path: Path, stream: Any) -> None:
     """Make sure that a stream's classes are those that class folders are read as without streaming.
 
     Raises:
         DataError: an image's class is not its innermost folder, which is what a stream takes for it.
     """
     expected = open_class_folders(path).layout.classes
-    features = streams[picked["train"]].features or {}
-    label = features.get("label")
+    label = (stream.features or {}).get("label")
     found = label.names if isinstance(label, datasets.ClassLabel) else []
     if expected and set(expected) != set(found):
         raise DataError(
