@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from hfft.space.views.cards import class_cards
 from hfft.space.widgets import ImageFile, plainly
 
 _CAMERA = Path(cards.__file__).with_name("camera")
+_FITTING = f"""(source) => {json.dumps([[ZIP], [FILES], UPLOADED])}.map(
+    (sources) => ({{__type__: "update", visible: sources.includes(source)}})
+)"""
 
 
 class ClassesBox:
@@ -29,7 +33,6 @@ class ClassesBox:
         source: which images are trained on.
         cards: the classes with their counts.
         given: what was read, in words.
-        shown: what belongs to the source that is chosen, in the order of `showing`.
         changed: events after which there are other images than before.
     """
 
@@ -41,7 +44,6 @@ class ClassesBox:
         self.cards = gr.HTML(class_cards(screen.cards(Session(), order[0])), label="Classes", elem_id="classes")
         self.source = gr.Radio(order, value=order[0], label="Images", elem_id="source")
         self._uploads(order[0])
-        self.shown = [self.archive, self.by_class, self.own]
         self.changed = self._wire()
 
     def _uploads(self, source: str) -> None:
@@ -75,12 +77,16 @@ class ClassesBox:
             self.clear = gr.Button("Remove all", size="sm", elem_id="class-clear")
 
     def _wire(self) -> list[Any]:
+        # The page itself shows what fits the source: an answer of the server may be older than the latest choice.
+        self.source.change(
+            None, self.source, [self.archive, self.by_class, self.own], js=_FITTING, api_visibility="private"
+        )
         self.source.input(
             None, self.source, None, js="(source) => {hfftChosen.source = source}", api_visibility="private"
         )
         named, added = [self.name, self.files], [self.given, self.name, self.files]
         chosen = self.source.input(
-            self.choose, self.source, self.shown, api_visibility="private", show_progress="hidden"
+            self.choose, self.source, None, api_visibility="private", show_progress="hidden"
         )
         read = self.archive.upload(
             plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip"
@@ -95,26 +101,13 @@ class ClassesBox:
         cleared = self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
         return [event.then for event in (chosen, read, filed, snapped, recorded, cleared)]
 
-    def choose(self, source: str, request: gr.Request) -> Any:
-        """Remember the kind of images, and answer with the uploads that fit it."""
+    def choose(self, source: str, request: gr.Request) -> None:
+        """Remember the kind of images."""
         self.space.visits.of(request.session_hash).source = source
-        return self.showing(source)
-
-    def showing(self, source: str) -> Any:
-        """Answer with the uploads that fit the kind of images."""
-        return (
-            gr.update(visible=source == ZIP),
-            gr.update(visible=source == FILES),
-            gr.update(visible=source in UPLOADED),
-        )
 
     def drawn(self, source: str, request: gr.Request) -> str:
         """Answer with the cards."""
         return class_cards(self.screen.cards(self.space.visits.of(request.session_hash), source))
-
-    def arranged(self, source: str, request: gr.Request) -> Any:
-        """Answer with the cards, and the uploads that fit the kind of images."""
-        return self.drawn(source, request), *self.showing(source)
 
     def there(self, request: gr.Request) -> Any:
         """Answer with what a visitor who comes again has given: the source, and what was read."""

@@ -87,7 +87,7 @@ class FinetuneTab:
         there = arrived.then(classes.there, [], [classes.source, classes.given], **_QUICK).then(
             None, classes.source, classes.source, js="(source) => hfftKept('source', source)", api_visibility="private"
         )
-        there.then(classes.arranged, classes.source, [classes.cards, *classes.shown], **_QUICK)
+        there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
         there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
         there.then(self.cut, self.chosen, box.cut, **_QUICK).then(
             plainly(self.follow),

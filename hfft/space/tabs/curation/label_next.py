@@ -84,7 +84,7 @@ class LabelNextTab:
         self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
         joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
         joined.success(classes.there, [], [classes.source, classes.given], **_QUICK).then(
-            classes.arranged, classes.source, [classes.cards, *classes.shown], **_QUICK
+            classes.drawn, classes.source, classes.cards, **_QUICK
         ).then(self.training.cut, self.training.chosen, box.cut, **_QUICK)
 
     def choose(self, paths: list[str] | None, model: str | None, request: gr.Request) -> Iterator[Any]:
