@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -63,7 +64,17 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.processes
+def test_rows_held_in_memory_are_sent_to_other_processes_without_the_writing(tmp_path: Path) -> None:
+    with WriteBehind(lambda line: None) as writer:
+        cache = make_cache(tmp_path, writer)
+        for row in range(ROWS):
+            put(cache, row)
+        sent = pickle.loads(pickle.dumps(cache))  # noqa: S301  (its own)
+    assert sent.behind is None
+    assert sent.gather([3, 1])["x"][:, 0].tolist() == [3.0, 1.0]
+
+
+@pytest.mark.slow
 def test_rows_held_in_memory_go_to_workers_that_are_spawned(
     image_folder: Folder, pretrained: Folder, tmp_path: Path
 ) -> None:

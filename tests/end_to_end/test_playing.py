@@ -25,6 +25,8 @@ from hfft.space.app import Served, serve
 from hfft.space.first_screen import FirstScreen
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import GENERAL, make_quiz
+from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import BUILT_IN, FILES, ZIP
 
 pytestmark = [needed, pytest.mark.processes]
 expect.set_options(timeout=TIMEOUT)
@@ -429,40 +431,33 @@ def test_what_a_visitor_gave_can_all_be_removed_and_the_page_says_when(
     assert not [path for path in uploads.rglob("*") if path.is_file() and path.name in {"0.png", "mistake.png"}]
 
 
-def test_images_chosen_while_the_page_arrives_stay_chosen(
-    browser: Any, url: str, monkeypatch: pytest.MonkeyPatch
+def test_the_page_shows_what_fits_the_latest_choice_of_images_however_late_an_answer_is(
+    page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, asked, go_on, answered = FirstScreen.cards, threading.Event(), threading.Event(), threading.Event()
+    drawn, asked, go_on = FirstScreen.cards, threading.Event(), threading.Event()
 
-    def cards(self: FirstScreen, *chosen: Any) -> Any:
-        late = not asked.is_set()  # what the arriving page asked for, before anything was chosen
-        asked.set()
-        if late:
+    def cards(self: FirstScreen, session: Session, source: str) -> Any:
+        if source == BUILT_IN:
+            asked.set()
             assert go_on.wait(TIMEOUT / 1000)
-        try:
-            return drawn(self, *chosen)
-        finally:
-            if late:
-                answered.set()
+        return drawn(self, session, source)
 
     monkeypatch.setattr(FirstScreen, "cards", cards)
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.goto(url)
-        page.locator("#source").wait_for()
-        assert asked.wait(TIMEOUT / 1000)
-        page.locator("#source").get_by_label("Zip of class folders").check()
-        expect(page.locator("#zip")).to_be_visible()
-        expect(page.locator("#given")).to_be_visible()
-        go_on.set()
-        assert answered.wait(TIMEOUT / 1000)
-        settle(page)
-        expect(page.locator("#source").get_by_label("Zip of class folders")).to_be_checked()
-        expect(page.locator("#zip")).to_be_visible()
-        expect(page.locator("#classes")).to_contain_text("No images yet")
-        page.locator("#source").get_by_label("Files under class names").check()
-        expect(page.locator("#zip")).to_be_hidden()
-        expect(page.locator("#class-add")).to_be_visible()
-        page.locator("#source").get_by_label("Ten animals, built in").check()
-        expect(page.locator("#class-add")).to_be_hidden()
-        expect(page.locator("#given")).to_be_hidden()
+    choice = page.locator("#source").get_by_label
+    choice(BUILT_IN).check()
+    assert asked.wait(TIMEOUT / 1000)
+    choice(ZIP).check()
+    expect(page.locator("#zip")).to_be_visible()
+    expect(page.locator("#given")).to_be_visible()
+    go_on.set()
+    expect(page.locator("#classes")).to_contain_text("No images yet")
+    settle(page)
+    expect(page.locator("#classes")).to_contain_text("No images yet")
+    expect(page.locator("#zip")).to_be_visible()
+    choice(FILES).check()
+    expect(page.locator("#zip")).to_be_hidden()
+    expect(page.locator("#class-add")).to_be_visible()
+    choice(BUILT_IN).check()
+    expect(page.locator("#class-add")).to_be_hidden()
+    expect(page.locator("#given")).to_be_hidden()
+    expect(page.locator("#classes li")).to_have_count(10)

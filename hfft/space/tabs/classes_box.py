@@ -33,7 +33,7 @@ class ClassesBox:
         source: which images are trained on.
         cards: the classes with their counts.
         given: what was read, in words.
-        changed: events after which there are other images than before.
+        changed: events of the page at which there are other images than before.
     """
 
     def __init__(self, space: Space, screen: FirstScreen) -> None:
@@ -44,7 +44,8 @@ class ClassesBox:
         self.cards = gr.HTML(class_cards(screen.cards(Session(), order[0])), label="Classes", elem_id="classes")
         self.source = gr.Radio(order, value=order[0], label="Images", elem_id="source")
         self._uploads(order[0])
-        self.changed = self._wire()
+        self.changed = [self.source.change, self.given.change]
+        self._wire()
 
     def _uploads(self, source: str) -> None:
         self.archive = gr.File(
@@ -76,7 +77,7 @@ class ClassesBox:
             self.given = gr.Textbox(NO_IMAGES, label="What was read", interactive=False, elem_id="given", lines=2)
             self.clear = gr.Button("Remove all", size="sm", elem_id="class-clear")
 
-    def _wire(self) -> list[Any]:
+    def _wire(self) -> None:
         # The page itself shows what fits the source: an answer of the server may be older than the latest choice.
         self.source.change(
             None, self.source, [self.archive, self.by_class, self.own], js=_FITTING, api_visibility="private"
@@ -85,21 +86,16 @@ class ClassesBox:
             None, self.source, None, js="(source) => {hfftChosen.source = source}", api_visibility="private"
         )
         named, added = [self.name, self.files], [self.given, self.name, self.files]
-        chosen = self.source.input(
-            self.choose, self.source, None, api_visibility="private", show_progress="hidden"
-        )
-        read = self.archive.upload(
-            plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip"
-        )
-        filed = self.add.click(plainly(self.add_files), named, added, api_name="add_files")
-        snapped = self.snap.input(
+        self.source.input(self.choose, self.source, None, api_visibility="private", show_progress="hidden")
+        self.archive.upload(plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip")
+        self.add.click(plainly(self.add_files), named, added, api_name="add_files")
+        self.snap.input(
             plainly(self.add_picture), [self.name, self.snap], [self.given, self.snap], api_visibility="private"
         )
-        recorded = self.camera.input(
+        self.camera.input(
             plainly(self.add_frames), self.name, self.given, api_visibility="private", show_progress="hidden"
         )
-        cleared = self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
-        return [event.then for event in (chosen, read, filed, snapped, recorded, cleared)]
+        self.clear.click(plainly(self.clear_images), None, self.given, api_name="clear_images")
 
     def choose(self, source: str, request: gr.Request) -> None:
         """Remember the kind of images."""

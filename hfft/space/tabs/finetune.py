@@ -68,9 +68,11 @@ class FinetuneTab:
         box.stop.click(self.cancel, None, box.status, api_name="cancel", concurrency_limit=None, show_progress="hidden")
         box.get.click(plainly(self.download), self.model, box.get, api_name="download")
         self.model.change(self.offer_download, self.model, box.get, **_QUICK)
-        for then in classes.changed:
-            then(classes.drawn, classes.source, classes.cards, **_QUICK).then(self.cut, self.chosen, box.cut, **_QUICK)
-        gr.on([self.model.change, box.policy.input, box.epochs.change], self.cut, self.chosen, box.cut, **_QUICK)
+        # One event each, whatever changes: no answer comes after that to a later choice.
+        latest: dict[str, Any] = {**_QUICK, "trigger_mode": "always_last"}
+        gr.on(classes.changed, classes.drawn, classes.source, classes.cards, **latest)
+        changed = [*classes.changed, self.model.change, box.policy.input, box.epochs.change]
+        gr.on(changed, self.cut, self.chosen, box.cut, **latest)
         training: dict[str, Any] = {
             "trigger_mode": "multiple",  # a cancelled training may still be leaving when the next one is started
             "concurrency_limit": self.space.options.max_waiting + 2,
@@ -87,7 +89,6 @@ class FinetuneTab:
         there = arrived.then(classes.there, [], [classes.source, classes.given], **_QUICK).then(
             None, classes.source, classes.source, js="(source) => hfftKept('source', source)", api_visibility="private"
         )
-        there.then(classes.drawn, classes.source, classes.cards, **_QUICK)
         there.then(self.preview.fitting, self.model, self.preview.examples, **_QUICK)
         there.then(self.cut, self.chosen, box.cut, **_QUICK).then(
             plainly(self.follow),

@@ -71,7 +71,7 @@ class LabelNextTab:
 
     def wire(self) -> None:
         """Let the buttons do what they say, and the classes follow the model."""
-        model, box, classes = self.training.model, self.training.box, self.training.classes
+        model, classes = self.training.model, self.training.classes
         self.shown = [self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
         for moment in (self.tab.select, model.change):  # another model has other classes
@@ -83,9 +83,7 @@ class LabelNextTab:
         self.skip.click(plainly(self.passed), model, self.shown, **_QUICK)
         self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
         joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
-        joined.success(classes.there, [], [classes.source, classes.given], **_QUICK).then(
-            classes.drawn, classes.source, classes.cards, **_QUICK
-        ).then(self.training.cut, self.training.chosen, box.cut, **_QUICK)
+        joined.success(classes.there, [], [classes.source, classes.given], **_QUICK)
 
     def choose(self, paths: list[str] | None, model: str | None, request: gr.Request) -> Iterator[Any]:
         """Answer again and again with how far the ranking is, and at its end with the first photo."""
