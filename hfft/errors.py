@@ -64,9 +64,18 @@ class HubError(HfftError):
 
 
 class PreemptedError(HfftError):
-    """The system asked the run to end (SIGTERM). The command line exits with code 143."""
+    """The system asked the run to end (SIGTERM). The command line exits with code 143.
+
+    Args:
+        message: for the user.
+        checkpoint: whether a checkpoint holds all that was learned.
+    """
 
     code = "preempted"
+
+    def __init__(self, message: str, checkpoint: bool = False) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
 
 
 def one_line(error: BaseException) -> str:

@@ -189,6 +189,15 @@ def test_checkpoints_of_others_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-notes", "checkpoint-5", "checkpoint-7"]
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [3, 5]), (3, [1, 3, 5]), (4, [1, 3, 5]), (10, [1, 3, 5])])
+def test_the_newest_checkpoints_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
+    for step in (1, 3, 5):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "checkpoint.json").write_text('{"format": 1, "identity": {}, "phase": 0}')
+    remove_checkpoints(tmp_path, keep)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
+
+
 def test_claims_name_files_of_the_folder_alone(tmp_path: Path) -> None:
     (tmp_path / CLAIMS).write_text("a.csv\n../b.csv\n/c.csv\n..\n\n")
     assert owned(tmp_path) == {CLAIMS, "a.csv"}

@@ -313,6 +313,7 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
         return sum(len(entry.distinct) - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
 
     identity = f"{filling.weights} {filling.signature} {software(filling.prefix.device)} tf32 {training.tf32}"
+    identity += f" {part.pixels.processing()}"  # an exported engine takes images of one size
     return Question(filling.prefix, identity, batch, missing, cache, directory)
 
 

@@ -281,7 +281,7 @@ def _numbered(images: Sequence[_Image], name: str) -> _Labels:
     if len(classes) < 2:
         raise DataError(f"{name}: labels are checked by comparison: two classes of two images each are needed")
     places = {label: number for number, label in enumerate(classes)}
-    numbers = np.array([places.get(str(image.label), -1) for image in images], np.int64)
+    numbers = np.array([-1 if image.label is None else places.get(image.label, -1) for image in images], np.int64)
     few = sorted({image.label for image in images if image.label is not None} - {*classes})
     notes = []
     if few:

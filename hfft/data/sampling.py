@@ -163,12 +163,16 @@ def group_folds(
     Args:
         labels: label number of each image, shape (images,).
         groups: of each image, shape (images,).
-        count: of folds; with fewer groups there are as many folds as groups.
+        count: of folds; with fewer groups, or fewer images of each class, there are fewer.
         seed: of the order.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    splitter = StratifiedGroupKFold(min(count, len(np.unique(groups))), shuffle=True, random_state=seed % 2**32)
+    largest = int(np.unique(labels, return_counts=True)[1].max())
+    if largest < 2:  # nothing to be alike in
+        labels, largest = np.zeros_like(labels), len(labels)
+    count = min(count, largest, len(np.unique(groups)))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
     for train, held_out in splitter.split(np.zeros(len(labels)), labels, groups):
         yield train.astype(np.int64), held_out.astype(np.int64)
 

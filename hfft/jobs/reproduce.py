@@ -62,10 +62,6 @@ def record_flags(record: RunRecord, trust_remote_code: bool = False) -> list[str
     values = given_options({**record.arguments, "trust_remote_code": trust_remote_code})
     if record.cache.mode != "off":  # a race on another machine may be won by another engine
         values["prefix_engine"] = record.cache.engine.partition(" ")[0]
-    # A run of several phases leaves the last one's epochs behind.
-    epochs = sum(phase.epochs for phase in record.plan)
-    if epochs and record.extended is None and record.arguments.get("num_train_epochs") != "auto":
-        values["num_train_epochs"] = epochs
     return flags_of(values)
 
 

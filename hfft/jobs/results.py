@@ -384,7 +384,8 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
             else "The weights are those of epoch 0, before training."
         )
     if record.frozen is not None:
-        yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit."
+        added = "; the saved weights have the adapters added to them" if record.adapted else ""
+        yield f"All {record.frozen.tensors} frozen tensors are unchanged to the last bit{added}."
     seconds = record.seconds
     yield (
         f"{seconds['total']:.0f} s in all: {seconds['prefix']:.0f} s in the frozen prefix, "
@@ -458,9 +459,9 @@ def weights_kept(setup: Setup, progress: Progress) -> Iterator[None]:
     """
     try:
         yield
-    except PreemptedError:  # which names a checkpoint
-        raise
     except BaseException as error:
+        if isinstance(error, PreemptedError) and error.checkpoint:
+            raise
         hint = _save_what_was_learned(setup, progress, isinstance(error, DivergedError))
         if isinstance(error, HfftError) and hint:
             raise type(error)(f"{error}. {hint}") from error

@@ -9,7 +9,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import TrainerCallback
 
 from hfft.bars import silenced, unsaid
 from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
+from hfft.files import whole_file
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
@@ -100,12 +100,11 @@ def sweep(
     planned = list(zip(runs, (folder / name for name in folder_names(runs)), strict=True))
     parsed = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
     settings = [_of_sweep(each) for each in parsed]
-    if soup and settings[0].training.world_size > 1:
-        raise ArgumentError("--soup takes no launcher: start the sweep as one process")
+    if settings[0].training.world_size > 1:
+        raise ArgumentError("hfft sweep takes no launcher: start it as one process; each run takes all cores")
     make_output_folder(folder)
     refuse_foreign(folder, FILES)
-    lock = locked(folder) if settings[0].training.process_index == 0 else nullcontext()
-    with lock, silenced(parsed[0].training.disable_tqdm):
+    with locked(folder), silenced(parsed[0].training.disable_tqdm):
         kept: Ingredients | None = {} if soup else None
         rows, failures = _run_all(planned, settings, say, kept)
         _write_table(base, rows, folder, say)
@@ -199,9 +198,10 @@ def read_runs(path: str) -> tuple[list[Options], dict[str, Any]]:
         raise ArgumentError(f"{path} must map options to values, but it holds a {type(data).__name__}")
     runs = data.pop("sweep", {})
     if isinstance(runs, dict):
-        return _combinations({name: _texts(values) for name, values in runs.items()}), data
+        grid = {name: values if isinstance(values, list) else [values] for name, values in runs.items()}
+        return _combinations({name: [_text(path, name, value) for value in grid[name]] for name in grid}), data
     if isinstance(runs, list) and runs and all(isinstance(run, dict) for run in runs):
-        return [{name: str(value) for name, value in run.items()} for run in runs], data
+        return [{name: _text(path, name, value) for name, value in run.items()} for run in runs], data
     raise ArgumentError(f"{path}: sweep must map names to lists of values, or list one mapping for each run")
 
 
@@ -252,7 +252,7 @@ def write_sweep(folder: Path, rows: Sequence[SweepRow]) -> None:
     from hfft.report.plots import sweep_figure
 
     names = list(dict.fromkeys(name for row in rows for name in row.options))
-    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+    with whole_file(folder / "sweep.csv") as place, place.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         task = rows[0].task
         writer.writerow([*names, task.metric, *task.beside, "seconds", "trained_share", "folder", "low", "high"])
@@ -319,10 +319,10 @@ def _combinations(grid: dict[str, list[str]]) -> list[Options]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _texts(values: Any) -> list[str]:
-    return [
-        json.dumps(v) if isinstance(v, dict) else str(v) for v in (values if isinstance(values, list) else [values])
-    ]
+def _text(path: str, name: str, value: Any) -> str:
+    if value is None:
+        raise ArgumentError(f"{path}: sweep gives {name} nothing; name a value, or leave the option out of that run")
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _flags(options: Options) -> Iterator[str]:

@@ -103,6 +103,8 @@ def _proof(record: RunRecord) -> str:
     if frozen is None:
         return "Nothing was frozen throughout."
     if frozen.unchanged:
+        if record.adapted:
+            return f"The {frozen.tensors:,} frozen tensors stayed as they were; the adapters' product is added to some."
         return f"The {frozen.tensors:,} frozen tensors are bit-identical to the base model's."
     return f"**The {frozen.tensors:,} frozen tensors did not all stay as they were: do not rely on the freeze.**"
 
@@ -144,6 +146,9 @@ def _notes(record: RunRecord, first: SplitMetrics) -> str:
         )
     if record.optimistic("validation") and "validation" in record.metrics:
         notes.append("Validation metrics are optimistic: the best epoch was chosen on the same images.")
+    elif "validation" in record.metrics and (record.calibration.temperature != 1 or record.thresholds):
+        fitted = "the thresholds" if record.thresholds else "the temperature"
+        notes.append(f"What depends on {fitted} is optimistic on the validation images, to which it was fitted.")
     return " ".join(notes)
 
 
@@ -352,7 +357,7 @@ model, processor = hfft.load({given})
 
 def _adapters(record: RunRecord, repo_id: str) -> str:
     """Return how PEFT reads the adapters of ``--policy lora``; empty for other policies."""
-    if record.policy.partition(":")[0] != "lora":
+    if not record.adapted:
         return ""
     given, base = json.dumps(f"{repo_id}/{ADAPTER}"), json.dumps(_base_id(record))
     return f"""## Adapters

@@ -302,6 +302,11 @@ class RunRecord:
             "decisions": self.decisions,
         }
 
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters were trained beside the frozen weights, and folded into them where they are saved."""
+        return self.policy.partition(":")[0] == "lora"
+
     def optimistic(self, split: str) -> bool:
         """Whether the weights were chosen on this very split, so that its metrics flatter them."""
         return split == "validation" and (self.best_epoch is not None or self.command == SOUP)

@@ -143,6 +143,8 @@ class KeepBest(TrainerCallback):
 def deciding(args: Any, metrics: Mapping[str, float], metric: str) -> float:
     """Return of an evaluation's metrics the one that decides which weights are best, higher being better.
 
+    One that these images leave undefined, as R2 on a single image, is lower than any other.
+
     Args:
         args: the training arguments.
         metrics: of an evaluation.
@@ -155,7 +157,8 @@ def deciding(args: Any, metrics: Mapping[str, float], metric: str) -> float:
     if name not in metrics:  # top5_accuracy, with at most five labels
         found = ", ".join(key.removeprefix("eval_") for key in METRICS_OF_CHOICE if key in metrics)
         raise ArgumentError(f"--metric_for_best_model: these images have no {name[5:]}, but {found}")
-    return metrics[name] if args.greater_is_better in (None, True) else -metrics[name]
+    value = metrics[name] if args.greater_is_better in (None, True) else -metrics[name]
+    return value if math.isfinite(value) else -math.inf
 
 
 class Average(TrainerCallback):

@@ -244,7 +244,7 @@ def _write_json(path: Path, data: Mapping[str, Any]) -> None:
 def _publish(partial: Path, target: Path) -> None:
     """Give a whole checkpoint its name once it is on the disk; one of that name is replaced."""
     for file in partial.iterdir():
-        with file.open("rb") as opened:
+        with file.open("r+b") as opened:  # Windows syncs no file that is only read
             os.fsync(opened.fileno())
     if target.exists():
         aside = target.with_name(f".{target.name}.old")

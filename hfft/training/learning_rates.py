@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from hfft.data.preprocessing import collate
+from hfft.errors import DivergedError
 from hfft.models.forward import logits_of
 from hfft.training.trainer import FreezeTrainer
 
@@ -69,7 +70,15 @@ def suggest(tried: list[float], losses: list[float]) -> float:
     Args:
         tried: rising learning rates.
         losses: smoothed training loss at each of them.
+
+    Raises:
+        DivergedError: there are none, as the first loss was no finite number.
     """
+    if not tried:
+        raise DivergedError(
+            "--find_lr: the loss is not a finite number at the lowest learning rate; see that images, labels and the "
+            "pretrained weights are what you think"
+        )
     rates, heights = np.log10(tried), np.asarray(losses)
     windows = [np.flatnonzero(np.abs(rates - middle) <= 0.5) for middle in rates]
     slopes = [np.polyfit(rates[near], heights[near], 1)[0] if len(near) > 2 else 0.0 for near in windows]

@@ -339,7 +339,7 @@ def _train(trainer: FreezeTrainer, checkpoints: PhaseCheckpoints, preemption: Pr
     finally:
         preemption.training = False
     if stop.saved:
-        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {RESUME_HINT}")
+        raise PreemptedError(f"stopped by SIGTERM; {checkpoints.newest} holds its state: {RESUME_HINT}", True)
     trainer.release()
     return outcome.metrics
 

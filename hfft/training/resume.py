@@ -165,7 +165,7 @@ def remove_checkpoints(folder: Path, keep: int = 0) -> None:
     """Delete all but the newest `keep` checkpoints, and what an interrupted one left behind."""
     found = list_checkpoints(folder)
     halves = [path for path in folder.glob(".checkpoint-*") if _HALF.fullmatch(path.name)]
-    for path in [*found[: len(found) - keep], *halves]:
+    for path in [*found[: max(len(found) - keep, 0)], *halves]:
         shutil.rmtree(path, ignore_errors=True)
 
 

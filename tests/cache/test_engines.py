@@ -168,6 +168,13 @@ def test_a_second_run_sets_nothing_up(job: Job, monkeypatch: pytest.MonkeyPatch)
     assert equal(weights(first), weights(second))
 
 
+def test_an_engine_takes_images_of_one_size(job: Job) -> None:
+    """What a pooled boundary gives out does not tell sizes apart."""
+    for size in (32, 48):
+        folder = job("resnet", f"size{size}", *ONNX, "--policy", "head", "--image_size", size)
+        assert record(folder)["cache"]["engine"].startswith("onnxruntime ")
+
+
 @pytest.mark.parametrize("kind", ["resnet", "timm"])
 def test_rows_of_a_float32_engine_are_found_again_under_bf16(kind: str, job: Job) -> None:
     first, second = (job(kind, name, *ONNX, "--bf16", "true") for name in ("first", "second"))

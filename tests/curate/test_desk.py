@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from hfft.arguments import DataArguments
 from hfft.cli import main
+from hfft.curate.desk import _numbered
 from hfft.curate.gather import unlabelled
 from hfft.data.load import find_splits
 
@@ -200,3 +202,8 @@ def test_two_classes_are_needed(tmp_path: Path, finished: Finished, capsys: pyte
     folder = make_images(tmp_path / "some", ("red",), 3)
     assert main(["labels", str(folder), "--model", str(finished.base)]) == 1
     assert "two classes of two images each are needed" in capsys.readouterr().err
+
+
+def test_images_without_a_label_are_not_of_a_class_called_none() -> None:
+    images = [SimpleNamespace(label=label, split="train") for label in ("None", "None", "a", "a", None)]
+    assert _numbered(images, "images").numbers.tolist() == [0, 0, 1, 1, -1]  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from PIL import Image
 from hfft.arguments import DataArguments
 from hfft.cli import main
 from hfft.data.load import ImageSets, load_image_sets
+from hfft.data.sampling import group_folds
 from hfft.errors import ArgumentError, DataError
 
 PATTERN = r"(patient\d+)_"
@@ -69,6 +70,15 @@ def test_a_column_keeps_groups_whole(images: Path) -> None:
     assert not set(sets.train.groups) & set(sets.validation.groups)
 
 
+def test_groups_that_look_like_decimals_are_names(images: Path) -> None:
+    table = images / "list.csv"
+    rows = [(file, "1.10" if number % 2 else "1.1") for number, file in enumerate(sorted(images.glob("*/*.png")))]
+    lines = [f"{file.relative_to(images)},{file.parent.name},{group}" for file, group in rows]
+    table.write_text("\n".join(["image,label,patient", *lines]))
+    sets = load_image_sets(DataArguments(dataset_name=str(table), train_val_split=0.5, group_column="patient"), 0)
+    assert set(groups_of(sets)) == {"1.1", "1.10"}
+
+
 def groups_of(sets: ImageSets) -> list[str]:
     assert sets.train.groups is not None
     assert sets.validation.groups is not None
@@ -118,3 +128,21 @@ def test_a_run_records_its_groups(images: Path, tmp_path: Path) -> None:
     flags += ["--group_pattern", PATTERN, "--policy", "head", "--num_train_epochs", "1", "--figures", "false"]
     assert main(["finetune", *flags, "--output_dir", str(tmp_path / "out"), "--disable_tqdm", "true"]) == 0
     assert "The training images are of " in (tmp_path / "out" / "hfft.json").read_text()
+
+
+def test_groups_of_few_images_are_parted(tmp_path: Path) -> None:
+    """With fewer images of each class than a share has folds."""
+    images = write(tmp_path / "few", {"ill": (1, 2, 3), "well": (4, 5, 6)}, each=1)
+    sets = load_image_sets(DataArguments(train_dir=str(images), group_pattern=PATTERN), 0)
+    assert len(sets.train) + len(sets.validation) == 6
+    assert {0, 1} == set(sets.train.labels.tolist())
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 3), (5, 5, 5), (1, 9)])
+def test_folds_of_groups_hold_each_image_out_once(sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    groups = np.array([f"g{number // 2}" for number in range(len(labels))])
+    folds = list(group_folds(labels, groups, 7, 0))
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(labels)))
+    for train, held_out in folds:
+        assert set(groups[train]).isdisjoint(groups[held_out])

@@ -190,6 +190,8 @@ def test_predict_evaluate_and_card_follow(world: World, finished: Path, tmp_path
     )
     text = ModelCard.load(finished / "README.md").text
     assert "## Adapters" in text
+    assert "frozen tensors stayed as they were; the adapters' product is added to some" in text
+    assert "bit-identical" not in text
     assert "PeftModel.from_pretrained(base, " in text
     assert hfft.load_classifier(str(finished)).labels == ("blue", "green", "red")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,23 @@ def test_a_full_baseline_that_diverges_is_left_out(
 def test_sigterm_names_its_checkpoint_and_nothing_else(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _fail(monkeypatch, f"{STEP}:3", PreemptedError("stopped by SIGTERM"))
+    _fail(monkeypatch, f"{STEP}:3", PreemptedError("stopped by SIGTERM", checkpoint=True))
     assert start() == 143
     assert not (tmp_path / "out" / "unfinished").exists()
+
+
+@pytest.mark.parametrize("stage", ["hfft.jobs.finetune.finish", "hfft.jobs.results.write_record"])
+def test_sigterm_after_the_last_step_leaves_the_weights(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    """No checkpoint is written unless it is asked for, so that nothing else holds what was learned."""
+
+    def terminated(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    owner, name = _owner(stage)
+    monkeypatch.setattr(owner, name, terminated)
+    assert start() == 143
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "stopped by SIGTERM" in last
+    _usable(tmp_path, last)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hfft.arguments import DataArguments, ModelArguments
+from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import ArgumentError, PreemptedError
@@ -48,6 +48,10 @@ def test_yaml_grid_and_list(tmp_path: Path) -> None:
     assert shared == {"seed": 3}
     path.write_text("sweep:\n- {policy: head}\n- {policy: last_block, seed: 7}\n")
     assert read_runs(str(path))[0] == [{"policy": "head"}, {"policy": "last_block", "seed": "7"}]
+    for nothing in ("sweep: {policy: [head, null]}\n", "sweep:\n- {policy: }\n"):
+        path.write_text(nothing)
+        with pytest.raises(ArgumentError, match="gives policy nothing"):
+            read_runs(str(path))
     path.write_text("sweep: nonsense\n")
     with pytest.raises(ArgumentError, match="sweep must map"):
         read_runs(str(path))
@@ -259,3 +263,10 @@ def test_a_soup_of_a_sweep_is_a_run(pretrained: Folder, image_folder: Folder, tm
     again = read_record(tmp_path / "sweep" / "soup" / "hfft.json")
     assert "of 2 weights of the sweep" in again.decisions[0]
     assert load(tmp_path / "sweep" / "soup")[0].state_dict().keys() == before.keys()
+
+
+def test_a_sweep_takes_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FinetuneArguments, "world_size", 2)
+    with pytest.raises(ArgumentError, match="takes no launcher"):
+        sweep(["--train_dir", "images"], [{}], tmp_path / "sweep", finetune_settings, print)
+    assert not (tmp_path / "sweep").exists()

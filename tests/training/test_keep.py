@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from finished import make_images, make_model
 from runs import equal, record, run, weights
 
 from hfft.training import callbacks, setup
+
+
+def test_a_metric_that_is_undefined_is_never_the_best() -> None:
+    args = SimpleNamespace(metric_for_best_model=None, greater_is_better=None)
+    undefined, found = (callbacks.deciding(args, {"eval_r2": value}, "r2") for value in (float("nan"), -3.0))
+    assert undefined < found
 
 
 @pytest.fixture

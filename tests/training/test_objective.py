@@ -17,6 +17,7 @@ from runs import Job, equal, losses, record, weights
 from torch import nn
 
 from hfft.cli import main
+from hfft.errors import DivergedError
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.callbacks import Average, Best, KeepBest
 from hfft.training.learning_rates import HIGHEST, LOWEST, suggest
@@ -228,6 +229,8 @@ def test_suggestion_is_where_the_loss_falls_most(middle: float, noise: float) ->
     losses = (np.array(curve) + noise * np.random.default_rng(0).standard_normal(100)).tolist()
     assert middle / 4 < suggest(tried, losses) < middle * 4
     assert suggest([1e-6, 1e-5], [1.0, 0.9]) == 1e-6
+    with pytest.raises(DivergedError, match="not a finite number at the lowest learning rate"):
+        suggest([], [])
 
 
 @pytest.mark.parametrize("cache", ["memory", "off"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
 from hfft.data.images import IMAGE_COLUMN
 from hfft.data.layout import Entry, LeftOut
@@ -18,6 +19,8 @@ from hfft.data.readers.sources import quiet
 from hfft.errors import DataError, one_line
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+_ROW = "row"
 
 Row = tuple[str, str, str]
 """Label, file and member of an image."""
@@ -85,7 +88,7 @@ def pack(path: Path, entries: Sequence[Entry], names: dict[str, str]) -> dataset
     Raises:
         DataError: a member cannot be read.
     """
-    features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False)})
+    features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False), _ROW: datasets.Value("int64")})
     rows = tuple((entry.label, entry.file, names[entry.source]) for entry in entries)
     stamp = (path.stat().st_size, path.stat().st_mtime_ns)
     try:
@@ -95,21 +98,24 @@ def pack(path: Path, entries: Sequence[Entry], names: dict[str, str]) -> dataset
             )
     except datasets.exceptions.DatasetGenerationError as error:
         raise _unreadable(path, error.__cause__ or error) from error
-    return packed
+    return packed.select(np.argsort(packed[_ROW][:])).remove_columns(_ROW)
 
 
 def _read_members(path: str, rows: tuple[Row, ...], stamp: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield the rows in order; `stamp` makes a changed archive another one for the cache."""
+    """Yield the rows as they lie in the archive; `stamp` makes a changed archive another one for the cache."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as opened:
-            for _, file, member in rows:
-                yield {IMAGE_COLUMN: {"bytes": opened.read(member), "path": file}}
+            for row, (_, file, member) in enumerate(rows):
+                yield {IMAGE_COLUMN: {"bytes": opened.read(member), "path": file}, _ROW: row}
         return
     with tarfile.open(path) as tar:
-        for _, file, member in rows:
-            stream = tar.extractfile(member)
+        # To go back in a compressed archive is to unpack it again from its beginning.
+        places = {member.name: member for member in tar.getmembers()}
+        for row in sorted(range(len(rows)), key=lambda row: places[rows[row][2]].offset):
+            _, file, member = rows[row]
+            stream = tar.extractfile(places[member])
             assert stream is not None  # only regular files are listed
-            yield {IMAGE_COLUMN: {"bytes": stream.read(), "path": file}}
+            yield {IMAGE_COLUMN: {"bytes": stream.read(), "path": file}, _ROW: row}
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:

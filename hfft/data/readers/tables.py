@@ -145,9 +145,10 @@ def _csv_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dat
     except csv.Error as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
     given = data.label_columns or ([data.label_column_name] if data.label_column_name else [])
-    labels = [find_column(names, name) for name in given]
+    named = [*given, *([data.group_column] if data.group_column in names else [])]
+    texts = [find_column(names, name) for name in named]
     table = {
-        name: column if name in labels or name.casefold() in LABEL_COLUMNS else _measured(column)
+        name: column if name in texts or name.casefold() in LABEL_COLUMNS else _measured(column)
         for name, column in zip(names, cells, strict=True)
     }
     kinds = {

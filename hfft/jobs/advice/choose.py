@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hfft.errors import DivergedError
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit, repeated
 from hfft.jobs.advice.folds import (
     FREEZES_AGAIN,
@@ -121,7 +122,11 @@ def _compare(
         if line := crossing.begins(progress.phases):
             say(line)
         crossed = cross_fit(crossing, setup, trainer, progress.phases)
-        folded = _by_folds(setup, progress, trainer, crossing.start, folds, crossed)
+        try:
+            folded = _by_folds(setup, progress, trainer, crossing.start, folds, crossed)
+        except DivergedError:
+            setup.model.load_state_dict(dict(crossing.start), strict=False)
+            say("Without one fold of the training images the training diverged, so that the validation images decide.")
     assert reader.linear is not None
     fold(progress.probe, reader.linear)
     metrics = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval").metrics  # type: ignore[arg-type]
@@ -166,6 +171,8 @@ def _by_folds(
     crossed: Crossed,
 ) -> Comparison:
     """Compare both on training images, each by models that never saw it; the boundary of the last phase serves all."""
+    if crossed.diverged:
+        raise DivergedError(crossed.missing)
     train, seed = _pretrained_rows(trainer), setup.settings.training.seed
     features = HeadInputs(setup, trainer.suffix).features(train, "train")
     right = from_first_process(

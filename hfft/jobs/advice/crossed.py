@@ -59,6 +59,7 @@ class Crossed:
         folds: how many models; 0 where there are none.
         missing: why there are none although no validation set was given; empty where nobody would expect any.
         seconds: that it took.
+        diverged: whether that is why there are none.
     """
 
     logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
@@ -68,6 +69,7 @@ class Crossed:
     folds: int = 0
     missing: str = ""
     seconds: float = 0.0
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class CrossPlan:
     """Whether a run cross-fits, decided before it trains.
 
     Args:
-        folds: how many; 0 for none.
+        folds: how many there are; 0 for none.
         start: all tensors that training may change, as they are before it.
         missing: as of `Crossed`.
         alone: images without whose fold nothing is left of their class.
@@ -99,11 +101,11 @@ class CrossPlan:
         folds = min(wanted if wanted is not None else FOLDS if images <= MOST else 0, images // 2)
         if folds < 2:
             return cls()
-        missing = _why_not(setup)
-        alone = int((~_known(Folds.of(setup.sets.train, folds, setup.settings.training.seed))).sum())
+        missing, parts = _why_not(setup), Folds.of(setup.sets.train, folds, setup.settings.training.seed)
+        alone = int((~_known(parts)).sum())
         if missing or alone == images:
             return cls(missing=missing or "no class has two training images")
-        return cls(folds, starting_tensors(setup), alone=alone)
+        return cls(len(parts), starting_tensors(setup), alone=alone)
 
     def after(self, best_epoch: float | None) -> CrossPlan:
         """Return what is left of the plan once it is known which weights are handed back.
@@ -145,7 +147,7 @@ def cross_fit(plan: CrossPlan, setup: Setup, trainer: FreezeTrainer, results: Se
         begin, stages = _beginning(setup, trainer), repeated(setup, trainer, results)
         logits = cross_validate(_repeating(setup, results), stages, plan.start, folds, begin)
     except DivergedError as error:
-        return Crossed(missing=f"the training without one fold diverged: {one_line(error)}")
+        return Crossed(missing=f"the training without one fold diverged: {one_line(error)}", diverged=True)
     finally:
         setup.model.load_state_dict(trained, strict=False)
     seconds = time.perf_counter() - began

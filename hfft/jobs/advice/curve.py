@@ -91,46 +91,55 @@ def learning_curve(
     if len(sizes) < 3 or (groups is not None and len(np.unique(groups)) < _FOLDS):
         return None
     found, drawn = [], []
+    repeats = [_samples(strata, groups, sizes, seed + repeat) for repeat in range(REPEATS)]
+    points = min(len(samples) for samples, _ in repeats)
+    if points < 3 or any(len(np.unique(strata[samples[0]])) < 2 for samples, _ in repeats):
+        return None
     with threadpool_limits(1):
         strength = choose_strength(features, labels, seed, task)
-        for repeat in range(REPEATS):
-            samples, held_out = _samples(strata, groups, sizes, seed + repeat)
+        for samples, held_out in repeats:
+            samples = samples[-points:]
             probes = [fit_with(features[rows], labels[rows], strength, task) for rows in samples]
             found.append([task.scored(probe(features[held_out]), labels[held_out]) for probe in probes])
             drawn.append([len(rows) for rows in samples])
-    points = np.array([[each.score for each in row] for row in found])
+    scores = np.array([[each.score for each in row] for row in found])
     random = np.random.RandomState(seed % 2**32)
     total = np.mean(drawn, axis=0)
-    draws = [points, *(points[random.randint(0, REPEATS, REPEATS)] for _ in range(_DRAWS))]
+    draws = [scores, *(scores[random.randint(0, REPEATS, REPEATS)] for _ in range(_DRAWS))]
     # All repeats are evaluated on some of the same images, which may be easier than others: a draw moves as a whole.
-    spread = found[0][0].spread(float(points.mean()), count if groups is None else len(np.unique(groups)))
+    spread = found[0][0].spread(float(scores.mean()), count if groups is None else len(np.unique(groups)))
     laws = [
         _fitted_law(total, 1 - draw.mean(0) + (random.normal(0, spread) if number else 0.0))
         for number, draw in enumerate(draws)
     ]
-    return LearningCurve(total.round().astype(np.int64), points.mean(0), count, np.asarray(laws), task.metric)
+    return LearningCurve(total.round().astype(np.int64), scores.mean(0), count, np.asarray(laws), task.metric)
 
 
 def _samples(
     strata: NDArray[np.int64], groups: NDArray[np.str_] | None, sizes: list[int], seed: int
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Return rows to learn from, about so many each, and the rows of a fifth to evaluate on."""
+    """Return rows to learn from, about so many each, and the rows of a fifth to evaluate on.
+
+    There are fewer samples where whole groups leave no room for all: each has a group more than the one before it, and
+    all classes that are not held out altogether.
+    """
     if groups is None:
         held_out = stratified(strata, len(strata) - sizes[-1], seed, keep_one=True)
         rest = np.setdiff1d(np.arange(len(strata)), held_out)
         return [rest[stratified(strata[rest], size, seed)] for size in sizes], held_out
     rest, held_out = next(iter(group_folds(strata, groups, _FOLDS, seed)))
-    ordered = _in_groups(strata[rest], groups[rest], seed)
+    ordered, least = _in_groups(strata[rest], groups[rest], seed)
     ends = np.searchsorted(np.cumsum([len(rows) for rows in ordered]), sizes) + 1
+    ends = np.unique(np.clip(ends, least, len(ordered)))
     return [rest[np.sort(np.concatenate(ordered[:end]))] for end in ends], held_out
 
 
-def _in_groups(strata: NDArray[np.int64], groups: NDArray[np.str_], seed: int) -> list[NDArray[np.int64]]:
-    """Return the rows of each group, in a random order that begins with groups which have all classes among them."""
+def _in_groups(strata: NDArray[np.int64], groups: NDArray[np.str_], seed: int) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the rows of each group, in a random order, and how many of the first have all classes among them."""
     shuffled = np.random.RandomState(seed % 2**32).permutation(np.unique(groups))
     rows = [np.flatnonzero(groups == group) for group in shuffled]
     first = {next(place for place, each in enumerate(rows) if kind in strata[each]) for kind in np.unique(strata)}
-    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: place not in first)]
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: place not in first)], len(first)
 
 
 def _fitted_law(sizes: NDArray[np.float64], errors: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hfft.bars import unsaid
-from hfft.errors import ArgumentError, HfftError
+from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.advice.crossed import CrossPlan
 from hfft.jobs.finetune import check_output_dir, finish, make_output_dir, set_up
 from hfft.jobs.inputs import Shared
@@ -128,8 +129,8 @@ def _handed_back(run: Path, record: RunRecord, setup: Setup) -> Ingredient:
     """
     try:
         tensors = load_file(run / "model.safetensors")
-    except OSError as error:
-        raise HfftError(f"cannot read {run / 'model.safetensors'}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise HfftError(f"cannot read {run / 'model.safetensors'}: {one_line(error)}") from error
     values, task = record.metrics["validation"].values, setup.sets.task
     metrics = {f"eval_{name}": value for name, value in values.items()}
     score = (deciding(setup.settings.training, metrics, task.metric), -values[task.beside[-1]])

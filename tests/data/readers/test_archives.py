@@ -20,6 +20,7 @@ from hfft.cli import main
 from hfft.data.check import check_parts, parts_of
 from hfft.data.load import ImageSets, load_image_sets
 from hfft.data.probe import probe_images
+from hfft.data.readers import archives
 from hfft.errors import DataError
 
 Folder = Callable[..., Path]
@@ -57,7 +58,7 @@ def _zip(images: Path, target: Path) -> dict[str, str]:
 
 def _tar(images: Path, target: Path) -> dict[str, str]:
     with tarfile.open(target / "packed.tar.gz", "w:gz") as opened:
-        for file in _files(images):
+        for file in reversed(_files(images)):
             opened.add(file, f"train/{file.relative_to(images)}")
     return {"dataset_name": str(target / "packed.tar.gz")}
 
@@ -208,6 +209,17 @@ def test_a_stream_of_class_folders_has_their_classes_or_is_refused(images: Path,
     shutil.copy(plain[0], tmp_path / "nested" / "0" / "top.png")
     with pytest.raises(DataError, match="leave --streaming out"):
         streamed(tmp_path / "nested")
+
+
+def test_a_compressed_archive_is_read_once_from_its_beginning(images: Path, tmp_path: Path) -> None:
+    """To go back is to unpack it again, for every image of an archive in the order of a disk."""
+    path = Path(_tar(images, tmp_path)["dataset_name"])
+    with tarfile.open(path) as opened:
+        order = [member.name for member in opened]
+    rows = tuple(("", name, name) for name in sorted(order))
+    found = list(archives._read_members(str(path), rows, (0, 0)))
+    assert [row["image"]["path"] for row in found] == order
+    assert [rows[row["row"]][1] for row in found] == order
 
 
 def test_splits_inside_an_archive_are_splits(image_folder: Folder, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from finished import make_images, make_model
 from runs import equal, record, run, trace, weights
 
-from hfft.jobs.advice import choose
+from hfft.errors import DivergedError
+from hfft.jobs.advice import choose, folds
 from hfft.report.trace import PROBE
 from hfft.training import setup
 from hfft.training.baselines import LinearProbe
@@ -158,3 +159,32 @@ def test_a_refused_probe_shows_as_epoch_0_and_the_star_stays_with_what_is_kept(
     assert data["best_epoch"] > 0
     assert float(trace(folder)[0]["epoch"]) == 0
     assert f"| {data['best_epoch']:g} (best) |" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--calibration_folds", 0)], ids=["calibrated", "not calibrated"])
+@pytest.mark.usefixtures("short")
+def test_a_fold_that_diverges_leaves_the_choice_to_the_validation_images(
+    start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: tuple[Any, ...]
+) -> None:
+    began = []
+
+    def diverges(*args: Any) -> None:
+        began.append(args)
+        raise DivergedError("the training diverged")
+
+    monkeypatch.setattr(folds, "_fold_trainer", diverges)
+    folder = start("out", *flags)
+    assert "Without one fold of the training images the training diverged" in capsys.readouterr().out
+    assert "validation images" in decision(folder)
+    assert len(began) == 1
+
+
+@pytest.mark.usefixtures("short")
+def test_a_run_that_stopped_early_is_repeated_from_its_record(start: Any) -> None:
+    """Its learning rate falls as if all epochs were made."""
+    flags = ("--num_train_epochs", 9, "--early_stopping_patience", 1, "--learning_rate", 0.3)
+    folder = start("out", "--policy", "head", *flags)
+    made = sum(phase["epochs"] for phase in record(folder)["plan"])
+    assert made < 9
+    assert run("--from_record", folder / "hfft.json", "--output_dir", folder.parent / "again") == 0
+    assert equal(weights(folder), weights(folder.parent / "again"))

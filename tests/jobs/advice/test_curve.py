@@ -79,3 +79,15 @@ def test_groups_are_learned_from_or_held_out_as_a_whole() -> None:
         for each in rows:
             assert set(groups[each]).isdisjoint(groups[held_out])
             assert set(labels[each].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("count", range(5, 12))
+def test_few_large_groups_have_a_curve_or_none(count: int) -> None:
+    """Each group is of one class: samples by size alone would begin with a single class."""
+    random = np.random.RandomState(count)
+    groups = np.repeat([f"g{number:02d}" for number in range(count)], 20)
+    labels = np.repeat(np.arange(count) % 3, 20)
+    features = np.eye(3)[labels] @ random.randn(3, 10) + 0.1 * random.randn(len(labels), 10)
+    curve = learning_curve(features, labels, 0, groups=groups)
+    assert curve is None or (len(curve.sizes) >= 3 and (np.diff(curve.sizes) > 0).all())
+    assert (curve is not None) == (count >= 8)
