@@ -52,13 +52,15 @@ def push_command(argv: list[str]) -> Reply:
     """Push a finished run to the Hub in one commit; repeating it uploads only what is missing."""
     output = {"metavar": "OUTPUT", "help": "A run's output folder."}
     options, folder = parse((PushArguments,), argv, "push", summary_of("push"), output)
-    from hfft.hub.push import Target, collect, open_repo, push
+    from hfft.hub.push import Target, collect, needed_beside, open_repo, push
 
     target = Target(options.repo_id, options.private, options.delta_only, options.token)
     collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything
     target = open_repo(target)
     result = {"model": push(folder, target)}
     print(f"Pushed to {result['model']}.")
+    if line := needed_beside(Path(folder), target):
+        print(line)
     if options.space:
         from hfft.hub.space_repo import push_space
 

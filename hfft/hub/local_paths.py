@@ -14,16 +14,18 @@ from safetensors.torch import save
 from hfft.errors import ModelError
 from hfft.report.markdown import escape
 
-_FOLDERS = ("train_dir", "validation_dir", "test_dir", "cache_dir")
+_FOLDERS = ("train_dir", "validation_dir", "test_dir", "cache_dir", "output_dir")
+_KEPT = 3
+"""Names at the end of an image's path that are published: with class folders its set, its class and its own."""
 
 
 class LocalPaths:
     """The local paths that a run's record names, and how to do without them.
 
     A path becomes its last name, and what lies below it stays: of ``/home/me/photos/cat/1.png``, with
-    ``/home/me/photos`` in the record, ``photos/cat/1.png`` is left. The home folder becomes ``~``. Relative paths are
-    those that lead upwards, folders of images and of the cache, a base that is not on the Hub, and a data set that lies
-    here; all else may be an id on the Hub.
+    ``/home/me/photos`` in the record, ``photos/cat/1.png`` is left, as of any longer path of an image. The home folder
+    becomes ``~``. Relative paths are those that lead upwards, the folders of images, of the cache and of the run, and
+    a base or a data set that is not on the Hub.
 
     Args:
         record: the content of ``hfft.json``.
@@ -33,12 +35,15 @@ class LocalPaths:
         # Not all of the record: a label may look like a path, and must stay what it is.
         base, data, mistakes = record["base"], record["data"], record.get("mistakes", [])
         options = record.get("arguments", {})
-        places = [options, base["id"], data["name"], data.get("skipped"), [row["file"] for row in mistakes]]
+        files = [*(data.get("skipped") or []), *(row["file"] for row in mistakes)]
+        places = [options, base["id"], data["name"], files]
         found = {text for text in _texts(places) if _is_local(text)}
         found |= {options[name] for name in _FOLDERS if options.get(name)}
         found |= set() if base.get("on_hub") else {base["id"]}
         dataset = options.get("dataset_name")
-        found |= {dataset} if dataset and Path(dataset).expanduser().exists() else set()
+        found |= {dataset} if dataset and not data.get("on_hub") else set()
+        sets = (PurePosixPath(file).parent.parent for file in files if not _is_local(file))
+        found |= {str(place) for place in sets if len(place.parts) > 1}
         found = {text.rstrip("/\\") for text in found}
         names = {path: _name(path) for path in found if _name(path)} | {str(Path.home()): "~"}
         both = names | {escape(path): name for path, name in names.items()}
@@ -74,7 +79,7 @@ class LocalPaths:
         return self._safetensors(path, self.without_in)
 
     def known(self, path: Path) -> bytes:
-        """Return known images of which none is named by a local path: of one outside of all folders, the name is left.
+        """Return known images that are named by the last of their folders; of one outside of all, the name is left.
 
         Raises:
             ModelError: the file is not a safetensors file.
@@ -82,7 +87,7 @@ class LocalPaths:
 
         def cleared(about: dict[str, Any]) -> dict[str, Any]:
             files = [self.without(file) for file in about["files"]]
-            return about | {"files": [_name(file) if _is_local(file) else file for file in files]}
+            return about | {"files": [_name(file) if _is_local(file) else _end(file) for file in files]}
 
         return self._safetensors(path, cleared)
 
@@ -110,6 +115,10 @@ def _is_local(text: str) -> bool:
     windows = PureWindowsPath(text)
     upwards = ".." in windows.parts
     return "\n" not in text and (upwards or PurePosixPath(text).is_absolute() or windows.is_absolute())
+
+
+def _end(file: str) -> str:
+    return str(PurePosixPath(*PurePosixPath(file).parts[-_KEPT:]))
 
 
 def _name(path: str) -> str:

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hfft._version import __version__
+from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import HfftError, HubError, OutputError, one_line
 from hfft.hub.local_paths import LocalPaths
 from hfft.models.adapters import CONFIG, TENSORS
@@ -148,6 +149,17 @@ def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:
     paths = LocalPaths(asdict(read_record(folder / RECORD)))
     found = {name: _published(folder / name, paths) for name in names if (folder / name).exists()}
     return found | ({CARD: paths.without(card).encode()} if card else {})
+
+
+def needed_beside(folder: Path, target: Target) -> str:
+    """Say what whoever loads a delta alone has to have; nothing where the Hub or hfft's own packages hold its base."""
+    base = read_record(folder / RECORD).base
+    if not target.delta_only or base.on_hub or base.id == EMBEDDED_MODEL:
+        return ""
+    return (
+        f"Its base, {Path(base.id).name}, is not on the Hub: whoever loads this delta needs that folder "
+        f"(hfft merge {target.repo_id} --base PLACE); without --delta_only all weights are pushed."
+    )
 
 
 def _deltas(folder: Path, target: Target) -> list[str]:

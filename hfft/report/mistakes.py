@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,10 @@ def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes
         for axes, mistake in zip(figure.axes, mistakes, strict=False):
             axes.imshow(_picture(images, mistake.row))
             axes.set_title(_caption(mistake, names), fontsize=8, parse_math=False, family=fonts)
-        text = "; ".join(f"{each.file}: {each.label}, called {each.prediction}" for each in mistakes[:3])
+        # Whoever is sent the picture has no business with the folders.
+        ends = [PurePath(each.file.replace("\\", "/")).name for each in mistakes[:3]]
+        told = zip(ends, mistakes, strict=False)
+        text = "; ".join(f"{name}: {each.label}, called {each.prediction}" for name, each in told)
         description = f"The most confident mistakes: {text}".encode(errors="replace").decode()
         figure.savefig(path, format="png", metadata={"Description": description})
     except OSError as error:

@@ -26,7 +26,7 @@ from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.known import Neighbour
 
 NO_MODEL = "There is no finished run yet. Make one under Fine-tune: press Train."
-GONE = "your model {!r} is not here any more; train it again, or choose another under Model"
+GONE = "the model {!r} is not here any more; train it again, or choose another: {}"
 _EXAMPLES = 5
 COMPARED = 8  # runs that are compared at once
 _SWEEP = 60.0  # seconds between looks for visits that are over
@@ -91,9 +91,10 @@ class Space:
         runs = self.models.runs()
         if name in runs:
             return runs[name]
+        others = ", ".join(self.choices(session))
         if name:
-            raise ModelError(GONE.format(name[:80]))
-        raise ModelError("choose a model first" if self.choices(session) else NO_MODEL)
+            raise ModelError(GONE.format(name[:80], others or NO_MODEL))
+        raise ModelError("choose a model first" if others else NO_MODEL)
 
     def loaded(self, session: Session, name: str | None) -> Loaded:
         """Return the model that a page shows.

@@ -476,6 +476,14 @@ def test_the_space_looks_inside(page: Any, finished: Path, world: World, task: s
     assert "not tested pair by pair" in table
 
 
+def test_what_takes_one_label_is_refused_before_anything_is_exported(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(finished), "--to", "onnx", "web", "--output_dir", str(tmp_path / "export")]) == 2
+    assert "--to web takes one label per image so far" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
+
+
 @pytest.mark.slow
 def test_onnx_gives_the_same_answers(finished: Path, world: World, task: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -159,6 +159,15 @@ def test_delta_only(hub: FakeHub, output: Path, place: Path, tmp_path: Path) -> 
     assert f'hfft.load("{REPO}")' in card
 
 
+def test_a_delta_alone_says_what_is_needed_beside_it(
+    hub: FakeHub, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = "Its base, base, is not on the Hub: whoever loads this delta needs that folder"
+    for flags, said in (("--delta_only",), True), ((), False):
+        assert main(["push", str(output), "--repo_id", f"colours{len(flags)}", *flags]) == 0
+        assert (needed in capsys.readouterr().out) == said
+
+
 def test_predict_from_the_hub(hub: FakeHub, output: Path, place: Path) -> None:
     push(output, open_repo(Target("colours")))
     classifier = load_classifier(REPO)

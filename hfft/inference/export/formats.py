@@ -60,11 +60,13 @@ class Format:
         write: writes it into a folder that is there and empty.
         open: opens what was written.
         exact: whether it computes with the same numbers as PyTorch, and not with coarser ones.
+        one_label: whether it takes models alone whose labels exclude each other.
     """
 
     write: Callable[[Parts, Path], None]
     open: Callable[[Path], Runner]
     exact: bool = True
+    one_label: bool = False
 
 
 def described(model: ModelProto, metadata: dict[str, str]) -> ModelProto:

@@ -35,6 +35,7 @@ from hfft.inference.export.recipe import recipe_of
 from hfft.inference.export.web import WEB
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, discard, listed, note, owned
+from hfft.tasks.contract import needs_one_label
 
 FORMATS = {
     "onnx": Format(whole_onnx, open_onnx),
@@ -80,6 +81,9 @@ def export(output: str | Path, options: ExportArguments, say: Callable[[str], No
     check_formats(options.to)
     formats = {name: FORMATS[name] for name in options.to}
     classifier = load_classifier(output, None, options.token, options.trust_remote_code, device="cpu")
+    for name, format in formats.items():
+        if format.one_label:
+            needs_one_label(classifier.task, f"--to {name}")
     target = make_output_folder(_target(output, options.output_dir))
     try:
         for name in formats:

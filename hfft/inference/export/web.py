@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hfft.data.images import MAX_ASPECT
 from hfft.inference.export.formats import Format, Parts, described, write_onnx
 from hfft.inference.export.graphs import joined, session_of
 from hfft.inference.export.npm import npm_files
 from hfft.inference.export.parity import Answers, Runner
 from hfft.inference.export.recipe import Recipe
 from hfft.report.card_metadata import base_name, data_name
-from hfft.tasks.contract import needs_one_label
 
 RUNTIME = "onnxruntime-web", "1.30.0"
 """Package and version of what runs the graphs in the browser."""
@@ -43,9 +43,8 @@ def write_web(parts: Parts, folder: Path) -> None:
     """Write the page, its two graphs, the runtime, and the configuration that transformers.js reads.
 
     Raises:
-        HfftError: the runtime's package cannot be had, or an image does not have one label of several.
+        HfftError: the runtime's package cannot be had.
     """
-    needs_one_label(parts.classifier.task, "--to web")
     runtime = npm_files(*RUNTIME, RUNTIME_FILES)
     for name in ("ort", "onnx"):
         (folder / name).mkdir()
@@ -105,6 +104,7 @@ def _about(parts: Parts, run: Runner, name: str) -> dict[str, Any]:
         "unknown": parts.classifier.known is not None,
         "runtime": _BY_KIND,
         "most": _LARGEST * max(height, width),
+        "aspect": MAX_ASPECT,
         "sample": {
             "height": _SAMPLE[0],
             "width": _SAMPLE[1],
@@ -155,4 +155,4 @@ def _page_file(name: str) -> str:
     return resources.files("hfft.inference.export").joinpath("page", name).read_text(encoding="utf-8")
 
 
-WEB = Format(write_web, open_web)
+WEB = Format(write_web, open_web, one_label=True)

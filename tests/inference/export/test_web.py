@@ -121,6 +121,9 @@ def test_a_photo_of_something_else_is_none_of_these(web: Exported, tmp_path: Pat
         (tmp_path / "no.jpg").write_text("no picture")
         page.set_input_files("#file", tmp_path / "no.jpg")
         expect(page.locator("#status")).to_contain_text("cannot be read", timeout=TIMEOUT)
+        Image.new("RGB", (420, 20)).save(tmp_path / "long.png")  # which hfft predict refuses as well
+        page.set_input_files("#file", tmp_path / "long.png")
+        expect(page.locator("#status")).to_contain_text("too long (420 x 20 pixels)", timeout=TIMEOUT)
         page.close()
 
 

@@ -55,11 +55,14 @@ async function start() {
   return { run, kind: "wasm", where: "on the processor" };
 }
 
+class TooLong extends Error {}
+
 // Upright RGB bytes. Photos much larger than the model's input are scaled down by the browser first.
 async function pixels(source) {
   const bitmap = source instanceof Blob ? await createImageBitmap(source, { colorSpaceConversion: "none" }) : source;
   const wide = bitmap.videoWidth ?? bitmap.width;
   const high = bitmap.videoHeight ?? bitmap.height;
+  if (Math.max(wide, high) > about.aspect * Math.min(wide, high)) throw new TooLong(`${wide} x ${high} pixels`);
   const scale = Math.min(1, about.most / Math.min(wide, high));
   const [width, height] = [wide, high].map((side) => Math.max(1, Math.round(side * scale)));
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
@@ -124,7 +127,11 @@ async function look(source) {
     document.body.dataset.answered = answer.label;
   } catch (error) {
     console.error(error);
-    say("This photo cannot be read: choose another, as JPEG, PNG or WebP.");
+    say(
+      error instanceof TooLong
+        ? `This photo is too long (${error.message}): its longer side may be at most ${about.aspect} times the other.`
+        : "This photo cannot be read: choose another, as JPEG, PNG or WebP.",
+    );
   }
 }
 
