@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,6 +40,8 @@ def unsaid(line: str) -> None:
 def bar(items: Iterable[Any] | None = None, hidden: bool = False, **options: Any) -> tqdm[Any]:
     """Return a progress bar on standard error; nothing is drawn within `silenced`, or where that is not a terminal.
 
+    It is drawn once a wait has lasted for two seconds, also while the first of the items is still under way.
+
     Args:
         items: that are gone through; None to count by hand.
         hidden: draw nothing.
@@ -47,4 +50,16 @@ def bar(items: Iterable[Any] | None = None, hidden: bool = False, **options: Any
     from tqdm.auto import tqdm
 
     shown: tqdm[Any] = tqdm(items, delay=_PATIENCE, disable=True if hidden or _SILENT.get() else None, **options)
+    if not shown.disable:
+        timer = threading.Timer(_PATIENCE, _draw_first, [shown])
+        timer.daemon = True
+        timer.start()
     return shown
+
+
+def _draw_first(shown: tqdm[Any]) -> None:
+    """Draw a bar that nothing has moved: tqdm itself would wait for the end of its first item."""
+    with shown.get_lock():  # type: ignore[no-untyped-call]  # of tqdm
+        if not shown.disable and shown.last_print_t == shown.start_t:  # neither closed nor drawn
+            shown.last_print_t = shown.start_t + _PATIENCE  # as if drawn by itself, so that closing knows of it
+            shown.refresh()

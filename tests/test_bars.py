@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -77,3 +78,23 @@ def test_nothing_is_drawn_where_nobody_looks() -> None:
         assert count(Terminal()) == ""
     assert "Count" in count(Terminal())
     assert count(io.StringIO()) == ""
+
+
+def test_a_bar_is_drawn_while_its_first_item_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hfft.bars, "_PATIENCE", 0.01)
+    with redirect_stderr(Terminal()) as terminal:
+        seen = []
+        for _ in bar(["slow"], desc="One by one"):
+            while "One by one:   0%" not in terminal.getvalue():
+                time.sleep(0.01)
+            seen.append(terminal.getvalue())
+    assert len(seen) == 1
+
+
+def test_a_bar_that_is_over_soon_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hfft.bars, "_PATIENCE", 60.0)
+    with redirect_stderr(Terminal()) as terminal:
+        shown = bar(["quick"], desc="At once")
+        list(shown)
+        hfft.bars._draw_first(shown)  # as the clock does in the end
+    assert terminal.getvalue() == ""

@@ -148,7 +148,7 @@ def prepare_phases(
         prepared = Prepared(
             Suffix(anatomy, None, cut.class_token, memory_format),
             {name: PixelDataset(part.images, part.pixels, part.views) for name, part in sets.items()},
-            uncached_reason=_uncached_reason(cut, cache, training),
+            uncached_reason=_uncached_reason(cut, cache),
         )
         phases.append(prepared)
         prefix = prepared.prefix = prefix_of(cut, anatomy, cache, training)
@@ -268,7 +268,7 @@ class _Filling:
         return all(row.dtype == row.leaf.dtype for entry in self.entries.values() for row in entry.rows)
 
 
-def _uncached_reason(cut: Cut, cache: CacheArguments, training: FinetuneArguments) -> str:
+def _uncached_reason(cut: Cut, cache: CacheArguments) -> str:
     reason = "switched off" if cache.cache == "off" else cut.uncached_reason
     if reason and cache.prefix_engine not in ("auto", "torch"):
         return f"{reason}; so --prefix_engine {cache.prefix_engine} is not used"

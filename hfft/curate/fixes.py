@@ -107,7 +107,7 @@ def write_fixed(gathered: Gathered, decisions: Path, target: Path) -> Fixed:
 
 
 def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str | None]:
-    """Read what is to become of images: by split and image the label that it is to have, None where it is `_DROPPED`.
+    """Read what is to become of images: by split and image the label that it is to have, or `_DROPPED`.
 
     A row without an action decides nothing. Of several decisions about an image, drop wins.
 

@@ -54,8 +54,7 @@ def held_out_images(classifier: Classifier, options: ExportArguments) -> RealIma
     except HfftError:  # the run's images may be on another machine; the embedded ones are real images as well
         sets, known = load_image_sets(DataArguments(), seed=0), False
     split, images = ("test", sets.test) if sets.test is not None else ("validation", sets.validation)
-    few = sample(images, max(options.check_images, len(sets.labels)), seed=0)
-    few = few.select(range(min(options.check_images, len(few))))
+    few = sample(images, options.check_images, seed=0)
     truth = few.labels if known and classifier.task.chooses else None
     return _of_set(few, f"{sets.name}, {split}", truth)
 
@@ -75,8 +74,7 @@ def training_images(classifier: Classifier, options: ExportArguments) -> RealIma
             f"int8 is calibrated with the training images, which cannot be read here ({one_line(error)}); give "
             "images like them with --images FOLDER"
         ) from error
-    few = sample(sets.train, max(options.calibration_images, len(sets.labels)), seed=0)
-    return _of_set(few, f"{sets.name}, train", None)
+    return _of_set(sample(sets.train, options.calibration_images, seed=0), f"{sets.name}, train", None)
 
 
 def _own_sets(classifier: Classifier) -> ImageSets:
