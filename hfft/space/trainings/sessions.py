@@ -87,6 +87,8 @@ class Session:
         desks: what the tabs that look after images keep of this visit, by tab.
         looked: folder, or list, of the images whose labels are looked at; None for those of others.
         lists: from the lists that decisions made to what each was made of.
+        changing: held while the images to train on change, and while a training on them is started: what a visitor
+            does meanwhile waits, and so nothing that was added or removed is undone by what began before it.
         seen: when something was last asked for, on the monotonic clock.
     """
 
@@ -102,6 +104,7 @@ class Session:
     desks: dict[str, Any] = field(default_factory=dict)
     looked: Path | None = None
     lists: dict[Path, Path | None] = field(default_factory=dict)
+    changing: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     seen: float = field(default_factory=time.monotonic)
 
     def drop_unused(self) -> None:

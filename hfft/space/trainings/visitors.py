@@ -151,18 +151,19 @@ class VisitorTrainings:
         Raises:
             HfftError: there is none, it cannot be used, or a training is under way.
         """
-        self.refuse_while_training(session)
         if not archive:
             raise DataError("choose a zip file first: one folder of images for each class")
-        given = Given(self.folder(session, "images"))
-        try:
-            given.uploaded = unpack(archive, given.folder, self.limits)
-        except BaseException:
-            shutil.rmtree(given.folder, ignore_errors=True)
-            raise
-        session.given = given
-        session.drop_unused()
-        return self.describe(session)
+        with session.changing:
+            self.refuse_while_training(session)
+            given = Given(self.folder(session, "images"))
+            try:
+                given.uploaded = unpack(archive, given.folder, self.limits)
+            except BaseException:
+                shutil.rmtree(given.folder, ignore_errors=True)
+                raise
+            session.given = given
+            session.drop_unused()
+            return self.describe(session)
 
     def add_files(self, session: Session, label: str, paths: Sequence[str | Path]) -> str:
         """Put uploaded files under a class, beside those that are there; return what is there now.
@@ -170,13 +171,14 @@ class VisitorTrainings:
         Raises:
             HfftError: name or files are missing, a limit is exceeded, or a training is under way.
         """
-        self.refuse_while_training(session)
         if not paths:
             raise DataError("choose the images of this class first")
         class_name(label or "")
-        session.given = session.given or Given(self.folder(session, "images"))
-        place(session.given.uploaded, label, paths, session.given.folder, self.limits)
-        return self.describe(session)
+        with session.changing:
+            self.refuse_while_training(session)
+            session.given = session.given or Given(self.folder(session, "images"))
+            place(session.given.uploaded, label, paths, session.given.folder, self.limits)
+            return self.describe(session)
 
     def add_frames(self, session: Session, label: str, frames: Sequence[str]) -> str:
         """Put what a camera recorded under a class, as `add_files` does with files.
@@ -196,13 +198,14 @@ class VisitorTrainings:
         try:
             for number, content in enumerate(contents):
                 (folder / f"picture {number + 1}.jpg").write_bytes(content)
-            self.add_files(session, label, sorted(folder.iterdir()))
+            with session.changing:
+                self.add_files(session, label, sorted(folder.iterdir()))
+                assert session.given is not None
+                if RECORDED not in session.given.uploaded.notes:
+                    session.given.uploaded.notes.append(RECORDED)
+                return self.describe(session)
         finally:
             remove([folder], self.work)
-        assert session.given is not None
-        if RECORDED not in session.given.uploaded.notes:
-            session.given.uploaded.notes.append(RECORDED)
-        return self.describe(session)
 
     def describe(self, session: Session) -> str:
         """Say what there is to train on, and what was left out of it."""
@@ -210,10 +213,11 @@ class VisitorTrainings:
 
     def clear_images(self, session: Session) -> str:
         """Let go of the images; those that a model was trained on stay with it."""
-        self.refuse_while_training(session)
-        session.given = None
-        session.drop_unused()
-        return self.describe(session)
+        with session.changing:
+            self.refuse_while_training(session)
+            session.given = None
+            session.drop_unused()
+            return self.describe(session)
 
     def start(self, session: Session, source: str, policy: str, epochs: float, model: str | None) -> Training:
         """Put a training into the queue.
@@ -229,16 +233,18 @@ class VisitorTrainings:
         Raises:
             HfftError: an option or the images cannot be used, or too many trainings are waiting.
         """
-        self.refuse_while_training(session)
-        self._check(source, policy, epochs, model)
-        images = None if source == BUILT_IN else self._ready(session, source).folder
-        return self._submit(session, images, (policy, epochs), model)
+        with session.changing:
+            self.refuse_while_training(session)
+            self._check(source, policy, epochs, model)
+            images = None if source == BUILT_IN else self._ready(session, source).folder
+            return self._submit(session, images, (policy, epochs), model)
 
     def start_on(self, session: Session, images: Path, policy: str, epochs: float, model: str | None) -> Training:
         """Put a training on a list of images into the queue, as `start` does."""
-        self.refuse_while_training(session)
-        self._check(ZIP, policy, epochs, model)
-        return self._submit(session, images, (policy, epochs), model)
+        with session.changing:
+            self.refuse_while_training(session)
+            self._check(ZIP, policy, epochs, model)
+            return self._submit(session, images, (policy, epochs), model)
 
     def _submit(self, session: Session, images: Path | None, what: tuple[str, float], model: str | None) -> Training:
         base = self.base(model)
