@@ -19,14 +19,20 @@ from gradio.route_utils import delete_files_created_by_app
 from PIL import Image, ImageStat
 from playwright.sync_api import Page, expect
 
+from hfft.curate.desk import Desk, Suspect
 from hfft.inference.runs import EvaluationImages, read_answers, read_run, worst_answers
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.space.app import Served, serve
+from hfft.space.curation.images import Pictures
+from hfft.space.curation.labels import LabelDesk, LabelDesks
+from hfft.space.curation.review import Decision, Review
 from hfft.space.first_screen import FirstScreen
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import GENERAL, make_quiz
+from hfft.space.trainings.queue import Errand, Training
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import BUILT_IN, FILES, ZIP
+from hfft.space.views.curation import LATE
 
 pytestmark = [needed, pytest.mark.processes]
 expect.set_options(timeout=TIMEOUT)
@@ -461,3 +467,35 @@ def test_the_page_shows_what_fits_the_latest_choice_of_images_however_late_an_an
     expect(page.locator("#class-add")).to_be_hidden()
     expect(page.locator("#given")).to_be_hidden()
     expect(page.locator("#classes li")).to_have_count(10)
+
+
+def press_at_once(page: Page, keys: str, answered: Callable[[], None]) -> None:
+    """Press keys before the server answers the first of them; the others reach it once that is answered."""
+    held: list[Any] = []
+    page.route("**/queue/join*", lambda route: held.append(route))
+    for key in keys:
+        with page.expect_request("**/queue/join*"):
+            page.keyboard.press(key)
+    held[0].continue_()
+    answered()
+    for route in held[1:]:
+        route.continue_()
+    page.unroute("**/queue/join*")
+
+
+def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
+    page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errand = Training(Errand(folder, "labels", {}), "done")
+    suspects = tuple(Suspect("label", f"red/{n}.png", "train", "red", "blue", 0.9) for n in range(4))
+    review = Review(Desk("photos", "model", {"train": 9}, 9, (), suspects))
+    desk = LabelDesk(Pictures({"train_dir": str(folder / "images")}), errand, review)
+    monkeypatch.setattr(LabelDesks, "of", lambda self, session: desk)
+    open_tab(page, "Labels")
+    expect(page.locator("#labels-finding")).to_contain_text("1 of 4")
+    press_at_once(page, "krduk", lambda: expect(page.locator("#labels-finding")).to_contain_text("2 of 4"))
+    expect(page.get_by_text(LATE)).to_have_count(4)
+    assert review.decisions == {0: Decision("keep")}
+    page.keyboard.press("r")
+    expect(page.locator("#labels-finding")).to_contain_text("3 of 4")
+    assert review.decisions[1] == Decision("relabel", "blue")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,23 @@ class LabelDesk:
         pictures: of the images that are looked at.
         looking: the search that was started last.
         review: its findings with the decisions; None before it has ended.
+        lock: held while something is decided or drawn.
     """
 
     pictures: Pictures
     looking: Training
     review: Review | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @property
+    def search(self) -> str:
+        """Name of the search, which no other one of the visit has."""
+        return self.looking.job.folder.name
+
+    @property
+    def turn(self) -> str:
+        """What the page keeps of the finding that is looked at, and sends with each press."""
+        return f"{self.search}/{self.review.at if self.review else ''}"
 
     def named(self, text: str) -> str:
         """Return the label that a visitor means: one of the images' own as it is, a new one as a class may be called.
@@ -115,6 +128,43 @@ class LabelDesks:
             found = json.loads(job.found.read_text(encoding="utf-8", errors="surrogateescape"))
             desk.review = Review(build(Desk, found, "the findings"))
         yield desk
+
+    def press(self, session: Session, turn: str, act: Callable[[Review], None]) -> bool:
+        """Do what a press asks for, and return whether it was done.
+
+        A page is behind by the time that an answer takes, and by all that another page of the same visit does. So what
+        was pressed for a finding that is not the current one any more is not done: it would be done to one that nobody
+        has seen.
+
+        Args:
+            session: of the visitor.
+            turn: that the page showed, see `LabelDesk.turn`.
+            act: what to do.
+
+        Raises:
+            DataError: there are no findings, or `act` says so.
+        """
+        review, desk = self.review(session), self.of(session)
+        assert desk is not None
+        with desk.lock:
+            if turn != desk.turn:
+                return False
+            act(review)
+            return True
+
+    def choose(self, session: Session, turn: str, number: int) -> bool:
+        """Look at a finding, whichever was looked at before; return whether it is one of those that the page showed.
+
+        Raises:
+            DataError: there are no findings.
+        """
+        review, desk = self.review(session), self.of(session)
+        assert desk is not None
+        with desk.lock:
+            if turn.rpartition("/")[0] != desk.search:
+                return False
+            review.look(number)
+            return True
 
     def cancel(self, session: Session) -> None:
         """End the search."""

@@ -37,6 +37,9 @@ KEYS = """if (!window.hfftKeys) {
 }"""
 """Presses the button on show whose id ends with the key, ``key-labels-k`` for k."""
 
+LATE = "That press did not count: it came before this was shown."
+"""Of a press that was meant for what was on show before."""
+
 
 def finding(review: Review | None, pictures: Pictures | None) -> str:
     """Return the finding that is looked at: the image, what is wrong, and the images nearest to it."""

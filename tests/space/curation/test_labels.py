@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ from hfft.space.trainings.visitors import ZIP
 from hfft.space.views import curation as views
 
 from .conftest import Visit
+
+MEANWHILE = 0.5
+"""Seconds that one press takes longer than another, where that one does not wait."""
 
 
 def found(count: int = 3) -> Review:
@@ -75,6 +79,47 @@ def looked(visit: Visit, place: str = GIVEN) -> tuple[LabelDesks, LabelDesk]:
     desks = LabelDesks(visit.space)
     desks.look(visit.session, place, ZIP, "run")
     return desks, list(desks.follow(visit.session))[-1]
+
+
+def test_a_press_counts_for_the_finding_that_was_on_show_alone(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    session, desk.review = visit.session, found()
+    first = desk.turn
+    assert desks.press(session, first, lambda review: review.decide(Decision("keep")))
+    assert not desks.press(session, first, lambda review: review.decide(Decision("relabel", "dog")))
+    assert not desks.press(session, first, Review.undo)
+    assert (desk.review.at, desk.review.decisions) == (1, {0: Decision("keep")})
+    assert desks.press(session, desk.turn, lambda review: review.decide(Decision("drop")))
+    assert desk.review.decisions == {0: Decision("keep"), 1: Decision("drop")}
+    assert desks.choose(session, first, 2)  # which says itself which finding it means
+    assert desk.review.at == 2
+
+
+def test_of_presses_at_the_same_time_the_first_counts(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    desk.review, turn, later = found(), desk.turn, []
+    other = threading.Thread(target=lambda: later.append(desks.press(visit.session, turn, Review.undo)))
+
+    def slowly(review: Review) -> None:
+        other.start()
+        other.join(MEANWHILE)
+        review.decide(Decision("drop"))
+
+    assert desks.press(visit.session, turn, slowly)
+    other.join()
+    assert later == [False]
+    assert desk.review.decisions == {0: Decision("drop")}
+
+
+def test_a_press_does_not_count_for_another_search(visit: Visit) -> None:
+    desks, desk = looked(visit)
+    before = desk.turn
+    _, desk = looked(visit)
+    assert desk.review is not None
+    assert desk.review.at == 0
+    assert not desks.press(visit.session, before, lambda review: review.decide(Decision("keep")))
+    assert not desks.choose(visit.session, before, 0)
+    assert desk.review.decisions == {}
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
 from hfft.space.curation.images import GIVEN, PLACES
 from hfft.space.curation.labels import LabelDesk, LabelDesks, computed_anew
-from hfft.space.curation.review import Decision
+from hfft.space.curation.review import Decision, Review
 from hfft.space.service import Space
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.trainings.sessions import Session
@@ -19,6 +19,7 @@ from hfft.space.widgets import Name, plainly
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _LONG: dict[str, Any] = {**_QUICK, "concurrency_limit": 4}
+_PRESSED: dict[str, Any] = {**_QUICK, "trigger_mode": "multiple"}  # or the page drops some, and says nothing of it
 _INTRODUCTION = """Each label is checked against all other images, never against itself. A label that they contradict is
 a reason to look, not proof. No image is moved or deleted: your decisions make a new list."""
 
@@ -62,20 +63,21 @@ class LabelsTab:
             self.drop = gr.Button("Drop (D)", elem_id="key-labels-d", min_width=90)
             self.undo = gr.Button("Undo (U)", elem_id="key-labels-u", min_width=90)
         self.label = Name([], label="Label to give", allow_custom_value=True, elem_id="labels-label")
+        self.turn = gr.Textbox("", label="Turn", visible=False)  # which finding is on show
 
     def _wire(self, tab: gr.Tab) -> None:
         box, classes = self.training.box, self.training.classes
-        self.seen = [self.finding, self.label, self.gallery, self.said]
+        self.seen = [self.turn, self.finding, self.label, self.gallery, self.said]
         searched = [self.status, self.look, self.stop, self.desk, *self.seen]
         chosen = [self.place, classes.source, self.training.model]
         self.look.click(plainly(self.search), chosen, searched, **_LONG)
         tab.select(self.there, None, [self.desk, *self.seen], **_QUICK)
         self.stop.click(self.cancel_search, None, self.status, **_QUICK)
-        self.keep.click(plainly(self.decide_keep), None, self.seen, **_QUICK)
-        self.relabel.click(plainly(self.decide_relabel), self.label, self.seen, **_QUICK)
-        self.drop.click(plainly(self.decide_drop), None, self.seen, **_QUICK)
-        self.undo.click(plainly(self.take_back), None, self.seen, **_QUICK)
-        self.gallery.select(plainly(self.choose), None, self.seen, **_QUICK)
+        self.keep.click(plainly(self.decide_keep), self.turn, self.seen, **_PRESSED)
+        self.relabel.click(plainly(self.decide_relabel), [self.label, self.turn], self.seen, **_PRESSED)
+        self.drop.click(plainly(self.decide_drop), self.turn, self.seen, **_PRESSED)
+        self.undo.click(plainly(self.take_back), self.turn, self.seen, **_PRESSED)
+        self.gallery.select(plainly(self.choose), self.turn, self.seen, **_PRESSED)
         self.sheet.click(plainly(self.write), None, self.sheet, **_QUICK)
         trained = [self.trained, self.training.model]
         self.again.click(plainly(self.train), [box.policy, box.epochs, self.training.model], trained, **_LONG)
@@ -100,30 +102,27 @@ class LabelsTab:
         self.desks.cancel(self.space.visits.of(request.session_hash))
         return note("Cancelled.")
 
-    def decide_keep(self, request: gr.Request) -> Any:
+    def decide_keep(self, turn: str, request: gr.Request) -> Any:
         """Keep the image as it is."""
-        return self._decide(Decision("keep"), request)
+        return self._decide(turn, Decision("keep"), request)
 
-    def decide_relabel(self, label: str | None, request: gr.Request) -> Any:
+    def decide_relabel(self, label: str | None, turn: str, request: gr.Request) -> Any:
         """Give the image another label."""
         desk = self.desks.of(self.space.visits.of(request.session_hash))
-        return self._decide(Decision("relabel", desk.named(label or "") if desk else ""), request)
+        return self._decide(turn, Decision("relabel", desk.named(label or "") if desk else ""), request)
 
-    def decide_drop(self, request: gr.Request) -> Any:
+    def decide_drop(self, turn: str, request: gr.Request) -> Any:
         """Leave the image out of the new list."""
-        return self._decide(Decision("drop"), request)
+        return self._decide(turn, Decision("drop"), request)
 
-    def take_back(self, request: gr.Request) -> Any:
+    def take_back(self, turn: str, request: gr.Request) -> Any:
         """Take the last decision back."""
-        session = self.space.visits.of(request.session_hash)
-        self.desks.review(session).undo()
-        return self._shown(session)
+        return self._press(turn, Review.undo, request)
 
-    def choose(self, event: gr.EventData, request: gr.Request) -> Any:
+    def choose(self, turn: str, event: gr.EventData, request: gr.Request) -> Any:
         """Look at the finding that was pressed."""
         session = self.space.visits.of(request.session_hash)
-        self.desks.review(session).look(int(event.number))
-        return self._shown(session)
+        return self._answer(session, self.desks.choose(session, turn, int(event.number)))
 
     def write(self, request: gr.Request) -> str:
         """Answer with the decisions as a file."""
@@ -142,19 +141,28 @@ class LabelsTab:
             models = gr.update(choices=self.space.choices(session), value=self.space.current(session))
             yield progress(now) + note(said), models if done else gr.skip()
 
-    def _decide(self, decision: Decision, request: gr.Request) -> Any:
+    def _decide(self, turn: str, decision: Decision, request: gr.Request) -> Any:
+        return self._press(turn, lambda review: review.decide(decision), request)
+
+    def _press(self, turn: str, act: Callable[[Review], None], request: gr.Request) -> Any:
         session = self.space.visits.of(request.session_hash)
-        self.desks.review(session).decide(decision)
+        return self._answer(session, self.desks.press(session, turn, act))
+
+    def _answer(self, session: Session, done: bool) -> Any:
+        if not done:
+            gr.Warning(views.LATE)
         return self._shown(session)
 
     def _shown(self, session: Session) -> Any:
         desk = self.desks.of(session)
         if desk is None or desk.review is None:
-            return "", gr.skip(), "", ""
-        review, pictures = desk.review, desk.pictures
-        current = review.current
-        label = gr.update(choices=pictures.classes, value=current.suggestion or None if current else None)
-        return views.finding(review, pictures), label, views.gallery(review, pictures), note(review.describe())
+            return "", "", gr.skip(), "", ""
+        with desk.lock:  # the turn is that of what is drawn
+            review, pictures = desk.review, desk.pictures
+            current = review.current
+            label = gr.update(choices=pictures.classes, value=current.suggestion or None if current else None)
+            drawn = views.finding(review, pictures), label, views.gallery(review, pictures), note(review.describe())
+            return desk.turn, *drawn
 
 
 def _searching(desk: LabelDesk) -> str:
