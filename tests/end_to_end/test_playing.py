@@ -9,9 +9,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from chromium import TIMEOUT, chromium, needed, open_tab, settle
 from finished import make_images, run_finetune
@@ -19,11 +21,13 @@ from gradio.route_utils import delete_files_created_by_app
 from PIL import Image, ImageStat
 from playwright.sync_api import Page, expect
 
+from hfft.curate.choose import Choice
 from hfft.curate.desk import Desk, Suspect
 from hfft.inference.runs import EvaluationImages, read_answers, read_run, worst_answers
 from hfft.output_folder import EPOCH_ANSWERS
 from hfft.space.app import Served, serve
 from hfft.space.curation.images import Pictures
+from hfft.space.curation.labelling import Labelling, LabelNext
 from hfft.space.curation.labels import LabelDesk, LabelDesks
 from hfft.space.curation.review import Decision, Review
 from hfft.space.first_screen import FirstScreen
@@ -486,6 +490,7 @@ def press_at_once(page: Page, keys: str, answered: Callable[[], None]) -> None:
 def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
     page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gr, "Warning", partial(gr.Warning, duration=None))  # so that all can be counted
     errand = Training(Errand(folder, "labels", {}), "done")
     suspects = tuple(Suspect("label", f"red/{n}.png", "train", "red", "blue", 0.9) for n in range(4))
     review = Review(Desk("photos", "model", {"train": 9}, 9, (), suspects))
@@ -499,3 +504,17 @@ def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
     page.keyboard.press("r")
     expect(page.locator("#labels-finding")).to_contain_text("3 of 4")
     assert review.decisions[1] == Decision("relabel", "blue")
+    ranked = tuple(Choice(n + 1, str(folder / "images" / "red" / f"{n}.png"), "red", 0.5, 0.1) for n in range(4))
+    found = Labelling(folder, errand, "run", ranked)
+    monkeypatch.setattr(LabelNext, "of", lambda self, session: found)
+    open_tab(page, "Label next")
+    expect(page.locator("#next-photo")).to_contain_text("Photo 1 of 4")
+    classes = page.locator("button[id^=key-next-]:not(#key-next-0, #key-next-u)")
+    second = classes.nth(1).inner_text().split()[-1]
+    monkeypatch.setattr(LabelNext, "classes", lambda self, session, model: ["blue", "other", "than", "before"])
+    press_at_once(page, "213u2", lambda: expect(page.locator("#next-photo")).to_contain_text("Photo 2 of 4"))
+    expect(page.get_by_text(LATE)).to_have_count(8)
+    assert found.labels == {0: second}
+    page.keyboard.press("2")
+    expect(page.locator("#next-photo")).to_contain_text("Photo 3 of 4")
+    assert found.labels == {0: second, 1: "other"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,7 @@ KEY = "next"
 MOST = 50
 """Photos that are asked about at a time."""
 UNFIT = "Photos are ranked for models that give an image one label of several; choose such a model above."
+_NO_LABEL = "label at least one photo first"
 _SIDE = 360  # pixels of the longer side of the photo that is asked about
 
 
@@ -42,6 +44,7 @@ class Labelling:
         labels: what was said of each, by number; an empty text is for one that was passed over.
         order: numbers of the photos that were answered, the last at the end.
         left_out: why files that were given are not among them.
+        lock: held while something is answered, drawn or put among the classes.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class Labelling:
     labels: dict[int, str] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
     left_out: Sequence[str] = ()
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @property
     def status(self) -> str:
@@ -62,6 +66,12 @@ class Labelling:
     def at(self) -> int | None:
         """Number of the photo that is asked about; None where there are none left."""
         return next((number for number in range(len(self.photos or ())) if number not in self.labels), None)
+
+    @property
+    def turn(self) -> str:
+        """What the page keeps of the photo that is asked about, and sends with each press; no number, see `let_go`."""
+        asked = "" if self.at is None or not self.photos else Path(self.photos[self.at].image).name
+        return f"{self.folder.name}/{asked}"
 
     @property
     def labelled(self) -> dict[int, str]:
@@ -162,6 +172,26 @@ class LabelNext:
             found.photos = chosen.chosen
         yield found
 
+    def press(self, session: Session, turn: str, act: Callable[[Labelling], None]) -> bool:
+        """Do what a press asks for, and return whether it was done: for the photo that the page showed alone.
+
+        Args:
+            session: of the visitor.
+            turn: that the page showed, see `Labelling.turn`.
+            act: what to do.
+
+        Raises:
+            DataError: there are no photos, or `act` says so.
+        """
+        found = self.of(session)
+        if found is None:
+            raise DataError("add photos first, and let them be ranked")
+        with found.lock:
+            if turn != found.turn:
+                return False
+            act(found)
+            return True
+
     def picture(self, found: Labelling) -> str:
         """Return the photo that is asked about as an address of data; empty where there are none left."""
         if found.at is None or not found.photos:
@@ -180,9 +210,16 @@ class LabelNext:
         Raises:
             HfftError: nothing is labelled, a limit is exceeded, or a training is under way.
         """
-        found, trainings = self.of(session), self.space.trainings
-        if found is None or not found.labelled or not found.photos:
-            raise DataError("label at least one photo first")
+        found = self.of(session)
+        if found is None:
+            raise DataError(_NO_LABEL)
+        with session.changing, found.lock:
+            return self._join(session, found)
+
+    def _join(self, session: Session, found: Labelling) -> str:
+        trainings = self.space.trainings
+        if not found.labelled or not found.photos:
+            raise DataError(_NO_LABEL)
         trainings.refuse_while_training(session)
         given = session.given or self._own(session, found.model)
         for label in sorted({*found.labelled.values()}):

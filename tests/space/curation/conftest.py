@@ -20,6 +20,9 @@ from hfft.space.trainings.queue import Errand, Job, Training, take
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.worker import Reporter, run_errand, train
 
+MEANWHILE = 0.5
+"""Seconds that one request takes longer than another, where that one does not wait."""
+
 
 @dataclass(frozen=True)
 class Visit:

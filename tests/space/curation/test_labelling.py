@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hfft.errors import DataError
+from hfft.space.curation import labelling
 from hfft.space.curation.labelling import Labelling, LabelNext
 from hfft.space.trainings.sessions import OwnModel, Session
 
-from .conftest import Visit
+from .conftest import MEANWHILE, Visit
 
 
 @pytest.fixture
@@ -83,6 +86,49 @@ def test_undo_asks_again(visit: Visit, photos: list[str]) -> None:
         found.undo()
     with pytest.raises(DataError, match="label at least one photo first"):
         after.join(visit.session)
+
+
+def test_a_press_counts_for_the_photo_that_was_on_show_alone(visit: Visit, photos: list[str]) -> None:
+    after, found = ranked(visit, photos)
+    assert found.photos is not None
+    first = found.turn
+    assert after.press(visit.session, first, lambda found: found.answer("red"))
+    assert not after.press(visit.session, first, lambda found: found.answer("green"))
+    assert not after.press(visit.session, first, Labelling.undo)
+    assert found.labels == {0: "red"}
+    second, image = found.turn, found.photos[1].image
+    after.join(visit.session)  # the photo that was on show is another number now
+    assert after.press(visit.session, second, lambda found: found.answer("green"))
+    assert found.photos[0].image == image
+    assert found.labels == {0: "green"}
+    after, found = ranked(visit, photos[:1])
+    assert not after.press(visit.session, first, lambda found: found.answer("red"))
+    assert after.press(visit.session, found.turn, lambda found: found.answer("red"))
+    assert after.press(visit.session, found.turn, Labelling.undo)
+    with pytest.raises(DataError, match="add photos first"):
+        after.press(Session(), first, Labelling.undo)
+
+
+def test_what_is_answered_while_photos_are_put_among_the_classes_is_kept(
+    visit: Visit, photos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after, found = ranked(visit, photos)
+    found.answer("red")
+    turn, place, done = found.turn, labelling.place, []
+    other = threading.Thread(
+        target=lambda: done.append(after.press(visit.session, turn, lambda found: found.answer("green")))
+    )
+
+    def slowly(*given: Any) -> None:
+        place(*given)
+        other.start()
+        other.join(MEANWHILE)
+
+    monkeypatch.setattr(labelling, "place", slowly)
+    assert after.join(visit.session).endswith("5 photos are left to label.")
+    other.join()
+    assert done == [True]
+    assert found.labelled == {0: "green"}
 
 
 def test_after_the_last_photo_there_is_nothing_to_label(visit: Visit, photos: list[str]) -> None:

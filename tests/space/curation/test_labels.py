@@ -24,10 +24,7 @@ from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import ZIP
 from hfft.space.views import curation as views
 
-from .conftest import Visit
-
-MEANWHILE = 0.5
-"""Seconds that one press takes longer than another, where that one does not wait."""
+from .conftest import MEANWHILE, Visit
 
 
 def found(count: int = 3) -> Review:

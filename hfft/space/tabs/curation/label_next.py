@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
-from hfft.errors import DataError
-from hfft.space.curation.labelling import LabelNext
+from hfft.space.curation.labelling import Labelling, LabelNext
 from hfft.space.service import Space
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.trainings.sessions import Session
@@ -21,6 +20,8 @@ from hfft.space.widgets import Name, plainly
 KEYS = 9
 """Classes that have a key."""
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_PRESSED: dict[str, Any] = {**_QUICK, "trigger_mode": "multiple"}  # or the page drops some, and says nothing of it
+_GAP = "  "  # between a key and its class, on a button
 _INTRODUCTION = """Drop in photos without labels. The model ranks them by what their labels would teach it: unsure
 ones first, no two of a kind. Keys 1 to 9 label, 0 passes over, U takes back."""
 _NOTHING = "No photo to label."
@@ -56,6 +57,7 @@ class LabelNextTab:
                     self.said = gr.HTML("", label="Labelled", elem_id="next-said")
 
     def _answers(self) -> None:
+        self.turn = gr.Textbox("", label="Turn", visible=False)  # which photo is on show
         with gr.Row():
             self.classes = [
                 gr.Button("", visible=False, elem_id=f"key-next-{key}", min_width=110) for key in range(1, KEYS + 1)
@@ -72,16 +74,16 @@ class LabelNextTab:
     def wire(self) -> None:
         """Let the buttons do what they say, and the classes follow the model."""
         model, classes = self.training.model, self.training.classes
-        self.shown = [self.photo, self.said, self.other, *self.classes]
+        self.shown = [self.turn, self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
         for moment in (self.tab.select, model.change):  # another model has other classes
             moment(plainly(self.there), model, self.shown, **_QUICK)
         self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
-        for number, button in enumerate(self.classes):
-            button.click(plainly(self._pressed(number)), model, self.shown, **_QUICK)
-        self.give.click(plainly(self.named), [self.other, model], self.shown, **_QUICK)
-        self.skip.click(plainly(self.passed), model, self.shown, **_QUICK)
-        self.undo.click(plainly(self.take_back), model, self.shown, **_QUICK)
+        for button in self.classes:
+            button.click(plainly(self.pressed), [button, self.turn, model], self.shown, **_PRESSED)
+        self.give.click(plainly(self.named), [self.other, self.turn, model], self.shown, **_PRESSED)
+        self.skip.click(plainly(self.passed), [self.turn, model], self.shown, **_PRESSED)
+        self.undo.click(plainly(self.take_back), [self.turn, model], self.shown, **_PRESSED)
         joined = self.join.click(plainly(self.joined), model, self.shown, **_QUICK)
         joined.success(classes.there, [], [classes.source, classes.given], **_QUICK)
 
@@ -96,22 +98,22 @@ class LabelNextTab:
         """Answer with the photo that a visitor who comes again is asked about."""
         return self._shown(self.space.visits.of(request.session_hash), model)
 
-    def named(self, label: str | None, model: str | None, request: gr.Request) -> Any:
+    def pressed(self, button: str, turn: str, model: str | None, request: gr.Request) -> Any:
+        """Give the photo the class that stands on a button: by now its key may be that of another one."""
+        return self.named(button.partition(_GAP)[2], turn, model, request)
+
+    def named(self, label: str | None, turn: str, model: str | None, request: gr.Request) -> Any:
         """Give the photo a class that has no key, or a new one."""
-        return self._answer(class_name(label or ""), model, request)
+        name = class_name(label or "")
+        return self._press(lambda found: found.answer(name), turn, model, request)
 
-    def passed(self, model: str | None, request: gr.Request) -> Any:
+    def passed(self, turn: str, model: str | None, request: gr.Request) -> Any:
         """Pass the photo over."""
-        return self._answer("", model, request)
+        return self._press(lambda found: found.answer(""), turn, model, request)
 
-    def take_back(self, model: str | None, request: gr.Request) -> Any:
+    def take_back(self, turn: str, model: str | None, request: gr.Request) -> Any:
         """Take the last answer back."""
-        session = self.space.visits.of(request.session_hash)
-        found = self.next.of(session)
-        if found is None:
-            raise DataError("nothing was labelled that could be taken back")
-        found.undo()
-        return self._shown(session, model)
+        return self._press(Labelling.undo, turn, model, request)
 
     def joined(self, model: str | None, request: gr.Request) -> Any:
         """Put the labelled photos among the classes."""
@@ -119,48 +121,39 @@ class LabelNextTab:
         text = self.next.join(session)
         if session.source not in UPLOADED:  # the page shows what the photos have joined
             session.source = ZIP
-        shown = self._shown(session, model)
-        return (
-            shown[0],
-            note(f"Added. {text} Train again under Fine-tune: only the new photos are computed."),
-            *shown[2:],
-        )
+        turn, photo, _, *others = self._shown(session, model)
+        added = note(f"Added. {text} Train again under Fine-tune: only the new photos are computed.")
+        return [turn, photo, added, *others]
 
-    def _pressed(self, number: int) -> Any:
-        def press(model: str | None, request: gr.Request) -> Any:
-            classes = self.next.classes(self.space.visits.of(request.session_hash), model)
-            return self._answer(classes[number] if number < len(classes) else "", model, request)
-
-        return press
-
-    def _answer(self, label: str, model: str | None, request: gr.Request) -> Any:
+    def _press(self, act: Callable[[Labelling], None], turn: str, model: str | None, request: gr.Request) -> Any:
         session = self.space.visits.of(request.session_hash)
-        found = self.next.of(session)
-        if found is None:
-            raise DataError("add photos first, and let them be ranked")
-        found.answer(label)
+        if not self.next.press(session, turn, act):
+            gr.Warning(views.LATE)
         return self._shown(session, model)
 
     def _shown(self, session: Session, model: str | None) -> list[Any]:
         found = self.next.of(session)
         if found is None or found.photos is None:
             why, hidden = self.next.unfit(session, model), gr.update(visible=False)
-            return [
-                views.photo("", "", why or _NOTHING),
-                "",
-                gr.update(choices=[], value=None),
-                *[hidden] * KEYS,
-            ]
-        classes, at = self.next.classes(session, model), found.at
+            nothing = views.photo("", "", why or _NOTHING)
+            return ["", nothing, "", gr.update(choices=[], value=None), *[hidden] * KEYS]
+        classes = self.next.classes(session, model)
         buttons = [
-            gr.update(value=f"{key}  {classes[key - 1]}" if key <= len(classes) else "", visible=key <= len(classes))
+            gr.update(
+                value=f"{key}{_GAP}{classes[key - 1]}" if key <= len(classes) else "", visible=key <= len(classes)
+            )
             for key in range(1, KEYS + 1)
         ]
-        labelled = note(f"{len(found.labelled)} of {len(found.photos)} photos labelled, not yet among your classes.")
+        with found.lock:  # the turn is that of what is drawn
+            return [*self._drawn(found), gr.update(choices=classes, value=None), *buttons]
+
+    def _drawn(self, found: Labelling) -> list[str]:
+        """Return the turn, the photo, and how many are labelled."""
+        at, photos = found.at, found.photos or ()
+        labelled = note(f"{len(found.labelled)} of {len(photos)} photos labelled, not yet among your classes.")
         if at is None:
             photo = views.photo("", "", "Every photo was asked about. Add the labelled ones to your classes.")
         else:
-            each = found.photos[at]
-            said = f"The model takes it for {each.prediction} ({each.probability:.0%})."
-            photo = views.photo(self.next.picture(found), f"Photo {at + 1} of {len(found.photos)}", said)
-        return [photo, labelled, gr.update(choices=classes, value=None), *buttons]
+            said = f"The model takes it for {photos[at].prediction} ({photos[at].probability:.0%})."
+            photo = views.photo(self.next.picture(found), f"Photo {at + 1} of {len(photos)}", said)
+        return [found.turn, photo, labelled]
