@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 from chromium import TIMEOUT, chromium, needed, open_tab, settle
 from finished import make_images, run_finetune
+from gradio import Warning as Warned
 from gradio.route_utils import delete_files_created_by_app
 from PIL import Image, ImageStat
 from playwright.sync_api import Page, expect
@@ -490,7 +490,7 @@ def press_at_once(page: Page, keys: str, answered: Callable[[], None]) -> None:
 def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
     page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gr, "Warning", partial(gr.Warning, duration=None))  # so that all can be counted
+    monkeypatch.setattr("gradio.Warning", partial(Warned, duration=None))  # so that all can be counted
     errand = Training(Errand(folder, "labels", {}), "done")
     suspects = tuple(Suspect("label", f"red/{n}.png", "train", "red", "blue", 0.9) for n in range(4))
     review = Review(Desk("photos", "model", {"train": 9}, 9, (), suspects))

@@ -56,6 +56,15 @@ class Labelling:
     left_out: Sequence[str] = ()
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
+    def collect(self) -> None:
+        """Take in the photos once they are ranked, whether or not anybody followed it."""
+        with self.lock:
+            if self.photos is not None or self.choosing.state != "done":
+                return
+            job = self.choosing.job
+            assert isinstance(job, Errand)
+            self.photos = build(Chosen, json.loads(job.found.read_text(encoding="utf-8")), "the choice").chosen
+
     @property
     def status(self) -> str:
         """How far the ranking is, and what was left out of it."""
@@ -118,8 +127,10 @@ class LabelNext:
         self.space = space
 
     def of(self, session: Session) -> Labelling | None:
-        """Return what a visit labels; None before photos were given."""
+        """Return what a visit labels, with the photos as soon as they are ranked; None before they were given."""
         found: Labelling | None = session.desks.get(KEY)
+        if found is not None:
+            found.collect()
         return found
 
     def classes(self, session: Session, model: str | None) -> list[str]:
@@ -165,11 +176,7 @@ class LabelNext:
             session.seen = time.monotonic()
             if not found.choosing.ended:
                 yield found
-        if found.choosing.state == "done" and found.photos is None:
-            job = found.choosing.job
-            assert isinstance(job, Errand)
-            chosen = build(Chosen, json.loads(job.found.read_text(encoding="utf-8")), "the choice")
-            found.photos = chosen.chosen
+        found.collect()
         yield found
 
     def press(self, session: Session, turn: str, act: Callable[[Labelling], None]) -> bool:

@@ -54,6 +54,16 @@ class LabelDesk:
         """What the page keeps of the finding that is looked at, and sends with each press."""
         return f"{self.search}/{self.review.at if self.review else ''}"
 
+    def collect(self) -> None:
+        """Take in what the search has found, once it has ended, whether or not anybody followed it."""
+        with self.lock:
+            if self.review is not None or self.looking.state != "done":
+                return
+            job = self.looking.job
+            assert isinstance(job, Errand)
+            found = json.loads(job.found.read_text(encoding="utf-8", errors="surrogateescape"))
+            self.review = Review(build(Desk, found, "the findings"))
+
     def named(self, text: str) -> str:
         """Return the label that a visitor means: one of the images' own as it is, a new one as a class may be called.
 
@@ -75,8 +85,10 @@ class LabelDesks:
         self.space = space
 
     def of(self, session: Session) -> LabelDesk | None:
-        """Return the desk of a visit; None before anything was looked for."""
+        """Return the desk of a visit, with the findings as soon as there are some; None before a search."""
         desk: LabelDesk | None = session.desks.get(KEY)
+        if desk is not None:
+            desk.collect()
         return desk
 
     def review(self, session: Session) -> Review:
@@ -122,11 +134,7 @@ class LabelDesks:
             session.seen = time.monotonic()
             if not desk.looking.ended:
                 yield desk
-        if desk.looking.state == "done" and desk.review is None:
-            job = desk.looking.job
-            assert isinstance(job, Errand)
-            found = json.loads(job.found.read_text(encoding="utf-8", errors="surrogateescape"))
-            desk.review = Review(build(Desk, found, "the findings"))
+        desk.collect()
         yield desk
 
     def press(self, session: Session, turn: str, act: Callable[[Review], None]) -> bool:

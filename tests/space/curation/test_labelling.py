@@ -109,6 +109,18 @@ def test_a_press_counts_for_the_photo_that_was_on_show_alone(visit: Visit, photo
         after.press(Session(), first, Labelling.undo)
 
 
+def test_photos_are_there_though_nobody_followed_the_ranking(visit: Visit, photos: list[str]) -> None:
+    after = LabelNext(visit.space)
+    after.choose(visit.session, photos, "run")
+    found = after.of(visit.session)
+    assert found is not None
+    assert found.photos is not None
+    found.answer("red")
+    after.join(visit.session)
+    assert list(after.follow(visit.session))[-1].photos == found.photos  # which are not read again
+    assert len(found.photos) == 5
+
+
 def test_what_is_answered_while_photos_are_put_among_the_classes_is_kept(
     visit: Visit, photos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

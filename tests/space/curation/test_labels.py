@@ -108,6 +108,14 @@ def test_of_presses_at_the_same_time_the_first_counts(visit: Visit) -> None:
     assert desk.review.decisions == {0: Decision("drop")}
 
 
+def test_findings_are_there_though_nobody_followed_the_search(visit: Visit) -> None:
+    desks = LabelDesks(visit.space)
+    desks.look(visit.session, GIVEN, ZIP, "run")
+    review = desks.review(visit.session)
+    review.decide(Decision("keep"))
+    assert list(desks.follow(visit.session))[-1].review is review  # which is not read again
+
+
 def test_a_press_does_not_count_for_another_search(visit: Visit) -> None:
     desks, desk = looked(visit)
     before = desk.turn

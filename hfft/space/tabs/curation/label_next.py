@@ -76,9 +76,11 @@ class LabelNextTab:
         model, classes = self.training.model, self.training.classes
         self.shown = [self.turn, self.photo, self.said, self.other, *self.classes]
         asked = [self.status, self.files, *self.shown]
-        for moment in (self.tab.select, model.change):  # another model has other classes
-            moment(plainly(self.there), model, self.shown, **_QUICK)
-        self.rank.click(plainly(self.choose), [self.files, model], asked, concurrency_limit=4, **_QUICK)
+        # Whoever waits in the queue is told so.
+        long: dict[str, Any] = {**_QUICK, "concurrency_limit": self.space.options.max_waiting + 2}
+        self.tab.select(plainly(self.there), model, [self.status, *self.shown], **long)
+        model.change(plainly(self.renamed), model, self.shown, **_QUICK)
+        self.rank.click(plainly(self.choose), [self.files, model], asked, **long)
         for button in self.classes:
             button.click(plainly(self.pressed), [button, self.turn, model], self.shown, **_PRESSED)
         self.give.click(plainly(self.named), [self.other, self.turn, model], self.shown, **_PRESSED)
@@ -94,8 +96,16 @@ class LabelNextTab:
         for found in self.next.follow(session):
             yield note(found.status), None, *self._shown(session, model)
 
-    def there(self, model: str | None, request: gr.Request) -> Any:
-        """Answer with the photo that a visitor who comes again is asked about."""
+    def there(self, model: str | None, request: gr.Request) -> Iterator[Any]:
+        """Answer with the photo that a visitor who comes again is asked about; while they are ranked, with how far."""
+        session = self.space.visits.of(request.session_hash)
+        if self.next.of(session) is None:
+            yield "", *self._shown(session, model)
+        for found in self.next.follow(session):
+            yield note(found.status), *self._shown(session, model)
+
+    def renamed(self, model: str | None, request: gr.Request) -> Any:
+        """Answer with the photo that is asked about, and the classes of another model."""
         return self._shown(self.space.visits.of(request.session_hash), model)
 
     def pressed(self, button: str, turn: str, model: str | None, request: gr.Request) -> Any:

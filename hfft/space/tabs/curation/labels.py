@@ -18,7 +18,6 @@ from hfft.space.views.html import note, progress
 from hfft.space.widgets import Name, plainly
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_LONG: dict[str, Any] = {**_QUICK, "concurrency_limit": 4}
 _PRESSED: dict[str, Any] = {**_QUICK, "trigger_mode": "multiple"}  # or the page drops some, and says nothing of it
 _INTRODUCTION = """Each label is checked against all other images, never against itself. A label that they contradict is
 a reason to look, not proof. No image is moved or deleted: your decisions make a new list."""
@@ -67,11 +66,13 @@ class LabelsTab:
 
     def _wire(self, tab: gr.Tab) -> None:
         box, classes = self.training.box, self.training.classes
+        # Whoever waits in the queue is told so.
+        long: dict[str, Any] = {**_QUICK, "concurrency_limit": self.space.options.max_waiting + 2}
         self.seen = [self.turn, self.finding, self.label, self.gallery, self.said]
         searched = [self.status, self.look, self.stop, self.desk, *self.seen]
         chosen = [self.place, classes.source, self.training.model]
-        self.look.click(plainly(self.search), chosen, searched, **_LONG)
-        tab.select(self.there, None, [self.desk, *self.seen], **_QUICK)
+        self.look.click(plainly(self.search), chosen, searched, **long)
+        tab.select(plainly(self.there), None, searched, **long)
         self.stop.click(self.cancel_search, None, self.status, **_QUICK)
         self.keep.click(plainly(self.decide_keep), self.turn, self.seen, **_PRESSED)
         self.relabel.click(plainly(self.decide_relabel), [self.label, self.turn], self.seen, **_PRESSED)
@@ -80,22 +81,31 @@ class LabelsTab:
         self.gallery.select(plainly(self.choose), self.turn, self.seen, **_PRESSED)
         self.sheet.click(plainly(self.write), None, self.sheet, **_QUICK)
         trained = [self.trained, self.training.model]
-        self.again.click(plainly(self.train), [box.policy, box.epochs, self.training.model], trained, **_LONG)
+        self.again.click(plainly(self.train), [box.policy, box.epochs, self.training.model], trained, **long)
 
     def search(self, place: str, source: str, model: str | None, request: gr.Request) -> Iterator[Any]:
         """Answer again and again with how far the search is, and at its end with the first finding."""
         session = self.space.visits.of(request.session_hash)
         self.desks.look(session, place, source, model)
-        for desk in self.desks.follow(session):
-            busy = not desk.looking.ended
-            buttons = gr.update(visible=not busy), gr.update(visible=busy), gr.update(visible=desk.review is not None)
-            yield note(_searching(desk)), *buttons, *self._shown(session)
+        yield from self._followed(session)
 
-    def there(self, request: gr.Request) -> Any:
-        """Answer with what a visitor who comes again has found and decided."""
+    def there(self, request: gr.Request) -> Iterator[Any]:
+        """Answer with what a visitor who comes again has found and decided, and as `search` while that goes on."""
         session = self.space.visits.of(request.session_hash)
+        if self.desks.of(session) is None:
+            yield self._searched(session)
+        yield from self._followed(session)
+
+    def _followed(self, session: Session) -> Iterator[Any]:
+        for _ in self.desks.follow(session):
+            yield self._searched(session)
+
+    def _searched(self, session: Session) -> Any:
         desk = self.desks.of(session)
-        return gr.update(visible=desk is not None and desk.review is not None), *self._shown(session)
+        busy = desk is not None and not desk.looking.ended
+        found = desk is not None and desk.review is not None
+        buttons = gr.update(visible=not busy), gr.update(visible=busy), gr.update(visible=found)
+        return note(_searching(desk)) if desk else "", *buttons, *self._shown(session)
 
     def cancel_search(self, request: gr.Request) -> str:
         """Answer with what stands where the search was."""
