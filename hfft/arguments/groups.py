@@ -76,7 +76,8 @@ class DataArguments:
     )
     test_dir: str | None = option(None, "The same for a test at the very end; never used to choose anything.")
     train_val_split: float = option(
-        0.15, "Share of the training images to validate on where no validation set is given."
+        0.15,
+        "Share of the training images to validate on where no validation set is given; each class gives one at least.",
     )
     max_train_samples: int | None = option(None, "Maximum number of training images, keeping the class shares.")
     max_eval_samples: int | None = option(

@@ -19,7 +19,7 @@ from hfft.data.readers.folders import ClassFolders, open_class_folders, read_spl
 from hfft.data.readers.shards import read_shards, read_stream, shards_of
 from hfft.data.readers.sources import is_saved, load_dataset, walk
 from hfft.data.readers.tables import TABLES, is_metadata, read_metadata, read_table, table_columns
-from hfft.data.sampling import describe_groups, sample, split_off, with_groups
+from hfft.data.sampling import describe_groups, describe_share, sample, split_off, with_groups
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 from hfft.tasks.contract import Task
@@ -90,6 +90,7 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
         notes.append(f"Left out: the test split, whose {len(splits['test'].names):,} images have no labels")
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
+        notes += describe_share(train, validation, data.train_val_split)
     most = data.max_train_samples
     if most is not None and most < len(labels) and task.chooses:
         raise DataError(

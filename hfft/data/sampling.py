@@ -22,8 +22,9 @@ _ALONE = "no group: "  # begins the name of a group that is a single image
 def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int) -> tuple[ImageSet, ImageSet]:
     """The images without a stratified share of them, and that share.
 
-    Either side keeps at least one image of each class, where an image has one. Where images belong to groups, these
-    stay whole: then the training side alone is sure to have every class.
+    Either side keeps at least one image of each class, where an image has one, which can make the share larger; of
+    numbers two are held back, without which there is no R2. Where images belong to groups, these stay whole: then the
+    training side alone is sure to have every class.
 
     Args:
         train: labelled images.
@@ -37,29 +38,50 @@ def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int)
     if train.groups is not None:
         rows = held_out_groups(train, share, seed)
         return train.select(np.setdiff1d(np.arange(len(train)), rows)), train.select(rows)
-    sizes = Counter(train.strata.tolist())
+    sizes, size = Counter(train.strata.tolist()), len(train)
     lonely = [labels[index] for index, count in sorted(sizes.items()) if count < 2] if train.task.chooses else []
     if lonely:
         raise DataError(
             f"{train.place}: the class {lonely[0]!r} has a single image, so none can be set aside for validation; "
             "add images or give validation images"
         )
-    count = min(max(round(share * len(train)), len(sizes)), len(train) - len(sizes))
+    held, kept = (min(2, size // 2), 1) if train.task.ranges else (len(sizes), len(sizes))
+    count = min(max(round(share * size), held), size - kept)
     if count < 1:
         raise DataError(
-            f"{train.place}: {len(train)} images are too few to set some aside for validation; add images or give "
+            f"{train.place}: {size} images are too few to set some aside for validation; add images or give "
             "validation images"
         )
-    rows = stratified(train.strata, count, seed, keep_one=True)
-    rest = np.setdiff1d(np.arange(len(train)), rows)
+    rows = stratified(_strata(train, count), count, seed, keep_one=not train.task.ranges)
+    rest = np.setdiff1d(np.arange(size), rows)
     return train.select(rest), train.select(rows)
+
+
+def describe_share(train: ImageSet, held_out: ImageSet, share: float) -> list[str]:
+    """Say where `split_off` set more aside than was asked for, and why."""
+    total = len(train) + len(held_out)
+    if len(held_out) <= round(share * total):
+        return []
+    reason = "fewer are too few to measure with" if train.task.ranges else "each class needs one"
+    reason = reason if train.groups is None else "groups stay whole"
+    return [f"Set aside: {len(held_out):,} of {total:,} images, more than --train_val_split {share:g}, as {reason}"]
 
 
 def sample(images: ImageSet, most: int | None, seed: int) -> ImageSet:
     """At most so many images, stratified; all of them where `most` is None."""
     if most is None or most >= len(images):
         return images
-    return images.select(stratified(images.strata, most, seed))
+    return images.select(stratified(_strata(images, most), most, seed))
+
+
+def _strata(images: ImageSet, count: int) -> NDArray[np.int64]:
+    """Return the strata that a sample of so many images is drawn by.
+
+    Ranges of numbers are as few as the images of the sample: of more it would take the lowest, and none of the others.
+    """
+    strata = images.strata
+    number = len(np.unique(strata))
+    return strata * count // number if images.task.ranges and count < number else strata
 
 
 def stratified(strata: NDArray[np.int64], count: int, seed: int, keep_one: bool = False) -> NDArray[np.int64]:

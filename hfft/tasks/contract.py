@@ -170,6 +170,7 @@ class Task(ABC):
         output: what an exported model calls what it makes of its logits.
         replies: what answers are called, in the plural.
         chooses: whether an image has one label of several. Temperatures, sets of labels and unknown images need it.
+        ranges: whether the strata are ranges of numbers, in order; else they are classes, none of which may be lost.
         least: how many labels there must be.
         noun: what a label is called, and several.
         cuts: whether an image with a part of another one's has labels, which ``--cutmix`` needs.
@@ -190,6 +191,7 @@ class Task(ABC):
     output: ClassVar[str] = "probabilities"
     replies: ClassVar[str] = "labels"
     chooses: ClassVar[bool] = False
+    ranges: ClassVar[bool] = False
     least: ClassVar[int] = 1
     noun: ClassVar[tuple[str, str]] = ("class", "classes")
     missing: ClassVar[str] = ""

@@ -38,6 +38,7 @@ class Regression(Task):
 
     name = "regression"
     problem_type = "regression"
+    ranges = True
     cuts = False
     metric = "r2"
     metrics = ("r2", "mae", "rmse", "loss")

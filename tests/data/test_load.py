@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,33 @@ def test_small_classes_are_on_both_sides(tmp_path: Path) -> None:
     sets = load_image_sets(DataArguments(train_dir=str(train), train_val_split=0.1), seed=0)
     assert np.bincount(sets.validation.labels).tolist() == [1, 1]
     assert np.bincount(sets.train.labels).tolist() == [19, 1]
+    assert not any(note.startswith("Set aside: ") for note in sets.notes)
+    raised = load_image_sets(DataArguments(train_dir=str(train), train_val_split=0.05), seed=0)
+    assert np.bincount(raised.validation.labels).tolist() == [1, 1]
+    assert raised.notes[-1] == "Set aside: 2 of 22 images, more than --train_val_split 0.05, as each class needs one"
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "held_out"),
+    [(20, 0.15, 3), (20, 0.05, 2), (20, 0.6, 12), (60, 0.15, 9), (100, 0.15, 15), (6, 0.15, 2), (3, 0.15, 1)],
+)
+def test_of_numbers_the_asked_share_is_set_aside_over_their_whole_range(
+    images: int, share: float, held_out: int, tmp_path: Path
+) -> None:
+    train = make_folder(tmp_path / "faces", {"a": images})
+    files = sorted(file.relative_to(tmp_path) for file in train.rglob("*.png"))
+    rows = [f"{file},{number}" for number, file in enumerate(files)]
+    (tmp_path / "faces.csv").write_text("\n".join(["image,age", *rows]))
+    data = DataArguments(
+        dataset_name=str(tmp_path / "faces.csv"), label_column_name="age", task="regression", train_val_split=share
+    )
+    sets = load_image_sets(data, seed=0)
+    assert (len(sets.train), len(sets.validation)) == (images - held_out, held_out)
+    middle = (images - 1) / 2
+    assert held_out == 1 or sets.validation.labels.min() < middle < sets.validation.labels.max()
+    few = load_image_sets(replace(data, max_eval_samples=2), seed=0).validation.labels
+    assert held_out == 1 or few.min() < middle < few.max()
+    assert any(note.startswith("Set aside: ") for note in sets.notes) is (held_out > round(share * images))
 
 
 # Fingerprints -----------------------------------------------------------------------------------------
