@@ -471,7 +471,7 @@ def check_ending(flag: str, path: str, endings: tuple[str, ...]) -> None:
 
 @dataclass
 class EvaluateArguments:
-    """Which labelled images, and where the figures go. Without any: the test images of the embedded ten animals."""
+    """Which labelled images, and where the figures go. Without any: the run's own test or validation images."""
 
     dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")

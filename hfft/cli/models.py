@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hfft.arguments import CheckpointArguments, EvaluateArguments, ExportArguments, MergeArguments, PushArguments
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
+from hfft.errors import ArgumentError
 from hfft.parsing import parse
 
 
 def evaluate_command(argv: list[str]) -> Reply:
     """Evaluate a finished model on labelled images: accuracy, F1, calibration, per class."""
     groups = (CheckpointArguments, EvaluateArguments)
-    use, options = parse(groups, argv, "evaluate", summary_of("evaluate"))
+    model = {"nargs": "?", "metavar": "RUN", "help": "A run's output folder or a Hub id, in place of --model."}
+    use, options, run = parse(groups, argv, "evaluate", summary_of("evaluate"), model)
+    if run is not None:
+        if use.model is not None:
+            raise ArgumentError(f"give the model once: as RUN ({run!r} here), or by --model")
+        use = replace(use, model=run)
     from hfft.inference.evaluate import describe_evaluation, evaluate
 
     if options.folds is None:

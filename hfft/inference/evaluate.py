@@ -22,9 +22,10 @@ from hfft.data.load import open_source
 from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
-from hfft.errors import DataError, OutputError
+from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
 from hfft.files import write_whole
 from hfft.inference.classifier import Classifier, load_classifier
+from hfft.inference.runs import own_sets
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
@@ -112,6 +113,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
         options: which images, and where ``evaluation.json``, ``predictions.csv`` and the plots of the task go.
 
     Raises:
+        ArgumentError: no images are given, and the model does not say which are its own.
         ModelError: the model cannot be loaded.
         DataError: an image cannot be read, or is of a class that the model does not know.
         OutputError: a file cannot be written.
@@ -149,8 +151,12 @@ def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[I
     """The images to evaluate on, their labels numbered as the model numbers them, and what they were taken for.
 
     Raises:
+        ArgumentError: no images are given, and the model does not say which are its own.
         DataError: the images cannot be loaded, or one is of a class that the model does not know.
     """
+    if options.dataset_name is None and options.validation_dir is None:
+        images, notes = _own(options, classifier)
+        return sample(images, options.max_eval_samples, options.seed), notes
     found, notes = _find(options, classifier)
     task, labels = classifier.task, [composed(label) for label in classifier.labels]
     for row, name in enumerate(found.names):
@@ -285,6 +291,28 @@ def _trust(evaluation: Evaluation) -> Iterator[str]:
         yield f"unknown    {evaluation.unknown:.4f}  (share taken for unlike the training images)"
     if (other := evaluation.against) is not None:
         yield f"against    {other.accuracy:.4f} of {other.model}: {described(other.difference)}"
+
+
+def _own(options: EvaluateArguments, classifier: Classifier) -> tuple[ImageSet, tuple[str, ...]]:
+    """Return the images that the run itself was judged by, and what they are."""
+    if classifier.record is None:
+        raise ArgumentError(
+            f"{classifier.name} holds no {RECORD}, which would name images of its own; give --dataset_name or "
+            "--validation_dir, or a run's folder as --model"
+        )
+    try:
+        sets = own_sets(classifier)
+    except HfftError as error:
+        raise DataError(
+            f"the images of {classifier.name} itself cannot be read here ({one_line(error)}); give others with "
+            "--dataset_name or --validation_dir"
+        ) from error
+    splits = {"train": sets.train, "validation": sets.validation, **({"test": sets.test} if sets.test else {})}
+    split = options.split or ("test" if "test" in splits else "validation")
+    if split not in splits:
+        raise DataError(f"{classifier.name}: its own images have no split {split!r} among {', '.join(splits)}")
+    note = f"No images are given, so these are the {split} images of the run itself"
+    return replace(splits[split], task=classifier.task), (note,)
 
 
 def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImages, tuple[str, ...]]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from PIL import Image
 
 from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet, upright_rgb
-from hfft.data.load import ImageSets, load_image_sets
+from hfft.data.load import ImageSets, load_image_sets, load_usable_sets
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import HfftError
 from hfft.metrics import PairedDifference, paired_difference
@@ -25,6 +26,9 @@ from hfft.report.record import RunRecord, read_record
 from hfft.report.trace import EpochRow, read_trace
 from hfft.tasks.contract import Task, Told
 from hfft.tasks.single_label import SINGLE_LABEL
+
+if TYPE_CHECKING:
+    from hfft.inference.classifier import Classifier
 
 _DEEPEST = 3  # folders below the root that may hold a run
 
@@ -246,6 +250,22 @@ def _picture(found: tuple[ImageSet, int] | None, least: int | None) -> Image.Ima
         return found and found[0].image(found[1], least)
     except HfftError:
         return None
+
+
+def own_sets(classifier: Classifier) -> ImageSets:
+    """Load the images that a run trained on, split as it split them.
+
+    Raises:
+        HfftError: the model has no record, or the images are not what or where they were.
+    """
+    if classifier.record is None:
+        raise HfftError(f"{classifier.name} holds no {RECORD}, which names them")
+    known = {item.name for item in fields(DataArguments)}
+    given = {name: value for name, value in classifier.record.arguments.items() if name in known}
+    sets = load_usable_sets(DataArguments(**given), classifier.record.seed)
+    if sets.labels != classifier.labels:
+        raise HfftError(f"{sets.name} has other labels than {classifier.name} by now")
+    return sets
 
 
 def embedded_examples(count: int = 5) -> list[tuple[str, Image.Image]]:

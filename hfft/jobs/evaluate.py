@@ -36,7 +36,7 @@ def evaluate_with(**options: Any) -> Evaluation:
 
     Args:
         options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
-            ``output_dir``.
+            ``output_dir``. Without images those count that the run itself was judged by: test, else validation.
 
     Raises:
         ArgumentError: there is no such option, or its value is wrong.

@@ -24,7 +24,7 @@ from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.load import find_splits, load_image_sets
 from hfft.data.probe import probe_image
 from hfft.inference.classifier import load_classifier
-from hfft.inference.export.images import _own_sets
+from hfft.inference.runs import own_sets
 
 Folder = Callable[..., Path]
 
@@ -231,7 +231,7 @@ def test_skipped_files_are_said_and_recorded(
     assert data["skipped"] == ["red/000.png"]
     assert sum(data["counts"].values()) == 23
     run = tmp_path / "skip"
-    sets = _own_sets(load_classifier(run, device="cpu"))
+    sets = own_sets(load_classifier(run, device="cpu"))
     assert sum(map(len, (sets.train, sets.validation))) == 23
     capsys.readouterr()
     Image.new("RGB", (32, 32), "pink").save(tmp_path / "new.png")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import hfft
 from hfft.cli import main
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,38 @@ def test_wrong_arguments(finished: Path, tmp_path: Path, options: dict[str, obje
 def test_only_a_run_has_a_recipe(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="--folds needs the folder of a run"):
         hfft.evaluate(model=finished / "base", folds=2, output_dir=tmp_path / "out")
+
+
+def test_without_images_a_run_is_evaluated_on_its_own(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(finished / "out")
+    assert main(["evaluate", run, "--output_dir", str(tmp_path / "own")]) == 0
+    assert "No images are given, so these are the validation images of the run itself" in capsys.readouterr().out
+    rows = predicted(finished / "out")
+    assert [(row["file"], row["prediction"]) for row in predicted(tmp_path / "own")] == [
+        (row["file"], row["prediction"]) for row in rows
+    ]
+    trained = hfft.evaluate(model=run, split="train", max_eval_samples=6, output_dir=tmp_path / "train")
+    assert (trained.metrics.images, trained.notes[0].count("the train images")) == (6, 1)
+    with pytest.raises(DataError, match="its own images have no split 'test' among train, validation"):
+        hfft.evaluate(model=run, split="test", output_dir=tmp_path / "test")
+    assert main(["evaluate", run, "--model", run, "--output_dir", str(tmp_path / "two")]) == 2
+    assert "give the model once" in capsys.readouterr().err
+
+
+def test_test_images_go_before_validation_images(tmp_path: Path) -> None:
+    images, test = make_images(tmp_path / "images"), make_images(tmp_path / "test", count=2)
+    run_finetune(make_model(tmp_path / "base"), images, tmp_path / "run", "head", test=test)
+    found = hfft.evaluate(model=tmp_path / "run", output_dir=tmp_path / "own")
+    assert (found.metrics.images, found.notes[0].count("the test images of the run itself")) == (6, 1)
+    images.rename(tmp_path / "moved")
+    with pytest.raises(
+        DataError, match=r"images of .*run itself cannot be read here .*; give others with --dataset_name"
+    ):
+        hfft.evaluate(model=tmp_path / "run", output_dir=tmp_path / "gone")
+
+
+def test_without_a_record_images_have_to_be_given(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"base holds no hfft\.json, .*; give --dataset_name or --validation_dir"):
+        hfft.evaluate(model=finished / "base", output_dir=tmp_path / "out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +12,11 @@ from PIL import Image
 
 from hfft.arguments import DataArguments, ExportArguments
 from hfft.data.images import ImageSet, open_image
-from hfft.data.load import ImageSets, load_image_sets, load_usable_sets
+from hfft.data.load import load_image_sets
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.inference.classifier import find_images
+from hfft.inference.runs import own_sets
 
 if TYPE_CHECKING:
     from hfft.inference.classifier import Classifier
@@ -50,7 +51,7 @@ def held_out_images(classifier: Classifier, options: ExportArguments) -> RealIma
     if options.images is not None:
         return _files(options.images, options.check_images)
     try:
-        sets, known = _own_sets(classifier), True
+        sets, known = own_sets(classifier), True
     except HfftError:  # the run's images may be on another machine; the embedded ones are real images as well
         sets, known = load_image_sets(DataArguments(), seed=0), False
     split, images = ("test", sets.test) if sets.test is not None else ("validation", sets.validation)
@@ -66,7 +67,7 @@ def training_images(classifier: Classifier, options: ExportArguments) -> RealIma
         ArgumentError: the run's images cannot be read, and none were given.
     """
     try:
-        sets = _own_sets(classifier)
+        sets = own_sets(classifier)
     except HfftError as error:
         if options.images is not None:
             return _files(options.images, options.calibration_images)
@@ -75,18 +76,6 @@ def training_images(classifier: Classifier, options: ExportArguments) -> RealIma
             "images like them with --images FOLDER"
         ) from error
     return _of_set(sample(sets.train, options.calibration_images, seed=0), f"{sets.name}, train", None)
-
-
-def _own_sets(classifier: Classifier) -> ImageSets:
-    """Load the images that the run trained on, split as it split them."""
-    if classifier.record is None:
-        raise HfftError(f"{classifier.name} holds no hfft.json, which names them")
-    known = {item.name for item in fields(DataArguments)}
-    given = {name: value for name, value in classifier.record.arguments.items() if name in known}
-    sets = load_usable_sets(DataArguments(**given), classifier.record.seed)
-    if sets.labels != classifier.labels:
-        raise HfftError(f"{sets.name} has other labels than {classifier.name} by now")
-    return sets
 
 
 def _of_set(images: ImageSet, source: str, truth: NDArray[np.int64] | None) -> RealImages:
