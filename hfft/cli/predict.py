@@ -14,6 +14,7 @@ from hfft.arguments import CheckpointArguments, PredictArguments
 from hfft.bars import bar
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
+from hfft.demo import EMBEDDED_NAME
 from hfft.parsing import parse
 from hfft.report.terminal import in_a_line, tail
 
@@ -37,6 +38,12 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
 
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
+    if use.model is None:
+        print(
+            f"No --model: {EMBEDDED_NAME} answers, which knows ImageNet's classes alone; a run of yours: --model "
+            "outputs/NAME",
+            file=sys.stderr,
+        )
     if show.coverage is not None:
         check_coverage(classifier, show.coverage)
     rows = classify(classifier, files, show.top_k, use.batch_size, show.coverage)

@@ -192,6 +192,18 @@ def test_table(capsys: pytest.CaptureFixture[str], model: Path, images: Path) ->
     assert sorted(first[column:].split()[::2]) == list(LABELS)
 
 
+def test_without_a_model_it_is_said_which_one_answers(
+    capsys: pytest.CaptureFixture[str], model: Path, images: Path
+) -> None:
+    for more in ((), ("--json",)):
+        _, out, err = run_command(capsys, images / "red" / "0.png", *more)
+        assert "No --model" not in out
+        (line,) = err.splitlines()
+        assert line.startswith("No --model: EfficientNet-Lite0 answers")
+        assert "--model outputs/NAME" in line
+    assert run_command(capsys, images / "red" / "0.png", "--model", model)[2] == ""
+
+
 def test_nothing_readable_is_a_failure(capsys: pytest.CaptureFixture[str], model: Path, images: Path) -> None:
     assert run_command(capsys, images / "broken.png", "--model", model)[0] == 1
 
