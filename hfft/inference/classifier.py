@@ -60,6 +60,10 @@ class Classifier:
     record: RunRecord | None = None
     known: KnownImages | None = None
 
+    def __repr__(self) -> str:
+        """Return a line: its parts hold the model and the features of the training images."""
+        return f"Classifier({self.name!r}, {self.task.count(len(self.labels))})"
+
     @cached_property
     def task(self) -> Task:
         """How logits become answers."""

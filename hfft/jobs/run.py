@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, TrainerState
 
 from hfft.data.load import ImageSets
 from hfft.jobs.trust import Trust
+from hfft.metrics import WORDS
 from hfft.planning.plan import Plan
 from hfft.report.record import ExtensionRecord
 from hfft.training.progress import Baselines, PhaseResult, Progress
@@ -46,6 +47,12 @@ class Run:
     extended: ExtensionRecord | None = None
     command: str = "finetune"
     beside: tuple[Callable[[Path], None], ...] = ()
+
+    def __repr__(self) -> str:
+        """Return a line: its parts hold the model and every image."""
+        metric = self.sets.task.metric
+        score = self.metrics["eval"][f"eval_{metric}"]
+        return f"Run({str(self.folder)!r}, {self.plan.policy}, {WORDS[metric].name} {score:.3f})"
 
     @property
     def settings(self) -> Settings:

@@ -43,6 +43,10 @@ class Scored(ABC):
     metric: str
     images: int
 
+    def __repr__(self) -> str:
+        """Return a line: an answer for each image is too much for one."""
+        return f"{type(self).__name__}({self.said}, {self.images} images)"
+
     @property
     @abstractmethod
     def score(self) -> float:
@@ -67,7 +71,7 @@ class Scored(ABC):
         return f"{WORDS[self.metric].name} {self.score:.3f}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Right(Scored):
     """Answers that are right or wrong.
 
@@ -109,7 +113,7 @@ class Right(Scored):
         return counted(self.score, self.images)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Resampled(Scored):
     """Answers that are ranked, or numbers: their metric is of all images together.
 

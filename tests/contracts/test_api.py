@@ -54,6 +54,8 @@ def test_finetune_by_keywords(tmp_path: Path) -> None:
     )
     assert run.sets.labels == LABELS
     assert run.plan.policy == "head"
+    accuracy = run.predictions["validation"].metrics["eval_accuracy"]
+    assert repr(run) == f"Run({str(tmp_path / 'output')!r}, head, accuracy {accuracy:.3f})"
     assert run.predictions["validation"].predictions.shape == (len(run.sets.validation), 3)
     assert run.settings.training.num_train_epochs == 2.0
     model, _ = hfft.load(tmp_path / "output")

@@ -74,6 +74,10 @@ def test_open_images_in_any_mode(classifier: Classifier) -> None:
     assert not [row.error for row in rows if row.error]
 
 
+def test_a_notebook_shows_a_line(classifier: Classifier, model: Path) -> None:
+    assert repr(classifier) == f"Classifier({str(model)!r}, 3 classes)"
+
+
 def test_is_lazy(classifier: Classifier, images: Path) -> None:
     asked = []
 

@@ -59,6 +59,10 @@ class BackboneAdvice:
     images: int
     folds: int
 
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the table."""
+        return f"BackboneAdvice({self.model!r}, of {len(self.backbones)} models on {self.images} images)"
+
     def __str__(self) -> str:
         scored = self.backbones[0].scored
         columns = ("model", WORDS[scored.metric].name, *_COLUMNS)

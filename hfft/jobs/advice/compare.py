@@ -94,6 +94,10 @@ class Advice:
     curve: LearningCurve | None = None
     command: str = ""
 
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the table."""
+        return f"Advice({self.policy!r}, of {len(self.candidates)} recipes on {self.images} images)"
+
     def __str__(self) -> str:
         scored = self.candidates[0].scored
         columns = ("recipe", WORDS[scored.metric].name, *_COLUMNS)

@@ -16,7 +16,7 @@ from runs import record, run
 
 from hfft.cli import main
 from hfft.errors import ArgumentError
-from hfft.jobs.advice.compare import PROBE, Candidate, Entrant, race, recommend, train_all
+from hfft.jobs.advice.compare import PROBE, Advice, Candidate, Entrant, race, recommend, train_all
 from hfft.metrics import wilson_interval
 from hfft.tasks.scored import Right
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -28,6 +28,12 @@ def candidate(policy: str, right: int, share: float, images: int = 100, folds: i
 
 
 PROBED = candidate(PROBE, 60, 0.1)
+
+
+def test_a_notebook_shows_a_line() -> None:
+    advice = Advice((PROBED, candidate("head", 80, 0.1)), "head", "It is.", 100, 5)
+    assert repr(advice) == "Advice('head', of 2 recipes on 100 images)"
+    assert "Right(0.600, 100 images)" in repr(PROBED)
 
 
 def test_the_favourite_is_recommended_unless_another_is_clearly_ahead() -> None:
