@@ -221,11 +221,11 @@ def classify(
 ) -> Iterator[Prediction]:
     """Classify images, in their order, a batch at a time.
 
-    An image that cannot be read becomes a prediction with an error.
+    An image that cannot be read becomes a prediction with an error. A folder stands for all images in it and below.
 
     Args:
         classifier: what `load_classifier` returns.
-        sources: files or images.
+        sources: files, folders or images.
         top_k: how many labels to give per image; a model with fewer gives all of them.
         batch_size: images per forward pass.
         coverage: how often `Prediction.label_set` is to hold the right label, 0 to 1; see `hfft.trust.conformal`.
@@ -233,6 +233,7 @@ def classify(
     Raises:
         ArgumentError: the classifier or the list of files and images is not one, or fewer than one label or image at a
             time is asked for.
+        DataError: a folder holds no images.
         ModelError: sets of labels are asked for, and the model came without what they need.
 
     Example:
@@ -251,7 +252,7 @@ def classify(
     if coverage is not None:
         check_coverage(classifier, coverage)
     number = 0
-    for batch in _batches(sources, batch_size):
+    for batch in _batches(_expanded(sources), batch_size):
         rows: list[Prediction | str] = []
         inputs: list[dict[str, Tensor]] = []
         for source in batch:
@@ -299,6 +300,14 @@ def find_images(paths: Sequence[str | Path], say: Callable[[str], None] | None =
         if left and say is not None:
             say(f"{path}: left out: {', '.join(f'{count:,} {ending}' for ending, count in left.most_common())}")
     return files
+
+
+def _expanded(sources: Iterable[Source]) -> Iterator[Source]:
+    for source in sources:
+        if isinstance(source, str | os.PathLike) and os.path.isdir(source):
+            yield from find_images([Path(source)])
+        else:
+            yield source
 
 
 def _batches(sources: Iterable[Source], size: int) -> Iterator[tuple[Source, ...]]:

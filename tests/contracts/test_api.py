@@ -104,7 +104,12 @@ def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shutil.copy(tmp_path / "photos" / "train" / "red" / "0.png", tmp_path / "photos" / "new.png")
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
-    exec(example[1], {"print": lambda *words: printed.append(" ".join(map(str, words)))})  # noqa: S102  (our own text)
+    names: dict[str, Any] = {"print": lambda *words: printed.append(" ".join(map(str, words)))}
+    exec(example[1], names)  # noqa: S102  (our own text)
+    loop = example[1][example[1].index("for prediction in ") :]
     assert len(example[1].strip().splitlines()) <= 12
-    assert printed[-1].startswith("photos/new.png ")
+    assert re.fullmatch(r"photos/new\.png (blue|green|red) \d+%", printed[-1])
+    (tmp_path / "photos" / "new.png").unlink()
+    exec(loop, names)  # noqa: S102
+    assert printed[-1].startswith("photos/new.png cannot read the image photos/new.png: ")
     assert (tmp_path / "outputs" / "photos" / "model.safetensors").exists()

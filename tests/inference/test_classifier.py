@@ -78,6 +78,14 @@ def test_a_notebook_shows_a_line(classifier: Classifier, model: Path) -> None:
     assert repr(classifier) == f"Classifier({str(model)!r}, 3 classes)"
 
 
+def test_a_folder_stands_for_its_images(classifier: Classifier, images: Path, tmp_path: Path) -> None:
+    single = images / "red" / "0.png"
+    found = [each.file for each in classify(classifier, [images, str(images / "blue"), single])]
+    assert found == find_images([images, images / "blue", single])
+    with pytest.raises(DataError, match="holds no images"):
+        list(classify(classifier, [tmp_path]))
+
+
 def test_is_lazy(classifier: Classifier, images: Path) -> None:
     asked = []
 
