@@ -226,17 +226,48 @@ def closest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def parse_keywords(classes: Sequence[type], options: Mapping[str, Any], function: str) -> tuple[Any, ...]:
+Place = str | os.PathLike[str]
+"""A folder or file, or the id of something on the Hub."""
+
+
+def place_of(place: Place | None, function: str) -> str | None:
+    """Return what a public function was given without a keyword.
+
+    Args:
+        place: the data, run or model; None for none.
+        function: what an error calls the function.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if place is None or isinstance(place, str | os.PathLike):
+        return None if place is None else os.fspath(place)
+    raise ArgumentError(
+        f"{function} takes a folder, a file or a Hub id without a keyword, not a {type(place).__name__}; give all else "
+        "by keywords"
+    )
+
+
+def parse_keywords(
+    classes: Sequence[type], options: Mapping[str, Any], function: str, **places: Place | None
+) -> tuple[Any, ...]:
     """Make dataclasses of keywords; None stands for an option's default.
 
     Args:
         classes: the dataclasses; each keyword is one of their fields.
         options: by name, values of any type that a YAML file may hold, and paths.
         function: what an error calls the function that was given the keywords.
+        places: what it was given without a keyword, by the option that it stands for.
 
     Raises:
-        ArgumentError: there is no such option, or its value is wrong.
+        ArgumentError: there is no such option, it was given twice, or its value is wrong.
     """
+    for name, place in places.items():
+        if (found := place_of(place, function)) is None:
+            continue
+        if options.get(name) is not None:
+            raise ArgumentError(f"{function}: {name} is given twice, {found!r} and {options[name]!r}; leave one out")
+        options = {**options, name: found}
     known = {item.name: str(item.type) for group in classes for item in fields(group) if item.init}
     for name, value in options.items():
         if name not in known:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import HfArgumentParser
@@ -11,7 +14,7 @@ from transformers import HfArgumentParser
 import hfft
 from hfft import arguments
 from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, FillArguments, FinetuneArguments
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, HfftError
 from hfft.parsing import parse, parse_keywords, parser_of, print_run_help
 from hfft.space.options import SpaceArguments
 
@@ -89,6 +92,24 @@ def test_one_value_is_not_a_list() -> None:
         hfft.advise(policies=["head", "last_block"])
     with pytest.raises(ArgumentError, match="train_dir is one value, not a tuple"):
         hfft.finetune(train_dir=("a", "b"))
+
+
+TAKEN = {"finetune": "dataset_name", "advise": "dataset_name", "evaluate": "model", "plan": "model_name_or_path"}
+"""What the first argument of a public function stands for."""
+
+
+@pytest.mark.parametrize("name", [*TAKEN, "labels", "depth", "embed"])
+def test_a_place_may_come_without_its_keyword(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a run makes its folder first
+    function: Callable[..., Any] = getattr(hfft, name)
+    options = {"output": str(tmp_path / "x.parquet")} if name == "embed" else {}
+    with pytest.raises(HfftError, match="nowhere"):
+        function(tmp_path / "nowhere.zip", **options)
+    with pytest.raises(ArgumentError, match=rf"hfft\.{name} takes a folder, a file or a Hub id .*, not a list"):
+        function(["photos"], **options)
+    again = {TAKEN.get(name, "dataset_name"): "photos"}
+    with pytest.raises(ArgumentError, match=r"is given twice, 'more' and 'photos'|give the images once"):
+        function("more", **again, **options)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "mixup"])

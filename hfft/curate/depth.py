@@ -23,7 +23,7 @@ from hfft.errors import DataError
 from hfft.jobs.advice.compare import folds_of
 from hfft.jobs.advice.folds import cross_validate_probe
 from hfft.metrics import counted, difference_error, wilson_interval
-from hfft.parsing import parse_keywords
+from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import depth_figure
 from hfft.report.terminal import aligned
 
@@ -131,10 +131,11 @@ def accuracy_over_depth(
     return depth
 
 
-def depth_with(*, say: Callable[[str], None] = print, **options: Any) -> Depth:
+def depth_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Depth:
     """Measure accuracy over depth; this is ``hfft.depth``.
 
     Args:
+        place: a data set, or the folder of a finished run; left out, the options name the images.
         say: prints a line for the user.
         options: the flags of ``hfft depth`` under their own names, for example ``train_dir``, ``model`` and ``output``.
 
@@ -153,7 +154,7 @@ def depth_with(*, say: Callable[[str], None] = print, **options: Any) -> Depth:
     """
     groups = (FeatureArguments, DataArguments, DepthArguments)
     use, data, wanted = parse_keywords(groups, options, "hfft.depth")
-    return accuracy_over_depth(use, data, wanted, None, say)
+    return accuracy_over_depth(use, data, wanted, place_of(place, "hfft.depth"), say)
 
 
 def _training_images(gathered: Gathered) -> ImageSet:

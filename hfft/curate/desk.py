@@ -26,7 +26,7 @@ from hfft.data.layout import counted
 from hfft.data.probe import ImageProbe, probe_images
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import write_whole
-from hfft.parsing import parse_keywords
+from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.terminal import aligned, tail
 from hfft.trust.known import unit_rows
 
@@ -191,10 +191,11 @@ def examine(
     )
 
 
-def labels_with(*, say: Callable[[str], None] = print, **options: Any) -> Desk:
+def labels_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Desk:
     """Find labels that are probably wrong, and double, odd or blurred images; this is ``hfft.labels``.
 
     Args:
+        place: a data set, or the folder of a finished run; left out, the options name the images.
         say: prints a line for the user.
         options: the flags of ``hfft labels`` under their own names, for example ``dataset_name``, ``model`` and
             ``output``; but for ``apply``, which is the command line's.
@@ -214,7 +215,7 @@ def labels_with(*, say: Callable[[str], None] = print, **options: Any) -> Desk:
     use, data, wanted = parse_keywords((FeatureArguments, DataArguments, LabelsArguments), options, "hfft.labels")
     if wanted.apply is not None:
         raise ArgumentError("hfft.labels finds; decisions are applied by hfft labels DATA --apply FIXES.csv")
-    return label_desk(use, data, wanted, None, say)
+    return label_desk(use, data, wanted, place_of(place, "hfft.labels"), say)
 
 
 def _encoder(use: FeatureArguments, gathered: Gathered) -> Encoder:

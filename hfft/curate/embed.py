@@ -18,7 +18,7 @@ from hfft.curate.gather import Gathered, gather, refuse_existing
 from hfft.data.probe import probe_images
 from hfft.errors import DataError, OutputError
 from hfft.files import whole_file
-from hfft.parsing import parse_keywords
+from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import MapPlot, Panel, feature_map_figure
 from hfft.trust.feature_map import Projection, projection
 
@@ -88,10 +88,11 @@ def embed(
     return embedding
 
 
-def embed_with(*, say: Callable[[str], None] = print, **options: Any) -> Embedding:
+def embed_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Embedding:
     """Compute pooled features of images and write them to a file; this is ``hfft.embed``.
 
     Args:
+        place: a data set, or the folder of a finished run; left out, the options name the images.
         say: prints a line for the user.
         options: the flags of ``hfft embed`` under their own names: ``output``, and for example ``dataset_name``,
             ``model`` and ``block``.
@@ -109,7 +110,7 @@ def embed_with(*, say: Callable[[str], None] = print, **options: Any) -> Embeddi
     """
     groups = (FeatureArguments, DataArguments, EmbedArguments)
     use, data, wanted = parse_keywords(groups, options, "hfft.embed")
-    return embed(use, data, wanted, None, say)
+    return embed(use, data, wanted, place_of(place, "hfft.embed"), say)
 
 
 def readable(gathered: Gathered, say: Callable[[str], None]) -> Gathered:

@@ -19,7 +19,7 @@ from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import given_options
 from hfft.jobs.results import arguments_of
 from hfft.machine import keep_freed_memory
-from hfft.parsing import flags_of, parse_keywords, split_values
+from hfft.parsing import Place, flags_of, parse_keywords, split_values
 from hfft.training.setup import Settings, Setup
 
 
@@ -74,10 +74,13 @@ def _advise_models(settings: Settings, options: AdviseArguments, say: Callable[[
         return compare_backbones(setups(), options.folds, say)
 
 
-def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice | BackboneAdvice:
+def advise_with(
+    data: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any
+) -> Advice | BackboneAdvice:
     """Compare policies on the images themselves, and recommend one; this is ``hfft.advise``.
 
     Args:
+        data: the images, as ``dataset_name`` takes them; left out, the options name them.
         say: prints a line for the user.
         options: the flags of ``hfft advise`` under their own names, for example ``train_dir``, ``policies`` (with
             commas between them), ``folds``, or any option of `hfft.finetune`.
@@ -95,7 +98,7 @@ def advise_with(*, say: Callable[[str], None] = print, **options: Any) -> Advice
         >>> [candidate.policy for candidate in advice.candidates], advice.policy in ("head", "last_block")
         (['linear probe', 'head', 'last_block'], True)
     """
-    *groups, advised = parse_keywords((*RUN_ARGUMENTS, AdviseArguments), options, "hfft.advise")
+    *groups, advised = parse_keywords((*RUN_ARGUMENTS, AdviseArguments), options, "hfft.advise", dataset_name=data)
     return advise(Settings(*groups), advised, say)
 
 

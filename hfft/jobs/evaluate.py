@@ -24,17 +24,18 @@ from hfft.jobs.reproduce import content_hash, record_flags
 from hfft.machine import keep_freed_memory
 from hfft.metrics import WORDS
 from hfft.output_folder import RECORD
-from hfft.parsing import parse, parse_keywords
+from hfft.parsing import Place, parse, parse_keywords
 from hfft.report.record import RunRecord, read_record
 from hfft.report.write import Evidence
 from hfft.tasks.contract import Task
 from hfft.training.setup import Settings, Setup
 
 
-def evaluate_with(**options: Any) -> Evaluation:
+def evaluate_with(run: Place | None = None, /, **options: Any) -> Evaluation:
     """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
 
     Args:
+        run: the model, as ``model`` takes it.
         options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
             ``output_dir``. Without images those count that the run itself was judged by: test, else validation.
 
@@ -47,7 +48,7 @@ def evaluate_with(**options: Any) -> Evaluation:
         >>> evaluation.metrics.images, 0 <= evaluation.metrics.values["accuracy"] <= 1
         (6, True)
     """
-    use, wanted = parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate")
+    use, wanted = parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate", model=run)
     return evaluate(use, wanted) if wanted.folds is None else evaluate_folds(use, wanted, unsaid)
 
 

@@ -35,7 +35,7 @@ from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import heap_set_aside, keep_freed_memory, refuse_lone_process
 from hfft.models.delta import Pretrained
 from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
-from hfft.parsing import parse_keywords
+from hfft.parsing import Place, parse_keywords
 from hfft.planning.freezing import unfreeze
 from hfft.planning.plan import make_plan
 from hfft.planning.policies import AUTO, check_policy
@@ -373,10 +373,11 @@ def _in_units(found: EvalLoopOutput | None, task: Task) -> EvalLoopOutput:
     return found._replace(predictions=task.scores(judged(found)[0]))
 
 
-def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
+def finetune_with(data: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen; this is ``hfft.finetune``.
 
     Args:
+        data: the images, as ``dataset_name`` takes them; left out, the options name them.
         say: prints a line for the user.
         options: the flags of ``hfft finetune`` under their own names, for example ``train_dir``, ``policy``,
             ``output_dir`` or any of transformers' TrainingArguments. Without any, the embedded model is
@@ -396,7 +397,7 @@ def finetune_with(*, say: Callable[[str], None] = print, **options: Any) -> Run:
         >>> run.plan.policy, sorted(run.predictions)
         ('last_block', ['validation'])
     """
-    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune")), say)
+    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune", dataset_name=data)), say)
 
 
 def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], None]) -> None:

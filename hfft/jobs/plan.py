@@ -8,7 +8,7 @@ from typing import Any
 from hfft.arguments import ModelArguments, PlanArguments, PolicyArguments
 from hfft.data.preprocessing import blank_inputs
 from hfft.models.load import load_model
-from hfft.parsing import parse_keywords
+from hfft.parsing import Place, parse_keywords
 from hfft.planning.anatomy_file import dump_anatomy, suggest_anatomy
 from hfft.planning.freezing import freeze, unfreeze
 from hfft.planning.plan import make_plan
@@ -58,10 +58,11 @@ def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanA
     return ShownPlan(base.name, tuple(views), options.learning_rate, base.notes)
 
 
-def plan_with(**options: Any) -> ShownPlan:
+def plan_with(model: Place | None = None, /, **options: Any) -> ShownPlan:
     """Show what a policy would train, without any data; this is ``hfft.plan``.
 
     Args:
+        model: the model, as ``model_name_or_path`` takes it; left out, the embedded one.
         options: the flags of ``hfft plan`` under their own names, for example ``model_name_or_path`` and ``policy``.
 
     Raises:
@@ -73,7 +74,8 @@ def plan_with(**options: Any) -> ShownPlan:
         >>> [phase.name for phase in plan.phases]
         ['head']
     """
-    return show_plan(*parse_keywords((ModelArguments, PolicyArguments, PlanArguments), options, "hfft.plan"))
+    groups = (ModelArguments, PolicyArguments, PlanArguments)
+    return show_plan(*parse_keywords(groups, options, "hfft.plan", model_name_or_path=model))
 
 
 def show_suggestion(arguments: ModelArguments) -> str:
