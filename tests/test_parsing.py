@@ -88,8 +88,8 @@ def test_another_transformers_says_its_own_help(
 
 
 def test_one_value_is_not_a_list() -> None:
-    with pytest.raises(ArgumentError, match=r"hfft\.advise: policies is one value, not a list; commas part several"):
-        hfft.advise(policies=["head", "last_block"])
+    with pytest.raises(ArgumentError, match=r"hfft\.finetune: policy is one value, not a list; commas part several"):
+        hfft.finetune(policy=["head", "last_block"])
     with pytest.raises(ArgumentError, match="train_dir is one value, not a tuple"):
         hfft.finetune(train_dir=("a", "b"))
 

@@ -270,9 +270,12 @@ class PlanArguments:
 class AdviseArguments:
     """What is compared, and how it is shown."""
 
-    policies: str = option(
-        "head,last_block,last_n:2,lp_ft",
-        "Policies to compare, with commas between them; full and others without a frozen part take long.",
+    policies: list[str] = field(
+        default_factory=lambda: ["head", "last_block", "last_n:2", "lp_ft"],
+        metadata={
+            "help": "Policies to compare, with spaces or commas between them; full and others without a frozen part "
+            "take long."
+        },
     )
     models: list[str] = field(
         default_factory=list,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,12 @@ def advise_command(argv: list[str]) -> Reply:
     data = {"nargs": "?", "metavar": "DATA", "help": "What --dataset_name takes: a folder, an archive or a Hub id."}
     *groups, options, name = parse((*RUN_ARGUMENTS, AdviseArguments), argv, "advise", summary_of("advise"), data)
     settings = Settings(*groups)
+    given = settings.data.dataset_name or settings.data.train_dir
+    last = options.policies[-1]
+    if not (name or given) and len(options.policies) > 1 and ("/" in last or os.path.exists(last)):
+        name = options.policies.pop()  # DATA behind --policies, which takes all words up to the next flag
     if name is not None:
-        if settings.data.dataset_name or settings.data.train_dir:
+        if given:
             raise ArgumentError(
                 f"give the images once: as DATA ({name!r} here), or by --train_dir or --dataset_name; several values "
                 "of a flag have commas between them"

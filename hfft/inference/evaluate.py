@@ -333,7 +333,8 @@ def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImag
     if split is None and not options.split and len(source.splits) == 1:
         found = source.read(source.splits[0], source.splits[0], data)
         note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
-        return found, (*source.notes, note)
+        whole = replace(found.images, name=source.name)  # its one split is often called so by hfft alone
+        return replace(found, images=whole), (*source.notes, note)
     if split is None:
         what = f"split {options.split!r}" if options.split else "test or validation split"
         raise DataError(f"{source.name}: there is no {what} among {', '.join(source.splits)}; choose one with --split")

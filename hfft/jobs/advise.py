@@ -40,7 +40,8 @@ def advise(settings: Settings, options: AdviseArguments, say: Callable[[str], No
 
 def _advise_policies(settings: Settings, options: AdviseArguments, say: Callable[[str], None]) -> Advice:
     """Compare policies on one model."""
-    policies = tuple(dict.fromkeys(filter(None, (name.strip() for name in split_values(options.policies)))))
+    names = (name.strip() for several in options.policies for name in split_values(several))
+    policies = tuple(dict.fromkeys(filter(None, names)))
     if not policies:
         raise ArgumentError("--policies names none; give for example head,last_block")
     if any(each.partition(":")[0] == "lora" for each in policies):
@@ -82,8 +83,8 @@ def advise_with(
     Args:
         data: the images, as ``dataset_name`` takes them; left out, the options name them.
         say: prints a line for the user.
-        options: the flags of ``hfft advise`` under their own names, for example ``train_dir``, ``policies`` (with
-            commas between them), ``folds``, or any option of `hfft.finetune`.
+        options: the flags of ``hfft advise`` under their own names, for example ``train_dir``, ``policies`` (a
+            list, or a text with commas), ``folds``, or any option of `hfft.finetune`.
 
     Returns:
         What was compared (``advice.candidates``, each with ``score`` and ``interval``), the recommended

@@ -99,6 +99,7 @@ def test_a_set_without_splits_is_evaluated_as_a_whole(model: Path, images: Path,
         assert evaluation.metrics.values == expected
         assert "Evaluated on all 15 images: there is no test or validation split" in evaluation.notes
         assert evaluation.notes[-1] in describe_evaluation(evaluation)
+        assert evaluation.data == str(name)
     with pytest.raises(DataError, match="no split 'test' among train"):
         judge(model, tmp_path / "c", dataset_name=str(images), split="test")
 

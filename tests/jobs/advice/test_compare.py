@@ -14,12 +14,14 @@ import pytest
 from finished import make_images, make_model
 from runs import record, run
 
+from hfft.arguments import AdviseArguments
 from hfft.cli import main
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.compare import PROBE, Advice, Candidate, Entrant, race, recommend, train_all
 from hfft.metrics import wilson_interval
 from hfft.tasks.scored import Right
 from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.training.setup import Settings
 
 
 def candidate(policy: str, right: int, share: float, images: int = 100, folds: int = 5) -> Candidate:
@@ -154,7 +156,7 @@ def test_advice_in_the_terminal(advise: Advise, tmp_path: Path) -> None:
 
 
 def test_advice_for_programs(advise: Advise) -> None:
-    code, out, _ = advise("--policies", "head,last_block", "--folds", "2", "--json")
+    code, out, _ = advise("--policies", "head", "last_block", "--folds", "2", "--json")
     data = json.loads(out)["result"]
     assert code == 0
     assert [row["policy"] for row in data["candidates"]] == [PROBE, "head", "last_block"]
@@ -165,6 +167,27 @@ def test_advice_for_programs(advise: Advise) -> None:
         assert row["seconds"] > 0
         assert 0 < row["share"] <= 1
     assert data["candidates"][1]["megabytes"] < data["candidates"][2]["megabytes"]
+
+
+def test_the_images_may_stand_behind_the_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str | None, list[str]]] = []
+
+    def compared(settings: Settings, options: AdviseArguments, say: object) -> Advice:
+        seen.append((settings.data.dataset_name, options.policies))
+        return Advice((PROBED,), "head", "It is.", 100, 5)
+
+    monkeypatch.setattr("hfft.jobs.advise.advise", compared)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for words in (
+        ["photos", "--policies", "head", "last_block"],
+        ["--policies", "head", "last_block", "photos"],
+        ["--policies", "head", "last_block", "someone/photos"],
+        ["--dataset_name", "photos", "--policies", "head", "last_block"],
+    ):
+        assert main(["advise", *words]) == 0
+    policies = ["head", "last_block"]
+    assert seen == [(data, policies) for data in ("photos", "photos", "someone/photos", "photos")]
 
 
 @pytest.mark.parametrize(
