@@ -17,7 +17,7 @@ import numpy as np
 from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.grey import DEEP_MODES
 from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
-from hfft.data.labels import NamedImages
+from hfft.data.labels import NamedImages, alike_names
 from hfft.data.load import ImageSets
 from hfft.data.probe import ImageProbe, probe_images
 from hfft.tasks.contract import Label, Task
@@ -25,6 +25,7 @@ from hfft.tasks.contract import Label, Task
 FEW_IMAGES = 10  # training images of a class: below this, a finding
 IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
 TINY_PIXELS = 32  # shorter side: below this, a note
+MOST_NAMES = 5  # of classes in a finding
 QUICK_HEADERS = 2000
 """Most headers that the quick check reads, spread evenly over the images."""
 QUICK_BYTES = 256 * 2**20
@@ -160,6 +161,13 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
         yield Finding(
             "warning", "imbalance", f"{high:,} training images are of {most!r}, but only {low:,} of {least!r}"
         )
+    if merged := alike_names(train):
+        shown = ", ".join(" = ".join(map(repr, group)) for group in merged[:MOST_NAMES])
+        more = " ..." * (len(merged) > MOST_NAMES)
+        yield Finding(
+            "warning", "alike_classes", f"classes whose names differ in case or spaces alone: {shown}{more}; where one "
+            "is meant, write it one way"
+        )  # fmt: skip
     for part in parts:
         if part.split != "train" and train:
             unknown = [name for name in counts[part.split] if name not in train]
@@ -308,8 +316,8 @@ def _images(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 
 
-def _classes(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most]) + (" ..." if len(names) > most else "")
+def _classes(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")
     return f"{len(names):,} class{'' if len(names) == 1 else 'es'} ({shown})"
 
 

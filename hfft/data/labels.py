@@ -13,6 +13,7 @@ import numpy as np
 from hfft.arguments import DataArguments
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.label_columns import Column, Labelled, is_label_type, read_column, read_columns
+from hfft.data.layout import counted
 from hfft.data.sampling import named_groups
 from hfft.errors import DataError
 from hfft.tasks.contract import Label
@@ -39,7 +40,8 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
         DataError: the columns cannot be told, or hold no images.
     """
     image_column = _image_column(dataset, name, data.image_column_name)
-    labelled = _labelled(dataset, name, data, image_column)
+    label_columns = _label_columns(dataset, name, data, image_column)
+    labelled = _labelled(dataset, name, data, label_columns)
     images = dataset.with_format(None).select_columns([image_column])
     if image_column != IMAGE_COLUMN:
         images = images.rename_column(image_column, IMAGE_COLUMN)
@@ -50,16 +52,31 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     if data.group_column is not None:
         column = _given_column(dataset, name, data.group_column, "--group_column")
         named = replace(named, groups=named_groups(dataset.with_format(None)[column][:], named.name))
-    return NamedImages(named, labelled.labels, labelled.order, labelled.notes)
+    notes = labelled.notes
+    if data.dataset_name is not None:  # nobody chooses among the columns of the embedded images
+        notes = (*notes, _columns_read(labelled, label_columns, image_column))
+    return NamedImages(named, labelled.labels, labelled.order, notes)
 
 
-def _labelled(dataset: datasets.Dataset, name: str, data: DataArguments, image_column: str) -> Labelled:
-    """What the rows are labelled with, in one column or in several."""
+def _label_columns(dataset: datasets.Dataset, name: str, data: DataArguments, image_column: str) -> list[str]:
     if data.label_columns:
-        given = [_given_column(dataset, name, each, "--label_columns") for each in data.label_columns]
-        return read_columns([Column.of(dataset, each, name) for each in given], data)
-    column = _label_column(dataset, name, data.label_column_name, image_column)
-    return read_column(Column.of(dataset, column, name), data)
+        return [_given_column(dataset, name, each, "--label_columns") for each in data.label_columns]
+    return [_label_column(dataset, name, data.label_column_name, image_column)]
+
+
+def _labelled(dataset: datasets.Dataset, name: str, data: DataArguments, names: list[str]) -> Labelled:
+    """What the rows are labelled with, in one column or in several."""
+    columns = [Column.of(dataset, each, name) for each in names]
+    return read_columns(columns, data) if data.label_columns else read_column(columns[0], data)
+
+
+def _columns_read(labelled: Labelled, label_columns: Sequence[str], image_column: str) -> str:
+    """Say which columns were read, and what the labels are: another column may have been meant."""
+    columns = f"column{'s' if len(label_columns) > 1 else ''} {', '.join(map(repr, label_columns))}"
+    return (
+        f"Read as {counted(labelled.order, *labelled.task.noun)} from the {columns}, images from the column "
+        f"{image_column!r}"
+    )
 
 
 def _undecoded(images: datasets.Dataset, name: str, column: str) -> datasets.Dataset:
@@ -219,12 +236,20 @@ def _unmapped(split: NamedImages, row: int, labels: Sequence[str] = ()) -> DataE
     name = next((part for part in parts if part not in labels), None)
     if name is None:
         return DataError(f"{split.images.place}: the image {image} has no label; label it or leave it out")
-    alike = [label for label in labels if loose(label) == loose(name)]
-    hint = f"is it {alike[0]!r}? Names differ where case or spaces do" if alike else "add some to the training images"
+    meant = [label for label in labels if loose(label) == loose(name)]
+    hint = f"is it {meant[0]!r}? Names differ where case or spaces do" if meant else "add some to the training images"
     return DataError(
         f"{split.images.place}: the class {name!r} (as of {image}) has no training images; "
-        f"{hint}{'; rename it' if alike else ''}, or leave the class out here"
+        f"{hint}{'; rename it' if meant else ''}, or leave the class out here"
     )
+
+
+def alike_names(names: Iterable[str]) -> list[list[str]]:
+    """Return those names of classes, sorted, that differ from each other in case and spaces alone."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        found.setdefault(loose(name), []).append(name)
+    return [group for group in found.values() if len(group) > 1]
 
 
 def loose(name: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,35 @@ def test_the_order_of_several_labels_does_not_matter(image_folder: Folder, tmp_p
     kinds = {finding.kind for finding in check_parts([part], lambda probes, count: probes)}
     assert "duplicate" in kinds
     assert "conflict" not in kinds
+
+
+def table_of(images: Path, labels: Sequence[Any], heading: str = "file_name,label") -> Path:
+    """Write a CSV beside a folder of images that gives the first of them these labels."""
+    files = sorted(images.rglob("*.png"))[: len(labels)]
+    table = images.parent / "table.csv"
+    rows = [f"{file.relative_to(table.parent)},{label}" for file, label in zip(files, labels, strict=True)]
+    table.write_text("\n".join([heading, *rows, ""]))
+    return table
+
+
+def test_names_of_classes_that_differ_in_case_or_spaces_are_found(
+    image_folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(image_folder(), ["bear", "BEAR", "ice bear", "icebear", "owl", "owl"])
+    finding = check(table, capsys=capsys)[1]["alike_classes"]
+    assert finding["severity"] == "warning"
+    assert "'BEAR' = 'bear'" in finding["what"]
+    assert "'ice bear' = 'icebear'" in finding["what"]
+    assert "owl" not in finding["what"]
+
+
+def test_a_table_says_which_classes_and_columns_were_read(
+    image_folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(image_folder(), ["cat,x", "dog,x", "cat,y", "dog,y"], "image,label,class")
+    assert main(["check", str(table)]) == 0
+    told = "Read as 2 classes (cat, dog) from the column 'label', images from the column 'image'"
+    assert told in capsys.readouterr().out
 
 
 def finetune(images: Path, model: Path, out: Path, *flags: str) -> int:
