@@ -40,7 +40,7 @@ def run_check(data: DataArguments, options: CheckArguments, place: str | None) -
     from hfft.data.load import find_splits
 
     found = find_splits(data)
-    findings = check_parts(named_parts(found.splits), _progress)
+    findings = check_parts(named_parts(found.splits, data), _progress)
     failing = {"error", "warning"} if options.strict else {"error"}
     code = int(any(finding.severity in failing for finding in findings))
     return Reply(findings_data(found, findings), findings_table(found, findings), code)

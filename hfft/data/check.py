@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hfft.arguments import DataArguments
 from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.grey import DEEP_MODES
 from hfft.data.images import IMAGE_COLUMN, MAX_ASPECT, MAX_PIXELS, ImageSet
 from hfft.data.labels import NamedImages, alike_names
 from hfft.data.load import ImageSets
 from hfft.data.probe import ImageProbe, probe_images
+from hfft.data.sampling import with_groups
 from hfft.tasks.contract import Label, Task
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding
@@ -82,10 +84,19 @@ class _Image:
         return f"{self.split}: {self.file}"
 
 
-def named_parts(splits: dict[str, NamedImages]) -> list[Part]:
-    """Make parts of splits whose labels are still names."""
+def named_parts(splits: dict[str, NamedImages], data: DataArguments) -> list[Part]:
+    """Make parts of splits whose labels are still names.
+
+    Args:
+        splits: by name.
+        data: which of their images belong together.
+
+    Raises:
+        DataError: groups cannot be told as `data` says.
+    """
+    zeros = {split: np.zeros(len(named.names), np.int64) for split, named in splits.items()}
     return [
-        Part(split, replace(named.images, labels=np.zeros(len(named.names), np.int64)), named.names)
+        Part(split, with_groups(replace(named.images, labels=zeros[split]), data), named.names)
         for split, named in splits.items()
     ]
 
@@ -154,6 +165,7 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
     few = [name for name, count in train.items() if count < FEW_IMAGES]
     if few:
         yield Finding("warning", "few_images", f"{_classes(few)} with fewer than {FEW_IMAGES} training images")
+    yield from _single_images(parts)
     if len(train) == 1 and all(part.images.task.chooses for part in parts):
         yield Finding("error", "one_class", f"all training images are of one class, {next(iter(train))!r}")
     if train and max(train.values()) >= IMBALANCE * min(train.values()):
@@ -181,6 +193,18 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
             severity = "note" if part.split == "test" and len(nameless) == len(part.names) else "error"
             files = tuple(f"{part.split}: {part.images.files[row]}" for row in nameless)
             yield Finding(severity, "no_label", f"{part.split}: {_images(len(nameless))} without a label", files)
+
+
+def _single_images(parts: Sequence[Part]) -> Iterator[Finding]:
+    """Classes of which no image can be set aside where a validation split must be made: `split_off` refuses them."""
+    train = next((part for part in parts if part.split == "train"), None)
+    if train is None or not train.images.task.chooses or train.images.groups is not None:
+        return
+    lonely = [name for name, count in train.counts.items() if count == 1]
+    if lonely and all(part.split != "validation" for part in parts):
+        files = tuple(f"train: {train.images.files[train.names.index(name)]}" for name in lonely)
+        what = f"{_classes(lonely)} with a single image: hfft finetune needs two of each, or validation images"
+        yield Finding("error", "single_image", what, files)
 
 
 _PROBLEM_WORDS = {

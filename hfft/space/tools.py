@@ -238,8 +238,8 @@ def _text(answer: dict[str, Any]) -> str:
 def _checked(folder: Path, found: Uploaded) -> list[Finding]:
     """Check images that were unpacked; findings call them by their names in the zip."""
     options: dict[str, Any] = data_options(folder)
-    splits = find_splits(DataArguments(**options)).splits
-    findings = check_parts(named_parts(splits), lambda probes, total: probes, workers=0)
+    data = DataArguments(**options)
+    findings = check_parts(named_parts(find_splits(data).splits, data), lambda probes, total: probes, workers=0)
     names = {}
     for path in folder.glob("*/*/*"):
         split, file = path.relative_to(folder).as_posix().split("/", 1)

@@ -23,6 +23,7 @@ from hfft.data.check import check_parts, named_parts, parts_of, quick_check
 from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.load import find_splits, load_image_sets
 from hfft.data.probe import probe_image
+from hfft.errors import DataError
 from hfft.inference.classifier import load_classifier
 from hfft.inference.runs import own_sets
 
@@ -206,7 +207,7 @@ def test_the_order_of_several_labels_does_not_matter(image_folder: Folder, tmp_p
     table = tmp_path / "table.csv"
     table.write_text("file_name,label\n" + "".join(f'{f},"{label}"\n' for f, label in zip(files, labels, strict=True)))
     data = DataArguments(dataset_name=str(table), task="multi_label", label_separator=",", train_val_split=0.5)
-    (part,) = named_parts(find_splits(data).splits)
+    (part,) = named_parts(find_splits(data).splits, data)
     kinds = {finding.kind for finding in check_parts([part], lambda probes, count: probes)}
     assert "duplicate" in kinds
     assert "conflict" not in kinds
@@ -219,6 +220,25 @@ def table_of(images: Path, labels: Sequence[Any], heading: str = "file_name,labe
     rows = [f"{file.relative_to(table.parent)},{label}" for file, label in zip(files, labels, strict=True)]
     table.write_text("\n".join([heading, *rows, ""]))
     return table
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [((), True), (("--validation_dir",), False), (("--group_pattern", "[0-9]+"), False)],
+    ids=["one split", "a validation split", "groups"],
+)
+def test_a_class_of_one_image_is_found_where_finetune_refuses_it(
+    splits: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], refused: bool
+) -> None:
+    for number in range(9):
+        (splits / "train" / "cat" / f"{number}.png").unlink()
+    given = ["--train_dir", splits / "train", *flags, *([splits / "validation"] if "--validation_dir" in flags else [])]
+    code, findings = check(*given, capsys=capsys)
+    assert (code, "single_image" in findings) == (int(refused), refused)
+    if refused:
+        assert findings["single_image"]["files"] == ["train: cat/9.png"]
+        with pytest.raises(DataError, match="'cat' has a single image"):
+            load_image_sets(DataArguments(train_dir=str(splits / "train")), 0)
 
 
 def test_names_of_classes_that_differ_in_case_or_spaces_are_found(
