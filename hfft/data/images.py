@@ -50,6 +50,7 @@ class ImageSet:
         groups: which images belong together, shape (rows,), so that a split keeps them on one side; None where each
             stands for itself.
         task: what the labels mean.
+        file: the table that lists them or the archive that holds them, as it was given; None for folders.
     """
 
     dataset: datasets.Dataset
@@ -58,6 +59,7 @@ class ImageSet:
     root: Path | None = None
     groups: NDArray[np.str_] | None = None
     task: Task = SINGLE_LABEL
+    file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,8 +77,8 @@ class ImageSet:
 
     @property
     def place(self) -> str:
-        """Where the images are, for errors: the folder, or the name of the set."""
-        return self.name if self.root is None else str(self.root)
+        """Where the images are, for errors: the file, the folder, or the name of the set."""
+        return str(self.file or self.root or self.name)
 
     @cached_property
     def files(self) -> list[str]:
@@ -161,6 +163,7 @@ def concatenated(sets: Sequence[ImageSet]) -> ImageSet:
         dataset=datasets.Dataset(InMemoryTable(table), info),
         labels=np.concatenate([images.labels for images in sets]),
         root=sets[0].root if len({images.root for images in sets}) == 1 else None,
+        file=sets[0].file if len({images.file for images in sets}) == 1 else None,
         groups=np.concatenate(groups) if len(groups) == len(sets) else None,
     )
 

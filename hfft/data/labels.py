@@ -46,9 +46,10 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     if image_column != IMAGE_COLUMN:
         images = images.rename_column(image_column, IMAGE_COLUMN)
     images = _undecoded(images, name, image_column)
-    path = Path(name).expanduser().resolve()
-    root = path if path.is_dir() else path.parent if path.is_file() else None
-    named = ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, task=labelled.task)
+    path = Path(name).expanduser()
+    file = path if path.is_file() else None
+    root = path.resolve() if path.is_dir() else path.resolve().parent if file else None
+    named = ImageSet(images, np.empty(0, np.int64), f"{name}/{split}", root, task=labelled.task, file=file)
     if data.group_column is not None:
         column = _given_column(dataset, name, data.group_column, "--group_column")
         named = replace(named, groups=named_groups(dataset.with_format(None)[column][:], named.name))

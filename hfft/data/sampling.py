@@ -41,9 +41,10 @@ def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int)
     sizes, size = Counter(train.strata.tolist()), len(train)
     lonely = [labels[index] for index, count in sorted(sizes.items()) if count < 2] if train.task.chooses else []
     if lonely:
+        measured = len(lonely) * 2 > len(sizes) and all(label.isdecimal() for label in labels)
         raise DataError(
             f"{train.place}: the class {lonely[0]!r} has a single image, so none can be set aside for validation; "
-            "add images or give validation images"
+            f"add images or give validation images{', or --task regression to estimate numbers' * measured}"
         )
     held, kept = (min(2, size // 2), 1) if train.task.ranges else (len(sizes), len(sizes))
     count = min(max(round(share * size), held), size - kept)

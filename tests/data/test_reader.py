@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import unicodedata
@@ -211,6 +212,32 @@ def test_an_empty_cell_has_no_label(tmp_path: Path) -> None:
     assert counts(found) == {"train": {None: 1, "0": 3, "1": 4}}
     with pytest.raises(DataError, match=r"0/p0\.png has no label"):
         load_image_sets(DataArguments(dataset_name=str(root / "x.csv")), 0)
+
+
+@pytest.mark.parametrize("file", ["x.csv", "x.zip"])
+def test_errors_about_images_name_the_file_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    root = folders(tmp_path, ("0",))
+    if file == "x.zip":
+        shutil.make_archive(str(root / "x"), "zip", root, "0")
+    else:
+        (root / file).write_text("image,label\n" + "\n".join(rows(("0",))))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"^{re.escape(file)}: all images are of one class"):
+        load_image_sets(DataArguments(dataset_name=file), 0)
+
+
+@pytest.mark.parametrize(("labels", "hinted"), [("1234", True), ("1123", True), ("1112", False), ("123d", False)])
+def test_numbers_that_each_have_one_image_are_perhaps_to_be_estimated(
+    tmp_path: Path, labels: str, hinted: bool
+) -> None:
+    root = folders(tmp_path, ("0",))
+    lines = [f"0/p{number}.png,{label}" for number, label in enumerate(labels)]
+    (root / "x.csv").write_text("image,label\n" + "\n".join(lines))
+    with pytest.raises(DataError, match="has a single image") as refused:
+        load_image_sets(DataArguments(dataset_name=str(root / "x.csv")), 0)
+    assert ("--task regression" in str(refused.value)) == hinted
 
 
 def test_a_column_of_splits(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ class ClassFolders:
             rows, root = pack(self.path, entries, self.names), self.path.parent
         title = f"{name}/{split}" if name else root.name
         order, folders = sorted({entry.label for entry in entries}), tuple(composed(entry.folder) for entry in entries)
-        return NamedImages(ImageSet(rows, np.empty(0, np.int64), title, root), labels, order, folders=folders)
+        images = ImageSet(rows, np.empty(0, np.int64), title, root, file=None if self.path.is_dir() else self.path)
+        return NamedImages(images, labels, order, folders=folders)
 
 
 def open_class_folders(path: Path, known: Collection[str] = ()) -> ClassFolders:
