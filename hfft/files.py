@@ -1,13 +1,21 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what to do where they cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hfft.errors import OutputError, one_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -45,6 +53,31 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     with whole_file(path) as partial:
         partial.write_bytes(content)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Make sure that files can be written to a folder that is there.
+
+    Raises:
+        OSError: from the file system.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
+        probe.write(bytes(4096))
+        probe.flush()
+
+
+def cannot_write(what: str | Path, error: Exception) -> OutputError:
+    """Return the error of what cannot be written: why, and what helps.
+
+    Args:
+        what: a file or folder, or what should have become one.
+        error: of the file system, or of safetensors, which gives the system's number in its text alone.
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+    helps = "free some room, or " if number in _FULL else "change its permissions, or " if number in _FORBIDDEN else ""
+    reason = os.strerror(number) if number else one_line(error)
+    return OutputError(f"cannot write {what}: {reason}; {helps}choose another place")
 
 
 def cache_dir_of(given: str | None) -> Path:

@@ -1,17 +1,20 @@
-"""A tilde in a path is the user's home, wherever the path comes from."""
+"""A tilde in a path is the user's home, and what cannot be written is said with what helps."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from hfft.arguments import CacheArguments, CacheToolArguments
 from hfft.cache.prepare import cache_folder
 from hfft.cli import main
 from hfft.cli.cache import cache_tool
 from hfft.errors import ArgumentError
-from hfft.files import default_cache_dir
+from hfft.files import cannot_write, default_cache_dir
 from hfft.models.download import fetch
 
 
@@ -31,3 +34,26 @@ def test_a_sweep_in_the_home_lies_there(tmp_path: Path, monkeypatch: pytest.Monk
     flags = ["--max_train_samples", "30", "--output_dir", "~/sweep", "--sweep", "seed=1"]
     assert main(["sweep", *flags]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some room, or choose another place"),
+        (errno.EDQUOT, "free some room, or choose another place"),
+        (errno.EACCES, "change its permissions, or choose another place"),
+        (errno.EROFS, "change its permissions, or choose another place"),
+        (errno.EIO, "choose another place"),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_the_advice_fits_why_a_file_cannot_be_written(number: int, advice: str) -> None:
+    reason = os.strerror(number)
+    told = f"cannot write out/x.csv: {reason}; {advice}"
+    assert str(cannot_write("out/x.csv", OSError(number, reason, "out/x.csv"))) == told
+    rust = SafetensorError(f"Error while serializing: I/O error: {reason} (os error {number})")
+    assert str(cannot_write("out/x.csv", rust)) == told
+
+
+def test_an_error_without_a_number_is_told_in_its_own_words() -> None:
+    assert str(cannot_write("x", OSError("closed"))) == "cannot write x: closed; choose another place"

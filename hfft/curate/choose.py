@@ -24,8 +24,8 @@ from hfft.curate.encoder import load_encoder, run_record
 from hfft.curate.features import read_features
 from hfft.curate.gather import UNLABELLED, Gathered, gather, gather_unlabelled, path_from, refuse_existing
 from hfft.data.images import ImageSet
-from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
-from hfft.files import write_whole
+from hfft.errors import ArgumentError, DataError, HfftError, one_line
+from hfft.files import cannot_write, write_whole
 from hfft.metrics import probabilities as probabilities_of
 from hfft.report.terminal import aligned
 from hfft.tasks.contract import needs_one_label
@@ -221,7 +221,7 @@ def _write(chosen: Chosen, target: Path) -> None:
     try:
         write_whole(target, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}; free some room") from error
+        raise cannot_write(target, error) from error
 
 
 def _csv(chosen: Chosen, target: Path) -> str:

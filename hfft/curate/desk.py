@@ -24,8 +24,8 @@ from hfft.curate.tone import blurred, dark, uniform
 from hfft.data.duplicates import equal_groups, near_groups
 from hfft.data.layout import counted
 from hfft.data.probe import ImageProbe, probe_images
-from hfft.errors import ArgumentError, DataError, OutputError
-from hfft.files import write_whole
+from hfft.errors import ArgumentError, DataError
+from hfft.files import cannot_write, write_whole
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.terminal import aligned, tail
 from hfft.trust.known import unit_rows
@@ -402,7 +402,7 @@ def write_findings(desk: Desk, target: Path) -> None:
     try:
         write_whole(target, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}; free some room") from error
+        raise cannot_write(target, error) from error
 
 
 def desk_table(desk: Desk) -> str:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments
 from hfft.curate.encoder import load_encoder
 from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
 from hfft.data.probe import probe_images
-from hfft.errors import DataError, OutputError
-from hfft.files import whole_file
+from hfft.errors import DataError
+from hfft.files import cannot_write, whole_file
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import MapPlot, Panel, feature_map_figure
 from hfft.trust.feature_map import Projection, projection
@@ -78,10 +79,7 @@ def embed(
         tuple(label for named in splits.values() for label in named.names),
         tuple(split for split, named in splits.items() for _ in named.names),
     )
-    try:
-        (_write_parquet if target.suffix.lower() == ".parquet" else _write_safetensors)(embedding, target)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}; free some room") from error
+    write_embedding(embedding, target)
     if plot is not None and lay_out is not None:
         said = [encoder.labels[row] for split in splits for row in found[split].logits.argmax(axis=1) if encoder.labels]
         draw_embedding(embedding, (encoder.labels, said), lay_out, plot)
@@ -168,6 +166,18 @@ def describe_embedding(embedding: Embedding, target: str) -> str:
     """Say in one line what was written."""
     rows, width = embedding.values.shape
     return f"Wrote {target}: {rows:,} images, {width:,} features each ({embedding.part} of {embedding.model})."
+
+
+def write_embedding(embedding: Embedding, target: Path) -> None:
+    """Write features with names and labels as Parquet or safetensors, as the file's ending says.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        (_write_parquet if target.suffix.lower() == ".parquet" else _write_safetensors)(embedding, target)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(target, error) from error
 
 
 def _write_parquet(embedding: Embedding, target: Path) -> None:

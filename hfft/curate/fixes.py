@@ -19,7 +19,7 @@ from hfft.data.layout import composed
 from hfft.data.readers.sources import quiet
 from hfft.data.readers.tables import text_rows
 from hfft.errors import ArgumentError, DataError, OutputError
-from hfft.files import whole_file, write_whole
+from hfft.files import cannot_write, whole_file, write_whole
 from hfft.parsing import closest
 
 ACTIONS = ("keep", "relabel", "drop")
@@ -232,7 +232,7 @@ def _write_csv(gathered: Gathered, rows: Sequence[tuple[str, int, str | None]], 
     try:
         write_whole(target, stream.getvalue().encode())
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}; free some room") from error
+        raise cannot_write(target, error) from error
 
 
 def _split(split: str) -> str:
@@ -254,4 +254,4 @@ def _write_parquet(gathered: Gathered, rows: Sequence[tuple[str, int, str | None
         with quiet(True), whole_file(target) as partial:
             datasets.Dataset.from_dict(columns, features).to_parquet(str(partial))
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}; free some room") from error
+        raise cannot_write(target, error) from error

@@ -19,6 +19,7 @@ from hfft.data.load import find_splits
 from hfft.data.readers.sources import walk
 from hfft.data.sampling import stratified, with_groups
 from hfft.errors import ArgumentError, OutputError
+from hfft.files import cannot_write, refuse_unwritable
 from hfft.inference.classifier import find_images
 from hfft.report.record import RunRecord
 from hfft.tasks.contract import needs_one_label
@@ -137,7 +138,7 @@ def refuse_existing(path: str | None, flag: str = "--output") -> Path | None:
         flag: that gave it.
 
     Raises:
-        OutputError: the file exists, or its folder does not.
+        OutputError: the file exists, or its folder does not, or refuses to be written to.
     """
     if path is None:
         return None
@@ -146,6 +147,10 @@ def refuse_existing(path: str | None, flag: str = "--output") -> Path | None:
         raise OutputError(f"{flag} {file} exists already; remove it, or name another file")
     if not file.absolute().parent.is_dir():
         raise OutputError(f"{flag} {file}: there is no folder {file.parent}; make it first")
+    try:
+        refuse_unwritable(file.absolute().parent)
+    except OSError as error:
+        raise cannot_write(file, error) from error
     return file
 
 

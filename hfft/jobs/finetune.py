@@ -23,6 +23,7 @@ from hfft.bars import silenced, unsaid
 from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, PreemptedError, one_line
+from hfft.files import cannot_write, refuse_unwritable
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
@@ -173,11 +174,9 @@ def make_output_dir(settings: Settings) -> None:
     refuse_overlap(folder, {"model_name_or_path": settings.model.model_name_or_path, **places})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as probe:  # each process has its own
-            probe.write(bytes(4096))
-            probe.flush()
+        refuse_unwritable(folder)
     except OSError as error:
-        raise OutputError(f"cannot write to --output_dir {folder}: {error.strerror}") from error
+        raise cannot_write(f"to --output_dir {folder}", error) from error
 
 
 def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
-from hfft.files import write_whole
+from hfft.files import cannot_write, write_whole
 from hfft.models.adapters import fold
 from hfft.models.channels import check_channels, fit_channels
 from hfft.models.delta import has_delta, load_delta
@@ -169,7 +169,7 @@ def merge(
         weights = [file.name for pattern in (*WEIGHTS, CODE) for file in output.glob(pattern)]
         claim(output, [*beside, CONFIG, "preprocessor_config.json", *weights])
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write the checkpoint to {output}: {error}; free some room") from error
+        raise cannot_write(f"the checkpoint to {output}", error) from error
     return output
 
 

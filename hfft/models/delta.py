@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, embedded_model
-from hfft.errors import ModelError, OutputError
-from hfft.files import whole_file
+from hfft.errors import ModelError
+from hfft.files import cannot_write, whole_file
 from hfft.models.adapters import TENSORS, adapted, adapter_tensors, apply_adapter, write_adapter
 from hfft.models.channels import check_channels
 from hfft.models.download import DELTA, fetch
@@ -101,7 +101,7 @@ def write_delta(folder: Path, model: PreTrainedModel, pretrained: Pretrained, ba
         with whole_file(folder / DELTA) as partial:
             save_file(tensors, partial, {_ENTRY: json.dumps(asdict(info))})
     except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {folder / DELTA}: {error}; free some room or choose another folder") from error
+        raise cannot_write(folder / DELTA, error) from error
     return folder / DELTA
 
 

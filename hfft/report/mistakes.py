@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hfft.data.images import ImageSet
-from hfft.errors import HfftError, OutputError
+from hfft.errors import HfftError
+from hfft.files import cannot_write
 from hfft.report.fonts import class_names, families
 
 MOST = 20  # mistakes on a sheet
@@ -100,7 +101,7 @@ def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes
         description = f"The most confident mistakes: {text}".encode(errors="replace").decode()
         figure.savefig(path, format="png", metadata={"Description": description})
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
+        raise cannot_write(path, error) from error
     return True
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfft.errors import OutputError
+from hfft.files import cannot_write
 from hfft.metrics import WORDS, Words
 from hfft.report.fonts import class_names, escaped, families
 from hfft.report.trace import PROBE, EpochRow, kept_row
@@ -370,7 +370,7 @@ def _save(figure: Figure, path: str | Path, description: str) -> None:
     try:
         figure.savefig(path, format="png", metadata={"Description": description})
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
+        raise cannot_write(path, error) from error
 
 
 def _words(rows: Sequence[EpochRow]) -> Words:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hfft.errors import HfftError, OutputError
-from hfft.files import write_whole
+from hfft.errors import HfftError
+from hfft.files import cannot_write, write_whole
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics
 from hfft.report.typed_json import build, plain
 from hfft.tasks.contract import Task
@@ -324,9 +324,7 @@ def write_record(path: str | Path, record: RunRecord) -> None:
         text = json.dumps(plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(target, f"{text}\n".encode())
     except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror}; free some room or choose another folder"
-        ) from error
+        raise cannot_write(target, error) from error
     except (TypeError, ValueError) as error:
         raise HfftError(f"cannot write {target}: {error}") from error
 

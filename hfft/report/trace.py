@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import wrap
 
-from hfft.errors import HfftError, OutputError
-from hfft.files import whole_file
+from hfft.errors import HfftError
+from hfft.files import cannot_write, whole_file
 from hfft.metrics import WORDS
 
 PROBE = "linear probe"
@@ -230,9 +230,7 @@ def write_trace(path: str | Path, rows: Sequence[EpochRow]) -> None:
             writer.writerow(_titles(rows[0].metric if rows else "accuracy"))
             writer.writerows([getattr(row, name) for name in names] for row in rows)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror}; free some room or choose another folder"
-        ) from error
+        raise cannot_write(target, error) from error
 
 
 def read_trace(path: str | Path) -> list[EpochRow]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.data.images import ImageSet
-from hfft.errors import DataError, OutputError
+from hfft.errors import DataError
+from hfft.files import cannot_write
 from hfft.metrics import confusion, reliability
 from hfft.output_folder import RECORD
 from hfft.report.card import model_card
@@ -91,7 +92,7 @@ def write_report(
     try:
         (folder / "README.md").write_text(str(card), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write {folder / 'README.md'}: {error.strerror}; free some room") from error
+        raise cannot_write(folder / "README.md", error) from error
     return [folder / name for name in ("trace.csv", RECORD, *figures, "README.md")]
 
 
@@ -184,4 +185,4 @@ def write_predictions(
             for name, cells, score in zip(files, rows, scores, strict=True):
                 writer.writerow([name, *cells, *score])
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; free some room or choose another folder") from error
+        raise cannot_write(path, error) from error

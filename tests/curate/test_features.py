@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +20,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hfft.arguments import DataArguments, FeatureArguments
 from hfft.cli import main
+from hfft.curate.embed import Embedding, write_embedding
 from hfft.curate.encoder import load_base, load_encoder, run_record
 from hfft.curate.features import read_features
-from hfft.curate.gather import gather
+from hfft.curate.gather import gather, refuse_existing
 from hfft.data.images import open_image
+from hfft.errors import OutputError
 from hfft.inference.classifier import classify, load_classifier
 from hfft.report.plots import MapPlot, feature_map_figure
 
@@ -139,6 +145,25 @@ def test_wrong_options(
     monkeypatch.chdir(tmp_path)
     assert main(["embed", str(finished.images), "--model", str(finished.base), *flags]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_refuses_is_said_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"cannot write f\.parquet: Permission denied; change its permissions"):
+        refuse_existing("f.parquet")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "safetensors"])
+def test_features_that_cannot_be_written_are_one_line(tmp_path: Path, ending: str) -> None:
+    found = Embedding("model", "head input", np.zeros((1, 2), np.float32), ("0.png",), ("red",), ("train",))
+    with pytest.raises(OutputError, match=f"cannot write .*f.{ending}: No such file or directory"):
+        write_embedding(found, tmp_path / "gone" / f"f.{ending}")
 
 
 def test_a_bad_image_is_named_or_left_out(

@@ -17,8 +17,8 @@ from hfft.data.labels import NamedImages, loose
 from hfft.data.load import Found, ImageSets, find_splits, readable
 from hfft.data.readers.sources import quiet
 from hfft.data.sampling import named_groups, split_off, with_groups
-from hfft.errors import DataError, HfftError, OutputError, one_line
-from hfft.files import whole_file
+from hfft.errors import DataError, HfftError, one_line
+from hfft.files import cannot_write, whole_file
 from hfft.tasks.contract import needs_one_label
 from hfft.trust.classes import Kept, digests
 
@@ -246,7 +246,7 @@ def write_list(sets: ImageSets, target: Path) -> None:
         with quiet(True), whole_file(target) as partial:
             datasets.Dataset.from_dict(columns, datasets.Features(kinds)).to_parquet(str(partial))
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}; free some room") from error
+        raise cannot_write(target, error) from error
 
 
 def _listed(sets: ImageSets, split: str) -> Iterator[tuple[dict[str, Any], int, str, str]]:
