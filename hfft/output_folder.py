@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hfft.errors import OutputError
-from hfft.files import write_whole
+from hfft.files import cannot_write, refuse_unwritable, write_whole
 
 RECORD, CONFIG = "hfft.json", "config.json"
 KNOWN = "known_images.safetensors"
@@ -186,6 +186,27 @@ def _is_name(name: object) -> bool:
 
 def _write(path: Path, text: str) -> None:
     write_whole(path, f"{text}\n".encode())
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, with those around it, and make sure that it can be written; what is empty in the end goes again.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            refuse_unwritable(folder)
+        except OSError as error:
+            raise cannot_write(f"to --output_dir {folder}", error) from error
+        yield
+    finally:
+        with suppress(OSError):  # something is in it
+            for each in missing:
+                each.rmdir()
 
 
 LOCK = ".hfft.lock"

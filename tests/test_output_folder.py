@@ -18,7 +18,7 @@ import hfft.jobs.finetune
 import hfft.jobs.inputs
 from hfft.cli import main
 from hfft.errors import OutputError
-from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, owned, refuse_overlap
+from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, made_folder, owned, refuse_overlap
 from hfft.report.staging import staged_results
 from hfft.training.resume import list_checkpoints, remove_checkpoints
 
@@ -311,3 +311,17 @@ def test_a_run_leaves_no_lock(start: Start, place: Path) -> None:
     assert start() == 0
     assert not (place / "out" / LOCK).exists()
     FileLock(place / "out" / LOCK).acquire(timeout=0).lock.release()
+
+
+@pytest.mark.parametrize("command", [("finetune",), ("sweep", "--sweep", "seed=1,2")], ids=["finetune", "sweep"])
+def test_a_run_that_fails_leaves_no_empty_folders(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "mine").mkdir()
+    nowhere = ["--train_dir", str(tmp_path / "nowhere")]
+    assert main([*command, *nowhere, "--output_dir", str(tmp_path / "mine" / "out" / "deep")]) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_folder_that_holds_something_stays(tmp_path: Path) -> None:
+    with made_folder(tmp_path / "out" / "deep"):
+        (tmp_path / "out" / "log.txt").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["log.txt", "out"]

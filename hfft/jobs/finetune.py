@@ -6,8 +6,8 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from hfft.bars import silenced, unsaid
 from hfft.cache.behind import WriteBehind
 from hfft.data.load import ImageSets
 from hfft.errors import ArgumentError, DivergedError, OutputError, PreemptedError, one_line
-from hfft.files import cannot_write, refuse_unwritable
 from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
@@ -35,7 +34,7 @@ from hfft.jobs.trust import Trust, features_kept, learn_trust
 from hfft.jobs.units import in_own_units, in_standard_units
 from hfft.machine import heap_set_aside, keep_freed_memory, refuse_lone_process
 from hfft.models.delta import Pretrained
-from hfft.output_folder import RECORD, RESULTS, foreign, locked, refuse_foreign, refuse_overlap
+from hfft.output_folder import RECORD, RESULTS, foreign, locked, made_folder, refuse_foreign, refuse_overlap
 from hfft.parsing import Place, parse_keywords
 from hfft.planning.freezing import unfreeze
 from hfft.planning.plan import make_plan
@@ -79,9 +78,8 @@ def finetune(
     check_processes(settings.training)
     main = settings.training.process_index == 0
     say = say if main else unsaid
-    make_output_dir(settings)
     lock = locked(Path(settings.training.output_dir or "")) if main else nullcontext()
-    with lock, silenced(settings.training.disable_tqdm):
+    with made_output_dir(settings), lock, silenced(settings.training.disable_tqdm):
         check_output_dir(settings.training, say)
         return _finetune(settings, say, test, tuple(callbacks), shared or Shared(keep=False))
 
@@ -159,8 +157,9 @@ def check_processes(training: FinetuneArguments) -> None:
             )
 
 
-def make_output_dir(settings: Settings) -> None:
-    """Make the output folder, and make sure that it is apart from what the run reads and can be written.
+@contextmanager
+def made_output_dir(settings: Settings) -> Iterator[None]:
+    """Make the output folder for a run, and make sure that it is apart from what the run reads and can be written.
 
     Raises:
         OutputError: it is, holds or lies in the base model's folder or one of the images', it is not a folder, or it
@@ -172,11 +171,8 @@ def make_output_dir(settings: Settings) -> None:
     names = ("dataset_name", "train_dir", "validation_dir", "test_dir")
     places = {name: getattr(data, name) for name in names}
     refuse_overlap(folder, {"model_name_or_path": settings.model.model_name_or_path, **places})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        refuse_unwritable(folder)
-    except OSError as error:
-        raise cannot_write(f"to --output_dir {folder}", error) from error
+    with made_folder(folder):
+        yield
 
 
 def check_output_dir(training: FinetuneArguments, say: Callable[[str], None]) -> None:

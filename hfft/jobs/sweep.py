@@ -23,8 +23,7 @@ from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared
 from hfft.metrics import WORDS, SplitMetrics
-from hfft.models.checkpoint import make_output_folder
-from hfft.output_folder import RECORD, RESULTS, claim, locked, refuse_foreign
+from hfft.output_folder import RECORD, RESULTS, claim, locked, made_folder, refuse_foreign
 from hfft.parsing import split_values
 from hfft.planning.policies import AUTO
 from hfft.report.markdown import number
@@ -102,9 +101,8 @@ def sweep(
     settings = [_of_sweep(each) for each in parsed]
     if settings[0].training.world_size > 1:
         raise ArgumentError("hfft sweep takes no launcher: start it as one process; each run takes all cores")
-    make_output_folder(folder)
-    refuse_foreign(folder, FILES)
-    with locked(folder), silenced(parsed[0].training.disable_tqdm):
+    with made_folder(folder), locked(folder), silenced(parsed[0].training.disable_tqdm):
+        refuse_foreign(folder, FILES)
         kept: Ingredients | None = {} if soup else None
         rows, failures = _run_all(planned, settings, say, kept)
         _write_table(base, rows, folder, say)

@@ -21,7 +21,7 @@ from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.crossed import CrossPlan
 from hfft.jobs.extension.head import extend_head, take_weights
 from hfft.jobs.extension.images import Joined, join, write_list
-from hfft.jobs.finetune import check_output_dir, check_processes, finish, make_output_dir, set_up_on
+from hfft.jobs.finetune import check_output_dir, check_processes, finish, made_output_dir, set_up_on
 from hfft.jobs.inputs import Shared
 from hfft.jobs.reproduce import record_flags
 from hfft.jobs.results import weights_kept, write_results
@@ -97,11 +97,10 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
     if settings.training.world_size > 1:
         raise ArgumentError("hfft extend takes no launcher: start it as one process")
     keep_freed_memory()
-    make_output_dir(settings)
     output = Path(settings.training.output_dir or "")
     if output.resolve() == folder.resolve():
         raise ArgumentError(f"--output_dir {output} is the run itself; choose another folder")
-    with locked(output), silenced(settings.training.disable_tqdm):
+    with made_output_dir(settings), locked(output), silenced(settings.training.disable_tqdm):
         check_output_dir(settings.training, say)
         return _extend(folder, record, settings, options, say)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hfft.bars import unsaid
 from hfft.errors import ArgumentError, HfftError, one_line
 from hfft.jobs.advice.crossed import CrossPlan
-from hfft.jobs.finetune import check_output_dir, finish, make_output_dir, set_up
+from hfft.jobs.finetune import check_output_dir, finish, made_output_dir, set_up
 from hfft.jobs.inputs import Shared
 from hfft.jobs.results import write_results
 from hfft.jobs.run import Run
@@ -55,24 +55,24 @@ def make_soup(
     began, training = time.perf_counter(), copy.copy(settings.training)
     training.output_dir, training.overwrite_output_dir = str(folder), True
     settings = replace(settings, training=training)
-    make_output_dir(settings)
-    check_output_dir(training, say)
-    setup = _of_last_phase(set_up(settings, Shared(keep=False), test=False))
-    to_device(setup)
-    (ready,) = make_ready(setup, setup.plan.phases, unsaid)
-    trainer, progress = make_trainer(setup, Progress(), ready, training.learning_rate), Progress()
-    names = changing(setup.model, ready.phase)
-    ingredients = _fitting(setup, runs, kept, say)
-    soup = greedy_soup(ingredients, names, lambda tensors: _evaluate(setup, trainer, tensors))
-    setup.model.load_state_dict(soup.tensors, strict=False)
-    progress.add(untrained(setup, ready), [])
-    trainer.state = progress.continuous(trainer.state, 0)
-    progress.decisions.append(_described(soup, len(ingredients), setup))
-    run = finish(setup, progress, trainer, began, CrossPlan())
-    run = replace(run, command=SOUP)
-    write_results(run)
-    say(f"{progress.decisions[-1]} It is in {folder}.")
-    return run
+    with made_output_dir(settings):
+        check_output_dir(training, say)
+        setup = _of_last_phase(set_up(settings, Shared(keep=False), test=False))
+        to_device(setup)
+        (ready,) = make_ready(setup, setup.plan.phases, unsaid)
+        trainer, progress = make_trainer(setup, Progress(), ready, training.learning_rate), Progress()
+        names = changing(setup.model, ready.phase)
+        ingredients = _fitting(setup, runs, kept, say)
+        soup = greedy_soup(ingredients, names, lambda tensors: _evaluate(setup, trainer, tensors))
+        setup.model.load_state_dict(soup.tensors, strict=False)
+        progress.add(untrained(setup, ready), [])
+        trainer.state = progress.continuous(trainer.state, 0)
+        progress.decisions.append(_described(soup, len(ingredients), setup))
+        run = finish(setup, progress, trainer, began, CrossPlan())
+        run = replace(run, command=SOUP)
+        write_results(run)
+        say(f"{progress.decisions[-1]} It is in {folder}.")
+        return run
 
 
 def _of_last_phase(setup: Setup) -> Setup:
