@@ -132,7 +132,7 @@ def check_parts(
     ]
     for _ in seen:  # lets the progress bar come to its end
         pass
-    return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(images)])
+    return _sorted([*_class_findings(parts), *_image_findings(images, _tables(parts)), *_duplicate_findings(images)])
 
 
 def _step(images: int) -> int:
@@ -152,7 +152,7 @@ def quick_check(parts: Sequence[Part]) -> list[Finding]:
         _Image(part.split, part.images.files[row], part.names[row], ImageProbe(row, content=content))
         for part, row, content in _equally_long(parts)
     ]
-    return _sorted([*_class_findings(parts), *_image_findings(images), *_duplicate_findings(twins)])
+    return _sorted([*_class_findings(parts), *_image_findings(images, _tables(parts)), *_duplicate_findings(twins)])
 
 
 def _sorted(findings: Iterable[Finding]) -> list[Finding]:
@@ -217,10 +217,17 @@ _PROBLEM_WORDS = {
 }
 
 
-def _image_findings(images: Sequence[_Image]) -> Iterator[Finding]:
+def _tables(parts: Sequence[Part]) -> list[str]:
+    """The folders that paths in tables are relative to."""
+    return sorted({str(part.images.root) for part in parts if part.images.file is not None})
+
+
+def _image_findings(images: Sequence[_Image], tables: Sequence[str]) -> Iterator[Finding]:
     for problem, words in _PROBLEM_WORDS.items():
         of_this_kind = [image for image in images if image.probe.problem == problem]
-        yield from _about(of_this_kind, "error", problem, words, lambda probe: True)
+        for finding in _about(of_this_kind, "error", problem, words, lambda probe: True):
+            looked = f"; looked for below {', '.join(tables)}" if tables and problem == "missing" else ""
+            yield replace(finding, what=finding.what + looked)
     sound = [image for image in images if not image.probe.problem]
     yield from _about(
         sound, "note", "tiny", f"under {TINY_PIXELS} pixels on a side", lambda probe: min(probe.size) < TINY_PIXELS
@@ -250,7 +257,8 @@ def _about(
 ) -> Iterator[Finding]:
     found = [image for image in images if applies(image.probe)]
     if found:
-        reason = f" ({found[0].probe.reason})" if len(found) == 1 and found[0].probe.reason else ""
+        reasons = {image.probe.reason for image in found}
+        reason = f" ({reasons.pop()})" if len(reasons) == 1 and reasons != {""} else ""
         files = tuple(image.name for image in found)
         yield Finding(severity, kind, f"{_images(len(found))} {words}{reason}", files)
 

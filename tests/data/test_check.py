@@ -261,6 +261,24 @@ def test_a_table_says_which_classes_and_columns_were_read(
     assert told in capsys.readouterr().out
 
 
+def test_files_of_a_table_that_are_not_there_are_said_with_reason_and_folder(
+    image_folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(image_folder(), ["cat", "dog"] * 2)
+    table.write_text(table.read_text().replace("images/", "pictures/"))
+    what = check(table, capsys=capsys)[1]["missing"]["what"]
+    assert what == f"4 images that cannot be opened (No such file or directory); looked for below {table.parent}"
+
+
+def test_a_reason_is_said_where_it_is_that_of_all(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, size in enumerate([(2100, 100), (2200, 100)]):
+        noise(number, size).save(splits / "train" / "cat" / f"long{number}.png")
+    differ = check(splits, capsys=capsys)[1]["too_long"]["what"]
+    (splits / "train" / "cat" / "long0.png").unlink()
+    alone = check(splits, capsys=capsys)[1]["too_long"]["what"]
+    assert ("(" in differ, "(2200 x 100" in alone) == (False, True)
+
+
 def finetune(images: Path, model: Path, out: Path, *flags: str) -> int:
     given = ["--train_dir", str(images), "--model_name_or_path", str(model), "--output_dir", str(out)]
     return main(["finetune", *given, "--num_train_epochs", "1", "--figures", "false", "--disable_tqdm", "true", *flags])
