@@ -252,6 +252,16 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("x.csv", "image,label\n", "it has no rows"), ("x.csv", "", "it is empty"), ("x.jsonl", "", "it is empty")],
+)
+def test_tables_without_rows(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}: {words}; write a"):
+        find_splits(DataArguments(dataset_name=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("image,label,label\na,b,c", "two of its columns are called 'label'"),

@@ -108,6 +108,8 @@ def table_columns(path: Path) -> list[str]:
 
 
 def _stored(path: Path, kind: str) -> datasets.Dataset:
+    if not path.stat().st_size:
+        raise DataError(f"{path}: it is empty; write a row for each image, with its path and its label")
     return load_dataset(kind, None, {"train": [str(path)]})["train"]
 
 
@@ -119,6 +121,8 @@ def table_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Da
     """
     kind = TABLES[path.suffix.lower()]
     rows = _csv_rows(path, data, notes) if kind == "csv" else _stored(path, kind)
+    if not len(rows):
+        raise DataError(f"{path}: it has no rows; write a row for each image below the names of its columns")
     column = _path_column(rows, path, data.image_column_name)
     if column is None:
         return rows
