@@ -276,6 +276,22 @@ def test_tables_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
         find_splits(DataArguments(dataset_name=str(tmp_path / "x.csv")))
 
 
+BROKEN = [
+    ("x.jsonl", '{"image": "a.png"}\n\n{"image":\n', "line 3 is not JSON .*; mend it"),
+    ("x.json", '{"image": "a.png", "label": [}', "cannot be loaded .*; mend the file, or write it anew"),
+    ("x.parquet", "nothing", "cannot be loaded .*; mend the file, or write it anew"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), BROKEN, ids=[case[0] for case in BROKEN])
+def test_a_broken_table_is_one_line_that_says_to_mend_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, text: str, words: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert main(["check", str(tmp_path / name)]) == 1
+    assert re.fullmatch(f"hfft: error: [^\n]*{name}: {words}\n", capfd.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("label", "words"),
     [({"a": 1}, "holds records")],

@@ -96,23 +96,29 @@ def load_dataset(
     except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # Its own words for a broken file hold no cause.
         reason = one_line((type(error).__name__ == "DatasetGenerationError" and error.__cause__) or error)
-        raise DataError(
-            f"--dataset_name {next(iter(files.values()))[0] if files else name}: cannot be loaded ({reason}); "
-            "give a Hub id, or a folder that the datasets library can load"
-        ) from error
+        place = next(iter(files.values()))[0] if files else name
+        local, other = (
+            "mend the file, or write it anew",
+            "give a Hub id, or a folder that the datasets library can load",
+        )
+        raise DataError(f"--dataset_name {place}: cannot be loaded ({reason}); {local if files else other}") from error
     return loaded if isinstance(loaded, dict) else datasets.DatasetDict(train=loaded)
 
 
 @contextmanager
 def quiet(active: bool) -> Iterator[None]:
-    """No progress bars of `datasets` for what is on this machine; downloads keep theirs."""
+    """No progress bars of `datasets` for what is on this machine, nor words of its own beside an error's."""
     import datasets
 
-    active = active and not datasets.are_progress_bars_disabled()
-    if active:
-        datasets.disable_progress_bars()
+    if not active:  # downloads keep theirs
+        yield
+        return
+    bars, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
-        if active:
+        datasets.logging.set_verbosity(level)
+        if bars:
             datasets.enable_progress_bars()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import unicodedata
@@ -110,7 +111,25 @@ def table_columns(path: Path) -> list[str]:
 def _stored(path: Path, kind: str) -> datasets.Dataset:
     if not path.stat().st_size:
         raise DataError(f"{path}: it is empty; write a row for each image, with its path and its label")
-    return load_dataset(kind, None, {"train": [str(path)]})["train"]
+    try:
+        return load_dataset(kind, None, {"train": [str(path)]})["train"]
+    except DataError as error:
+        if path.suffix.lower() == ".jsonl" and (place := _broken_line(path)):
+            raise DataError(f"{path}: {place}; mend it") from error
+        raise
+
+
+def _broken_line(path: Path) -> str:
+    """Say which line is the first that is not JSON, and why; empty where each is."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                json.loads(line)
+            except json.JSONDecodeError as error:
+                return f"line {number} is not JSON ({error.msg} at character {error.pos + 1})"
+    return ""
 
 
 def table_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dataset:
