@@ -211,8 +211,8 @@ _PROBLEM_WORDS = {
     "missing": "that cannot be opened",
     "empty": "of zero bytes",
     "not_an_image": "in no format that hfft reads",
-    "bomb": f"with more than {MAX_PIXELS // 10**6} megapixels; scale them down",
-    "too_long": f"longer than {MAX_ASPECT}:1, too long to be scaled to a model's input; crop them",
+    "bomb": f"with more than {MAX_PIXELS // 10**6} megapixels, to be scaled down",
+    "too_long": f"longer than {MAX_ASPECT}:1, too long to be scaled to a model's input unless cropped",
     "damaged": "truncated or damaged",
 }
 
@@ -233,13 +233,11 @@ def _image_findings(images: Sequence[_Image], tables: Sequence[str]) -> Iterator
         sound, "note", "tiny", f"under {TINY_PIXELS} pixels on a side", lambda probe: min(probe.size) < TINY_PIXELS
     )
     yield from _about(
-        sound, "note", "mode", "not stored as RGB; they are converted", lambda probe: probe.mode not in ("RGB", "")
+        sound, "note", "mode", "not stored as RGB, but converted to it", lambda probe: probe.mode not in ("RGB", "")
     )
-    yield from _about(sound, "warning", "one_colour", "that come out as one colour", lambda probe: probe.flat)
+    yield from _about(sound, "warning", "one_colour", "coming out as one colour", lambda probe: probe.flat)
     yield from _deep_grey(sound)
-    yield from _about(
-        sound, "note", "rotated", "turned by their EXIF data; this is applied", lambda probe: probe.rotated
-    )
+    yield from _about(sound, "note", "rotated", "turned by EXIF data, which is applied", lambda probe: probe.rotated)
     yield from _about(sound, "note", "animated", "with several frames; the first counts", lambda probe: probe.animated)
 
 

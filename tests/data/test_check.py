@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import sys
@@ -114,6 +115,8 @@ def test_each_fault_is_found_and_its_file_named(
     assert got == code
     assert findings[kind]["severity"] == severity
     assert any("cat/bad." in file for file in findings[kind]["files"])
+    of_one = [finding["what"] for finding in findings.values() if finding["what"].startswith("1 image ")]
+    assert not re.search(r"\b(come|they|them|their)\b", " ".join(of_one)), "one image is spoken of as one"
     assert main(["check", str(splits)]) == code
     assert "cat/bad." in capsys.readouterr().out
 

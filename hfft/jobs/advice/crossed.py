@@ -42,8 +42,8 @@ MOST = 500
 """Training images above which the images that are held back are enough to fit one temperature to."""
 _ROUNDING = 1e-6  # epochs are sums of fractions
 _ALONE = (
-    " {} of the training images have no other of their class outside their fold: what is said of them counts as wrong, "
-    "and calibrates nothing."
+    " Training images without another of their class outside their fold: {}, whose answers count as wrong and "
+    "calibrate nothing."
 )
 
 

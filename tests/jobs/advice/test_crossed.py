@@ -214,7 +214,7 @@ def test_images_that_are_alone_in_their_class_count_as_wrong(base: Path, images:
     figures = found.record.metrics[CROSSED]
     assert figures.values["accuracy"] == pytest.approx((crossed.logits.argmax(1) == train.labels).mean())
     assert figures.images == len(train)
-    assert "1 of the training images have no other of their class outside their fold" in found.said
+    assert "Training images without another of their class outside their fold: 1, whose answers" in found.said
     assert found.record.calibration.images == len(train) - 1 + len(found.run.sets.validation)
 
 
