@@ -263,11 +263,11 @@ def _about(
 
 def _duplicate_findings(images: Sequence[_Image]) -> Iterator[Finding]:
     equal = equal_groups([image.probe.content for image in images])
-    yield from _grouped(
-        images, [group for group in equal if _differ(images, group, "label")], "error", "conflict",
-        "equal images under different labels",
-    )  # fmt: skip
-    yield from _by_place(images, equal, ("error", "warning"), ("leak", "duplicate"), "equal images")
+    conflicts = [group for group in equal if _differ(images, group, "label")]
+    yield from _grouped(images, conflicts, "error", "conflict", "equal images under different labels")
+    # A conflict within one split is told already; one between splits is a leak as well.
+    others = [group for group in equal if not _differ(images, group, "label") or _differ(images, group, "split")]
+    yield from _by_place(images, others, ("error", "warning"), ("leak", "duplicate"), "equal images")
     first = {group[0] for group in equal}
     later = {row for group in equal for row in group} - first
     alone = [image for row, image in enumerate(images) if row not in later]

@@ -244,6 +244,11 @@ def test_a_class_of_one_image_is_found_where_finetune_refuses_it(
             load_image_sets(DataArguments(train_dir=str(splits / "train")), 0)
 
 
+def test_equal_images_in_two_classes_are_one_finding(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(splits / "train/dog/3.png", splits / "train/cat/bad.png")
+    assert check(splits, capsys=capsys)[1].keys() == {"conflict"}
+
+
 def test_names_of_classes_that_differ_in_case_or_spaces_are_found(
     image_folder: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
