@@ -23,7 +23,7 @@ from hfft.data.preprocessing import PixelDataset, collate
 from hfft.data.readers.folders import read_split_folder
 from hfft.data.sampling import sample
 from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_line
-from hfft.files import write_whole
+from hfft.files import cannot_write, write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.inference.runs import own_sets
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
@@ -375,7 +375,7 @@ def write_evaluation(
         for name in FILES:
             (folder / name).unlink(missing_ok=True)  # another task has other plots
     except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}; free some room") from error
+        raise cannot_write(f"to {folder}", error) from error
     table = task.table(images.labels, evidence.scores, labels)
     write_predictions(folder / "predictions.csv", images.files, *table, unknown)
     draw_evidence(folder, evidence, [name for name in task.plots if name in FILES])
@@ -383,4 +383,4 @@ def write_evaluation(
     try:
         write_whole(folder / "evaluation.json", (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
-        raise OutputError(f"cannot write {folder / 'evaluation.json'}: {error.strerror}; free some room") from error
+        raise cannot_write(folder / "evaluation.json", error) from error

@@ -9,9 +9,8 @@ from hfft.cli.reply import describe_unexpected
 
 
 def test_images_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """A space in place of a comma makes a policy's name a data set's."""
-    assert main(["advise", "--dataset_name", "photos", "--policies", "head", "last_block"]) == 2
-    assert "give the images once: as DATA ('last_block' here)" in capsys.readouterr().err
+    assert main(["advise", "others", "--dataset_name", "photos", "--policies", "head", "last_block"]) == 2
+    assert "give the images once: as DATA ('others' here)" in capsys.readouterr().err
 
 
 def test_a_lost_connection_is_the_fault_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from hfft.arguments import ExportArguments
 from hfft.bars import unsaid
 from hfft.data.preprocessing import collate
 from hfft.errors import HfftError, ModelError, OutputError, one_line
+from hfft.files import cannot_write
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.inference.export.choice import check_formats
 from hfft.inference.export.formats import (
@@ -185,7 +186,7 @@ def _staged(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}; free some room") from error
+        raise cannot_write(folder, error) from error
 
 
 def _target(output: str | Path, wanted: str | None) -> Path:

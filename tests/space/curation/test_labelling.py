@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from hfft.errors import DataError
+from hfft.space import uploads
 from hfft.space.curation import labelling
 from hfft.space.curation.labelling import Labelling, LabelNext
 from hfft.space.trainings.sessions import OwnModel, Session
@@ -126,7 +127,7 @@ def test_what_is_answered_while_photos_are_put_among_the_classes_is_kept(
 ) -> None:
     after, found = ranked(visit, photos)
     found.answer("red")
-    turn, place, done = found.turn, labelling.place, []
+    turn, place, done = found.turn, uploads.place, []
     other = threading.Thread(
         target=lambda: done.append(after.press(visit.session, turn, lambda found: found.answer("green")))
     )

@@ -12,6 +12,7 @@ from bad_uploads import make_zip, png, two_classes
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
+from hfft.space import uploads
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
 from hfft.space.trainings import visitors
@@ -30,7 +31,7 @@ def trainings(tmp_path: Path) -> VisitorTrainings:
 
 def read_zip(trainings: VisitorTrainings, session: Session, archive: Path, do: Callable[[], Any]) -> None:
     """Read a zip, and let a visitor do something else before it is read."""
-    unpack, other = visitors.unpack, threading.Thread(target=do)
+    unpack, other = uploads.unpack, threading.Thread(target=do)
 
     def slowly(*args: Any) -> Any:
         found = unpack(*args)
