@@ -518,3 +518,26 @@ def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
     page.keyboard.press("2")
     expect(page.locator("#next-photo")).to_contain_text("Photo 3 of 4")
     assert found.labels == {0: second, 1: "other"}
+def test_what_the_handle_shows_is_what_is_trained_however_late_the_server_is(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle, command = page.locator("#cut [role=slider]"), page.locator("#cut .hf-cut-command")
+    page.get_by_text("Other choices than a cut").click()
+    listed = page.locator("#policy input")
+    expect(listed).to_have_value("last_block")
+    settle(page)
+    asked, go = held_up(monkeypatch, FirstScreen, "cut")
+    page.locator("#epoch-count input[type=number]").fill("3")
+    page.locator("#epoch-count input[type=number]").press("Tab")
+    assert asked.wait(TIMEOUT / 1000)  # about the cut where it is now
+    handle.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")
+    expect(command).to_contain_text("--policy last_n:3 ")
+    expect(listed).to_have_value("last_n:3")
+    go.set()
+    expect(command).to_contain_text("--num_train_epochs 3 ")
+    expect(command).to_contain_text("--policy last_n:3 ")
+    page.keyboard.press("ArrowRight")
+    expect(command).to_contain_text("--policy last_n:2 ")
+    expect(listed).to_have_value("last_n:2")

@@ -67,14 +67,15 @@ class CutBox:
                 elem_id="policy",
             )
             self.meaning = gr.Markdown(describe_policy(DEFAULT_POLICY), elem_id="meaning")
-        quick: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        self.policy.change(describe_policy, self.policy, self.meaning, **quick)
+        private: dict[str, Any] = {"api_visibility": "private"}
+        self.policy.change(
+            describe_policy, self.policy, self.meaning, show_progress="hidden", trigger_mode="always_last", **private
+        )
         gr.on([self.start.click, self.cut.release], None, None, None, js=_SEEN)
-        self.cut.input(self.moved, None, self.policy, **quick)
-
-    def moved(self, event: gr.EventData) -> str:
-        """Answer with the policy where the handle is now."""
-        return str(event.policy)
+        # The page itself does this: what the handle shows is what is trained, whatever the server is still busy with.
+        moved = [self.cut.input, self.cut.release]
+        gr.on(moved, None, None, self.policy, js="() => hfftChosen.policy", **private)
+        self.policy.input(None, self.policy, None, js="(policy) => {hfftChosen.policy = policy}", **private)
 
     def value(self, session: Session, source: str, policy: str | None, epochs: float, model: str | None) -> Any:
         """Return what the drawing shows for what is chosen now."""

@@ -79,9 +79,7 @@ class FinetuneTab:
             "show_progress": "hidden",
         }
         box.start.click(plainly(self.finetune), self.chosen, self.outputs, api_name="finetune", **training)
-        box.cut.release(
-            plainly(self.let_go), self.chosen, [*self.outputs, box.policy], api_visibility="private", **training
-        )
+        box.cut.release(plainly(self.let_go), self.chosen, self.outputs, api_visibility="private", **training)
 
     def resume(self, arrived: Any) -> None:
         """Show what a visitor who loads the page again has given, and the training that goes on."""
@@ -118,16 +116,14 @@ class FinetuneTab:
         event: gr.EventData,
         request: gr.Request,
     ) -> Iterator[Any]:
-        """Answer as `finetune` does, and with the policy of the place where the handle was let go.
+        """Answer as `finetune` does, for the place where the handle was let go.
 
         A training that would take long waits for its button.
         """
-        policy = str(event.policy)
-        if not event.soon:
-            yield [*[gr.skip()] * len(self.outputs), policy]
-            return
-        for answer in self.finetune(where, policy, count, model, request):
-            yield [*answer, policy]
+        if event.soon:
+            yield from self.finetune(where, str(event.policy), count, model, request)
+        else:
+            yield [gr.skip()] * len(self.outputs)
 
     def follow(self, where: str, what: str, count: float, model: str | None, request: gr.Request) -> Iterator[Any]:
         """Answer as `finetune` does, for the training that is under way; without one, leave all as it is."""

@@ -1,5 +1,6 @@
 // Draws the cut box from the value that views/cut.py makes, and lets its handle be dragged by mouse, touch and keys.
-// Everything is written as text, never as HTML. Events: "input" when the cut moves, "release" when it is let go.
+// Everything is written as text, never as HTML. Events: "input" when the cut moves, "release" when it is let go. The
+// page knows what was chosen last as `hfftChosen.policy`: what the server answers may be about an older choice.
 const part = (name) => element.querySelector(".hf-cut-" + name);
 const bar = part("bar");
 const handle = part("handle");
@@ -18,7 +19,8 @@ const places = () => (chart() && chart().places) || [];
 
 function draw() {
   if (!chart()) return;
-  at = chart().at;
+  const chosen = places().findIndex((place) => place.policy === window.hfftChosen?.policy);
+  at = chosen < 0 ? chart().at : chosen;
   part("blocks").replaceChildren(
     ...chart().parts.map((block) => {
       const box = make("span", "hf-cut-block", block.width >= 7 ? block.name.replace("block ", "") : "");
@@ -90,7 +92,10 @@ function nearest(event) {
   return away.indexOf(Math.min(...away));
 }
 
-const told = () => ({ policy: places()[at].policy, soon: places()[at].soon });
+const tell = (event) => {
+  hfftChosen.policy = places()[at].policy;
+  trigger(event, { policy: places()[at].policy, soon: places()[at].soon });
+};
 const rests = () => !places().length || chart().busy;
 
 bar.addEventListener("pointerdown", (event) => {
@@ -103,7 +108,7 @@ bar.addEventListener("pointerdown", (event) => {
 });
 bar.addEventListener("pointermove", (event) => held && show(nearest(event)));
 bar.addEventListener("pointerup", () => {
-  if (held && at !== from) trigger("release", told());
+  if (held && at !== from) tell("release");
   held = false;
 });
 bar.addEventListener("pointercancel", () => {
@@ -116,9 +121,9 @@ handle.addEventListener("keydown", (event) => {
   const go = event.key === "Enter" || event.key === " ";
   if (rests() || !(go || event.key in steps)) return;
   event.preventDefault();
-  if (go) return trigger("release", told());
+  if (go) return tell("release");
   show(Math.max(0, Math.min(last, steps[event.key])));
-  trigger("input", told());
+  tell("input");
 });
 
 watch("value", draw);
