@@ -72,10 +72,17 @@ class Tabs:
 
     def __init__(self, model: gr.Dropdown, first: str) -> None:
         self.model = model
-        self.opened = gr.State(first)
+        self.opened = gr.Textbox(first, label="The open tab", visible=False)  # which the page itself writes
 
     def fill(
-        self, tab: gr.Tab, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], empty: Sequence[Any]
+        self,
+        tab: gr.Tab,
+        function: Callable[..., Any],
+        inputs: list[Any],
+        outputs: list[Any],
+        empty: Sequence[Any],
+        also: Sequence[Any] = (),
+        api_name: str | None = None,
     ) -> None:
         """Fill a tab.
 
@@ -85,6 +92,8 @@ class Tabs:
             inputs: what it is told.
             outputs: widgets of this tab.
             empty: what they hold until then.
+            also: events within the tab at which it is filled again.
+            api_name: what programs call the function by; by default they cannot.
         """
         name = tab.id
 
@@ -93,12 +102,25 @@ class Tabs:
                 return function(*given, request)
             return [gr.skip()] * len(outputs) if len(outputs) > 1 else gr.skip()
 
-        quick: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-        tab.select(lambda: name, None, self.opened, **quick)
-        tab.select(plainly(function), inputs, outputs, api_visibility="private")
-        # Which tab is open is asked once the emptying is done, or it would empty a tab that was opened meanwhile.
-        then = cleared(self.model.change, outputs, empty)
-        then(plainly(filled), [self.opened, *inputs], outputs, api_visibility="private")
+        tab.select(None, None, self.opened, js=f"() => {json.dumps(name)}", api_visibility="private")
+        cleared(self.model.change, outputs, empty)
+        asked = latest([tab.select, self.model.change, *also])
+        asked(plainly(filled), [self.opened, *inputs], outputs, api_visibility="private")
+        if api_name:
+            gr.on([], plainly(function), inputs, outputs, api_name=api_name)
+
+
+def latest(events: Sequence[Any]) -> Callable[..., Any]:
+    """Return the one event for an answer that several events ask for.
+
+    It answers the last of them: of two events that write the same widgets, the answer to the older choice can come
+    last, and stays.
+
+    Args:
+        events: of widgets. What was wired to them earlier is done before.
+    """
+    asked = gr.on(events, None, None, None, js="() => {}", api_visibility="private")
+    return partial(asked.then, trigger_mode="always_last")
 
 
 def cleared(event: Callable[..., Any], outputs: Sequence[Any], empty: Sequence[Any]) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ from hfft.space.curation.labelling import Labelling, LabelNext
 from hfft.space.curation.labels import LabelDesk, LabelDesks
 from hfft.space.curation.review import Decision, Review
 from hfft.space.first_screen import FirstScreen
+from hfft.space.models import Loaded
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import GENERAL, make_quiz
 from hfft.space.trainings.queue import Errand, Training
@@ -309,6 +310,29 @@ def test_what_is_said_of_a_model_goes_with_its_name_before_the_server_answers(pa
     page.unroute("**/gradio_api/**")
     expect(page.locator("#summary")).to_contain_text("base")
     expect(page.locator("#overlay img").first).to_be_visible()
+
+
+def test_a_tab_shows_the_model_that_was_chosen_last_however_late_an_answer_is(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go, follow = threading.Event(), threading.Event(), Loaded.pipeline
+
+    def pipeline(loaded: Loaded, *given: Any) -> Any:
+        if loaded.run is not None and loaded.run.folder.name == "run":
+            asked.set()
+            assert go.wait(TIMEOUT / 1000)
+        return follow(loaded, *given)
+
+    monkeypatch.setattr(Loaded, "pipeline", pipeline)
+    page.get_by_role("tab", name="Pipeline", exact=True).click()
+    assert asked.wait(TIMEOUT / 1000)
+    choose_model(page, "poor")
+    page.wait_for_url("**model=poor*")
+    go.set()
+    drawing = page.locator("#architecture svg.architecture")
+    expect(drawing).to_have_attribute("aria-label", re.compile("^poor: "))
+    settle(page)
+    expect(drawing).to_have_attribute("aria-label", re.compile("^poor: "))
 
 
 def test_a_class_whose_name_is_longer_than_a_line_stays_on_a_phone(page: Page, folder: Path) -> None:

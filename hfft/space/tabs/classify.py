@@ -12,7 +12,7 @@ from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
 from hfft.space.views.answers import in_words
 from hfft.space.views.evidence import laid_over, unlike
-from hfft.space.widgets import BUTTONS, ImageFile, Name, cleared, plainly
+from hfft.space.widgets import BUTTONS, ImageFile, Name, cleared, latest, plainly
 
 _OPACITY = "(value) => {document.documentElement.style.setProperty('--hf-map', value)}"
 
@@ -42,11 +42,19 @@ class ClassifyTab:
                     self._output()
             with gr.Accordion("Many images at once", open=False):
                 self._many()
-        inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
-        changed = partial(gr.on, [self.image.change, self.model.change])
+        changed = [self.image.change, self.model.change]
         # What is said of one image must not stand beside the next.
-        then = cleared(changed, [self.label, self.overlay], [{}, ""])
-        then(plainly(self.changed), inputs, results, api_visibility="private")
+        cleared(partial(gr.on, changed), [self.label, self.overlay], [{}, ""])
+        gr.on(changed, None, None, None, js="() => {hfftChosen.about = null}", api_visibility="private")
+        self.about.input(None, self.about, None, js="(about) => {hfftChosen.about = about}", api_visibility="private")
+        latest([*changed, self.button.click, self.about.input])(
+            plainly(self.answered),
+            [self.image, self.about, self.model],
+            [self.label, self.overlay, self.about],
+            js="(image, about, model) => [image, hfftChosen.about, model]",
+            api_visibility="private",
+            concurrency_limit=2,
+        )
 
     def _input(self) -> None:
         self.image = ImageFile(
@@ -110,9 +118,10 @@ class ClassifyTab:
 
     def wire(self) -> None:
         """Let the buttons do what they say, and the examples follow the model."""
-        inputs, results = [self.image, self.model], [self.label, self.overlay, self.about]
-        self.button.click(plainly(self.classify), inputs, results, api_name="classify", concurrency_limit=2)
-        self.about.input(plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
+        named, results = [self.image, self.model], [self.label, self.overlay, self.about]
+        self.button.click(plainly(self.begun), self.image, None, api_visibility="private", show_progress="hidden")
+        gr.on([], plainly(self.classify), named, results, api_name="classify", concurrency_limit=2)
+        gr.on([], plainly(self.explain), [self.image, self.about, self.model], self.overlay, api_name="explain")
         # The map lies over the picture in the page, so that its opacity needs no server.
         self.opacity.change(None, self.opacity, None, js=_OPACITY)
         self.model.change(self.fitting, self.model, self.examples, api_visibility="private", show_progress="hidden")
@@ -120,8 +129,11 @@ class ClassifyTab:
 
     def classify(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with probabilities, the image under its map, and the classes that can be explained."""
+        return self._classified(path, None, model, request)
+
+    def _classified(self, path: str | None, about: str | None, model: str | None, request: gr.Request) -> Any:
         session = self.space.visits.of(request.session_hash)
-        image, found, values, about = self.space.classify(session, model, path)
+        image, found, values, about = self.space.classify(session, model, path, about)
         loaded = self.space.loaded(session, model)
         task, bars = loaded.classifier.task, loaded.bars(found)
         # The widget draws probabilities of labels that exclude each other; what has thresholds or units, the page does.
@@ -130,9 +142,16 @@ class ClassifyTab:
         shown = words + laid_over(image, values, about)
         return NONE if found.unknown else scores, shown, gr.update(choices=list(loaded.classifier.labels), value=about)
 
-    def changed(self, path: str | None, model: str | None, request: gr.Request) -> Any:
-        """Classify as soon as an image or another model is there; an image taken away clears the results."""
-        return self.classify(path, model, request) if path else (None, "", gr.update(choices=[], value=None))
+    def begun(self, path: str | None) -> None:
+        """Say so where there is no image to classify."""
+        if not path:
+            self.space.image(path)
+
+    def answered(self, path: str | None, about: str | None, model: str | None, request: gr.Request) -> Any:
+        """Answer as `classify` does, explaining the class of the visitor's choice; without an image, with nothing."""
+        if path:
+            return self._classified(path, about, model, request)
+        return None, "", gr.update(choices=[], value=None)
 
     def explain(self, path: str | None, about: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the image under the map for a class of the visitor's choice."""

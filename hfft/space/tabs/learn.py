@@ -47,8 +47,8 @@ class LearnTab:
             self._wire(number, *slot)
         outputs = [about, self.marks, self.score, *(widget for slot in slots for widget in slot)]
         tabs.fill(tab, self.questions, [tabs.model, about], outputs, [gr.skip()] * len(outputs))
-        tabs.fill(tab, self.lesson, [register, tabs.model], [told], (lesson(REGISTERS[0], Told(None)),))
-        register.input(plainly(self.lesson), [register, tabs.model], told, **_QUICK)
+        empty = (lesson(REGISTERS[0], Told(None)),)
+        tabs.fill(tab, self.lesson, [register, tabs.model], [told], empty, also=[register.input])
 
     def _wire(self, number: int, choices: gr.Radio, guess: gr.Slider, show: gr.Button, verdict: gr.HTML) -> None:
         """Let a question be answered."""

@@ -41,8 +41,8 @@ class PipelineTab:
             drawing = gr.HTML(label="Architecture", elem_id="architecture")
             again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs, outputs = [image, tabs.model], [flow, before, after, drawing]
-        again.click(plainly(self.pipeline), inputs, outputs, api_name="pipeline")
-        tabs.fill(tab, self.pipeline, inputs, outputs, ("", None, None, ""))
+        empty = ("", None, None, "")
+        tabs.fill(tab, self.pipeline, inputs, outputs, empty, also=[again.click], api_name="pipeline")
 
     def pipeline(self, path: str | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the stages, the image before and after preprocessing, and the drawing."""
@@ -79,8 +79,7 @@ class TraceTab:
             shown = gr.HTML(label="Steps", elem_id="steps")
             again = gr.Button("Refresh", size="sm", elem_classes="hf-again")
         inputs = [image, tabs.model]
-        again.click(plainly(self.trace), inputs, shown, api_name="trace")
-        tabs.fill(tab, self.trace, inputs, [shown], ("",))
+        tabs.fill(tab, self.trace, inputs, [shown], ("",), also=[again.click], api_name="trace")
         tabs.fill(tab, self.journey, inputs, [way], (no_journey(""),))
         way.input(
             plainly(self.what_if),

@@ -97,9 +97,9 @@ class TrainingTab:
         mistakes.select(plainly(self.look_at), [tabs.model, shown], image, api_visibility="private").success(
             None, None, None, js="() => {hfftOpen('trace')}", api_visibility="private"
         )
-        again.click(plainly(self.training), tabs.model, outputs, api_name="training")
         # The files stay while the tab is emptied: a press on a mistake may be on its way.
-        tabs.fill(tab, self.training, [tabs.model], outputs, ("", hidden, hidden, hidden, hidden, "", gr.skip()))
+        empty = ("", hidden, hidden, hidden, hidden, "", gr.skip())
+        tabs.fill(tab, self.training, [tabs.model], outputs, empty, also=[again.click], api_name="training")
         tabs.fill(tab, self.by_epoch, [tabs.model], [player], (no_epochs(""),))
 
     def training(self, model: str | None, request: gr.Request) -> Any:
