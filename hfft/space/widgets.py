@@ -83,7 +83,8 @@ class Tabs:
         empty: Sequence[Any],
         also: Sequence[Any] = (),
         api_name: str | None = None,
-    ) -> None:
+        **more: Any,
+    ) -> Any:
         """Fill a tab.
 
         Args:
@@ -94,6 +95,10 @@ class Tabs:
             empty: what they hold until then.
             also: events within the tab at which it is filled again.
             api_name: what programs call the function by; by default they cannot.
+            more: of the event, as Gradio takes it.
+
+        Returns:
+            The event.
         """
         name = tab.id
 
@@ -105,9 +110,9 @@ class Tabs:
         tab.select(None, None, self.opened, js=f"() => {json.dumps(name)}", api_visibility="private")
         cleared(self.model.change, outputs, empty)
         asked = latest([tab.select, self.model.change, *also])
-        asked(plainly(filled), [self.opened, *inputs], outputs, api_visibility="private")
         if api_name:
             gr.on([], plainly(function), inputs, outputs, api_name=api_name)
+        return asked(plainly(filled), [self.opened, *inputs], outputs, api_visibility="private", **more)
 
 
 def latest(events: Sequence[Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from chromium import TIMEOUT, chromium, needed, open_tab, settle
@@ -333,6 +334,30 @@ def test_a_tab_shows_the_model_that_was_chosen_last_however_late_an_answer_is(
     expect(drawing).to_have_attribute("aria-label", re.compile("^poor: "))
     settle(page)
     expect(drawing).to_have_attribute("aria-label", re.compile("^poor: "))
+
+
+def test_runs_compared_are_those_ticked_last_and_those_of_the_address_however_late_an_answer_is(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_tab(page, "Compare")
+    settle(page)
+    press = page.get_by_role("button", name="Compare", exact=True)
+    runs = page.locator("#runs").get_by_label
+    for name in ("run", "poor", "old"):
+        runs(name, exact=True).set_checked(name != "old")
+    asked, go = held_up(monkeypatch, served.space, "compare")
+    press.click()
+    assert asked.wait(TIMEOUT / 1000)
+    runs("run", exact=True).uncheck()
+    runs("old", exact=True).check()
+    press.click()
+    go.set()
+    table = page.locator("#comparison table").first
+    expect(table.get_by_text("old", exact=True)).to_be_visible()
+    settle(page)
+    expect(table.get_by_text("poor", exact=True)).to_be_visible()
+    expect(table.get_by_text("run", exact=True)).to_have_count(1)  # the head of the column
+    assert sorted(parse_qs(urlsplit(page.url).query)["runs"]) == ["old", "poor"]
 
 
 def test_a_class_whose_name_is_longer_than_a_line_stays_on_a_phone(page: Page, folder: Path) -> None:

@@ -32,7 +32,11 @@ def modes(page: gr.Blocks, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["flow", "architecture", "epochs", "player", "feature-map", "steps", "lesson", "label", "overlay", "about"]
+    "name",
+    [
+        *("flow", "architecture", "epochs", "player", "feature-map", "steps", "lesson", "comparison", "differing"),
+        *("label", "overlay", "about"),
+    ],
 )
-def test_one_event_writes_what_belongs_to_the_model_and_answers_the_last_choice(page: gr.Blocks, name: str) -> None:
+def test_one_event_writes_what_belongs_to_a_choice_and_answers_the_last_one(page: gr.Blocks, name: str) -> None:
     assert modes(page, name) == ["always_last"]

@@ -18,6 +18,11 @@ from hfft.space.views.curves import compared
 from hfft.space.widgets import BUTTONS, NameList, Tabs, plainly
 
 _DIFFERING = 12  # images that are shown of those on which runs differ
+_PRESSED = """(opened, chosen, pressed, ...others) => {
+    pressed = Boolean(hfftChosen.compare);
+    hfftChosen.compare = false;
+    return [opened, chosen, pressed, ...others];
+}"""
 
 
 class CompareTab:
@@ -47,13 +52,33 @@ class CompareTab:
             )
             note = gr.HTML(label="How many")
             curves = gr.HTML(label="Epoch by epoch", elem_id="compared-curves")
+            # Both are the page's own: whether Compare was pressed since the last question, and what the table is of.
+            pressed, told = gr.Checkbox(visible=False), gr.JSON(visible=False)
         shown = [table, differing, note, curves]
-        compare: dict[str, Any] = {"api_name": "compare", "show_progress_on": table}  # an error is said once
-        button.click(plainly(self.compare), [chosen, image], shown, **compare)
-        button.click(None, chosen, None, js="(names) => {hfftAddress('runs', names)}", api_visibility="private")
+        gr.on([], plainly(self.compare), [chosen, image], shown, api_name="compare")
+        button.click(None, None, None, js="() => {hfftChosen.compare = true}", api_visibility="private")
+        tabs.model.change(None, None, None, js="() => {hfftChosen.compare = false}", api_visibility="private")
         hidden = gr.update(visible=False)
-        empty = (gr.update(choices=[], value=[]), "", hidden, "", "")
-        tabs.fill(tab, self.offer, [chosen, tabs.model], [chosen, *shown], empty)
+        filled = tabs.fill(
+            tab,
+            self.filled,
+            [chosen, pressed, image, tabs.model],
+            [chosen, *shown, told],
+            (gr.update(choices=[], value=[]), "", hidden, "", "", None),
+            also=[button.click],
+            js=_PRESSED,
+            show_progress_on=table,  # an error is said once
+        )
+        to_address = "(names) => {if (names) hfftAddress('runs', names)}"
+        filled.success(None, told, None, js=to_address, api_visibility="private")
+
+    def filled(
+        self, chosen: list[str] | None, pressed: bool, path: str | None, model: str | None, request: gr.Request
+    ) -> Any:
+        """Answer with the runs that there are, what `compare` says of those that are chosen, and which these are."""
+        if pressed:
+            return gr.skip(), *self.compare(chosen or [], path, request), chosen
+        return *self.offer(chosen, model, request), gr.skip()
 
     def offer(self, before: list[str] | None, model: str | None, request: gr.Request) -> Any:
         """Answer with the runs that there are, and which are chosen.
