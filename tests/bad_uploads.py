@@ -67,6 +67,10 @@ BAD_ZIPS = {
     "many images": ({f"{number % 2}/{number}.png": png() for number in range(41)}, "41 images"),
     "entries": ({f"a/{number}.txt": b"" for number in range(1200)}, "entries"),
     "nested": ({"a/inner.zip": b"PK", "b/inner.zip": b"PK"}, "other archives"),
+    "photos of a phone": (
+        {"a/1.HEIC": b"x", "b/2.heic": b"x", "b/notes.txt": b"x"},
+        r"no images in class folders \(its files: 2 \.heic, 1 \.txt, .*save photos as JPEG",
+    ),
     "bomb": ({"a/1.png": bytes(9_000_000), "b/1.png": png()}, "unpacks to 9 MB"),
     "no folders": ({"1.png": png(), "2.png": png()}, "outside any folder"),
     "one class": ({f"a/{number}.png": png((number, 0, 0)) for number in range(5)}, "two classes"),

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from PIL import Image, UnidentifiedImageError
 
 from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, upright_rgb
-from hfft.data.layout import layout
+from hfft.data.layout import layout, seen_endings
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
@@ -294,8 +294,11 @@ def _members(archive: zipfile.ZipFile, limits: Limits, found: Uploaded) -> list[
     if outside := plan.left_out.get("in no class folder"):
         raise DataError(f"{outside[0][-80:]} lies outside any folder; put each image into its class's folder")
     if not plan.splits:
-        nested = any(ending in plan.left_out for ending in (".zip", ".gz", ".tar", ".7z", ".rar"))
-        more = "; it holds other archives, which are not opened" if nested else ""
+        endings = Counter({reason: len(files) for reason, files in plan.left_out.items() if reason.startswith(".")})
+        nested = endings.keys() & {".zip", ".gz", ".tar", ".7z", ".rar"}
+        more = seen_endings(endings) + "; save photos as JPEG or PNG" if endings else ""
+        if nested:
+            more = "; it holds other archives, which are not opened"
         raise DataError(f"the zip holds no images in class folders{more}")
     if "train" not in plan.splits:
         raise DataError(f"the zip holds {', '.join(plan.folders.values())} but no training images; add a folder train")
