@@ -209,6 +209,26 @@ def test_the_quiz_asks_before_it_shows_and_keeps_score(page: Page, folder: Path)
     expect(page.locator("#score")).to_contain_text("of the arithmetic of a pass")
 
 
+def test_every_answer_of_the_quiz_counts_however_late_its_verdict_is(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_tab(page, "Learn")
+    second = GENERAL[1]
+    choice = page.locator("#question-2").get_by_label
+    choice(second.choices[second.answer], exact=True).wait_for()
+    asked, go = held_up(monkeypatch, served.space, "quiz")
+    choice(second.choices[second.answer], exact=True).check()
+    assert asked.wait(TIMEOUT / 1000)
+    wrong = (second.answer + 1) % len(second.choices)
+    choice(second.choices[wrong], exact=True).check()
+    with page.expect_response("**/gradio_api/queue/join**"):
+        page.locator("#question-3 input").first.check()
+    go.set()
+    expect(page.locator("#verdict-3 p")).to_be_visible()
+    expect(page.locator("#verdict-2")).to_contain_text(second.reasons[wrong])
+    expect(page.locator("#score")).to_contain_text("of 2 answered")
+
+
 def test_the_camera_records_while_its_button_is_held_and_is_followed_live(page: Page) -> None:
     page.locator("#source").get_by_label("Files under class names").check()
     camera = page.locator("#class-camera")

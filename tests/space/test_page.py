@@ -40,3 +40,10 @@ def modes(page: gr.Blocks, name: str) -> list[str]:
 )
 def test_one_event_writes_what_belongs_to_a_choice_and_answers_the_last_one(page: gr.Blocks, name: str) -> None:
     assert modes(page, name) == ["always_last"]
+
+
+def test_answers_to_the_quiz_are_judged_one_after_the_other(page: gr.Blocks) -> None:
+    judged = [event for event in page.fns.values() if event.name == "judge"]
+    assert judged
+    assert {(event.concurrency_id, event.concurrency_limit) for event in judged} == {("quiz", 1)}
+    assert {event.trigger_mode for event in judged} == {"always_last"}

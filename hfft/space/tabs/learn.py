@@ -18,7 +18,13 @@ from hfft.space.widgets import Tabs, plainly
 from hfft.trust.epoch_answers import read_epoch_answers
 
 QUESTIONS = len(GENERAL) + OWN
-_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_JUDGED: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",  # a verdict is about the answer that is ticked
+    "concurrency_id": "quiz",  # one at a time, since each reads and writes the marks of all questions
+    "concurrency_limit": 1,
+}
 
 Marks = dict[int, bool]
 """By the question's number, whether the first answer was right; later ones do not count."""
@@ -57,8 +63,8 @@ class LearnTab:
             return self.judged(number, answer, model, marks, request)
 
         outputs = [verdict, self.marks, self.score]
-        choices.input(plainly(judge), [choices, self.model, self.marks], outputs, **_QUICK)
-        show.click(plainly(judge), [guess, self.model, self.marks], outputs, **_QUICK)
+        choices.input(plainly(judge), [choices, self.model, self.marks], outputs, **_JUDGED)
+        show.click(plainly(judge), [guess, self.model, self.marks], outputs, **_JUDGED)
         guess.input(None, None, verdict, js="() => ''")  # a verdict is about the guess that it judged
 
     def questions(self, model: str | None, about: str, request: gr.Request) -> Any:
