@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -203,9 +204,10 @@ class Space:
         """Return files and labels of images that are written where they are not there yet."""
         folder = self.work / "examples" / name
         with self._lock:
-            if not folder.exists():
+            if not (folder / _LABELS).exists():
                 _write_examples(images(), folder)
-        return [(str(path), path.stem.partition("-")[2]) for path in sorted(folder.iterdir())]
+        labels = json.loads((folder / _LABELS).read_text(encoding="utf-8"))
+        return [(str(folder / f"{place}.png"), label) for place, label in enumerate(labels)]
 
     # Learning and comparing ----------------------------------------------------------------------------
 
@@ -263,11 +265,12 @@ def _evaluated_images(loaded: Loaded) -> list[tuple[str, Image.Image]]:
 
 
 def _write_examples(images: Sequence[tuple[str, Image.Image]], folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for place, (label, image) in enumerate(images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, (_, image) in enumerate(images):
         image.thumbnail((_SIDE, _SIDE))
-        name = "".join(char for char in label.replace("/", " ") if char.isalnum() or char in _NAMED)[:_LONGEST].strip()
-        image.save(folder / f"{place}-{name or 'image'}.png")
+        image.save(folder / f"{place}.png")
+    # Last, so that images without it are written again; and apart, since a file cannot be called by every label.
+    (folder / _LABELS).write_text(json.dumps([label for label, _ in images]), encoding="utf-8")
 
 
 def _stranger() -> list[tuple[str, Image.Image]]:
@@ -277,8 +280,7 @@ def _stranger() -> list[tuple[str, Image.Image]]:
     return [("chessboard", board.resize((224, 224), Image.Resampling.NEAREST).convert("RGB"))]
 
 
-_NAMED = " _,.+-"  # beside letters and digits, what a label's file is called by: numbers have points and signs
-_LONGEST = 60  # characters of it
+_LABELS = "labels.json"  # beside examples, in their order
 _SIDE = 1024  # pixels of an example's longer side
 THUMBNAIL = 400
 """Pixels of a picture's longer side in a gallery."""

@@ -140,13 +140,13 @@ def test_a_run_that_is_replaced_is_the_model_from_then_on(outputs: Path, tmp_pat
     (run / "hfft.json").parent.mkdir(parents=True)
     assert space.models.get(str(run)) is before  # while the new one is being written
     images = make_images(tmp_path / "images")
-    (images / "blue").rename(images / "azure")
+    (images / "blue").rename(images / "<b>C#")
     run_finetune(base, images, run, overwrite_output_dir=True)
     after = space.loaded(session, "run")
-    assert list(after.classifier.labels) == ["azure", "green", "red"]
+    assert list(after.classifier.labels) == ["<b>C#", "green", "red"]
     assert after.run is not None
     assert after.run.record.data.labels == list(after.classifier.labels)
-    assert {label for _, label in space.examples(session, "run")} == {"azure", "green", "red"}
+    assert {label for _, label in space.examples(session, "run")} == {"<b>C#", "green", "red"}
     assert {label for _, label in examples} == {"blue", "green", "red"}
     assert space.loaded(session, "run") is after
     space.close()
