@@ -394,6 +394,17 @@ def test_a_class_whose_name_is_longer_than_a_line_stays_on_a_phone(page: Page, f
         }"""
     )
     assert wide == [5, 0]  # the answer, three classes, and the title of the map
+    open_tab(page, "Prediction trace")
+    shares = page.locator("#steps .hf-step").last.locator(".hf-rows td.n")
+    expect(shares).to_have_count(3)
+    right = page.evaluate(
+        """() => [...document.querySelectorAll("#steps .hf-step:last-child .hf-rows tr")].map((row) => {
+            row.cells[0].firstChild.textContent = "red".repeat(20);
+            return row;
+        }).map((row) => row.cells[1].getBoundingClientRect().right)"""
+    )
+    assert len(right) == 3
+    assert max(right) <= 375
 
 
 def choose_model(page: Page, name: str) -> None:

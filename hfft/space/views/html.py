@@ -49,6 +49,7 @@ CSS = f"""
 .hf-bar.zero::after {{content:""; position:absolute; left:50%; top:0; width:1px; height:100%;
   background:var(--body-text-color)}}
 .hf-rows td:first-child {{width:100%}}
+.hf-rows td:first-child, .hf-rows caption {{overflow-wrap:anywhere}}
 .hf-laid {{position:relative; display:inline-block; margin:0; max-width:100%}}
 .hf-laid img {{display:block; max-width:100%; max-height:320px; min-height:200px; border-radius:8px}}
 .hf-laid img + img {{position:absolute; inset:0; width:100%; height:100%; opacity:var(--hf-map, .5)}}
