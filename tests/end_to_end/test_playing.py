@@ -598,6 +598,8 @@ def test_keys_pressed_before_the_server_answers_decide_about_nothing_unseen(
     page.keyboard.press("2")
     expect(page.locator("#next-photo")).to_contain_text("Photo 3 of 4")
     assert found.labels == {0: second, 1: "other"}
+
+
 def test_what_the_handle_shows_is_what_is_trained_however_late_the_server_is(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
