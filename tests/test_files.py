@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from hfft.cli.cache import cache_tool
 from hfft.errors import ArgumentError
 from hfft.files import cannot_write, default_cache_dir
 from hfft.models.download import fetch
+from hfft.training.setup import Settings
 
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,10 +32,17 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_sweep_in_the_home_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("hfft.jobs.sweep.finetune", lambda *_, **__: (_ for _ in ()).throw(ArgumentError("enough")))
+    folders = list[str | None]()
+
+    def ended(settings: Settings, *_: Any, **__: Any) -> None:
+        folders.append(settings.training.output_dir)
+        raise ArgumentError("enough")
+
+    monkeypatch.setattr("hfft.jobs.sweep.finetune", ended)
     flags = ["--max_train_samples", "30", "--output_dir", "~/sweep", "--sweep", "seed=1"]
     assert main(["sweep", *flags]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert folders == [str(tmp_path / "home" / "sweep" / "seed=1")]
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(

@@ -502,12 +502,13 @@ def test_the_map_says_for_which_class_it_is(page: Page, folder: Path) -> None:
 
 
 def test_what_a_visitor_gave_can_all_be_removed_and_the_page_says_when(
-    page: Page, served: Served, folder: Path
+    page: Page, served: Served, folder: Path, tmp_path: Path
 ) -> None:
+    given = Path(shutil.copyfile(folder / "images" / "red" / "0.png", tmp_path / "given.png"))
     minutes = served.space.options.keep_minutes
     open_tab(page, "Classify")
     expect(page.get_by_text(f"stay on this server for at most {minutes} minutes after you leave")).to_be_visible()
-    page.locator("#image input[type=file]").set_input_files(str(folder / "images" / "red" / "0.png"))
+    page.locator("#image input[type=file]").set_input_files(str(given))
     expect(page.locator("#overlay img").first).to_be_visible()
     open_address(page, model="poor", tab="training")
     expect(page.locator("#mistakes button.thumbnail-item").first).to_be_visible()
@@ -515,10 +516,10 @@ def test_what_a_visitor_gave_can_all_be_removed_and_the_page_says_when(
     page.locator("#mistakes button.thumbnail-item").first.click()
     expect(page.locator("#steps .hf-step")).to_have_count(5)
     uploads = served.space.work / "uploads"
-    assert {path.name for path in uploads.rglob("*.png")} >= {"0.png", "mistake.png"}
+    assert {path.name for path in uploads.rglob("*.png")} >= {given.name, "mistake.png"}
     assert served.blocks.delete_cache[1] == minutes * 60
     delete_files_created_by_app(served.blocks, age=-1)  # what Gradio does with files of that age
-    assert not [path for path in uploads.rglob("*") if path.is_file() and path.name in {"0.png", "mistake.png"}]
+    assert not [path for path in uploads.rglob("*") if path.is_file() and path.name in {given.name, "mistake.png"}]
 
 
 def test_the_page_shows_what_fits_the_latest_choice_of_images_however_late_an_answer_is(
