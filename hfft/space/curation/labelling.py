@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import threading
 import time
@@ -18,7 +17,7 @@ from hfft.report.typed_json import build
 from hfft.space.curation.images import Pictures
 from hfft.space.pictures import address_of
 from hfft.space.service import Space
-from hfft.space.trainings.queue import Errand, Training, data_options
+from hfft.space.trainings.queue import Errand, Training, data_options, found_by
 from hfft.space.trainings.sessions import Given, Session
 from hfft.space.trainings.visitors import cache_of
 from hfft.space.uploads import add, class_names, open_upload, place, remove
@@ -59,11 +58,8 @@ class Labelling:
     def collect(self) -> None:
         """Take in the photos once they are ranked, whether or not anybody followed it."""
         with self.lock:
-            if self.photos is not None or self.choosing.state != "done":
-                return
-            job = self.choosing.job
-            assert isinstance(job, Errand)
-            self.photos = build(Chosen, json.loads(job.found.read_text(encoding="utf-8")), "the choice").chosen
+            if self.photos is None and self.choosing.state == "done":
+                self.photos = build(Chosen, found_by(self.choosing), "the choice").chosen
 
     @property
     def status(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from hfft.report.typed_json import build
 from hfft.space.curation.images import Pictures, images_of
 from hfft.space.curation.review import Review
 from hfft.space.service import Space
-from hfft.space.trainings.queue import Errand, Job, Training
+from hfft.space.trainings.queue import Errand, Job, Training, found_by
 from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import cache_of
 from hfft.space.uploads import class_name
@@ -57,12 +56,8 @@ class LabelDesk:
     def collect(self) -> None:
         """Take in what the search has found, once it has ended, whether or not anybody followed it."""
         with self.lock:
-            if self.review is not None or self.looking.state != "done":
-                return
-            job = self.looking.job
-            assert isinstance(job, Errand)
-            found = json.loads(job.found.read_text(encoding="utf-8", errors="surrogateescape"))
-            self.review = Review(build(Desk, found, "the findings"))
+            if self.review is None and self.looking.state == "done":
+                self.review = Review(build(Desk, found_by(self.looking), "the findings"))
 
     def named(self, text: str) -> str:
         """Return the label that a visitor means: one of the images' own as it is, a new one as a class may be called.

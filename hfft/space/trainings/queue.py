@@ -367,6 +367,12 @@ def _kill(process: subprocess.Popen[str] | None) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def found_by(training: Training) -> Any:
+    """Return what an errand that is done has found, as JSON has it; names of files may hold what is not UTF-8."""
+    assert isinstance(training.job, Errand)
+    return json.loads(training.job.found.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
 def take(training: Training, event: dict[str, Any]) -> tuple[State, str] | None:
     """Bring a training up to date with one event of its worker; return how it ended, where the event says so."""
     kind = event["event"]
