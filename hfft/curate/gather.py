@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -21,6 +21,7 @@ from hfft.data.sampling import stratified, with_groups
 from hfft.errors import ArgumentError, OutputError
 from hfft.files import cannot_write, refuse_unwritable
 from hfft.inference.classifier import find_images
+from hfft.inference.runs import recorded_images
 from hfft.report.record import RunRecord
 from hfft.tasks.contract import needs_one_label
 
@@ -84,8 +85,7 @@ def gather(data: DataArguments, place: str | None) -> Gathered:
         raise ArgumentError("give the images once: as DATA, or by --train_dir or --dataset_name")
     record = run_record(place)
     if record is not None:
-        known = {item.name for item in fields(DataArguments)}
-        data = DataArguments(**{name: value for name, value in record.arguments.items() if name in known})
+        data = DataArguments(**recorded_images(record))
     elif place is not None:
         data = replace(data, dataset_name=place)
     if record is None and place is not None and _is_flat(Path(place).expanduser()):

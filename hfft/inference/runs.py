@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,8 +230,7 @@ class EvaluationImages:
         embedded = self.record.data.name == EMBEDDED_DATA.partition("==")[0]
         if not self.local and not embedded:
             return None
-        known = {item.name for item in fields(DataArguments)}
-        options = {name: value for name, value in self.record.arguments.items() if name in known}
+        options = recorded_images(self.record)
         here = options.get("train_dir") or os.path.exists(str(options.get("dataset_name")))
         if not here and not embedded:
             return None  # a data set on the Hub: looking at a few images is not worth a download
@@ -252,6 +251,12 @@ def _picture(found: tuple[ImageSet, int] | None, least: int | None) -> Image.Ima
         return None
 
 
+def recorded_images(record: RunRecord) -> dict[str, Any]:
+    """Return the options of `DataArguments` that a run was given."""
+    known = {item.name for item in fields(DataArguments)}
+    return {name: value for name, value in record.arguments.items() if name in known}
+
+
 def own_sets(classifier: Classifier) -> ImageSets:
     """Load the images that a run trained on, split as it split them.
 
@@ -260,9 +265,7 @@ def own_sets(classifier: Classifier) -> ImageSets:
     """
     if classifier.record is None:
         raise HfftError(f"{classifier.name} holds no {RECORD}, which names them")
-    known = {item.name for item in fields(DataArguments)}
-    given = {name: value for name, value in classifier.record.arguments.items() if name in known}
-    sets = load_usable_sets(DataArguments(**given), classifier.record.seed)
+    sets = load_usable_sets(DataArguments(**recorded_images(classifier.record)), classifier.record.seed)
     if sets.labels != classifier.labels:
         raise HfftError(f"{sets.name} has other labels than {classifier.name} by now")
     return sets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hfft.arguments import DataArguments
 from hfft.curate.gather import Gathered, gather
 from hfft.demo import EMBEDDED_DATA
 from hfft.errors import DataError, HfftError
+from hfft.inference.runs import recorded_images
 from hfft.space.pictures import address_of
 from hfft.space.service import Space
 from hfft.space.trainings.queue import data_options
@@ -59,8 +59,7 @@ def _of_model(space: Space, session: Session, model: str | None) -> dict[str, An
         raise DataError(f"the images of {model} do not have one label each, which is what can be looked at here")
     if run.record.data.name == EMBEDDED_DATA.partition("==")[0]:
         return {}
-    known = {item.name for item in fields(DataArguments)}
-    given = {name: value for name, value in run.record.arguments.items() if name in known}
+    given = recorded_images(run.record)
     # A stranger's record may name any folder of this machine; a data set on the Hub is not worth a download.
     here = str(given.get("train_dir") or given.get("dataset_name") or "")
     if not Path(place).is_dir() or not os.path.exists(os.path.expanduser(here)):
