@@ -84,7 +84,7 @@ print("SEEN", run.settings.training.process_index, sorted(set(kinds)))
         pytest.param("vit", "off", "lp_ft", marks=pytest.mark.slow),
         pytest.param("vit", "disk", "last_block", marks=pytest.mark.slow),
         pytest.param("vit", "disk", "gradual", marks=pytest.mark.slow),
-        pytest.param("vit", "disk", "auto_rgn", marks=pytest.mark.slow),
+        pytest.param("vit", "off", "auto_rgn", marks=pytest.mark.slow),
         pytest.param("swin", "disk", "last_block", marks=pytest.mark.slow),
     ],
 )
@@ -98,7 +98,10 @@ def test_two_processes_give_the_losses_of_one(
     # 27 validation images: neither batches nor processes divide them evenly.
     flags = ["--model_name_or_path", model, "--train_dir", image_folder()]
     flags += ["--validation_dir", image_folder("validation", per_class=9, seed=3), "--cache", cache]
-    flags += ["--policy", policy, "--augment", "flip", "--views", 2, "--mixup", 0.4, "--frofa", "brightness"]
+    flags += ["--policy", policy, "--augment", "flip", "--views", 2, "--mixup", 0.4]
+    flags += (
+        [] if policy == "auto_rgn" else ["--frofa", "brightness"]
+    )  # it has no frozen part whose features could change
     flags += ["--cutmix", 1.0] if policy == "last_block" else []
     filled, watch = set(), tmp_path / "watch.py"
     watch.write_text(WATCH)
