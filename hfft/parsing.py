@@ -193,7 +193,7 @@ def flags_of(values: dict[str, Any]) -> list[str]:
     for key, value in values.items():
         if value is None:
             continue
-        items = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        items = value if isinstance(value, list | tuple) else [json.dumps(value) if isinstance(value, dict) else value]
         flags += [f"--{key}", *(str(item) for item in items)]
     return flags
 
@@ -272,8 +272,11 @@ def parse_keywords(
     for name, value in options.items():
         if name not in known:
             raise ArgumentError(f"{function} has no option {name!r}{closest(name, list(known))}")
-        if isinstance(value, list | tuple | set) and not re.search("list|dict|Any", known[name]):
+        several = re.search("list|dict|Any", known[name])
+        if isinstance(value, list | tuple) and not several:
             raise ArgumentError(f"{function}: {name} is one value, not a {type(value).__name__}; commas part several")
+        if isinstance(value, set):
+            raise ArgumentError(f"{function}: {name} is {'a list' if several else 'one value'}, not a set")
     # The way of a YAML file: values are checked and converted as those of flags are.
     flags = flags_of({name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in options.items()})
     return parse(classes, flags, function, "")

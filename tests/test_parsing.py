@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 import hfft
 from hfft import arguments
-from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, FillArguments, FinetuneArguments
+from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, DataArguments, FillArguments, FinetuneArguments
 from hfft.errors import ArgumentError, HfftError
 from hfft.parsing import parse, parse_keywords, parser_of, print_run_help
 from hfft.space.options import SpaceArguments
@@ -92,6 +92,14 @@ def test_one_value_is_not_a_list() -> None:
         hfft.finetune(policy=["head", "last_block"])
     with pytest.raises(ArgumentError, match="train_dir is one value, not a tuple"):
         hfft.finetune(train_dir=("a", "b"))
+
+
+def test_a_tuple_is_a_list() -> None:
+    """Where an option takes several values; a set has no order, which columns and policies have."""
+    (given,) = parse_keywords((DataArguments,), {"label_columns": ("height", "width")}, "hfft.finetune")
+    assert given.label_columns == ["height", "width"]
+    with pytest.raises(ArgumentError, match=r"hfft\.finetune: label_columns is a list, not a set"):
+        hfft.finetune(label_columns={"height", "width"})
 
 
 TAKEN = {"finetune": "dataset_name", "advise": "dataset_name", "evaluate": "model", "plan": "model_name_or_path"}
