@@ -136,7 +136,8 @@ class Regression(Task):
             np.array([[float(row[f"{kind}{name}"]) for name in classes] for row in rows]).reshape(-1, len(classes))
             for kind in ("", "predicted ")
         )
-        deviations = truth.std(axis=0) if len(rows) else np.ones(len(classes))
+        # Differences, so that what does not vary is 0 to the last bit.
+        deviations = (truth - truth[:1]).std(axis=0) if len(rows) else np.ones(len(classes))
         wrong = np.abs(truth - said) / np.where(deviations > 0, deviations, 1)
         true, answered = (
             [numbers(dict(zip(classes, row, strict=True))) for row in table.tolist()] for table in (truth, said)

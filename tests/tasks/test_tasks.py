@@ -264,3 +264,9 @@ def test_a_probe_can_be_sent_to_other_processes(task: Task) -> None:
 def test_an_interval_that_says_nothing_is_not_told() -> None:
     assert Regression().reached(-0.494, 4, (-56977.817, 1.0)) == "R2 -0.494 on 4 images (too few for an interval)"
     assert Regression().reached(0.5, 90, (0.25, 0.75)) == "R2 0.500 on 90 images (95 % interval 0.250 to 0.750)"
+
+
+def test_what_a_constant_target_is_missed_by_does_not_outweigh_the_others() -> None:
+    row = {"a": "0.1", "predicted a": "0.1001", "b": "0"}
+    rows = [{**row, "predicted b": "9"}, row | {"b": "1", "predicted b": "1"}, row | {"predicted b": "0"}]
+    assert [told.wrong > 1 for told in REGRESSION.told_of(rows, ["a", "b"])] == [True, False, False]
