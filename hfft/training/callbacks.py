@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import SaveStrategy
 
 from hfft.errors import ArgumentError, DivergedError, PreemptedError
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -322,7 +323,7 @@ class StopAndSave(TrainerCallback):
         if last:
             self.due, control.should_save = control.should_save or asked, False
         elif asked:
-            control.should_save = control.should_training_stop = self.saved = True
+            self._end(args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save what was put off; end without an evaluation where the epoch was cut short."""
@@ -331,8 +332,13 @@ class StopAndSave(TrainerCallback):
         elif self.due or self.preemption.agreed(args):
             control.should_save = True
             if self.preemption.asked:
-                control.should_training_stop = self.saved = True
+                self._end(args, control)
         self.due = False
+
+    def _end(self, args: Any, control: Any) -> None:
+        """Save and stop; with ``--save_strategy best`` an evaluation would have the Trainer save its best alone."""
+        args.save_strategy = SaveStrategy.NO
+        control.should_save = control.should_training_stop = self.saved = True
 
 
 class EndIfDiverged(TrainerCallback):

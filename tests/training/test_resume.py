@@ -32,6 +32,7 @@ from hfft.training import checkpointing, resume
 from hfft.training.progress import PhaseResult
 from hfft.training.recipe import amount
 from hfft.training.resume import MAY_CHANGE
+from hfft.training.trainer import FreezeTrainer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "finetune.py"
 FLAGS = ("--policy", "lp_ft", "--num_train_epochs", 4, "--augment", "crop", "--views", 2)
@@ -425,6 +426,20 @@ def test_sigterm_saves_and_says_how_to_go_on(flags: Flags, tmp_path: Path, step:
     start(tmp_path / "whole", given)
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("evaluations", "step"), [("epoch", 3), ("steps", 2)])
+def test_sigterm_saves_what_is_not_the_best_as_well(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluations: str, step: int
+) -> None:
+    monkeypatch.setattr(FreezeTrainer, "_determine_best_metric", lambda *args, **kwargs: False)
+    given = flags("vit", "--save_strategy", "best", "--eval_strategy", evaluations, "--eval_steps", 1)
+    settings = finetune_settings(["--output_dir", str(tmp_path / "run"), *(str(flag) for flag in given)])
+    with pytest.raises(PreemptedError, match=f"checkpoint-{step} holds its state"):
+        hfft.jobs.finetune.finetune(settings, lambda line: None, callbacks=[Terminate(step)])
+    start(tmp_path / "run", (*given, *AGAIN))
+    start(tmp_path / "whole", given)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def command(processes: int, folder: Path, given: tuple[Any, ...]) -> list[str]:
