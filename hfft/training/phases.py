@@ -113,6 +113,11 @@ def train_phases(
     """
     training, phases = setup.settings.training, setup.plan.phases
     to_device(setup)
+    if training.n_gpu > 1:
+        say(
+            f"Of {training.n_gpu} GPUs this process uses one: torchrun --nproc_per_node {training.n_gpu} "
+            "scripts/finetune.py uses all of them (docs/distributed.md)."
+        )
     progress.baselines.task = setup.sets.task
     progress.identity = identity_of(setup)  # now: the Trainer writes into the model's configuration
     resumed = find_checkpoint(training.resume_from_checkpoint, setup.folder)

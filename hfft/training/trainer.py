@@ -113,6 +113,7 @@ class FreezeTrainer(Trainer):
         self.test_dataset: Dataset[Any] | None = None
         self.predictions: EvalLoopOutput | None = None
         freeze(model, phase)
+        args._n_gpu = min(args.n_gpu, 1)  # nn.DataParallel replicates the model, and replicas know nothing of a replay
         super().__init__(
             model=model,
             args=args,

@@ -337,3 +337,19 @@ def test_a_phase_of_enough_steps_is_not_pointed_out(job: Job, capsys: pytest.Cap
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", True), ("meta", False)])
 def test_only_rows_in_the_memory_of_the_cpu_are_pinned(device: str, pinned: bool) -> None:
     assert lies_on_cpu([{"pixel_values": torch.zeros(2, device=device)}]) is pinned
+
+
+def test_a_process_that_sees_several_gpus_trains_on_one_and_says_so(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path
+) -> None:
+    """The Trainer would wrap the model in nn.DataParallel, which here scales the loss as it does there."""
+    data = ("--model_name_or_path", pretrained("vit"), "--train_dir", image_folder(), "--num_train_epochs", 2)
+    said: list[str] = []
+    for name, gpus in (("one", 0), ("several", 2)):
+        flags = (*data, "--output_dir", tmp_path / name, "--baselines", "none", "--figures", "false")
+        settings = finetune_settings([str(flag) for flag in (*flags, "--per_device_train_batch_size", 6)])
+        settings.training._n_gpu = gpus
+        hfft.jobs.finetune.finetune(settings, said.append)
+    assert losses(tmp_path / "several") == losses(tmp_path / "one")
+    assert equal(weights(tmp_path / "several"), weights(tmp_path / "one"))
+    assert len([line for line in said if line.startswith("Of 2 GPUs this process uses one: torchrun")]) == 1
