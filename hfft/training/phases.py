@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -234,9 +235,22 @@ def _tell_of_fill(setup: Setup, done: int, total: int) -> None:
 
 
 def to_device(setup: Setup) -> None:
-    """Move the model to where it trains, in the memory format that it trains in."""
+    """Move the model to where it trains, in the memory format and with the products that it trains with."""
+    _choose_tf32(setup.settings.training.tf32)
     memory_format = choose_memory_format(setup.settings.cache.memory_format)
     nn.Module.to(nn.Module.to(setup.model, setup.settings.training.device), memory_format=memory_format)
+
+
+def _choose_tf32(wanted: bool | None) -> None:
+    """Multiply in TF32 or exactly where a flag says which: reading the flags of a later run has set it meanwhile."""
+    if wanted is None:
+        return
+    backends: Any = torch.backends
+    if hasattr(backends, "fp32_precision"):  # since PyTorch 2.9
+        for each in (backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+            each.fp32_precision = "tf32" if wanted else "ieee"
+    else:
+        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = wanted
 
 
 def _train_phase(

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from hfft.split.cut import cut_phase
 from hfft.split.halves import Prefix, Suffix
 from hfft.training.callbacks import PhaseCallback
 from hfft.training.learning_rates import gradient_ratios
-from hfft.training.phases import lies_on_cpu
+from hfft.training.phases import lies_on_cpu, to_device
 from hfft.training.trainer import FreezeTrainer
 
 
@@ -337,6 +338,22 @@ def test_a_phase_of_enough_steps_is_not_pointed_out(job: Job, capsys: pytest.Cap
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", True), ("meta", False)])
 def test_only_rows_in_the_memory_of_the_cpu_are_pinned(device: str, pinned: bool) -> None:
     assert lies_on_cpu([{"pixel_values": torch.zeros(2, device=device)}]) is pinned
+
+
+def test_each_run_multiplies_as_its_own_flag_says() -> None:
+    """The flags of all runs of a sweep are read before the first one, and reading them sets the precision as well."""
+    backends: Any = torch.backends
+    places = (backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [place.fp32_precision for place in places]
+    try:
+        for wanted, precision in ((True, "tf32"), (False, "ieee"), (True, "tf32"), (None, "tf32")):
+            training = SimpleNamespace(tf32=wanted, device=torch.device("cpu"))
+            settings = SimpleNamespace(training=training, cache=SimpleNamespace(memory_format="auto"))
+            to_device(SimpleNamespace(settings=settings, model=torch.nn.Linear(2, 2)))  # type: ignore[arg-type]
+            assert {place.fp32_precision for place in places} == {precision}
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def test_a_process_that_sees_several_gpus_trains_on_one_and_says_so(
