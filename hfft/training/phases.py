@@ -57,7 +57,7 @@ from hfft.training.learning_rates import LOWEST, find_learning_rate, gradient_ra
 from hfft.training.objective import Objective
 from hfft.training.plan_view import PhaseView, plan_tree, view_phase
 from hfft.training.progress import CacheUse, PhaseResult, Progress
-from hfft.training.recipe.head import begin_with_probe, starts_known
+from hfft.training.recipe.head import begin_with_probe, from_first_process, starts_known
 from hfft.training.resume import Checkpoint, find_checkpoint, identity_of, restore_progress, resume_point
 from hfft.training.setup import Setup
 from hfft.training.trainer import FreezeTrainer, KeepAnswers
@@ -412,7 +412,7 @@ def _scale_by_gradients(trainer: FreezeTrainer, resumed: Checkpoint | None) -> N
     if resumed is not None:
         trainer.phase = replace(trainer.phase, lr_scales=resumed.record["lr_scales"])
     elif trainer.phase.gradient_ratio:
-        ratios = gradient_ratios(trainer)
+        ratios = from_first_process(trainer.args, lambda: gradient_ratios(trainer))
         scales = {name: scale * ratios[name] for name, scale in trainer.phase.lr_scales.items()}
         trainer.phase = replace(trainer.phase, lr_scales=scales)
         set_seed(trainer.args.seed)
