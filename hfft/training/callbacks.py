@@ -304,8 +304,8 @@ class Preemption:
 class StopAndSave(TrainerCallback):
     """Saves a checkpoint and ends the training when a preemption asks for it.
 
-    A checkpoint at an epoch's last step waits for the evaluation that follows, so that resuming does not
-    skip it.
+    An evaluation and a checkpoint at an epoch's last step wait for what is logged and evaluated at its end, so that
+    resuming does not skip that.
 
     Args:
         preemption: says when.
@@ -313,7 +313,7 @@ class StopAndSave(TrainerCallback):
 
     def __init__(self, preemption: Preemption) -> None:
         self.preemption = preemption
-        self.saved = self.due = False
+        self.saved = self.due = self.evaluates = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop after this step, unless it is the last of its epoch."""
@@ -322,18 +322,20 @@ class StopAndSave(TrainerCallback):
         asked = self.preemption.agreed(args)
         if last:
             self.due, control.should_save = control.should_save or asked, False
+            self.evaluates, control.should_evaluate = control.should_evaluate, False
         elif asked:
             self._end(args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save what was put off; end without an evaluation where the epoch was cut short."""
+        """Do what was put off; end without an evaluation where the epoch was cut short."""
+        control.should_evaluate |= self.evaluates
         if self.saved:
             control.should_save = control.should_evaluate = control.should_log = False
         elif self.due or self.preemption.agreed(args):
             control.should_save = True
             if self.preemption.asked:
                 self._end(args, control)
-        self.due = False
+        self.due = self.evaluates = False
 
     def _end(self, args: Any, control: Any) -> None:
         """Save and stop; with ``--save_strategy best`` an evaluation would have the Trainer save its best alone."""

@@ -442,6 +442,18 @@ def test_sigterm_saves_what_is_not_the_best_as_well(
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+def test_the_best_may_be_saved_at_the_last_step_of_an_epoch(flags: Flags, tmp_path: Path) -> None:
+    """What the Trainer logs at its end is not lost, and not counted again in the next one."""
+    best = ("--save_strategy", "best", "--metric_for_best_model", "loss", "--eval_strategy", "steps", "--eval_steps", 3)
+    given = flags("vit", "--policy", "last_block", "--logging_strategy", "epoch", *best)
+    start(tmp_path / "whole", given)
+    with pytest.raises(Killed):
+        start(tmp_path / "run", given, 5)
+    start(tmp_path / "run", (*given, *AGAIN))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
 def command(processes: int, folder: Path, given: tuple[Any, ...]) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes > 1 else []
     more = ("--output_dir", folder, "--resume_from_checkpoint", "true", "--disable_tqdm", "true")
