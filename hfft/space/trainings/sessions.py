@@ -80,7 +80,7 @@ class Session:
         given: the images to train on.
         source: the kind of images that was chosen last; empty before a choice.
         training: that this visitor started last.
-        trained: how many trainings were started, which keeps names from being used twice.
+        folders: how many folders were made, which keeps names from being used twice.
         tried: trainings that have ended, the oldest first; they outlast the models.
         shown: the model that this visitor chose last, or trained since; to ask a model something is not to choose it.
         folder: with all that this visitor gave and trained, made when it is needed.
@@ -97,7 +97,7 @@ class Session:
     given: Given | None = None
     source: str = ""
     training: Training | None = None
-    trained: int = 0
+    folders: int = 0
     tried: list[Tried] = field(default_factory=list)
     shown: str = ""
     folder: Path | None = None
@@ -143,7 +143,7 @@ class Visits:
         self._lock = threading.Lock()
 
     def of(self, connection: str | None) -> Session:
-        """Return the session of a page, a new one for a page that is not known (any more)."""
+        """Return the session of a page; a new one for a page that is not known (any more), and without a page."""
         with self._lock:
             session = self._by_id.get(self._by_connection.get(connection or "", ""))
             return self._seen(connection, session or Session())
@@ -180,7 +180,7 @@ class Visits:
     def _seen(self, connection: str | None, session: Session) -> Session:
         session.seen = time.monotonic()
         self._by_id[session.id] = session
-        self._by_connection[connection or ""] = session.id
+        self._by_connection[connection or session.id] = session.id
         return session
 
     def sweep(self) -> None:

@@ -266,11 +266,12 @@ class VisitorTrainings:
 
     def folder(self, session: Session, kind: str) -> Path:
         """Make a folder of the visitor's own that was never there before."""
-        session.folder = session.folder or new_folder(self.work, "trainings")
-        session.trained += 1
-        folder = session.folder / f"{kind}-{session.trained}"
-        folder.mkdir()
-        return folder
+        with self._lock:
+            session.folder = session.folder or new_folder(self.work, "trainings")
+            session.folders += 1
+            folder = session.folder / f"{kind}-{session.folders}"
+            folder.mkdir()
+            return folder
 
     def refuse_while_training(self, session: Session) -> None:
         """Make sure that no training of this visitor is under way.
