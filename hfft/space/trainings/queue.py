@@ -232,6 +232,9 @@ class Trainings:
                 return
             training.end("cancelled", "Nothing of it is kept; your images are.")
             _kill(training.process)
+            if training in self._queue[1:]:  # the first one runs, and is taken out when its worker has ended
+                self._queue.remove(training)
+                shutil.rmtree(training.job.folder, ignore_errors=True)
             self._changed.notify_all()
 
     def prepare(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,24 @@ def test_it_is_cancelled_while_the_cache_fills(trainings: Trainings, tmp_path: P
     assert not training.rows
     assert not list((tmp_path / "training").glob("run/model*"))
     assert (tmp_path / "images").exists()
+
+
+def test_a_training_that_is_cancelled_while_it_waits_leaves_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(Trainings, "_run", lambda self, training: over.wait() and None)
+    monkeypatch.setattr(Trainings, "prepare", lambda self: None)
+    monkeypatch.setattr(Trainings, "_prepare", lambda self: None)
+    trainings = Trainings(waiting=1)
+    jobs = [Job(tmp_path / name, tmp_path) for name in ("first", "second", "third")]
+    for job in jobs:
+        job.folder.mkdir()
+    trainings.submit(jobs[0])
+    trainings.cancel(trainings.submit(jobs[1]))
+    assert not jobs[1].folder.exists()
+    assert trainings.place(trainings.submit(jobs[2])) == 1
+    over.set()
 
 
 def test_a_worker_ends_with_whoever_started_it(tmp_path: Path) -> None:
