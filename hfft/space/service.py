@@ -19,7 +19,7 @@ from hfft.inference.runs import FinishedRun, embedded_examples
 from hfft.space.models import Loaded, Models
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Item, make_quiz
-from hfft.space.trainings.sessions import Session, Visits, new_folder
+from hfft.space.trainings.sessions import Session, Visits
 from hfft.space.trainings.visitors import VisitorTrainings
 from hfft.space.uploads import Limits, open_upload
 from hfft.tasks.contract import Task
@@ -177,7 +177,7 @@ class Space:
             raise DataError("choose some images first")
         loaded = self.loaded(session, name)
         rows, gallery = classify_files(loaded, paths, self.limits)
-        path = new_folder(self.work, "uploads") / "predictions.csv"
+        path = self.trainings.folder(session, "predictions") / "predictions.csv"
         return rows, gallery, write_sheet(path, rows, loaded.classifier.task, loaded.classifier.labels)
 
     def examples(self, session: Session, name: str | None) -> list[tuple[str, str]]:
@@ -187,22 +187,24 @@ class Space:
             HfftError: there is no such model (any more).
         """
         source = self.source(session, name)
-        told = f"{source} {self.models.mark(source)}"
-        return self._written(
-            hashlib.sha256(told.encode()).hexdigest()[:16], lambda: _evaluated_images(self.models.get(source))
-        )
+        if name in session.own:  # a visitor's images, which go with the model
+            folder = session.own[name].run.with_name("examples")
+        else:
+            told = f"{source} {self.models.mark(source)}"
+            folder = self.work / "examples" / hashlib.sha256(told.encode()).hexdigest()[:16]
+        return self._written(folder, lambda: _evaluated_images(self.models.get(source)))
 
     def offered(self, session: Session, name: str | None) -> list[tuple[str, str]]:
         """Return files and labels of images to try: `examples`, else some of the embedded animals; and a stranger."""
         try:
-            found = (name and self.examples(session, name)) or self._written("embedded", embedded_examples)
-            return [*found, *self._written("stranger", _stranger)]
+            examples = self.work / "examples"
+            found = (name and self.examples(session, name)) or self._written(examples / "embedded", embedded_examples)
+            return [*found, *self._written(examples / "stranger", _stranger)]
         except HfftError:
             return []
 
-    def _written(self, name: str, images: Callable[[], Sequence[tuple[str, Image.Image]]]) -> list[tuple[str, str]]:
-        """Return files and labels of images that are written where they are not there yet."""
-        folder = self.work / "examples" / name
+    def _written(self, folder: Path, images: Callable[[], Sequence[tuple[str, Image.Image]]]) -> list[tuple[str, str]]:
+        """Return files and labels of images that are written to a folder where they are not there yet."""
         with self._lock:
             if not (folder / _LABELS).exists():
                 _write_examples(images(), folder)

@@ -57,6 +57,16 @@ def test_what_a_camera_recorded_is_put_under_its_class(space: Space) -> None:
     assert not [file for file in (space.work / "uploads").rglob("*") if file.is_file()]
 
 
+def test_what_was_made_of_a_visitors_images_goes_with_the_visit(space: Space, outputs: Path) -> None:
+    session = Session()
+    run = shutil.copytree(outputs / "run", space.trainings.folder(session, "run") / "run")
+    session.own["mine"] = OwnModel(run, None)
+    assert space.examples(session, "mine")
+    space.classify_batch(session, "mine", [str(outputs.parent / "images" / "red" / "0.png")])
+    space.trainings.end(session)
+    assert not [file for file in space.work.rglob("*") if file.is_file()]
+
+
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [

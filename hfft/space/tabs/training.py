@@ -18,7 +18,6 @@ from hfft.space.models import Loaded
 from hfft.space.pictures import address_of
 from hfft.space.service import NO_MODEL, THUMBNAIL, Space
 from hfft.space.tabs.before_after import BeforeAfter
-from hfft.space.trainings.sessions import new_folder
 from hfft.space.views import epochs as epoch_views
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, figure_image, split_curves
@@ -131,11 +130,12 @@ class TrainingTab:
 
     def look_at(self, model: str | None, shown: list[str], chosen: gr.SelectData, request: gr.Request) -> str:
         """Answer with the image of the mistake that was pressed, as a file, for the tabs that follow one image."""
-        loaded = self.space.loaded(self.space.visits.of(request.session_hash), model)
+        session = self.space.visits.of(request.session_hash)
+        loaded = self.space.loaded(session, model)
         image = loaded.images.get(shown[chosen.index]) if loaded.images and chosen.index < len(shown) else None
         if image is None:
             raise DataError("this mistake is not here any more; open the tab again")
-        path = new_folder(self.space.work, "uploads") / "mistake.png"
+        path = self.space.trainings.folder(session, "mistake") / "mistake.png"
         image.save(path)
         return str(path)
 
