@@ -136,6 +136,7 @@ def _launch(options: SpaceArguments, work: Path, device: str | None) -> tuple[Sp
                 css_paths=[Path(html.__file__).with_name(f"{name}.css") for name in ("boxes", "play")],
                 js=KEYS,
                 max_file_size=options.max_upload_mb * 1_000_000,
+                allowed_paths=[str(work)],  # what visitors made lies there in folders that nobody can guess
                 show_error=True,
                 ssr_mode=False,
                 footer_links=["api"],

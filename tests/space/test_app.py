@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from hfft.report.card_metadata import plain_policy
 from hfft.space.app import Served, run_space, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Guess, make_quiz
-from hfft.space.trainings.sessions import KEPT
+from hfft.space.trainings.sessions import KEPT, OwnModel
 from hfft.space.trainings.visitors import BUILT_IN, FILES, NO_IMAGES, ZIP, policy_choices
 
 if TYPE_CHECKING:
@@ -390,6 +391,17 @@ def test_a_visit_that_is_over_leaves_nothing(served: Served, folder: Path, tmp_p
     served.space.visits.sweep()
     assert not session.folder.exists()
     assert served.space.visits.of(client.session_hash) is not session
+
+
+def test_a_work_folder_may_lie_anywhere(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # of which Gradio serves files unasked
+    (tmp_path / "temporary").mkdir()
+    with serving(folder, work_dir=str(tmp_path / "data")) as served:
+        client = Client(served.url, verbose=False)
+        session = served.space.visits.of(client.session_hash)
+        run = served.space.trainings.folder(session, "run") / "run"
+        session.own["mine"] = OwnModel(shutil.copytree(folder / "outputs" / "first", run), None)
+        assert Path(client.predict("mine", api_name="/download")).suffix == ".zip"
 
 
 def test_a_second_training_waits_and_both_can_be_cancelled(served: Served, folder: Path, tmp_path: Path) -> None:
