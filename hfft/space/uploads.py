@@ -7,8 +7,10 @@ header has been held against the limits, and a zip is unpacked by counted bytes,
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import uuid
@@ -232,18 +234,33 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
     """
     found = Uploaded()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
                     add(found, target, (split, label), stream, (member.filename, limits))
     except FileNotFoundError as error:
         raise DataError(_GONE.format("the zip")) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"this is not a zip that can be read ({error}); make it again") from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+        raise DataError(_NO_ZIP.format(error)) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # what bz2 raises, and a place before the file's beginning
+            raise
+        raise DataError(_NO_ZIP.format(error)) from error
     except RuntimeError as error:  # zipfile's word for an encrypted member
         raise DataError("the zip is locked with a password; make one without") from error
     found.check()
     return found
+
+
+_NO_ZIP = "this is not a zip that can be read ({}); make it again"
+
+
+def _opened(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    """Open a zip; names that are not marked as UTF-8 are read as such where they are, since macOS marks none."""
+    try:
+        return zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(path)
 
 
 def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], target: Path, limits: Limits) -> None:

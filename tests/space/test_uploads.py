@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,6 +52,31 @@ def test_a_zip_of_class_folders_is_unpacked(prefix: str, tmp_path: Path) -> None
     found = unpack(make_zip(tmp_path / "z.zip", two_classes(prefix)), tmp_path / "out", LIMITS)
     assert found.of("train") == {"a": 3, "b": 3}
     assert sorted(path.parent.name for path in (tmp_path / "out" / "train").glob("*/*")) == ["a"] * 3 + ["b"] * 3
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("damage", ["in a member", "in the table of contents"])
+def test_a_damaged_zip_is_refused_in_plain_words(method: int, damage: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", method) as archive:
+        for name, data in two_classes().items():
+            archive.writestr(name, data)
+    content = bytearray((tmp_path / "z.zip").read_bytes())
+    if damage == "in a member":
+        start = 30 + len("a/0.png")  # behind the local header
+        content[start + 5 : start + 25] = b"\xff" * 20
+    else:  # the table is said to begin where the file has not yet begun
+        content[-6:-2] = struct.pack("<I", 2**31)
+    (tmp_path / "z.zip").write_bytes(content)
+    with pytest.raises(DataError, match="not a zip that can be read"):
+        unpack(tmp_path / "z.zip", tmp_path / "out", LIMITS)
+
+
+def test_a_zip_of_macos_keeps_the_names_of_its_classes(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "z.zip", {name.replace("a/", "Äpfel/"): data for name, data in two_classes().items()})
+    content, marked, plain = path.read_bytes(), b"\x00\x08\x08\x00", b"\x00\x00\x08\x00"  # its flags, and the method
+    assert content.count(marked) == 6
+    path.write_bytes(content.replace(marked, plain))
+    assert unpack(path, tmp_path / "out", LIMITS).of("train") == {"b": 3, "Äpfel": 3}
 
 
 @pytest.mark.parametrize(
