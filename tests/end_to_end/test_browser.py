@@ -404,6 +404,37 @@ def test_pictures_are_put_under_a_class_one_after_the_other(page: Page, folder: 
     expect(page.locator("#classes")).to_contain_text("No images yet")
 
 
+def test_a_camera_is_opened_once_and_let_go_of_when_it_is_not_seen(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            window.cameras = [];
+            const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+                await new Promise((answered) => setTimeout(answered, 500));
+                const stream = await ask(wanted);
+                window.cameras.push(stream.getTracks()[0]);
+                return stream;
+            };
+        }"""
+    )
+    source, turn = page.locator("#source"), page.locator("#class-camera .turn")
+    for number, leave in enumerate(
+        (
+            lambda: source.get_by_label("Zip of class folders").check(),
+            lambda: open_tab(page, "Classify"),
+        ),
+        start=1,
+    ):
+        open_tab(page, "Fine-tune")
+        source.get_by_label("Files under class names").check()
+        turn.dblclick()
+        expect(turn).to_have_text("Turn the camera off")
+        leave()
+        expect(turn).not_to_be_visible()
+        page.wait_for_function("window.cameras.every((each) => each.readyState === 'ended')")
+        assert page.evaluate("window.cameras.length") == number
+
+
 def test_labels_are_mended_and_photos_labelled_by_keys(page: Page, tmp_path: Path) -> None:
     images = make_images(tmp_path / "mine", count=10)
     (images / "red" / "9.png").rename(images / "blue" / "stray.png")

@@ -1,5 +1,6 @@
 // Takes pictures with the camera for as long as a button is held, by mouse, touch, Space or Enter, and hands them over
-// when it is let go. The camera is asked for when it is turned on, and let go of when it is turned off. Event: "input".
+// when it is let go. The camera is asked for when it is turned on, and let go of when it is turned off or not seen any
+// more. Event: "input".
 const EVERY = 250; // milliseconds between pictures
 const MOST = 40; // pictures of one recording
 const SIDE = 320; // pixels of a picture's longer side
@@ -11,14 +12,25 @@ const say = (text) => (find("p").textContent = text);
 const canvas = document.createElement("canvas");
 let frames = [];
 let timer = null;
+let asking = false; // a second press before the answer would open the camera twice
 
 async function on() {
+  if (!navigator.mediaDevices) return say("Browsers lend a camera only to pages that come by https or from this machine.");
+  asking = true;
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } } });
     await video.play();
   } catch (error) {
+    off();
     return say("There is no camera that this page may use (" + (error.name || error) + ").");
+  } finally {
+    asking = false;
   }
+  if (!element.offsetParent) return off();
+  video.srcObject.getVideoTracks()[0].addEventListener("ended", () => {
+    off();
+    say("The camera is gone; turn it on again.");
+  });
   shown(true);
   say("Hold the button, with the mouse, a finger, Space or Enter: four pictures a second.");
 }
@@ -70,7 +82,8 @@ function release() {
   trigger("input", { frames });
 }
 
-turn.addEventListener("click", () => (video.srcObject ? off() : on()));
+turn.addEventListener("click", () => (video.srcObject ? off() : asking || on()));
+new ResizeObserver(() => element.offsetParent || off()).observe(element); // taken off the page, or in a tab that was left
 hold.addEventListener("pointerdown", (event) => {
   if (event.button) return;
   hold.setPointerCapture(event.pointerId);
