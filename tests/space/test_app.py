@@ -36,7 +36,15 @@ from hfft.space.app import Served, run_space, serve
 from hfft.space.options import SpaceArguments
 from hfft.space.quiz import Guess, make_quiz
 from hfft.space.trainings.sessions import KEPT, OwnModel
-from hfft.space.trainings.visitors import BUILT_IN, FILES, NO_IMAGES, ZIP, policy_choices
+from hfft.space.trainings.visitors import (
+    BUILT_IN,
+    DEFAULT_POLICY,
+    FILES,
+    NO_IMAGES,
+    ZIP,
+    describe_policy,
+    policy_choices,
+)
 
 if TYPE_CHECKING:
     from hfft.space.service import Space
@@ -431,6 +439,14 @@ def test_the_policies_offered_are_the_cores_own() -> None:
     assert {choice.partition(":")[0] for choice in choices} == set(installed_policies())
     assert {"last_n:1", "surgical:first", "surgical:last"} <= set(choices)
     assert not {"last_n", "surgical"} & set(choices)
+
+
+def test_an_emptied_policy_is_the_default_one(client: Client) -> None:
+    assert describe_policy(None) == describe_policy(DEFAULT_POLICY)
+    job = client.submit(BUILT_IN, None, 1, api_name="/finetune")
+    wait_for(lambda: job.outputs() or job.done())
+    client.predict(api_name="/cancel")
+    assert 'data-state="cancelled"' in job.result(timeout=PATIENCE)[0]
 
 
 def test_what_a_policy_trains_is_said_in_a_visitors_words() -> None:

@@ -14,6 +14,7 @@ from hfft.space.tabs.cut_box import CutBox
 from hfft.space.tabs.try_box import TryBox
 from hfft.space.trainings.queue import Training
 from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import DEFAULT_POLICY
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, split_curves
 from hfft.space.widgets import plainly
@@ -100,11 +101,13 @@ class FinetuneTab:
         """Answer with what the cut box draws."""
         return self.box.value(self.space.visits.of(request.session_hash), source, policy, epochs, model)
 
-    def finetune(self, where: str, what: str, count: float, model: str | None, request: gr.Request) -> Iterator[Any]:
+    def finetune(
+        self, where: str, what: str | None, count: float, model: str | None, request: gr.Request
+    ) -> Iterator[Any]:
         """Answer again and again: progress, two curves, the models, the download, both buttons, the cut."""
         session = self.space.visits.of(request.session_hash)
         source = self.space.source(session, model) if model else None
-        training = self.space.trainings.start(session, where, what, count, source)
+        training = self.space.trainings.start(session, where, what or DEFAULT_POLICY, count, source)
         yield from self._follow(session, training, (where, what, count, model))
 
     def let_go(

@@ -63,10 +63,10 @@ def policy_choices() -> list[str]:
     return sorted(found, key=lambda form: form != DEFAULT_POLICY)
 
 
-def describe_policy(policy: str) -> str:
-    """Return what a policy says of itself, in its first paragraph; nothing where there is no such policy."""
+def describe_policy(policy: str | None) -> str:
+    """Return what a policy (None: the default one) says of itself, its first paragraph; nothing where there is none."""
     try:
-        function, _ = find_policy(policy)
+        function, _ = find_policy(policy or DEFAULT_POLICY)
     except HfftError:
         return ""
     return (inspect.getdoc(function) or "").partition("\n\n")[0]

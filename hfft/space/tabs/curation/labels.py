@@ -13,6 +13,7 @@ from hfft.space.curation.review import Decision, Review
 from hfft.space.service import Space
 from hfft.space.tabs.finetune import FinetuneTab
 from hfft.space.trainings.sessions import Session
+from hfft.space.trainings.visitors import DEFAULT_POLICY
 from hfft.space.views import curation as views
 from hfft.space.views.html import note, progress
 from hfft.space.widgets import Name, plainly
@@ -138,10 +139,10 @@ class LabelsTab:
         """Answer with the decisions as a file."""
         return str(self.desks.sheet(self.space.visits.of(request.session_hash)))
 
-    def train(self, policy: str, epochs: float, model: str | None, request: gr.Request) -> Iterator[Any]:
+    def train(self, policy: str | None, epochs: float, model: str | None, request: gr.Request) -> Iterator[Any]:
         """Answer with the progress of a training on the new list, and with the models that there are then."""
         session = self.space.visits.of(request.session_hash)
-        fixed, training = self.desks.train_again(session, policy, epochs, model)
+        fixed, training = self.desks.train_again(session, policy or DEFAULT_POLICY, epochs, model)
         counts = f"{fixed.images:,} images; {fixed.dropped:,} dropped, {fixed.relabelled:,} relabelled."
         for now in self.space.trainings.follow(session, training):
             done, said = now.state == "done", f"The new list: {counts}"
