@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -88,17 +87,6 @@ def test_what_only_a_gpu_has_is_refused_on_a_cpu(
     monkeypatch.setattr("hfft.jobs.inputs.load_usable_sets", lambda *_: pytest.fail("images were read"))
     assert main(["finetune", "--output_dir", str(tmp_path / "out"), flag, "true"]) == 2
     assert "GPU" in capsys.readouterr().err
-
-
-def test_without_tf32_convolutions_are_exact_as_well(tmp_path: Path) -> None:
-    cudnn: Any = torch.backends.cudnn
-    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-    try:
-        cudnn.conv.fp32_precision = "tf32"
-        FinetuneArguments(output_dir=str(tmp_path), use_cpu=True, tf32=False)
-        assert cudnn.conv.fp32_precision == "ieee"
-    finally:
-        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
 def test_debug_without_a_value_is_of_every_command(tmp_path: Path) -> None:

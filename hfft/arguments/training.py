@@ -177,8 +177,6 @@ class FinetuneArguments(TrainingArguments):
         self._check_own()
         self._choose_best()
         super().__post_init__()  # type: ignore[no-untyped-call]
-        if self.tf32 is False:
-            _keep_convolutions_exact()
 
     @property
     def auto_epochs(self) -> bool:
@@ -256,15 +254,6 @@ class FinetuneArguments(TrainingArguments):
         parse_frofa(self.frofa)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")
-
-
-def _keep_convolutions_exact() -> None:
-    """Take TF32 from convolutions, which keep it in PyTorch 2.11 when it is taken from everything."""
-    import torch
-
-    if hasattr(torch.backends, "fp32_precision"):  # since PyTorch 2.9
-        cudnn: Any = torch.backends.cudnn
-        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
 
 
 RUN_ARGUMENTS = (*OWN_GROUPS, FinetuneArguments)
