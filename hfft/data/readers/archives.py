@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import tarfile
 import zipfile
@@ -40,17 +41,20 @@ def members(path: Path) -> tuple[dict[str, str], LeftOut]:
         The members, and what was left out, by reason.
 
     Raises:
-        DataError: the archive cannot be read, or is locked with a password.
+        DataError: the archive cannot be read, is locked with a password, or a name in it is not UTF-8.
     """
     found: dict[str, str] = {}
     left_out: LeftOut = defaultdict(list)
     try:
-        for name, kind in _zip_members(path) if _is_zip(path) else _tar_members(path):
+        for name, own, kind in _zip_members(path) if _is_zip(path) else _tar_members(path):
             if kind == "link":
                 left_out["links"].append(name)
             elif kind in ("file", "folder"):
-                found[name.replace("\\", "/").rstrip("/") + "/" * (kind == "folder")] = name
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+                found[name.replace("\\", "/").rstrip("/") + "/" * (kind == "folder")] = own
+    except UnicodeEncodeError as error:
+        odd = error.object.encode("utf-8", "surrogateescape")
+        raise DataError(f"{path}: the name {odd!r} in it is not UTF-8; rename it, and pack it anew") from error
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, ValueError) as error:
         raise _unreadable(path, error) from error
     return found, left_out
 
@@ -60,21 +64,43 @@ def _is_zip(path: Path) -> bool:
     return zipfile.is_zipfile(path) or (path.suffix.lower() == ".zip" and not tarfile.is_tarfile(path))
 
 
-def _zip_members(path: Path) -> Iterator[tuple[str, str]]:
+def _zip_members(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the name that the zip knows it by, and the kind of each member."""
     with zipfile.ZipFile(path) as opened:
         for info in opened.infolist():
             if info.flag_bits & 1:
                 raise DataError(f"{path}: it is locked with a password; unpack it, or pack it without one")
             link = stat.S_ISLNK(info.external_attr >> 16)
-            yield info.filename, "link" if link else "folder" if info.is_dir() else "file"
+            yield _unpacked_name(info), info.filename, "link" if link else "folder" if info.is_dir() else "file"
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, str]]:
+def _unpacked_name(info: zipfile.ZipInfo) -> str:
+    """A member's name; macOS writes UTF-8 without the flag that says so, for which `zipfile` reads code page 437."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the same of a tar.
+
+    Raises:
+        UnicodeEncodeError: a name is not UTF-8.
+    """
     with tarfile.open(path) as opened:
         for member in opened:
+            member.name.encode()
             link = member.issym() or member.islnk()
             kind = "link" if link else "folder" if member.isdir() else "file" if member.isfile() else "other"
-            yield member.name, kind
+            yield member.name, member.name, kind
+        # `tarfile` takes a damaged header for the end, which is a block of zeros.
+        assert opened.fileobj is not None
+        opened.fileobj.seek(opened.offset)
+        if opened.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError("a header in its middle is damaged")
 
 
 def pack(path: Path, entries: Sequence[Entry], names: dict[str, str]) -> datasets.Dataset:

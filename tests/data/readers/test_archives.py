@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 import zipfile
@@ -220,6 +222,58 @@ def test_a_compressed_archive_is_read_once_from_its_beginning(images: Path, tmp_
     found = list(archives._read_members(str(path), rows, (0, 0)))
     assert [row["image"]["path"] for row in found] == order
     assert [rows[row["row"]][1] for row in found] == order
+
+
+@pytest.mark.parametrize("mode", ["", "gz", "xz"])
+def test_a_tar_that_is_damaged_in_its_middle_does_not_end_there(images: Path, tmp_path: Path, mode: str) -> None:
+    """For `tarfile` a damaged header is the end: all classes behind it would be missing."""
+    plain = tmp_path / "plain.tar"
+    with tarfile.open(plain, "w") as opened:
+        for file in _files(images):
+            opened.add(file, file.relative_to(images))
+    with tarfile.open(plain) as opened:
+        damaged = opened.getmember("2/000.png").offset
+    content = bytearray(plain.read_bytes())
+    content[damaged + 150] ^= 0xFF  # in the header's checksum
+    packed = tmp_path / f"packed.tar{'.' * bool(mode)}{mode}"
+    packed.write_bytes({"": bytes, "gz": gzip.compress, "xz": lzma.compress}[mode](content))
+    with pytest.raises(DataError, match=r"cannot be read \(a header in its middle is damaged\)"):
+        load_image_sets(DataArguments(dataset_name=str(packed)), seed=0)
+
+
+def test_a_damaged_xz_is_one_line(images: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed.tar.xz"
+    with tarfile.open(packed, "w:xz") as opened:
+        opened.add(images, "images")
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    packed.write_bytes(content)
+    with pytest.raises(DataError, match=r"packed.tar.xz: cannot be read \(Corrupt input data\)"):
+        load_image_sets(DataArguments(dataset_name=str(packed)), seed=0)
+
+
+def test_names_in_a_zip_of_macos_are_utf_8(images: Path, tmp_path: Path) -> None:
+    """They are, without the flag that says so."""
+    packed, flag = tmp_path / "packed.zip", 0x08  # in the upper byte of two
+    with zipfile.ZipFile(packed, "w") as opened:
+        for file in _files(images):
+            opened.write(file, f"\u00e4pfel {file.relative_to(images)}")
+    content = bytearray(packed.read_bytes())
+    for signature, place in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+        start = -1
+        while (start := content.find(signature, start + 1)) >= 0:
+            content[start + place] &= ~flag
+    packed.write_bytes(content)
+    sets = load_image_sets(DataArguments(dataset_name=str(packed)), seed=0)
+    assert sets.labels == tuple(f"\u00e4pfel {name}" for name in CLASSES)
+    assert sets.train.image(0).mode == "RGB"
+
+
+def test_a_name_in_a_tar_that_is_not_utf_8_is_named(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "packed.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as opened:
+        opened.add(images, "\u00e4pfel")
+    with pytest.raises(DataError, match=r"the name b'\\xe4pfel' in it is not UTF-8; rename it"):
+        load_image_sets(DataArguments(dataset_name=str(tmp_path / "packed.tar")), seed=0)
 
 
 def test_splits_inside_an_archive_are_splits(image_folder: Folder, tmp_path: Path) -> None:
