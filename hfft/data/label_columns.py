@@ -206,6 +206,10 @@ def _several(column: Column, separator: str | None) -> tuple[list[Label | None],
     parts = _parts(column, separator)
     inner = getattr(column.feature, "feature", None) or column.feature
     named = [composed(label) for label in inner.names] if isinstance(inner, datasets.ClassLabel) else []
+    if odd := [each for row in parts for each in row if isinstance(each, list | tuple | dict | set)]:
+        raise DataError(
+            f"{column.place}: the column {column.name!r} holds {odd[0]!r} within a list; a label is text or a number"
+        )
     found = sorted({each for row in parts for each in row}, key=lambda each: (isinstance(each, str), each))
     return [tuple(dict.fromkeys(map(str, row))) for row in parts], named or [str(each) for each in found]
 

@@ -11,7 +11,8 @@ import tarfile
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,76 @@ def test_metadata_files_may_differ_in_columns_that_are_not_read(tmp_path: Path) 
     assert sets.labels == ("cat", "dog")
     assert sets.test is not None
     assert [len(each) for each in (sets.train, sets.validation, sets.test)] == [4, 4, 4]
+
+
+def flat_folder(root: Path, places: Sequence[str], table: Mapping[str, str]) -> DataArguments:
+    """A folder of images and tables."""
+    for number, place in enumerate(places):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(root / place)
+    for name, text in table.items():
+        (root / name).write_text(text)
+    return DataArguments(dataset_name=str(root))
+
+
+def test_the_column_of_splits_counts_in_metadata_as_in_any_table(tmp_path: Path) -> None:
+    """Test images would be trained on."""
+    lines = [f"{number}.png,{'ab'[number % 2]},{('train', 'Test')[number > 3]}" for number in range(8)]
+    table = {"metadata.csv": "\n".join(["file_name,label,split", *lines, "8.png,a,"])}
+    found = find_splits(flat_folder(tmp_path / "x", [f"{number}.png" for number in range(9)], table))
+    assert counts(found) == {"train": {"a": 2, "b": 2}, "test": {"a": 2, "b": 2}}
+    assert "Left out: 1 rows of metadata.csv without a split" in found.notes
+
+
+def test_metadata_of_splits_and_of_other_folders_is_refused(tmp_path: Path) -> None:
+    text = "file_name,label\n0.png,a\n1.png,b\n"
+    places = [f"{folder}/{number}.png" for folder in ("train", "test", "more") for number in range(2)]
+    table = {f"{folder}/metadata.csv": text for folder in ("train", "test", "more")}
+    with pytest.raises(DataError, match=r"folders that say a split \(test, train\), others do not \(more/0.png\)"):
+        find_splits(flat_folder(tmp_path / "x", places, table))
+
+
+def test_metadata_that_holds_its_images(tmp_path: Path) -> None:
+    content = [io.BytesIO() for _ in range(4)]
+    for number, stream in enumerate(content):
+        picture(number).save(stream, "PNG")
+    values = [{"bytes": stream.getvalue(), "path": None} for stream in content]
+    for name, feature in (("plain", None), ("image", datasets.Image(decode=False))):
+        table = datasets.Dataset.from_dict({"image": values, "label": list("abab")})
+        table = table if feature is None else table.cast_column("image", feature)
+        (tmp_path / name).mkdir()
+        table.to_parquet(str(tmp_path / name / "metadata.parquet"))
+        found = find_splits(DataArguments(dataset_name=str(tmp_path / name)))
+        assert counts(found) == {"train": {"a": 2, "b": 2}}
+        assert found.splits["train"].images.image(3).size == (10, 12)
+
+
+def test_metadata_without_the_column_that_is_asked_for(tmp_path: Path) -> None:
+    data = flat_folder(tmp_path / "x", ["0.png"], {"metadata.csv": "file_name,label\n0.png,a\n"})
+    with pytest.raises(DataError, match="there is no column 'picture' as --image_column_name says"):
+        find_splits(replace(data, image_column_name="picture"))
+
+
+def test_a_quote_that_is_not_closed(tmp_path: Path) -> None:
+    for text in ('image,"label\n', 'image,label\n"0.png,a\n'):
+        data = flat_folder(tmp_path, ["0.png"], {"x.csv": text + "0.png,a\n" * 20_000})
+        with pytest.raises(DataError, match=r"cannot be read as a table \(.*\); is a quote not closed"):
+            find_splits(replace(data, dataset_name=str(tmp_path / "x.csv")))
+
+
+def test_lists_within_lists_are_no_labels(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"image": "0.png", "label": [["a"], []]}) + "\n" for _ in range(3))
+    data = flat_folder(tmp_path, ["0.png"], {"x.jsonl": lines, "x.csv": 'image,label\n0.png,"[[], {}]"\n'})
+    for name, odd in (("x.jsonl", r"\['a'\]"), ("x.csv", r"\[\]")):
+        with pytest.raises(DataError, match=f"holds {odd} within a list; a label is text or a number"):
+            find_splits(replace(data, dataset_name=str(tmp_path / name)))
+
+
+def test_group_names_are_text_however_their_column_is_asked_for(tmp_path: Path) -> None:
+    lines = [f"{number}.png,{'ab'[number % 2]},{('1.1', '1.10')[number > 3]}" for number in range(8)]
+    table = {"x.csv": "\n".join(["image,label,Patient", *lines])}
+    data = flat_folder(tmp_path, [f"{number}.png" for number in range(8)], table)
+    found = find_splits(replace(data, dataset_name=str(tmp_path / "x.csv"), group_column="patient"))
+    groups = found.splits["train"].images.groups
+    assert groups is not None
+    assert set(groups) == {"1.1", "1.10"}

@@ -38,21 +38,34 @@ def read_table(path: Path, data: DataArguments) -> tuple[datasets.DatasetDict, l
     """
     notes: list[str] = []
     rows = table_rows(path, data, notes)
+    return _told_splits(rows, path.name, data, notes) or datasets.DatasetDict(train=rows), notes
+
+
+def _told_splits(
+    rows: datasets.Dataset, name: str, data: DataArguments, notes: list[str]
+) -> datasets.DatasetDict | None:
+    """The rows by what their column ``split`` says, `notes` grows by those without; None where there is none."""
     column = find_column(rows.column_names, "split")
     if column is None or column == data.image_column_name:
-        return datasets.DatasetDict(train=rows), notes
+        return None
     words = ["" if word is None else str(word).strip().casefold() for word in rows[column]]
-    rows = rows.remove_columns(column)
     if without := words.count(""):
-        notes.append(f"Left out: {without:,} rows of {path.name} without a split")
-    found = {word: [row for row, each in enumerate(words) if each == word] for word in dict.fromkeys(words) if word}
-    return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items()}), notes
+        notes.append(f"Left out: {without:,} rows of {name} without a split")
+    return _by_word(rows.remove_columns(column), words)
+
+
+def _by_word(rows: datasets.Dataset, words: Sequence[str]) -> datasets.DatasetDict:
+    """The rows of each word, in order; those of an empty one are left out."""
+    found: dict[str, list[int]] = {}
+    for row, word in enumerate(words):
+        found.setdefault(word, []).append(row)
+    return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items() if word})
 
 
 def read_metadata(
     folder: Path, files: Sequence[Path], data: DataArguments, images: Sequence[str]
 ) -> tuple[datasets.DatasetDict, list[str]]:
-    """The rows of all metadata files in a folder, by the folder that says the split, and notes.
+    """The rows of all metadata files in a folder, by the column or else the folder that says the split, and notes.
 
     Args:
         folder: of the data set.
@@ -61,21 +74,34 @@ def read_metadata(
         images: paths of all images, relative to the folder.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or some images lie in the folders of splits and some do not.
     """
-    notes = [f"Read as the rows of {', '.join(str(file.relative_to(folder)) for file in files)}"]
+    names = ", ".join(str(file.relative_to(folder)) for file in files)
+    notes = [f"Read as the rows of {names}"]
     tables = [table_rows(file, data, notes) for file in files]
     rows = datasets.concatenate_datasets(_alike(tables))
-    column = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
+    told = _told_splits(rows, names, data, notes)
+    column = next((name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)), None)
+    values = [] if column is None else rows[column]
+    paths = [value["path"] for value in values if value and value["path"] and value["bytes"] is None]
+    if len(paths) < len(rows):  # the tables hold images themselves
+        return told or datasets.DatasetDict(train=rows), notes
     root = folder.resolve()
-    places = [os.path.relpath(value["path"], root).replace(os.sep, "/") for value in rows[column]]
+    places = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     if lost := sorted(set(images) - set(places)):
         notes.append(f"Left out: {len(lost):,} images that no row names ({lost[0]}{', ...' * (len(lost) > 1)})")
-    words = [split_of(place.partition("/")[0]) if "/" in place else None for place in places]
-    if None in words:
-        return datasets.DatasetDict(train=rows), notes
-    found = {str(word): [row for row, each in enumerate(words) if each == word] for word in dict.fromkeys(words)}
-    return datasets.DatasetDict({word: rows.select(chosen) for word, chosen in found.items()}), notes
+    if told is not None:
+        return told, notes
+    words = [(split_of(place.partition("/")[0]) if "/" in place else None) or "" for place in places]
+    splits = sorted({*words} - {""})
+    if "" not in words:
+        return _by_word(rows, words), notes
+    if splits not in ([], ["train"]):
+        raise DataError(
+            f"{folder}: some rows of {names} name images in folders that say a split ({', '.join(splits)}), others do "
+            f"not ({places[words.index('')]}); move these, or write a column split"
+        )
+    return datasets.DatasetDict(train=rows), notes
 
 
 def _alike(tables: Sequence[datasets.Dataset]) -> list[datasets.Dataset]:
@@ -158,18 +184,14 @@ def _csv_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Dat
     """Every cell as text, so that ``None`` and ``001`` stay what they are; an empty cell is None."""
     names, lines = text_rows(path, notes)
     cells: list[list[str | None]] = [[] for _ in names]
-    try:
-        for number, line in lines:
-            if len(line) > len(names) and any(cell.strip() for cell in line[len(names) :]):
-                raise DataError(f"{path}: line {number} has {len(line)} cells, but there are {len(names)} columns")
-            line = [*line, *[""] * len(names)][: len(names)]
-            for column, cell in zip(cells, line, strict=True):
-                column.append(cell if cell.strip() else None)
-    except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
-    given = data.label_columns or ([data.label_column_name] if data.label_column_name else [])
-    named = [*given, *([data.group_column] if data.group_column in names else [])]
-    texts = [find_column(names, name) for name in named]
+    for number, line in lines:
+        if len(line) > len(names) and any(cell.strip() for cell in line[len(names) :]):
+            raise DataError(f"{path}: line {number} has {len(line)} cells, but there are {len(names)} columns")
+        line = [*line, *[""] * len(names)][: len(names)]
+        for column, cell in zip(cells, line, strict=True):
+            column.append(cell if cell.strip() else None)
+    given = (*(data.label_columns or ()), data.label_column_name, data.group_column)
+    texts = [find_column(names, name) for name in given if name]
     table = {
         name: column if name in texts or name.casefold() in LABEL_COLUMNS else _measured(column)
         for name, column in zip(names, cells, strict=True)
@@ -208,8 +230,7 @@ def text_rows(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[i
     sign = max(counts, key=lambda each: counts[each])
     if sign != usual:
         notes.append(f"{path.name} is read as separated by {_SEPARATORS[sign]}")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=False)
-    lines = ((reader.line_num, line) for line in reader if any(cell.strip() for cell in line))
+    lines = _filled_lines(text, sign, path)
     names = [name.strip() for name in next(lines, (0, []))[1]]
     while names and not names[-1]:
         names.pop()
@@ -219,6 +240,16 @@ def text_rows(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[i
     if not names:
         raise DataError(f"{path}: it is empty; write a row for each image below a row of names, as image,label")
     return names, lines
+
+
+def _filled_lines(text: str, sign: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=sign, strict=False)
+    try:
+        for line in reader:
+            if any(cell.strip() for cell in line):
+                yield reader.line_num, line
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); is a quote not closed?") from error
 
 
 def _decoded(path: Path, notes: list[str]) -> str:
