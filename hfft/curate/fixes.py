@@ -24,6 +24,7 @@ from hfft.parsing import closest
 
 ACTIONS = ("keep", "relabel", "drop")
 _Key = tuple[str, str]  # split and image
+_DROPPED, _KEPT = "\0dropped", "\0kept"  # no labels: text tables hold no such character
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ class Fixed:
         return "\n".join([*lines, f"Train on it with --dataset_name {self.target}."])
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An image, the label that it has, and its new label, `_KEPT` or `_DROPPED`; None where nothing was decided."""
+
+    split: str
+    row: int
+    file: str
+    label: str | None
+    decision: str | None
+
+    @property
+    def new(self) -> str | None:
+        """The label in the new list."""
+        return self.label if self.decision in (None, _KEPT) else self.decision
+
+
 def apply_fixes(data: DataArguments, options: LabelsArguments, place: str | None) -> Fixed:
     """Write the list of all images with the decisions applied; no image file is touched.
 
@@ -95,19 +112,19 @@ def write_fixed(gathered: Gathered, decisions: Path, target: Path) -> Fixed:
     """
     decided = read_decisions(decisions, gathered)
     rows = [
-        (split, row, decided.get((split, file), label))
+        _Row(split, row, file, label, decided.get((split, file)))
         for split, named in gathered.splits.items()
         for row, (file, label) in enumerate(zip(named.images.files, named.names, strict=True))
     ]
-    kept_rows = [(split, row, label) for split, row, label in rows if label != _DROPPED]
-    if not kept_rows:
+    left = [each for each in rows if each.decision != _DROPPED]
+    if not left:
         raise DataError(f"{decisions}: it drops every image of {gathered.name}")
-    (_write_csv if target.suffix.lower() == ".csv" else _write_parquet)(gathered, kept_rows, target)
-    return _summed_up(target, gathered, decided, kept_rows)
+    (_write_csv if target.suffix.lower() == ".csv" else _write_parquet)(gathered, left, target)
+    return _summed_up(target, rows)
 
 
-def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str | None]:
-    """Read what is to become of images: by split and image the label that it is to have, or `_DROPPED`.
+def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str]:
+    """Read what is to become of images: by split and image the label that it is to have, `_KEPT` or `_DROPPED`.
 
     A row without an action decides nothing. Of several decisions about an image, drop wins.
 
@@ -121,7 +138,7 @@ def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str | None]:
             f"{path}: there is no column {missing[0]!r}; hfft labels DATA --output FILE.csv writes such a file"
         )
     known = _Known(gathered)
-    decided: dict[_Key, str | None] = {}
+    decided: dict[_Key, str] = {}
     for number, cells in lines:
         row = dict(zip(names, cells, strict=False))
         given = {name: row.get(column or "", "") for name, column in columns.items()}
@@ -133,102 +150,95 @@ def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str | None]:
         where = f"{path}, line {number}"
         key = known.key(given, where)
         label = _outcome(given, known.labels[key], where)
-        if key in decided and _DROPPED not in (decided[key], label) and _differ(decided[key], label, known.labels[key]):
-            raise DataError(f"{where}: {given['image']} is to be {label!r}, but {decided[key]!r} above; choose one")
-        decided[key] = _stronger(decided.get(key, known.labels[key]), label, known.labels[key])
+        before = decided.get(key, _KEPT)
+        if before != label and {before, label}.isdisjoint((_DROPPED, _KEPT)):
+            raise DataError(f"{where}: {given['image']} is to be {label!r}, but {before!r} above; choose one")
+        decided[key] = _DROPPED if _DROPPED in (before, label) else label if before == _KEPT else before
     if not decided:
         raise DataError(f"{path}: it decides nothing; write keep, relabel or drop into its column action")
     return decided
 
 
-_DROPPED = "\0dropped"  # no label: text tables hold no such character
-
-
 class _Known:
-    """The images of a data set, by name."""
+    """The images of a data set by name, which several rows of a table may share."""
 
     def __init__(self, gathered: Gathered) -> None:
-        self.name = gathered.name
-        self.labels: dict[_Key, str | None] = {
-            (split, file): label
-            for split, named in gathered.splits.items()
-            for file, label in zip(named.images.files, named.names, strict=True)
-        }
+        self.name, self.sets = gathered.name, gathered.sets
+        self.labels: dict[_Key, set[str | None]] = {}
+        self.rows: dict[_Key, list[int]] = {}
         self.splits: dict[str, list[str]] = {}
-        for split, file in self.labels:
+        for split, named in gathered.splits.items():
+            for row, (file, label) in enumerate(zip(named.images.files, named.names, strict=True)):
+                self.labels.setdefault((split, file), set()).add(label)
+                self.rows.setdefault((split, file), []).append(row)
+        for split, file in self.rows:
             self.splits.setdefault(file, []).append(split)
 
     def key(self, given: dict[str, str], where: str) -> _Key:
-        """Return the split and name of the image that a row is about."""
+        """Return the split and name of the image that a row is about.
+
+        Raises:
+            DataError: there is no such image, or it is not clear which one is meant.
+        """
         image, splits = given["image"], self.splits.get(given["image"], [])
-        if given["split"] and (given["split"], image) in self.labels:
-            return given["split"], image
-        if len(splits) == 1 and not given["split"]:
-            return splits[0], image
+        key = (given["split"] or splits[0], image) if splits else ("", image)
+        if key in self.rows and (given["split"] or len(splits) == 1):
+            rows = self.rows[key]
+            # A file that is listed twice is one image; pictures without files of their own are several.
+            if len(rows) > 1 and self.sets[key[0]].dataset[rows[0]][IMAGE_COLUMN]["bytes"] is not None:
+                raise DataError(
+                    f"{where}: {len(rows)} images of {key[0]} are called {image}; give each a name of its own"
+                )
+            return key
         if splits:
             raise DataError(f"{where}: {image} is in {', '.join(splits)}; say which in the column split")
         hint = closest(image, list(self.splits))
         raise DataError(f"{where}: {self.name} has no image {image!r}{hint}")
 
 
-def _outcome(given: dict[str, str], label: str | None, where: str) -> str | None:
-    """Return the label that a row gives its image, or that it is dropped."""
+def _outcome(given: dict[str, str], labels: set[str | None], where: str) -> str:
+    """Return the label that a row gives its image, which has some now, or that it is kept or dropped."""
     action = given["action"].casefold()
     if action not in ACTIONS:
         hint = closest(action, list(ACTIONS))
         raise DataError(f"{where}: the action {given['action']!r} is none of {', '.join(ACTIONS)}{hint}")
     if action != "relabel":
-        return _DROPPED if action == "drop" else label
+        return _DROPPED if action == "drop" else _KEPT
     new = composed(given["new_label"] or given["suggestion"])
     if not new:
         raise DataError(f"{where}: relabel to what? Write it into the column new_label")
-    return new
+    return _KEPT if labels == {new} else new
 
 
-def _differ(first: str | None, second: str | None, label: str | None) -> bool:
-    """Whether two decisions give an image two labels, neither of which is the one that it has."""
-    return first != second and label not in (first, second)
-
-
-def _stronger(first: str | None, second: str | None, label: str | None) -> str | None:
-    """Of two decisions, to drop an image wins, then to relabel it."""
-    if _DROPPED in (first, second):
-        return _DROPPED
-    return second if first == label else first
-
-
-def _summed_up(
-    target: Path, gathered: Gathered, decided: dict[_Key, str | None], rows: Sequence[tuple[str, int, str | None]]
-) -> Fixed:
-    labels = _Known(gathered).labels
-    dropped = sum(label == _DROPPED for label in decided.values())
-    kept = sum(labels[key] == label for key, label in decided.items())
-    before, after = {*labels.values()} - {None}, {label for *_, label in rows} - {None}
+def _summed_up(target: Path, rows: Sequence[_Row]) -> Fixed:
+    left = [each for each in rows if each.decision != _DROPPED]
+    relabelled = sum(each.new != each.label for each in left)
+    before, after = ({*labels} - {None} for labels in ((r.label for r in rows), (r.new for r in left)))
     return Fixed(
         target,
-        len(rows),
-        dropped,
-        len(decided) - dropped - kept,
-        kept,
+        len(left),
+        len(rows) - len(left),
+        relabelled,
+        sum(each.decision is not None for each in left) - relabelled,
         tuple(sorted(map(str, after - before))),
         tuple(sorted(map(str, before - after))),
     )
 
 
-def _write_csv(gathered: Gathered, rows: Sequence[tuple[str, int, str | None]], target: Path) -> None:
+def _write_csv(gathered: Gathered, rows: Sequence[_Row], target: Path) -> None:
     """Write columns ``image`` (relative to the file where it lies below its folder), ``label`` and ``split``."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "label", "split"])
     values = {split: list(images.values()) for split, images in gathered.sets.items()}
-    for split, row, label in rows:
-        value = values[split][row]
+    for each in rows:
+        value = values[each.split][each.row]
         if value["bytes"] is not None:
             raise OutputError(
                 f"the images of {gathered.name} are not files of their own, which a CSV could name; "
                 f"give --output {target.with_suffix('.parquet')}, which holds them"
             )
-        writer.writerow([path_from(target, value["path"]), label or "", _split(split)])
+        writer.writerow([path_from(target, value["path"]), each.new or "", _split(each.split)])
     try:
         write_whole(target, stream.getvalue().encode())
     except OSError as error:
@@ -240,13 +250,13 @@ def _split(split: str) -> str:
     return "train" if split == UNLABELLED else split
 
 
-def _write_parquet(gathered: Gathered, rows: Sequence[tuple[str, int, str | None]], target: Path) -> None:
-    """Write the images themselves with their labels and splits."""
+def _write_parquet(gathered: Gathered, rows: Sequence[_Row], target: Path) -> None:
+    """Write the images themselves with their names, labels and splits."""
     values = {split: list(images.values()) for split, images in gathered.sets.items()}
     columns: dict[str, list[Any]] = {
-        IMAGE_COLUMN: [held(values[split][row]) for split, row, _ in rows],
-        "label": [label for *_, label in rows],
-        "split": [_split(split) for split, *_ in rows],
+        IMAGE_COLUMN: [_named(values[each.split][each.row], each.file) for each in rows],
+        "label": [each.new for each in rows],
+        "split": [_split(each.split) for each in rows],
     }
     text = datasets.Value("string")
     features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False), "label": text, "split": text})
@@ -255,3 +265,9 @@ def _write_parquet(gathered: Gathered, rows: Sequence[tuple[str, int, str | None
             datasets.Dataset.from_dict(columns, features).to_parquet(str(partial))
     except OSError as error:
         raise cannot_write(target, error) from error
+
+
+def _named(value: dict[str, Any], file: str) -> dict[str, Any]:
+    """Return an image with its bytes, under the path below the data set's folder: files of two classes share names."""
+    stored = held(value)
+    return {**stored, "path": file} if value["path"] and not Path(file).is_absolute() else stored

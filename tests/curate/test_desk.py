@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 from finished import make_images
@@ -182,6 +183,43 @@ def test_images_in_an_archive_go_to_parquet(faulty: Path, capsys: pytest.Capture
     assert len(train.names) == 39
     assert train.names.count("red") == 11
     assert train.images.dataset[0]["image"]["bytes"]
+
+
+def test_files_of_two_classes_that_share_a_name_are_told_apart(
+    faulty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a Parquet file as in its folders; of a file of others, where they cannot be, no two are dropped for one."""
+    (faulty / "green" / "broken.png").unlink()
+    fixes, first = faulty.parent / "fixes.csv", faulty.parent / "first.parquet"
+    fixes.write_text("image,action\nred/1.png,keep\n")
+    assert main(["labels", str(faulty), "--apply", str(fixes), "--output", str(first)]) == 0
+    fixes.write_text("image,action\nred/1.png,drop\n")
+    argv = ["--apply", str(fixes), "--output", str(faulty.parent / "second.parquet")]
+    assert main(["labels", str(first), *argv]) == 0
+    assert "39 images; 1 dropped, 0 relabelled, 0 kept" in capsys.readouterr().out
+    rows = [{"bytes": (faulty / name / "1.png").read_bytes(), "path": "1.png"} for name in ("red", "blue")]
+    table = datasets.Dataset.from_dict({"image": rows, "label": ["red", "blue"]})
+    table.cast_column("image", datasets.Image(decode=False)).to_parquet(str(faulty.parent / "other.parquet"))
+    fixes.write_text("image,action\n1.png,drop\n")
+    argv = ["--apply", str(fixes), "--output", str(faulty.parent / "third.parquet")]
+    assert main(["labels", str(faulty.parent / "other.parquet"), *argv]) == 1
+    assert "line 2: 2 images of train are called 1.png; give each a name of its own" in capsys.readouterr().err
+
+
+def test_a_file_that_is_listed_under_two_labels(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To keep it changes neither."""
+    (faulty / "list.csv").write_text("image,label\nred/1.png,red\nred/1.png,blue\nblue/1.png,blue\nred/2.png,red\n")
+    fixes = faulty.parent / "fixes.csv"
+    for action, label, words, found in (
+        ("keep", "", "0 relabelled, 2 kept", ["red", "blue"]),
+        ("relabel", "blue", "1 relabelled, 1 kept", ["blue", "blue"]),
+        ("relabel", "red", "1 relabelled, 1 kept", ["red", "red"]),
+    ):
+        fixes.write_text(f"image,action,new_label\nred/1.png,{action},{label}\n")
+        target = faulty / f"{action}{label}.csv"
+        assert main(["labels", str(faulty / "list.csv"), "--apply", str(fixes), "--output", str(target)]) == 0
+        assert words in capsys.readouterr().out
+        assert [row.split(",")[1] for row in target.read_text().splitlines()[1:3]] == found
 
 
 @pytest.mark.parametrize(
