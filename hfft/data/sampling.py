@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
+from hfft.data.layout import composed
 from hfft.errors import DataError
 
 _ALONE = "no group: "  # begins the name of a group that is a single image
@@ -171,10 +172,10 @@ def named_groups(values: Sequence[Any], place: str) -> NDArray[np.str_]:
     """Return the name of each image's group, shape (images,); an image without one is a group of its own.
 
     Args:
-        values: what names the group of each image; spaces around it do not count.
+        values: what names the group of each image; spaces around it and how a system writes its letters do not count.
         place: name of the set of images.
     """
-    names = ["" if value is None or value != value else str(value).strip() for value in values]
+    names = ["" if value is None or value != value else composed(str(value).strip()) for value in values]
     return np.array([name or f"{_ALONE}{place}, row {row}" for row, name in enumerate(names)])
 
 
@@ -203,18 +204,20 @@ def group_folds(
 def held_out_groups(train: ImageSet, share: float, seed: int) -> NDArray[np.int64]:
     """Return rows of whole groups, about a share of all, without which every class still has an image.
 
+    Of numbers no range needs to keep one: those of a patient lie close together.
+
     Raises:
         DataError: no choice of groups leaves every class an image.
     """
     assert train.groups is not None
-    strata = train.strata
-    number, classes = len(np.unique(train.groups)), set(strata.tolist())
+    strata, number = train.strata, len(np.unique(train.groups))
+    needed: set[int] = set() if train.task.ranges else set(strata.tolist())
     count = min(max(2, round(1 / share)), number)
     if count >= 2:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds
             folds = list(group_folds(strata, train.groups, count, seed))
-        whole = [held_out for rest, held_out in folds if set(strata[rest].tolist()) == classes and len(held_out)]
+        whole = [held_out for rest, held_out in folds if needed.issubset(strata[rest].tolist()) and len(held_out)]
         # The fold with images of the most classes, and of those the one whose size is nearest to the share.
         wanted = share * len(train)
         order = sorted(whole, key=lambda rows: (-len(np.unique(strata[rows])), abs(len(rows) - wanted)))

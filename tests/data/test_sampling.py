@@ -13,7 +13,7 @@ from PIL import Image
 from hfft.arguments import DataArguments
 from hfft.cli import main
 from hfft.data.load import ImageSets, load_image_sets
-from hfft.data.sampling import group_folds
+from hfft.data.sampling import group_folds, named_groups
 from hfft.errors import ArgumentError, DataError
 
 PATTERN = r"(patient\d+)_"
@@ -136,6 +136,22 @@ def test_groups_of_few_images_are_parted(tmp_path: Path) -> None:
     sets = load_image_sets(DataArguments(train_dir=str(images), group_pattern=PATTERN), 0)
     assert len(sets.train) + len(sets.validation) == 6
     assert {0, 1} == set(sets.train.labels.tolist())
+
+
+@pytest.mark.parametrize("each", [2, 6])
+def test_groups_of_numbers_are_parted_although_each_has_a_range_of_its_own(images: Path, each: int) -> None:
+    files = sorted(images.rglob("*.png"))
+    lines = [f"{file.relative_to(images)},{number + 0.5},p{number // each}" for number, file in enumerate(files)]
+    (images / "ages.csv").write_text("\n".join(["image,age,patient", *lines]))
+    data = DataArguments(dataset_name=str(images / "ages.csv"), label_column_name="age", group_column="patient")
+    sets = load_image_sets(data, 0)
+    assert (len(sets.train) + len(sets.validation), sets.task.name) == (len(files), "regression")
+    assert sets.train.groups is not None
+    assert not set(sets.train.groups) & set(sets.validation.groups)
+
+
+def test_a_group_is_one_however_a_system_writes_its_letters() -> None:
+    assert len(set(named_groups(["Andr\u00e9", "Andre\u0301 "], "x"))) == 1
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 3), (5, 5, 5), (1, 9)])
