@@ -46,6 +46,11 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     if image_column != IMAGE_COLUMN:
         images = images.rename_column(image_column, IMAGE_COLUMN)
     images = _undecoded(images, name, image_column)
+    if images.data.column(IMAGE_COLUMN).null_count and None in (values := images[IMAGE_COLUMN][:]):
+        raise DataError(
+            f"{name}: {values.count(None):,} rows of {split} have no image in the column {image_column!r}, row "
+            f"{values.index(None)} is the first; leave them out"
+        )
     path = Path(name).expanduser()
     file = path if path.is_file() else None
     root = path.resolve() if path.is_dir() else path.resolve().parent if file else None

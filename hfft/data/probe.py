@@ -146,7 +146,7 @@ def _length(source: str | io.BytesIO) -> int:
 def _inspect(image: Image.Image, row: int, decode: bool) -> ImageProbe:
     facts: dict[str, Any] = {
         "mode": image.mode,
-        "rotated": _orientation(image) not in (0, 1),
+        "rotated": _is_turned(image),
         "animated": bool(getattr(image, "is_animated", False)),
     }
     if not decode:
@@ -157,9 +157,9 @@ def _inspect(image: Image.Image, row: int, decode: bool) -> ImageProbe:
     return ImageProbe(row, **facts, **_content(upright))
 
 
-def _orientation(image: Image.Image) -> int:
+def _is_turned(image: Image.Image) -> bool:
     # The base class's, since that of a PNG decodes all pixels to find EXIF data behind them.
-    return int(Image.Image.getexif(image).get(EXIF_ORIENTATION, 1))
+    return Image.Image.getexif(image).get(EXIF_ORIENTATION) in range(2, 9)  # whatever else is there turns nothing
 
 
 def _content(upright: Image.Image) -> dict[str, Any]:

@@ -167,3 +167,15 @@ def test_of_a_file_with_several_jpegs_the_first_is_read(tmp_path: Path) -> None:
     assert ".mpo" in EXTENSIONS
     assert open_image(str(tmp_path / "pair.mpo"), "pair").getpixel((5, 5))[0] > 200  # type: ignore[index]
     assert not probe_image(str(tmp_path / "pair.mpo"), 0).problem
+
+
+@pytest.mark.parametrize(("kind", "count", "value"), [(1, 1, 6), (7, 4, 6), (3, 1, 9)])
+def test_an_orientation_that_turns_nothing_is_no_damage(tmp_path: Path, kind: int, count: int, value: int) -> None:
+    """As bytes, or beyond the eight that there are."""
+    entry = struct.pack("<HHIII", 0x0112, kind, count, value, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(tmp_path / "a.jpg", "a").size == (8, 6)
+    for decode in (True, False):
+        probe = probe_image(str(tmp_path / "a.jpg"), 0, decode)
+        assert (probe.problem, probe.rotated) == ("", False)

@@ -56,6 +56,29 @@ def test_nothing_given_means_the_ten_animals() -> None:
     assert names(sets.train, sets.labels)[0] == sets.train.files[0].partition("-")[0]
 
 
+def test_a_saved_data_set_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make_dataset([*"aabb"], datasets.Value("string")).save_to_disk(str(tmp_path / "saved"))
+    assert load_image_sets(DataArguments(dataset_name="~/saved"), seed=0).labels == ("a", "b")
+
+
+def test_class_folders_beside_a_file_of_some_state(tmp_path: Path) -> None:
+    """It is one of the two files of a saved data set, and many programs write one."""
+    make_folder(tmp_path / "pets", {"a": 2, "b": 2})
+    (tmp_path / "pets" / "state.json").write_text("{}")
+    assert load_image_sets(DataArguments(dataset_name=str(tmp_path / "pets")), seed=0).labels == ("a", "b")
+
+
+def test_rows_without_an_image_are_refused(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    images = [Image.new("RGB", (8, 6)), None, Image.new("RGB", (8, 6)), None]
+    dataset = datasets.Dataset.from_dict({"image": images, "label": [*"aabb"]}, features=features)
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match="2 rows of train have no image in the column 'image', row 1 is the first"):
+        load_image_sets(DataArguments(dataset_name=str(tmp_path / "saved")), seed=0)
+
+
 def test_folders_give_classes_by_their_names(tmp_path: Path) -> None:
     train = make_folder(tmp_path / "pets" / "train", {"b": 3, "a": 2})
     validation = make_folder(tmp_path / "pets" / "val", {"b": 1}, start=50)

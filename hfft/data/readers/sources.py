@@ -67,7 +67,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def is_saved(folder: Path) -> bool:
     """Whether the datasets library saved a data set in a folder."""
-    return any((folder / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
+    whole, split = ("dataset_dict.json",), ("dataset_info.json", "state.json")
+    return any(all((folder / marker).is_file() for marker in markers) for markers in (whole, split))
 
 
 def load_dataset(
@@ -86,6 +87,7 @@ def load_dataset(
     """
     import datasets
 
+    name = os.path.expanduser(name)
     folder = Path(name)
     try:
         with quiet(folder.is_dir() or files is not None):
