@@ -51,6 +51,8 @@ class ImageSet:
             stands for itself.
         task: what the labels mean.
         file: the table that lists them or the archive that holds them, as it was given; None for folders.
+        rows: of each image in the data set it was read from, shape (rows,), by which images without a path are named;
+            None where all are here.
     """
 
     dataset: datasets.Dataset
@@ -60,6 +62,7 @@ class ImageSet:
     groups: NDArray[np.str_] | None = None
     task: Task = SINGLE_LABEL
     file: Path | None = None
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +71,9 @@ class ImageSet:
         """The set of these rows, in this order."""
         indices = np.asarray(rows, dtype=np.int64)
         groups = None if self.groups is None else self.groups[indices]
-        return replace(self, dataset=self.dataset.select(indices), labels=self.labels[indices], groups=groups)
+        rows = indices if self.rows is None else self.rows[indices]
+        dataset = self.dataset.select(indices)
+        return replace(self, dataset=dataset, labels=self.labels[indices], groups=groups, rows=rows)
 
     @property
     def strata(self) -> NDArray[np.int64]:
@@ -82,7 +87,7 @@ class ImageSet:
 
     @cached_property
     def files(self) -> list[str]:
-        """A name for each row: its path below `root`, or the name of the set and the row."""
+        """A name for each row: its path below `root`, or the name of the set and the row in the whole of it."""
         # Flattened, so that paths are read without the images' bytes beside them.
         paths = self.dataset.flatten().select_columns([f"{IMAGE_COLUMN}.path"])[:][f"{IMAGE_COLUMN}.path"]
         return [self._display(path, row) for row, path in enumerate(paths)]
@@ -138,7 +143,7 @@ class ImageSet:
 
     def _display(self, path: str | None, row: int) -> str:
         if not path:
-            return f"{self.name}#{row}"
+            return f"{self.name}#{row if self.rows is None else self.rows[row]}"
         return path if self.root is None else path.removeprefix(f"{self.root}{os.sep}").replace(os.sep, "/")
 
 
@@ -165,6 +170,7 @@ def concatenated(sets: Sequence[ImageSet]) -> ImageSet:
         root=sets[0].root if len({images.root for images in sets}) == 1 else None,
         file=sets[0].file if len({images.file for images in sets}) == 1 else None,
         groups=np.concatenate(groups) if len(groups) == len(sets) else None,
+        rows=None,
     )
 
 

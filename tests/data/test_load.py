@@ -70,6 +70,19 @@ def test_class_folders_beside_a_file_of_some_state(tmp_path: Path) -> None:
     assert load_image_sets(DataArguments(dataset_name=str(tmp_path / "pets")), seed=0).labels == ("a", "b")
 
 
+def test_images_without_a_path_are_named_by_their_rows_in_the_data_set(tmp_path: Path) -> None:
+    """Also once some are held back or drawn: predictions and decisions name one image each."""
+    dataset = make_dataset([*"aaaabbbb"], datasets.Value("string"))
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    for most in (None, 4):
+        data = DataArguments(dataset_name=str(tmp_path / "saved"), train_val_split=0.25, max_train_samples=most)
+        sets = load_image_sets(data, seed=0)
+        assert set(sets.train.files).isdisjoint(sets.validation.files)
+        for images in (sets.train, sets.validation):
+            for row, file in enumerate(images.files):
+                assert images.image(row).getpixel((0, 0)) == colour(int(file.rpartition("#")[2]))
+
+
 def test_rows_without_an_image_are_refused(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     images = [Image.new("RGB", (8, 6)), None, Image.new("RGB", (8, 6)), None]
