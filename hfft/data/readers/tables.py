@@ -38,7 +38,8 @@ def read_table(path: Path, data: DataArguments) -> tuple[datasets.DatasetDict, l
     """
     notes: list[str] = []
     rows = table_rows(path, data, notes)
-    return _told_splits(rows, path.name, data, notes) or datasets.DatasetDict(train=rows), notes
+    told = _told_splits(rows, path.name, data, notes)
+    return datasets.DatasetDict(train=rows) if told is None else told, notes
 
 
 def _told_splits(
@@ -85,7 +86,7 @@ def read_metadata(
     values = [] if column is None else rows[column]
     paths = [value["path"] for value in values if value and value["path"] and value["bytes"] is None]
     if len(paths) < len(rows):  # the tables hold images themselves
-        return told or datasets.DatasetDict(train=rows), notes
+        return datasets.DatasetDict(train=rows) if told is None else told, notes
     root = folder.resolve()
     places = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     if lost := sorted(set(images) - set(places)):
