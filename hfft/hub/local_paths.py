@@ -45,7 +45,9 @@ class LocalPaths:
         sets = (PurePosixPath(file).parent.parent for file in files if not _is_local(file))
         found |= {str(place) for place in sets if len(place.parts) > 1}
         found = {text.rstrip("/\\") for text in found}
-        names = {path: _name(path) for path in found if _name(path)} | {str(Path.home()): "~"}
+        names = {path: _name(path) for path in found if _name(path)}
+        home = Path.home()
+        names |= {str(home): "~"} if home.name else {}  # of a user without a folder it is /
         both = names | {escape(path): name for path, name in names.items()}
         self._names = dict(sorted(both.items(), key=lambda item: -len(item[0])))
         # A path begins where no word, address or longer path goes on, and ends where its last name does.

@@ -6,10 +6,11 @@ import json
 import re
 import shlex
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 CARD = "README.md"
 CONFIGS = ("config.json", "preprocessor_config.json")
 PUBLISHED_FILES = (*CONFIGS, RECORD, "trace.csv", KNOWN)
+_LOADED = (*WEIGHTS, DELTA, f"{ADAPTER}/*", KNOWN)
+"""What a repository is loaded from; of an earlier run, it would be read beside the files of this one."""
 _FIGURE = re.compile(r"!\[[^\]]*\]\(([\w.-]+)\)")  # a figure beside the card, as Markdown shows it
 
 
@@ -101,7 +104,8 @@ def open_repo(target: Target, space: bool = False) -> Target:
 def push(output: str | Path, target: Target) -> str:
     """Push a finished run in one commit: checkpoint, delta, card, figures and record.
 
-    Files that the repository has already are not uploaded again, nor those that an earlier attempt uploaded.
+    Files that the repository has already are not uploaded again, nor those that an earlier attempt uploaded. Weights,
+    adapters and known images of an earlier run are deleted where this one does not replace them.
 
     Args:
         output: the run's output folder.
@@ -115,11 +119,16 @@ def push(output: str | Path, target: Target) -> str:
         HubError: the upload fails; it names the command that repeats it.
     """
     folder = Path(output)
-    additions = [CommitOperationAdd(name, content) for name, content in collect(folder, target).items()]
+    files = collect(folder, target)
+    additions = [CommitOperationAdd(name, content) for name, content in files.items()]
     api = HfApi(token=target.token)
     try:
+        there = set(api.list_repo_files(target.repo_id)) - set(files)
+        stale = sorted(name for name in there if any(fnmatch(name, pattern) for pattern in _LOADED))
         commit = api.create_commit(
-            target.repo_id, additions, commit_message=f"Upload a model fine-tuned with hfft {__version__}"
+            target.repo_id,
+            [*additions, *map(CommitOperationDelete, stale)],
+            commit_message=f"Upload a model fine-tuned with hfft {__version__}",
         )
     except Exception as error:  # the client raises its own types, its transport's, OSError and RuntimeError
         raise HubError(
@@ -173,8 +182,10 @@ def _code(folder: Path) -> list[str]:
     found: set[Path] = set()
     for config in CONFIGS:
         data = json.loads((folder / config).read_text(encoding="utf-8")) if (folder / config).exists() else {}
-        for place in (data.get("auto_map") or {}).values():
-            if "--" in place:  # in a repository of its own
+        given = (data.get("auto_map") or {}).values()
+        # A processor may be named twice: slow and fast, one of which may be missing.
+        for place in [each for entry in given for each in (entry if isinstance(entry, list) else [entry])]:
+            if place is None or "--" in place:  # in a repository of its own
                 continue
             module = folder / f"{place.partition('.')[0]}.py"
             try:

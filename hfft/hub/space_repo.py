@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -155,6 +156,7 @@ def _readme(model: str) -> str:
         "title": title,
         "sdk": "gradio",
         "sdk_version": version("gradio"),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),  # of the pinned versions; else the Hub's own
         "app_file": APP,
         "license": "apache-2.0",
         "models": [model],

@@ -49,6 +49,11 @@ def test_the_home_folder_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.without_in({"id": "C:\\Users\\me\\base"}) == {"id": "base"}
 
 
+def test_a_home_that_is_the_root_hides_no_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")  # of users that a container does not know
+    assert LocalPaths(_record()).without("12 / 20, <br />, /home/me") == "12 / 20, <br />, /home/me"
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [

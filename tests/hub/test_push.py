@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from huggingface_hub.utils import _http
 
 from hfft.cli import main
 from hfft.errors import HubError, ModelError
-from hfft.hub.push import Target, open_repo, push
+from hfft.hub.push import Target, collect, open_repo, push
 from hfft.hub.space_repo import build_space
 from hfft.inference.classifier import classify, load_classifier
 from hfft.models.checkpoint import load, merge
@@ -245,6 +246,33 @@ def test_pushing_twice_sends_nothing(hub: FakeHub, output: Path) -> None:
     assert (hub.count("PUT /objects"), hub.count("/commit/")) == (0, 1)
 
 
+def test_nothing_of_an_earlier_run_is_read_beside_the_new_one(hub: FakeHub, output: Path) -> None:
+    target = open_repo(Target("colours"))
+    push(output, target)
+    old = ["model.safetensors.index.json", "model-00001-of-00002.safetensors", "adapter/adapter_model.safetensors"]
+    api = huggingface_hub.HfApi()
+    for name in ["notes.md", *old]:
+        api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=REPO)
+    (output / "known_images.safetensors").unlink()
+    push(output, target)
+    commit = hub.repos[KEY].commits[-1]
+    assert not {*old, "known_images.safetensors"} & {*commit.files, *commit.large}
+    assert commit.files["notes.md"] == b"{}"
+    assert load_classifier(REPO).known is None
+
+
+def test_code_of_two_processors(output: Path) -> None:
+    """Slow and fast stand in a list, and either may be missing."""
+    (output / "own.py").write_text("class Slow: ...")
+    config = json.loads((output / "preprocessor_config.json").read_text())
+    config["auto_map"] = {
+        "AutoImageProcessor": ["own.Slow", None],
+        "AutoProcessor": ["somebody/else--other.Slow", None],
+    }
+    (output / "preprocessor_config.json").write_text(json.dumps(config))
+    assert "own.py" in collect(output, Target(REPO))
+
+
 def test_a_cut_download_goes_on_where_it_ended(hub: FakeHub, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     push(output, open_repo(Target("colours")))
@@ -390,6 +418,7 @@ def test_space_folder_is_complete(tmp_path: Path) -> None:
     folder = build_space(tmp_path / "space", REPO)
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert (front["sdk"], front["app_file"], front["models"]) == ("gradio", "space_app.py", [REPO])
+    assert front["python_version"] == f"{sys.version_info.major}.{sys.version_info.minor}", "which the versions are for"
     requirements = (folder / "requirements.txt").read_text().split()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in requirements), "each of them pinned"
     names = {line.partition("==")[0] for line in requirements}
