@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -56,8 +57,14 @@ def web(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, seconds: int = 0) -> Iterator[str]:
+    """Serve a folder, whose files a browser may keep for so long."""
+
     class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Cache-Control", f"max-age={seconds}")
+            super().end_headers()
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
@@ -138,6 +145,26 @@ def test_without_a_network(web: Exported, images: Path, browser: Browser) -> Non
     expect(page.locator("#status")).to_contain_text("Ready", timeout=TIMEOUT)
     page.set_input_files("#file", next(images.rglob("*.png")))
     expect(page.locator("#bars li")).to_have_count(3, timeout=TIMEOUT)
+    context.close()
+
+
+def test_a_new_export_is_kept_whole(web: Exported, tmp_path: Path, browser: Browser) -> None:
+    """Hosts let browsers keep files for minutes; those of an earlier export must not be taken for the new one's."""
+    folder = shutil.copytree(web.folder, tmp_path / "web")
+    context = browser.new_context()
+    with served(folder, seconds=600) as address:
+        page = context.new_page()
+        page.goto(address)
+        expect(page.locator("body")).to_have_attribute("data-kept", "yes", timeout=TIMEOUT)
+        for name, line in {"style.css": "/* new */", "sw.js": "// new"}.items():
+            text = (folder / name).read_text().replace("`${MARK} ", "`${MARK} new ", 1)
+            (folder / name).write_text(f"{text}\n{line}\n")
+        page.reload()
+        deadline = time.monotonic() + TIMEOUT / 1000
+        while any(" new " not in name for name in page.evaluate("caches.keys()")) and time.monotonic() < deadline:
+            page.wait_for_timeout(100)
+        style = page.evaluate("caches.match('style.css').then((kept) => kept.text())")
+        assert style.endswith("/* new */\n")
     context.close()
 
 

@@ -2,12 +2,14 @@
 const MARK = `hfft ${self.registration.scope}`;
 const CACHE = `${MARK} {digest}`;
 const FILES = {files};
+// The browser's own cache may hold files of an earlier export under these names; it asks the server first.
+const fresh = (names) => names.map((name) => new Request(name, { cache: "no-cache" }));
 
 self.addEventListener("install", (event) =>
   event.waitUntil(
     caches
       .open(CACHE)
-      .then((cache) => cache.addAll(FILES))
+      .then((cache) => cache.addAll(fresh(FILES)))
       .then(() => self.skipWaiting()),
   ),
 );
@@ -24,7 +26,7 @@ self.addEventListener("message", (event) =>
   event.waitUntil(
     caches
       .open(CACHE)
-      .then((cache) => cache.addAll(event.data))
+      .then((cache) => cache.addAll(fresh(event.data)))
       .then(() => event.source.postMessage("kept")),
   ),
 );
