@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hfft._version import __version__
+from hfft.bars import bar
 from hfft.errors import ModelError, one_line
 from hfft.inference.export.recipe import Geometry, Recipe, unfit
 from hfft.models.features import head_reads
@@ -190,7 +191,7 @@ def core_graph(classifier: Classifier, inputs: dict[str, Tensor]) -> ModelProto:
     wrapped.train(False)
     try:
         # With gradients the trace of Swin's attention holds a view that the exporter cannot take apart.
-        with quiet_exporters(), torch.no_grad():
+        with quiet_exporters(), torch.no_grad(), bar(total=1, desc="Tracing the model", unit="graph"):
             program = torch.onnx.export(
                 wrapped,
                 (),

