@@ -337,10 +337,15 @@ def check_coverage(classifier: Classifier, coverage: float) -> None:
     needs_one_label(classifier.task, "--coverage")
     if not 0 < coverage < 1:
         raise ArgumentError(f"--coverage must lie between 0 and 1, not {coverage}")
-    if classifier.known is None or not len(classifier.known.truth):
+    if classifier.known is None:
         raise ModelError(
             f"{classifier.name} holds no {KNOWN}, from which sets of labels are made: train it again with this hfft, "
             "or leave out --coverage"
+        )
+    if not len(classifier.known.truth):
+        raise ModelError(
+            f"the {KNOWN} of {classifier.name} says nothing of images held out, as after hfft extend without the old "
+            "images: train it again on all images, or leave out --coverage"
         )
 
 

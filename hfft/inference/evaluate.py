@@ -159,8 +159,9 @@ def load_labelled(options: EvaluateArguments, classifier: Classifier) -> tuple[I
         return sample(images, options.max_eval_samples, options.seed), notes
     found, notes = _find(options, classifier)
     task, labels = classifier.task, [composed(label) for label in classifier.labels]
+    known = set(labels)
     for row, name in enumerate(found.names):
-        if name is None or not set(labels).issuperset(task.parts(name)):
+        if name is None or not known.issuperset(task.parts(name)):
             raise _unknown(found, row, classifier)
     targets = task.encode(task.aligned(found.names, found.order, labels), labels)
     images = replace(found.images, labels=targets, task=task)
