@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,13 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Returns:
-        0, 1 for what went wrong, 2 for wrong arguments, 130 after an interrupt, 143 after SIGTERM.
+        0, 1 for what went wrong, 2 for wrong arguments, 130 after an interrupt, 141 where the reader of its output left
+        (`head` for instance), 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, as_json = _take_debug(arguments), _take_json(arguments)
     if not sys.stderr.isatty():
         for name, value in _BARS.items():
             os.environ.setdefault(name, value)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # else a log file or a pipe shows nothing for minutes
     say = print_json if as_json else print_text
     return say(next(iter(arguments), ""), lambda: _run(*arguments), debug)
 

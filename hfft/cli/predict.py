@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,16 +61,8 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
         reply.code = int(failed == len(files))
 
     reply.result = lambda: {"model": classifier.name, "predictions": [row.plain() for row in counted()]}
-    reply.text = lambda: _print(counted(), show.format, files, columns)
+    reply.text = lambda: write_predictions(counted(), show.format, files, columns)
     return reply
-
-
-def _print(rows: Iterable[Prediction], form: str, files: Sequence[str], columns: Columns) -> None:
-    try:
-        write_predictions(rows, form, files, columns)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` for instance, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)

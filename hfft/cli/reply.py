@@ -17,6 +17,8 @@ from typing import Any, TextIO
 from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
 from hfft.report.typed_json import as_json
 
+_CLOSED_PIPE = 141  # as a shell says that SIGPIPE ended a program
+
 
 @dataclass
 class Reply:
@@ -64,11 +66,24 @@ def print_text(command: str, run: Callable[[], Reply], debug: bool) -> int:
             print(reply.text)
         return reply.code
     except (Exception, KeyboardInterrupt) as error:
+        gone = isinstance(error, BrokenPipeError) and _reader_is_gone()
+        if gone and not getattr(error, "__notes__", ()):  # nothing was left anywhere that would have to be told
+            return _CLOSED_PIPE
         if debug:
             raise
         failure = failure_of(error)
         print(failure.line, file=sys.stderr)
         return failure.exit
+
+
+def _reader_is_gone() -> bool:
+    """Whether whoever read standard output, `head` for instance, has enough; what comes after is dropped then."""
+    try:
+        print(flush=True)  # a pipe between processes may be what is broken, so that standard output is asked
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def print_json(command: str, run: Callable[[], Reply], debug: bool) -> int:

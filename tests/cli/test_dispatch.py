@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def test_each_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as left:
         main([name, "--help"])
     assert left.value.code == 0
-    assert f"hfft {name}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"hfft {name}" in printed
+    assert "(default: None)" not in printed
 
 
 def test_version_and_module(tmp_path: Path) -> None:
@@ -105,6 +108,36 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("hfft.cli.train.plan_command", interrupt)
     assert main(["plan"]) == 130
     assert capsys.readouterr().err.startswith("hfft: interrupted")
+
+
+STREAMED = """
+import os, sys
+from hfft.cli import commands, dispatch, reply
+def talk(argv):
+    print("a line")
+    sys.stdin.read()
+    print("and one that nobody reads")
+    return reply.Reply()
+commands.Command.load = lambda self: talk
+code = dispatch.main(["plan"])
+sys.stderr.write(f"code {code}")
+"""
+
+
+def test_a_line_arrives_when_it_is_said_and_a_reader_may_leave() -> None:
+    program = [sys.executable, "-c", STREAMED]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        killer = threading.Timer(60, process.kill)  # else a line that never comes is waited for
+        killer.start()
+        assert process.stdout.readline() == "a line\n"
+        killer.cancel()
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == "code 141"
 
 
 @pytest.mark.slow  # test_distributed launches it in the default set
