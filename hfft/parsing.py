@@ -23,6 +23,13 @@ class _Parser(argparse.ArgumentParser):
         raise ArgumentError(message)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of an option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def parse(
     classes: Sequence[type], argv: list[str], command: str, description: str, positional: dict[str, Any] | None = None
 ) -> tuple[Any, ...]:
@@ -45,12 +52,12 @@ def parse(
         argv = yaml_flags(argv[0]) + argv[1:]
     try:
         values, unknown = parser.parse_known_args(argv)
+        if unknown:
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            raise ArgumentError(f"unknown argument {unknown[0]!r}{closest(unknown[0].partition('=')[0], flags)}")
         parsed = tuple(_filled(group, values) for group in classes)
     except (ValueError, TypeError, ImportError) as error:
         raise ArgumentError(one_line(error)) from error
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise ArgumentError(f"unknown argument {unknown[0]!r}{closest(unknown[0].partition('=')[0], flags)}")
     return (*parsed, values.positional) if positional else parsed
 
 
@@ -60,7 +67,7 @@ def parser_of(classes: Sequence[type], command: str, description: str) -> argpar
         "prog": f"hfft {command}",
         "description": description,
         "allow_abbrev": False,
-        "formatter_class": argparse.ArgumentDefaultsHelpFormatter,
+        "formatter_class": _Help,
         "epilog": "--json answers with one JSON object, for programs; --debug shows tracebacks.",
     }
     if any(base.__module__.partition(".")[0] == "transformers" for group in classes for base in group.__mro__):

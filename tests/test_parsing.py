@@ -68,6 +68,11 @@ def test_errors(argv: list[str], message: str) -> None:
     assert str(raised.value) == message
 
 
+def test_a_slip_is_named_before_what_it_leaves_missing() -> None:
+    with pytest.raises(ArgumentError, match="unknown argument '--traindir'; did you mean --train_dir"):
+        parse((arguments.ExtendArguments,), ["--traindir", "more"], "extend", "")
+
+
 def test_the_help_of_a_run_is_that_of_its_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         print_run_help("cache fill", "What it does.", FillArguments)
