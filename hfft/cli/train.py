@@ -126,13 +126,15 @@ def sweep_command(argv: list[str]) -> Reply:
     """Compare runs over a grid or list of options; all of them share one activation cache per boundary."""
     from pathlib import Path
 
-    if argv and argv[0] in ("-h", "--help"):
+    if asks_for_help(argv):
         print(SWEEP_HELP)
         raise SystemExit(0)
+    refuse_unknown_flags(argv, "--sweep", "--soup")
     from hfft.jobs.sweep import parse_grid, read_runs, sweep
 
-    runs, shared = read_runs(argv[0]) if argv and argv[0].endswith((".yaml", ".yml")) else ([{}], {})
-    grid, folder, soup, rest = split_sweep_flags(argv[1:] if shared or runs != [{}] else argv)
+    named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
+    runs, shared = read_runs(argv[0]) if named else ([{}], {})
+    grid, folder, soup, rest = split_sweep_flags(argv[named:])
     runs = [run | options for run in runs for options in parse_grid(grid)]
     base = [*flags_of({name: value for name, value in shared.items() if name != "output_dir"}), *rest]
     target = Path(folder or shared.get("output_dir") or "outputs/sweep")

@@ -24,6 +24,8 @@ DOORS = (
     ["plan", "--polcy", "head"],
     ["finetune", "--polcy", "head"],
     ["predict", "cat.jpg", "--top_k", "0"],
+    ["sweep", "--sweeep", "policy=head"],
+    ["sweep", "--sweep", "policy=head", "--help"],
     ["finetun"],
 )
 PROGRAM = """
