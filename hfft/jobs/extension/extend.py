@@ -87,6 +87,7 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
     folder = Path(run).expanduser() if isinstance(run, str | os.PathLike) else None
     if folder is None or not (folder / RECORD).is_file():
         raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
+    folder = folder if folder.name not in ("", "..") else folder.resolve()  # whose name the results' folder takes
     record = read_record(folder / RECORD)
     needs_one_label(record.solved, "hfft extend")
     if not (folder / CLASSES).is_file():

@@ -63,6 +63,17 @@ def joined(place: Path) -> Run:
     return extended(place, "joined")[0]
 
 
+def test_a_run_that_is_named_from_within_is_extended_beside_itself(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "run", place / "within")
+    monkeypatch.chdir(place / "within")
+    more = hfft.extend(".", train_dir=str(place / "more"), say=lambda line: None)
+    assert more.folder == place / "within-extended"
+    assert more.extended is not None
+    assert more.extended.run == "within"
+
+
 def test_a_new_class_joins_in_closed_form(place: Path, joined: Run) -> None:
     before, after = load_file(place / "run" / "model.safetensors"), load_file(place / "joined" / "model.safetensors")
     assert joined.sets.labels == (*LABELS, "violet")
