@@ -488,7 +488,7 @@ def _save_what_was_learned(setup: Setup, progress: Progress, diverged: bool) -> 
     if folder is None:
         return ""
     words = f"The weights of epoch {best.epoch:g}, the best, are" if wanted else "The trained weights are"
-    again = f"; {RESUME_HINT}" if early and list_checkpoints(setup.folder) else ""
+    again = f"; {RESUME_HINT}" if list_checkpoints(setup.folder) else ""
     return f"{words} saved in {folder}{again}"
 
 

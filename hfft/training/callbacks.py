@@ -289,7 +289,7 @@ class Preemption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.training:
-            raise PreemptedError(f"stopped by SIGTERM; what was complete is kept: {RESUME_HINT}")
+            raise PreemptedError("stopped by SIGTERM; what was complete is kept")
 
     def agreed(self, args: Any) -> bool:
         """Return whether the signal has reached any process; all of them must ask at the same step."""

@@ -217,4 +217,7 @@ def test_sigterm_after_the_last_step_leaves_the_weights(
     assert start() == 143
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "stopped by SIGTERM" in last
+    assert "resume" not in last  # there is nothing to go on from
     _usable(tmp_path, last)
+    assert start("--save_strategy", "epoch") == 143
+    assert capsys.readouterr().err.strip().endswith("with --resume_from_checkpoint true to go on")
