@@ -16,6 +16,7 @@ from hfft.errors import ArgumentError
 from hfft.jobs.advice.backbones import BackboneAdvice, compare_backbones
 from hfft.jobs.advice.compare import Advice, compare
 from hfft.jobs.finetune import check_processes, set_up
+from hfft.jobs.inputs import what_was_read
 from hfft.jobs.reproduce import given_options
 from hfft.jobs.results import arguments_of
 from hfft.machine import keep_freed_memory
@@ -53,6 +54,8 @@ def _advise_policies(settings: Settings, options: AdviseArguments, say: Callable
         training.output_dir, training.report_to = folder, []
         first = replace(settings, policy=replace(settings.policy, policy=policies[0]), training=training)
         setup = with_all_images(set_up(first, test=False))
+        for line in (*what_was_read(setup.sets), *setup.base.notes):
+            say(line)
         advice = compare(setup, policies, options.folds, say)
     return replace(advice, command=_command(settings, advice.policy))
 
@@ -70,7 +73,11 @@ def _advise_models(settings: Settings, options: AdviseArguments, say: Callable[[
                 model = replace(settings.model, model_name_or_path=name)
                 policy = replace(settings.policy, policy="head")
                 chosen = replace(settings, model=model, policy=policy, training=training)
-                yield name, with_all_images(set_up(chosen, test=False))
+                setup = with_all_images(set_up(chosen, test=False))
+                images = what_was_read(setup.sets) if name == options.models[0] else ()
+                for line in (*images, *setup.base.notes):
+                    say(line)
+                yield name, setup
 
         return compare_backbones(setups(), options.folds, say)
 

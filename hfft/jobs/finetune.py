@@ -27,7 +27,7 @@ from hfft.jobs.advice.choose import hand_back_the_better
 from hfft.jobs.advice.compare import POLICIES, compare
 from hfft.jobs.advice.crossed import Crossed, CrossPlan, cross_fit
 from hfft.jobs.advice.folds import starting_tensors
-from hfft.jobs.inputs import Shared
+from hfft.jobs.inputs import Shared, what_was_read
 from hfft.jobs.results import weights_kept, write_results
 from hfft.jobs.run import Run, best_epoch_of, judged
 from hfft.jobs.trust import Trust, features_kept, learn_trust
@@ -291,11 +291,8 @@ def _what_is_new(setup: Setup) -> str:
     beyond = [name for name in base.fresh if setup.plan.anatomy.part_of(name) != "head"]
     warning = f"\nWarning: {base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
     counts = f"{len(sets.train)} training and {len(sets.validation)} validation images"
-    names = sets.skipped
-    skipped = f"\nSkipped {len(names)} images that cannot be read: {', '.join(names[:3])}" if names else ""
-    skipped += ", ...; hfft.json lists all" if len(names) > 3 else ""
-    notes = "".join(f"\n{note}" for note in (*sets.notes, *base.notes))
-    return f"{sets.name}: {counts} of {sets.task.count(len(sets.labels))}.{notes}{warning}{skipped}"
+    notes = "".join(f"\n{note}" for note in (*what_was_read(sets), *base.notes))
+    return f"{sets.name}: {counts} of {sets.task.count(len(sets.labels))}.{notes}{warning}"
 
 
 def _what_is_kept(setup: Setup) -> str:

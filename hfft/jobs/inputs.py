@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import DataArguments, ModelArguments
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 
 Loaded = tuple["PreTrainedModel", "BaseImageProcessor", Base]
+
+
+def what_was_read(sets: ImageSets) -> Iterator[str]:
+    """Say how images were read, and which of them were skipped."""
+    yield from sets.notes
+    if names := sets.skipped:
+        more = ", ...; hfft check names all" if len(names) > 3 else ""
+        yield f"Skipped {len(names)} images that cannot be read: {', '.join(names[:3])}{more}"
 
 
 class Shared:

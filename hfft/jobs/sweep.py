@@ -21,7 +21,7 @@ from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
 from hfft.files import whole_file
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
-from hfft.jobs.inputs import Shared
+from hfft.jobs.inputs import Shared, what_was_read
 from hfft.metrics import WORDS, SplitMetrics
 from hfft.output_folder import RECORD, RESULTS, claim, locked, made_folder, refuse_foreign
 from hfft.parsing import split_values
@@ -115,9 +115,10 @@ def sweep(
 def _write_table(base: list[str], rows: list[SweepRow], folder: Path, say: Callable[[str], None]) -> None:
     rows.sort(key=lambda row: (-row.score, row.beside[-1]))
     if rows:
+        say(f"\n{sweep_table(rows)}\n")  # first, since the files may not be writable by now
         claim(folder, FILES)
         write_sweep(folder, rows)
-        say(f"\n{sweep_table(rows)}\n\nTable: {folder / 'sweep.csv'}, figure: {folder / 'sweep.png'}.")
+        say(f"Table: {folder / 'sweep.csv'}, figure: {folder / 'sweep.png'}.")
         say(f"The best one again: hfft finetune {shlex.join([*base, *_flags(rows[0].options)])}")
 
 
@@ -155,9 +156,10 @@ def _run_all(
                 kept[target] = watch.kept
         except PreemptedError:  # the system wants all of them to end
             raise
-        except HfftError as error:
+        except (HfftError, MemoryError, RuntimeError) as error:  # such as PyTorch's when a batch is too large
             failures += 1
-            say(f"{target.name} failed: {error}")
+            kind = "" if isinstance(error, HfftError) else f"{type(error).__name__}: "
+            say(f"{target.name} failed: {kind}{one_line(error)}")
     return rows, failures
 
 
@@ -291,7 +293,8 @@ def _of_sweep(settings: Settings) -> Settings:
 
 
 def _check(settings: Settings, shared: Shared) -> str:
-    return shared.findings(shared.images(settings.data, settings.training.seed, test=False))
+    sets = shared.images(settings.data, settings.training.seed, test=False)
+    return "\n".join(filter(None, (*what_was_read(sets), shared.findings(sets))))
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import ArgumentError, PreemptedError
+from hfft.jobs.finetune import finetune
 from hfft.jobs.inputs import Shared
 from hfft.jobs.sweep import folder_names, parse_grid, read_runs, run_name, sweep
 from hfft.models.checkpoint import load
@@ -211,6 +213,46 @@ def test_a_sweep_that_is_told_to_end_begins_no_other_run(
     flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
     assert main(["sweep", *flags, "--output-dir", str(tmp_path / "sweep"), "--sweep", "seed=1,2"]) == 143
     assert begun == [1]
+
+
+def test_a_run_that_fails_in_pytorch_costs_no_other_run(
+    pretrained: Folder,
+    image_folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def limited(settings: Settings, *given: Any, **options: Any) -> Any:
+        if settings.training.per_device_train_batch_size > 4:
+            raise torch.OutOfMemoryError("tried to allocate 20 GiB.\n")
+        return finetune(settings, *given, **options)
+
+    monkeypatch.setattr("hfft.jobs.sweep.finetune", limited)
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
+    assert main(["sweep", *flags, "--sweep", "per_device_train_batch_size=8,4"]) == 1
+    assert "=8 failed: OutOfMemoryError: tried to allocate 20 GiB\n" in capsys.readouterr().out
+    with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
+        assert [row["per_device_train_batch_size"] for row in csv.DictReader(file)] == ["4"]
+
+
+def test_the_table_is_said_before_it_is_written(
+    pretrained: Folder,
+    image_folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hfft.jobs.sweep.write_sweep", full)
+    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
+    assert main(["sweep", *flags, "--sweep", "policy=head"]) == 1
+    said = capsys.readouterr()
+    assert "policy=head" in said.out.splitlines()[-4]
+    assert "no room is left" in said.err
 
 
 def test_what_the_images_decide_is_done_before_as_well(

@@ -155,6 +155,16 @@ def test_advice_in_the_terminal(advise: Advise, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations", "base", "images"]  # nothing else
 
 
+def test_what_is_left_out_is_said(advise: Advise, tmp_path: Path) -> None:
+    (tmp_path / "images" / "red" / "broken.png").write_text("no image")
+    code, out, _ = advise("--policies", "head", "--folds", "2", "--on_bad_image", "skip")
+    assert code == 0
+    assert "Skipped 1 images that cannot be read: " in out
+    code, out, _ = advise("--models", str(tmp_path / "base"), "--folds", "2", "--on_bad_image", "skip")
+    assert code == 0
+    assert "Skipped 1 images that cannot be read: " in out
+
+
 def test_advice_for_programs(advise: Advise) -> None:
     code, out, _ = advise("--policies", "head", "last_block", "--folds", "2", "--json")
     data = json.loads(out)["result"]
