@@ -101,15 +101,17 @@ def print_run_help(command: str, description: str, *more: type) -> None:
 
 
 def refuse_unknown_flags(argv: Sequence[str], *beside: str) -> None:
-    """Refuse a flag that no run has before anything is loaded, as far as that can be told; the parser sees them all.
+    """Refuse what no run takes before anything is loaded, as far as that can be told; the parser sees it all.
 
     Args:
         argv: of a command that takes every option of a run.
         beside: flags that the command has beside those of a run.
 
     Raises:
-        ArgumentError: a flag is unknown.
+        ArgumentError: a flag is unknown, or the first word is neither a flag nor a YAML file.
     """
+    if argv and not argv[0].startswith("-") and not argv[0].endswith((".yaml", ".yml")):
+        raise ArgumentError(f"unknown argument {argv[0]!r}; images are given by --train_dir or --dataset_name")
     parser = _run_parser("", "")
     if parser is None:
         return

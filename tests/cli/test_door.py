@@ -24,6 +24,7 @@ DOORS = (
     ["plan", "--polcy", "head"],
     ["finetune", "--polcy", "head"],
     ["predict", "cat.jpg", "--top_k", "0"],
+    ["finetune", "photos"],
     ["sweep", "--sweeep", "policy=head"],
     ["sweep", "--sweep", "policy=head", "--help"],
     ["finetun"],
