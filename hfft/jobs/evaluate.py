@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hfft.arguments import RUN_ARGUMENTS, CheckpointArguments, EvaluateArguments
 from hfft.bars import unsaid
 from hfft.data.images import ImageSet
-from hfft.errors import ArgumentError
+from hfft.errors import ArgumentError, DataError, one_line
 from hfft.inference.evaluate import Evaluation, evaluate, make_evaluation_folder, write_evaluation
 from hfft.jobs.advice.compare import cross_validated, folds_of
 from hfft.jobs.advice.folds import Folds
@@ -78,7 +78,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     with tempfile.TemporaryDirectory(prefix="hfft-folds-") as folder:
         settings.training = copy.copy(settings.training)
         settings.training.output_dir, settings.training.report_to = folder, []
-        given = set_up(settings, test=False)
+        given = _set_up(settings, str(use.model))
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
         parts = folds_of(setup.sets.train, options.folds, settings.training.seed)
@@ -97,6 +97,13 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     )
     write_evaluation(output, evaluation, Evidence(task, setup.sets.train, labels, logits))
     return evaluation
+
+
+def _set_up(settings: Settings, run: str) -> Setup:
+    try:
+        return set_up(settings, test=False)
+    except DataError as error:
+        raise DataError(f"the images of {run} itself cannot be read here ({one_line(error)})") from error
 
 
 def _notes(

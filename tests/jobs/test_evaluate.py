@@ -121,3 +121,14 @@ def test_test_images_go_before_validation_images(tmp_path: Path) -> None:
 def test_without_a_record_images_have_to_be_given(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"base holds no hfft\.json, .*; give --dataset_name or --validation_dir"):
         hfft.evaluate(model=finished / "base", output_dir=tmp_path / "out")
+
+
+def test_images_that_are_not_here_are_those_of_the_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((finished / "out" / "hfft.json").read_text())
+    record["arguments"]["train_dir"] = "elsewhere"  # a relative path, and the command runs in another folder
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hfft.json").write_text(json.dumps(record))
+    assert main(["evaluate", str(tmp_path / "run"), "--folds", "2", "--output_dir", str(tmp_path / "a")]) == 1
+    assert f"the images of {tmp_path / 'run'} itself cannot be read here" in capsys.readouterr().err
