@@ -166,7 +166,7 @@ def changed_inputs(classifier: Classifier, inputs: dict[str, Tensor], change: Ch
 
 
 def _changed(picture: Tensor, change: Change) -> Tensor:
-    """Change a picture of shape (1, 3, height, width) whose values lie between 0 and 1."""
+    """Change a picture of shape (1, channels, height, width) whose values lie between 0 and 1."""
     height, width = picture.shape[-2:]
     if change.crop:
         rows, columns = (max(1, round(side * (1 - change.crop))) for side in (height, width))
@@ -174,7 +174,7 @@ def _changed(picture: Tensor, change: Change) -> Tensor:
         picture = F.interpolate(cut, size=(height, width), mode="bilinear", antialias=False)
     if change.turn:
         bilinear = transforms.InterpolationMode.BILINEAR
-        picture = transforms.rotate(picture, change.turn, bilinear, fill=[_GREY] * 3)
+        picture = transforms.rotate(picture, change.turn, bilinear, fill=[_GREY] * picture.shape[1])
     if change.dark:
         picture = picture * (1 - change.dark)
     if change.cover is not None:

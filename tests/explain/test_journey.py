@@ -9,6 +9,7 @@ import pytest
 import torch
 from finished import make_images, make_model, run_finetune
 from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 from hfft.explain.evidence import load_base
 from hfft.explain.journey import Change, Journey, changed_inputs, journey
@@ -83,6 +84,17 @@ def test_dark_takes_light_and_a_half_turn_twice_none(finished: tuple[Classifier,
     before = picture(*finished, None)
     assert torch.allclose(picture(*finished, Change(dark=0.25)), 0.75 * before, atol=1e-5)
     assert torch.allclose(picture(*finished, Change(turn=180)), before.flip(-1, -2), atol=1e-5)
+
+
+def test_a_grey_picture_turns_too(tmp_path: Path) -> None:
+    config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=2)
+    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    size = {"height": 32, "width": 32}
+    ViTImageProcessorPil(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path)
+    found = journey(load_classifier(tmp_path, device="cpu"), Image.new("L", (32, 32), 255), Change(turn=45))
+    assert found.seen is not None
+    assert found.seen.getpixel((0, 0)) == (128, 128, 128)
+    assert found.seen.getpixel((16, 16)) == (255, 255, 255)
 
 
 def test_a_crop_shows_the_middle(finished: tuple[Classifier, Path]) -> None:
