@@ -7,11 +7,13 @@ box, and two names of boxes look the same: such names are shown by number.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 DEFAULT = "DejaVu Sans"  # comes with matplotlib
 _PLACEHOLDERS = "Last Resort"  # a font of boxes, which has every letter
+_LONGEST = 22  # characters of a class's name that a figure shows
 
 
 def families(texts: Iterable[str]) -> list[str]:
@@ -24,9 +26,25 @@ def families(texts: Iterable[str]) -> list[str]:
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
-    """Return what a figure shows for each class: its name on one line, or its number where no font has the letters."""
-    names = map(_drawn, labels)
-    return [name or f"label {number}" for number, name in enumerate(names)]
+    """Return what a figure shows for each class: its name on one line, or its number where no font has the letters.
+
+    A long name is cut; where that makes it another one's equal, its number stands behind it.
+    """
+    names = [_drawn(label) or f"label {number}" for number, label in enumerate(labels)]
+    short = [shorten(name, _LONGEST) for name in names]
+    uses = Counter(short)
+    return [
+        each if uses[each] == 1 else shorten(name, _LONGEST - len(end := f" ({number})")) + end
+        for number, (name, each) in enumerate(zip(names, short, strict=True))
+    ]
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut the middle out of a long text, since long names often differ at their ends."""
+    if len(text) <= length:
+        return text
+    tail = max((length - 3) // 2, 0)
+    return text[: length - 3 - tail] + "..." + text[len(text) - tail :]
 
 
 def escaped(text: str) -> str:

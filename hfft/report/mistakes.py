@@ -19,7 +19,6 @@ from hfft.report.fonts import class_names, families
 MOST = 20  # mistakes on a sheet
 _COLUMNS = 5
 _SIDE = 160  # pixels of each picture
-_LETTERS = 22  # of a name that fits under a picture
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes
 
 
 def _caption(mistake: Mistake, names: Mapping[str, str]) -> str:
-    label, prediction = (names[name][:_LETTERS] for name in (mistake.label, mistake.prediction))
-    return f"is {label}\nsaid {prediction} ({mistake.probability:.2f})"
+    return f"is {names[mistake.label]}\nsaid {names[mistake.prediction]} ({mistake.probability:.2f})"
 
 
 def _picture(images: ImageSet, row: int) -> Image.Image:

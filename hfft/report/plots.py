@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hfft.files import cannot_write
 from hfft.metrics import WORDS, Words
-from hfft.report.fonts import class_names, escaped, families
+from hfft.report.fonts import class_names, escaped, families, shorten
 from hfft.report.trace import PROBE, EpochRow, kept_row
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _COUNTED = 25  # up to so many classes each cell has room for its count
 _CELLS = 250  # so many cells per side are drawn at most
 _TARGETS = 6  # so many targets are drawn side by side at most
 _TOLD = len(CLASS_COLOURS)  # up to so many classes a map says which colour is which
-_LONGEST = 22  # characters of a class's name that an axis shows
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def confusion_matrix(matrix: NDArray[np.int64], labels: Sequence[str]) -> Figure
     from matplotlib.colors import PowerNorm
 
     size = len(labels)
-    names = [_shorten(name, _LONGEST) for name in class_names(labels)] if size <= _NAMED else []
+    names = class_names(labels) if size <= _NAMED else []
     longest = max(map(_width, names), default=4)
     side = min(max(0.42 * size, 3.0), 8.0)
     figure = _figure(side + 1.7 + 0.09 * longest, side + 1.0 + 0.09 * longest)
@@ -206,7 +205,7 @@ def predicted_figure(values: NDArray[Any], truth: NDArray[Any], targets: Sequenc
     Raises:
         OutputError: the file cannot be written.
     """
-    names = [_shorten(name, _LONGEST) for name in class_names(targets)][:_TARGETS]
+    names = class_names(targets)[:_TARGETS]
     figure = _figure(4.6 * len(names), 4.6)
     for place, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
         found, right = values[:, place], truth[:, place]
@@ -240,7 +239,7 @@ def sweep_figure(runs: Sequence[tuple[str, float, tuple[float, float] | None]], 
     ends = [interval or (score, score) for _, score, interval in runs]
     reach = [[score - low, high - score] for score, (low, high) in zip(scores, ends, strict=True)]
     axes.errorbar(scores, places, xerr=np.clip(reach, 0, None).T, fmt="o", color=BLUE, capsize=3)
-    names = [_shorten(escaped(name), 60) for name, _, _ in runs]
+    names = [shorten(escaped(name), 60) for name, _, _ in runs]
     axes.set_yticks(list(places), names, family=families(names), parse_math=False)
     axes.set_xlabel(f"validation {metric}, 95% interval")
     axes.grid(True, alpha=0.3)
@@ -334,19 +333,28 @@ def _dots(axes: Axes, points: NDArray[np.float32], colours: NDArray[Any], **styl
 
 
 def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
-    """Write below the panels which colour is which class, and how many crosses there are."""
+    """Write above the panels which colour is which class, and below them how many crosses there are."""
     from matplotlib.lines import Line2D
 
+    notes = []
     if count := int(plot.wrong.sum()):
-        figure.supxlabel(f"crosses: {count:,} mistakes of the model among {len(plot.wrong):,} images", fontsize=10)
+        notes.append(f"crosses: {count:,} mistakes of the model among {len(plot.wrong):,} images")
+    if len(labels) > _TOLD:
+        notes.append(f"{len(labels):,} classes share {_TOLD} colours")
+    if notes:
+        figure.supxlabel("; ".join(notes), fontsize=10)
     if len(labels) > _TOLD:
         return
-    names = [_shorten(name, _LONGEST) for name in class_names(labels)]
+    names = class_names(labels)
     dots = [
         Line2D([], [], marker="o", linestyle="", color=class_colour(label), label=name)
         for label, name in enumerate(names)
     ]
-    legend = figure.legend(handles=dots, loc="outside upper center", ncols=5 * len(plot.panels), frameon=False)
+    entry = 0.6 + 0.1 * max(
+        map(_width, names)
+    )  # inches: the dot and the spaces around it, and so much for a wide letter
+    columns = max(1, min(5 * len(plot.panels), int(figure.get_figwidth() / entry)))
+    legend = figure.legend(handles=dots, loc="outside upper center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set(family=families(names), parse_math=False, fontsize=9)
 
@@ -394,7 +402,7 @@ def _mark_phases(rows: Sequence[EpochRow], upper: Axes, lower: Axes) -> None:
     starts = [left, *borders]
     for index, start, end in zip([0, *changes], starts, [*borders, right], strict=True):
         room = int((end - start) / (right - left) * 90)  # so many small letters are as wide as the axes
-        text = _shorten(rows[index].phase, room) if room >= 4 else ""
+        text = shorten(rows[index].phase, room) if room >= 4 else ""
         upper.text(
             start,
             1.02,
@@ -473,11 +481,3 @@ def _write_counts(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.floa
 def _width(text: str) -> int:
     """Return how wide a text is, in Latin letters; Chinese, Japanese and Korean ones are twice as wide."""
     return sum(1 + (unicodedata.east_asian_width(letter) in "FW") for letter in text)
-
-
-def _shorten(text: str, length: int) -> str:
-    """Cut the middle out of a long text, since long names often differ at their ends."""
-    if len(text) <= length:
-        return text
-    tail = max((length - 3) // 2, 0)
-    return text[: length - 3 - tail] + "..." + text[len(text) - tail :]
