@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from hfft.metrics import ClassRow, SplitMetrics, counted, described
 from hfft.output_folder import ADAPTER
 from hfft.report.card_metadata import BASELINE_NAMES, METRIC_NAMES, base_name, card_metadata, data_name, is_hub_id
 from hfft.report.markdown import code, escape, number, percent, table
-from hfft.report.record import CROSSED, RunRecord
+from hfft.report.record import CROSSED, SOUP, RunRecord
 from hfft.report.trace import EpochRow, kept_row
 from hfft.trust.calibration import KEY
 
@@ -129,8 +130,9 @@ def _results(record: RunRecord) -> str:
 
 
 def _named(metric: str) -> str:
-    """Return what a metric is called in a table; a task's own by its words."""
-    return METRIC_NAMES.get(metric, escape(metric.replace("_", " ").capitalize()))
+    """Return what a metric is called in a table, of one target too (``mae of width``); a task's own by its words."""
+    name, of, target = metric.partition(" of ")
+    return METRIC_NAMES.get(name, escape(name.replace("_", " ").capitalize())) + of + escape(target)
 
 
 def _notes(record: RunRecord, first: SplitMetrics) -> str:
@@ -145,11 +147,16 @@ def _notes(record: RunRecord, first: SplitMetrics) -> str:
             "of the training images, on that part; nothing was chosen on it."
         )
     if record.optimistic("validation") and "validation" in record.metrics:
-        notes.append("Validation metrics are optimistic: the best epoch was chosen on the same images.")
+        notes.append(f"Validation metrics are optimistic: {_chosen(record)} chosen on the same images.")
     elif "validation" in record.metrics and (record.calibration.temperature != 1 or record.thresholds):
         fitted = "the thresholds" if record.thresholds else "the temperature"
-        notes.append(f"What depends on {fitted} is optimistic on the validation images, to which it was fitted.")
+        notes.append(f"What depends on {fitted} fitted to the validation images is optimistic on them.")
     return " ".join(notes)
+
+
+def _chosen(record: RunRecord) -> str:
+    """Return what was chosen on the validation images, where anything was, as the subject of a sentence."""
+    return "the runs whose weights are averaged were" if record.command == SOUP else "the best epoch was"
 
 
 def _baselines(record: RunRecord) -> str:
@@ -158,7 +165,7 @@ def _baselines(record: RunRecord) -> str:
     evaluated = record.metrics.get(record.per_class_split)
     lines = [
         [
-            escape(name.replace("_", " ")),
+            escape(BASELINE_NAMES.get(name, name).removeprefix("the ")),
             _named(metric),
             number(value) + _count(evaluated, metric, value),
         ]
@@ -318,13 +325,13 @@ def _feature_map(record: RunRecord) -> Iterable[str]:
 
 
 def _usage(record: RunRecord, repo_id: str, delta_only: bool) -> str:
-    name, given = json.dumps("merged" if delta_only else repo_id), json.dumps(repo_id)
+    name, given = _literal("merged" if delta_only else repo_id), _literal(repo_id)
     grey = record.base.channels == 1
     mode = '"L"' if grey else '"RGB"'
     trusted = ", trust_remote_code=True" if record.base.own_code else ""
     note = (
         "This repository holds the delta alone, which `hfft` applies to the base model. For `transformers`, first "
-        f"write the whole checkpoint: `hfft merge {repo_id} --output_dir merged`.\n\nThen, with"
+        f"write the whole checkpoint: `hfft merge {code(shlex.quote(repo_id))} --output_dir merged`.\n\nThen, with"
     )
     return f"""## How to use it
 
@@ -359,11 +366,11 @@ def _adapters(record: RunRecord, repo_id: str) -> str:
     """Return how PEFT reads the adapters of ``--policy lora``; empty for other policies."""
     if not record.adapted:
         return ""
-    given, base = json.dumps(f"{repo_id}/{ADAPTER}"), json.dumps(_base_id(record))
+    given, base = _literal(repo_id), _literal(_base_id(record))
     return f"""## Adapters
 
 The weights hold the low-rank adapters already. Alone, in the format of PEFT and together with the head, they are in
-`{ADAPTER}`. `peft` puts them into the base model; of a repository on the Hub, give it `subfolder="{ADAPTER}"`:
+`{ADAPTER}`. `peft` puts them into the base model:
 
 ```python
 from peft import PeftModel
@@ -371,8 +378,13 @@ from transformers import AutoModelForImageClassification
 
 labels = {len(record.data.labels)}
 base = AutoModelForImageClassification.from_pretrained({base}, num_labels=labels, ignore_mismatched_sizes=True)
-model = PeftModel.from_pretrained(base, {given}).eval()
+model = PeftModel.from_pretrained(base, {given}, subfolder="{ADAPTER}").eval()
 ```"""
+
+
+def _literal(text: str) -> str:
+    """Return a text as Python writes it in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 _GREY = "It reads grey images, which `pipeline` does not give it, so step by step:\n\n"
@@ -468,10 +480,10 @@ def limits(record: RunRecord) -> str:
 def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
     if "test" not in record.metrics:
         crossed = " Those of cross-validation do not." if CROSSED in record.metrics else ""
-        yield (
-            "There was no test split. The validation images also served to compare epochs and options, "
-            f"so that the metrics on them flatter the model.{crossed}"
-        )
+        flatters = f"{_chosen(record)[0].upper()}{_chosen(record)[1:]} chosen on the validation images, so that"
+        if not record.optimistic("validation"):
+            flatters = "Where options or runs were compared by the validation images,"
+        yield f"There was no test split. {flatters} the metrics on them flatter the model.{crossed}"
     elif record.test_evaluations is not None:
         times = "once" if record.test_evaluations == 1 else f"{record.test_evaluations:,} times"
         yield f"The run looked at the test images {times}; epochs were judged on the validation images."
@@ -481,7 +493,12 @@ def _limits_of_evidence(record: RunRecord) -> Iterable[str]:
             "hold where images are read as `hfft` reads them, and not with `pipeline`, which clips them at 255.**"
         )
     if record.data.skipped:
-        yield f"{len(record.data.skipped):,} files could not be read and were left out."
+        files = len(record.data.skipped)
+        yield (
+            f"{files:,} files could not be read and were left out."
+            if files > 1
+            else "One file could not be read and was left out."
+        )
 
 
 def _limits_by_class(rows: Sequence[ClassRow], split: str) -> Iterable[str]:

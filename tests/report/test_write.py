@@ -1,5 +1,6 @@
 """Figures, card and predictions: complete, unclipped, and true to the record they are made of."""
 
+import ast
 import csv
 import math
 import re
@@ -23,8 +24,10 @@ from hfft.errors import DataError, OutputError
 from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, per_class, reliability
 from hfft.report import plots as figures
 from hfft.report.card import MOST_ROWS, model_card
+from hfft.report.fonts import class_names
 from hfft.report.markdown import escape
 from hfft.report.record import (
+    SOUP,
     BaseRecord,
     DataRecord,
     FrozenRecord,
@@ -152,6 +155,28 @@ def test_names_are_drawn_as_they_are_or_by_number() -> None:
     assert max(map(len, names)) <= 22
 
 
+def test_cut_names_are_told_apart() -> None:
+    names = class_names([f"Rhododendron ponticum {kind} hybrid of unknown origin" for kind in ("album", "roseum")])
+    assert len(set(names)) == 2
+    assert max(map(len, names)) <= 22
+    assert class_names(["a  b", "a b"]) == ["a b (0)", "a b (1)"]
+
+
+@pytest.mark.parametrize("name", ["a rather long name, {}", "NAME IN CAPITALS, NO {}"])
+def test_the_legend_of_a_map_fits_beside_long_names(name: str) -> None:
+    points, labels = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32), np.arange(12)
+    panel = figures.Panel("after fine-tuning", points, labels, points, labels)
+    for panels in (1, 2):
+        plot = figures.MapPlot([panel] * panels, np.zeros(12, bool))
+        assert_nothing_is_clipped(figures.feature_map(plot, [name.format(i) for i in range(12)]))
+
+
+def test_a_map_says_that_colours_repeat() -> None:
+    points, labels = np.zeros((3, 2), np.float32), np.arange(3)
+    plot = figures.MapPlot([figures.Panel("", points, labels, points, labels)], np.zeros(3, bool))
+    assert figures.feature_map(plot, list(map(str, range(1000)))).get_supxlabel() == "1,000 classes share 12 colours"
+
+
 def test_confusion_of_no_images() -> None:
     assert_nothing_is_clipped(figures.confusion_matrix(np.zeros((3, 3), dtype=int), ["a", "b", "c"]))
 
@@ -265,6 +290,17 @@ def test_examples_in_the_card_compile() -> None:
         compile(block, "card", "exec")
 
 
+def test_examples_in_the_card_name_the_folder_in_any_script() -> None:
+    text = model_card(run_record(), trace(1), repo_id="runs/\U0001f600 猫").text
+    (call,) = re.findall(r"load_classifier\((.*)\)", text)
+    assert ast.literal_eval(call) == "runs/\U0001f600 猫"
+
+
+def test_a_delta_alone_is_merged_from_a_folder_with_spaces() -> None:
+    text = model_card(run_record(), trace(1), repo_id="my runs/a", delta_only=True).text
+    assert "`hfft merge 'my runs/a' --output_dir merged`" in text
+
+
 @pytest.mark.parametrize(
     ("license", "expected"),
     [
@@ -308,6 +344,31 @@ def test_card_without_test_split_interval_or_frozen_part(tmp_path: Path) -> None
     assert "No split was evaluated" in card.text
 
 
+def test_without_a_test_split_the_card_says_what_was_chosen_on_validation() -> None:
+    record = run_record()
+    del record.metrics["test"]
+    assert "The best epoch was chosen on the validation images, so that" in model_card(record, trace(5)).text
+    record.best_epoch = None
+    text = model_card(record, trace(5)).text
+    assert "Where options or runs were compared by the validation images" in text
+    assert "chosen on" not in text
+    record.command = SOUP
+    text = model_card(record, trace(5)).text
+    assert "The runs whose weights are averaged were chosen on the validation images, so that" in text
+    assert "epoch was chosen" not in text
+
+
+def test_targets_and_constant_answers_keep_their_names() -> None:
+    record = run_record(["Width_CM"])
+    record.task, record.per_class = "regression", []
+    record.metrics = {"validation": SplitMetrics(5, {"mae": 2.0, "mae of Width_CM": 2.0})}
+    record.baselines = {"majority": {"mae": 3.0}}
+    record.per_class_split = "validation"
+    text = model_card(record, []).text
+    assert "Mean absolute error of Width\\_CM" in text
+    assert "| best constant answer | Mean absolute error | 3.0000 |" in text
+
+
 def test_card_owns_up(tmp_path: Path) -> None:
     record = run_record()
     record.frozen = FrozenRecord(60, "a", "b")
@@ -319,7 +380,7 @@ def test_card_owns_up(tmp_path: Path) -> None:
         "do not rely on the freeze",
         "1 of 2 classes have fewer than 20 test images",
         "1 of 2 classes have no test image at all",
-        "1 files could not be read",
+        "One file could not be read",
     ):
         assert expected in card.text, expected
     assert len(results_of(card)) == 3
