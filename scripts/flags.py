@@ -43,6 +43,7 @@ A test holds the names against the installed transformers, so that a new release
 """
 SCRIPT = """\
 
+
 ## The command line of run_image_classification.py
 
 The command line of transformers' own example runs as it stands: `--do_train --do_eval --ignore_mismatched_sizes

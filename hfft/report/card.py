@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -217,7 +218,7 @@ def _trace(record: RunRecord, rows: Sequence[EpochRow]) -> str:
         [
             f"{row.epoch:g}" + (f" ({which})" if row is kept else ""),
             escape(row.phase),
-            number(row.train_loss) if row.epoch else "-",
+            "-" if math.isnan(row.train_loss) else number(row.train_loss),
             number(row.eval_loss),
             number(row.score),
             escape(row.observation),

@@ -30,7 +30,8 @@ class EpochRow:
     Args:
         epoch: epochs done since the run began, across its phases; 0 for what stood before training.
         phase: the name of the phase that the epoch belongs to, or `PROBE`.
-        train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number in epoch 0.
+        train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number where none was logged yet:
+            a training whose loss is not finite ends.
         eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
         score: validation accuracy, 0 to 1, or the other metric that decides; higher is better, 1 the most.
         learning_rate: at the epoch's end, of the parameters whose factor is 1.
@@ -90,8 +91,8 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
     Returns:
         A sentence that names the numbers it rests on. It begins with what was seen: ``Broken``,
-        ``Nothing learned``, ``Before training``, ``First epoch``, ``Unstable``, ``Overfitting``, ``Improving``,
-        ``Levelling off``, ``Step back`` or ``No better``.
+        ``Nothing learned``, ``Before training``, ``First epoch`` (or ``First evaluation``, of another one),
+        ``Unstable``, ``Overfitting``, ``Improving``, ``Levelling off``, ``Step back`` or ``No better``.
     """
     checks: tuple[Callable[[], str | None], ...] = (
         lambda: _broken(rows[-1]),
@@ -107,8 +108,6 @@ def observe(rows: Sequence[EpochRow], classes: int | None = None) -> str:
 
 def _broken(row: EpochRow) -> str | None:
     numbers = {"validation loss": row.eval_loss, f"validation {row.word}": row.score}
-    if row.epoch > 0:
-        numbers = {"training loss": row.train_loss, **numbers}
     bad = [f"the {name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
     return f"Broken: {' and '.join(bad)}, which is not a figure to go on with." if bad else None
 
@@ -136,7 +135,8 @@ def _first_epoch(rows: Sequence[EpochRow]) -> str | None:
         return (
             f"Before training: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f} is the head's start."
         )
-    return f"First epoch: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f}."
+    first = "First epoch" if row.epoch == 1 else f"First evaluation, in epoch {_epoch(row)}"
+    return f"{first}: {row.word} {row.score:.3f} at validation loss {row.eval_loss:.3f}."
 
 
 def _unstable(rows: Sequence[EpochRow]) -> str | None:
@@ -166,8 +166,9 @@ def _overfitting(rows: Sequence[EpochRow]) -> str | None:
         return None
     first, last = rows[-length - 1], rows[-1]
     return (
-        f"Overfitting: for {length} epochs the training loss fell ({first.train_loss:.3f} to {last.train_loss:.3f}) "
-        f"while the validation loss rose ({first.eval_loss:.3f} to {last.eval_loss:.3f})."
+        f"Overfitting: for {last.epoch - first.epoch:.3g} epochs the training loss fell "
+        f"({first.train_loss:.3f} to {last.train_loss:.3f}) while the validation loss rose "
+        f"({first.eval_loss:.3f} to {last.eval_loss:.3f})."
     )
 
 
@@ -187,7 +188,7 @@ def _levelling_off(rows: Sequence[EpochRow]) -> str | None:
     if best is None or not moved < LEVEL or best.score - row.score >= LEVEL:
         return None
     same = f"{before.score:.3f}" == f"{row.score:.3f}"
-    change = "as in the epoch before" if same else f"hardly changed from {before.score:.3f}"
+    change = "as before" if same else f"hardly changed from {before.score:.3f}"
     place = "the best so far" if best is row else f"close to the best, {_score_of(best)}"
     return f"Levelling off: {row.word} {row.score:.3f}, {change}, is {place}{_loss_now(rows)}."
 
@@ -325,9 +326,8 @@ class _Layout:
     def lines(self, row: EpochRow) -> list[str]:
         loss = f"{row.eval_loss:9.4f} {self.bar(row.eval_loss / self.highest_loss)}"
         score = f"{row.score:8.4f} {self.bar(row.score)}"
-        train, seconds = f"{row.train_loss:.4f}", f"{row.seconds:.1f}"
-        if row.epoch == 0:  # there was nothing to measure
-            train, seconds = "-", "-"
+        train = "-" if math.isnan(row.train_loss) else f"{row.train_loss:.4f}"
+        seconds = "-" if math.isnan(row.seconds) else f"{row.seconds:.1f}"
         line = f"{_epoch(row):>6}  {train:>8}  {loss}  {score}  {seconds:>8}"
         if not row.observation:
             return [line]

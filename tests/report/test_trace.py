@@ -97,12 +97,13 @@ def test_words_of_rising_and_falling_are_true_of_the_figures_shown(rows: list[Ep
             run((1.0, 0.8, 0.9), (0.5, 0.7, 0.902)),
             "Levelling off: accuracy 0.902, hardly changed from 0.900, is the best",
         ),
-        (run((1.0, 0.8, 0.9), (0.5, 0.7, 0.9)), "Levelling off: accuracy 0.900, as in the epoch before, is the best"),
+        (run((1.0, 0.8, 0.9), (0.5, 0.7, 0.9)), "Levelling off: accuracy 0.900, as before, is the best"),
         (run((1.0, 0.8, 0.9), (0.5, 0.7, 0.898)), "Levelling off: accuracy 0.898, hardly changed from 0.900, is close"),
         (run((1.0, 0.8, 0.9), (0.9, 0.7, 0.8)), "Step back: accuracy fell from 0.900 to 0.800"),
         (run((1.0, 0.5, 0.9), (0.9, 0.6, 0.91), (0.8, 0.7, 0.92)), "Overfitting: for 2 epochs the training loss fell"),
         (run((1.0, 0.8, 0.9), (0.9, 1.9, 0.8)), "Unstable: the validation loss jumped from 0.800 to 1.900."),
-        (run((1.0, 0.8, 0.9), (math.nan, 0.7, 0.9)), "Broken: the training loss is nan"),
+        (run((1.0, 0.8, 0.9), (0.9, math.nan, 0.9)), "Broken: the validation loss is nan"),
+        (run((math.nan, 0.8, 0.7)), "First epoch: accuracy 0.700"),
         (
             run((1, 0.8, 0.9), (0.9, 0.7, 0.8), (0.8, 0.6, 0.85)),
             "No better: accuracy 0.850 is not above the best so far, 0.900",
@@ -116,6 +117,15 @@ def test_words_of_rising_and_falling_are_true_of_the_figures_shown(rows: list[Ep
 )
 def test_observations(rows: list[EpochRow], expected: str) -> None:
     assert observe(rows, classes=10).startswith(expected)
+
+
+def test_evaluations_need_not_be_those_of_epochs() -> None:
+    rows = run((math.nan, 0.5, 0.9), (0.9, 0.6, 0.91), (0.8, 0.7, 0.92), (0.7, 0.8, 0.92))
+    for number, row in enumerate(rows, 1):
+        row.epoch = number / 4
+    assert observe(rows[:1]) == "First evaluation, in epoch 0.25: accuracy 0.900 at validation loss 0.500."
+    assert observe(rows).startswith("Overfitting: for 0.5 epochs")
+    assert " - " in epoch_table(rows).splitlines()[2]
 
 
 def test_a_jump_at_a_new_phase_says_so() -> None:
