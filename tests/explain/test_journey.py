@@ -87,7 +87,7 @@ def test_dark_takes_light_and_a_half_turn_twice_none(finished: tuple[Classifier,
 
 
 def test_a_grey_picture_turns_too(tmp_path: Path) -> None:
-    config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=2)
+    config = ResNetConfig(num_channels=1, embedding_size=8, hidden_sizes=[8], depths=[1])
     ResNetForImageClassification(config).save_pretrained(tmp_path)
     size = {"height": 32, "width": 32}
     ViTImageProcessorPil(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path)
