@@ -49,12 +49,15 @@ class Row:
         """(batch, *leaf.shape) -> contiguous rows on the same device, in int8 on the CPU.
 
         Raises:
-            ModelError: values are not finite, which int8 has no number for.
+            ModelError: values are not finite, which int8 has no number for, or too large for float16.
         """
         values = values.movedim(1, -1) if self.channels_last else values
         if self._is_quantized:
             return self._quantize(values.to("cpu", torch.float32))
-        return values.to(self.dtype).contiguous()
+        packed = values.to(self.dtype).contiguous()
+        if self.dtype == torch.float16 != self.leaf.dtype and (packed.isinf() & values.isfinite()).any():
+            raise ModelError(f"activations of {self.leaf.key} are too large for --cache_dtype float16; choose bfloat16")
+        return packed
 
     def unpack(self, rows: Tensor) -> Tensor:
         """Rows -> (batch, *leaf.shape), in the dtype that they are kept in; the leaf's own after int8."""
@@ -88,15 +91,17 @@ class Row:
 
     def _quantize(self, values: Tensor) -> Tensor:
         shared = [axis + 1 for axis, size in enumerate(self._scales) if size == 1]
-        scales = values.abs().amax(shared, keepdim=True) / 127 if shared else values.abs() / 127
+        largest = values.abs().amax(shared, keepdim=True) if shared else values.abs()
+        scales = (largest / 127).clamp_min(torch.finfo(torch.float32).tiny)
         if not scales.isfinite().all():
             raise ModelError(f"activations of {self.leaf.key} are not finite; choose another --cache_dtype than int8")
-        steps = (values / scales.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-127, 127).to(torch.int8)
+        steps = (values / scales).round().clamp(-127, 127).to(torch.int8)
         return torch.cat([scales.flatten(1).contiguous().view(torch.int8), steps.flatten(1)], dim=1)
 
     def _dequantize(self, rows: Tensor) -> Tensor:
         scales, steps = rows.split([_SCALE_BYTES * self._scales.numel(), torch.Size(self._moved_shape).numel()], dim=1)
-        kept = scales.contiguous().view(torch.float32).reshape(-1, *self._scales)
+        # A copy, since numbers of four bytes begin at multiples of four, which those of a lone row need not.
+        kept = scales.clone(memory_format=torch.contiguous_format).view(torch.float32).reshape(-1, *self._scales)
         values: Tensor = steps.reshape(-1, *self._moved_shape) * kept
         return values.to(self.leaf.dtype)
 

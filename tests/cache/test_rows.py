@@ -51,6 +51,19 @@ def test_a_row_depends_on_its_own_image_alone(shape: tuple[int, ...], channels_l
     assert torch.equal(kept.pack(values)[1:2], kept.pack(torch.cat([1000 * values[:1], values[1:2]]))[1:])
 
 
+@pytest.mark.parametrize(("shape", "channels_last"), SHAPES)
+def test_a_lone_row_is_read_as_among_others(shape: tuple[int, ...], channels_last: bool) -> None:
+    kept = row(shape, channels_last)
+    packed = kept.pack(spread(shape))
+    for image in range(len(packed)):
+        assert torch.equal(kept.unpack(packed[image : image + 1]), kept.unpack(packed)[image : image + 1])
+
+
+def test_numbers_too_small_for_a_scale_stay_small() -> None:
+    values = torch.tensor([[1e-37, 1e-38, 1e-40]])
+    assert ((row((3,)).kept(values) - values).abs() <= torch.finfo(torch.float32).tiny).all()
+
+
 def test_zeros_stay_zeros() -> None:
     values = torch.zeros(2, 6, 5, 4)
     assert torch.equal(row((6, 5, 4)).kept(values), values)
@@ -62,3 +75,11 @@ def test_what_is_not_finite_is_refused(value: float) -> None:
     values[1, 2, 3, 0] = value
     with pytest.raises(ModelError, match="x are not finite; choose another --cache_dtype than int8"):
         row((6, 5, 4)).pack(values)
+
+
+def test_numbers_that_float16_cannot_hold_are_refused() -> None:
+    narrow = Row(Leaf("x", (2,), torch.float32), torch.float16, channels_last=False)
+    infinite = torch.tensor([[float("inf"), 65504.0]])
+    assert torch.equal(narrow.kept(infinite).float(), infinite)  # as the model computed it
+    with pytest.raises(ModelError, match="x are too large for --cache_dtype float16; choose bfloat16"):
+        narrow.pack(torch.tensor([[1e5, 1.0]]))
