@@ -59,6 +59,7 @@ def _entries(directory: Path) -> Iterator[Entry]:
         try:
             data = json.loads(description.read_text())
             status = [path.stat() for path in description.parent.rglob("*") if path.is_file()]
+            used = max(each.st_mtime for each in status)
         except (OSError, ValueError):  # another user's who keeps it to himself, or pruned just now
             continue
         yield Entry(
@@ -66,7 +67,7 @@ def _entries(directory: Path) -> Iterator[Entry]:
             boundary=data["boundary"],
             rows=len(_names(description.parent)),
             bytes=sum(each.st_size for each in status),
-            used=max(each.st_mtime for each in status),
+            used=used,
         )
 
 

@@ -105,11 +105,22 @@ class ActivationCache:
         self.unreadable: list[str] = []
         self._unused: set[Path] = set()  # files that were found to be of no use
         self._shards: list[dict[str, Tensor]] = []
+        self._mapped: list[Path] = []  # the files of shards that are not in memory
         self._places: dict[str, tuple[int, int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what writes: a data loader's worker reads alone, and a thread does not go to another process."""
-        return self.__dict__ | {"behind": None}
+        """Leave out what writes, and rows on disk, which a data loader's worker opens itself.
+
+        A thread does not go to another process, and PyTorch would copy mapped rows to shared memory, all of them.
+        """
+        state = self.__dict__ | {"behind": None}
+        return state if self.placement.in_memory else state | {"_shards": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the rows on disk again."""
+        self.__dict__ |= state
+        if not self.placement.in_memory:
+            self._shards = [safetensors.torch.load_file(file) for file in self._mapped]
 
     @property
     def count(self) -> int:
@@ -183,7 +194,7 @@ class ActivationCache:
             OutputError: a file cannot be deleted.
         """
         wanted = set(self.names)
-        self._shards, self._places = [], {}
+        self._shards, self._mapped, self._places = [], [], {}
         try:
             for file in self._files():
                 if not wanted.isdisjoint(self._names_in(file)):
@@ -215,7 +226,9 @@ class ActivationCache:
         names = [self.names[row] for row in rows]
         offsets = {name: offset for offset, name in enumerate(names)}
         if not self.placement.in_memory:
-            self._add(safetensors.torch.load_file(self._write(names, values)), offsets)  # memory-mapped
+            file = self._write(names, values)
+            self._add(safetensors.torch.load_file(file), offsets)  # memory-mapped
+            self._mapped.append(file)
             return
         held = self._add(values, offsets)
         if self.folder is None:
@@ -260,6 +273,8 @@ class ActivationCache:
             chosen = torch.tensor(list(offsets.values()))
             tensors = {key: value[chosen] for key, value in tensors.items()}
             offsets = {name: offset for offset, name in enumerate(offsets)}
+        else:
+            self._mapped.append(file)
         self._add(tensors, offsets)
         return set(offsets)
 
@@ -270,7 +285,7 @@ class ActivationCache:
         except FileNotFoundError:  # pruned just now
             return None
         except OSError as error:
-            self.unreadable.append(f"{file}: {error.strerror}")
+            self.unreadable.append(f"{file}: {error.strerror or error}")  # safetensors gives text alone
         except (DamagedError, safetensors.SafetensorError):
             self.damaged.append(str(file))
             with suppress(OSError):
@@ -304,18 +319,24 @@ class ActivationCache:
         return held
 
     def _write(self, names: list[str], tensors: Mapping[str, Tensor]) -> Path:
-        assert self.folder is not None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            entry = self.folder / "entry.json"
-            if not entry.exists():
-                write_whole(entry, json.dumps(self._description(), indent=2).encode())
-            return write_shard(self.folder, names, tensors)
+            try:
+                return self._write_once(names, tensors)
+            except FileNotFoundError:  # `prune` deleted the folder meanwhile
+                return self._write_once(names, tensors)
         except OSError as error:
             raise OutputError(
                 f"cannot write the activation cache at {self.folder}: {error.strerror}; whole shards are kept. "
                 "Free some disk, or choose --cache_dir, --cache memory or --cache off, and run again"
             ) from error
+
+    def _write_once(self, names: list[str], tensors: Mapping[str, Tensor]) -> Path:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        entry = self.folder / "entry.json"
+        if not entry.exists():
+            write_whole(entry, json.dumps(self._description(), indent=2).encode())
+        return write_shard(self.folder, names, tensors)
 
     def _description(self) -> dict[str, Any]:
         leaves = [{"key": r.leaf.key, "shape": r.leaf.shape, "dtype": str(r.dtype)} for r in self.rows]

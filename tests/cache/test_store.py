@@ -6,7 +6,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,34 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert {file.suffix for file in cache.folder.iterdir()} == {".json", ".safetensors"}
     again = make_cache(Placement(tmp_path, in_memory=False))
     assert again.find(range(128)) == list(range(64, 128))
+
+
+def test_what_is_pruned_while_it_is_written_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(Placement(tmp_path, in_memory=False))
+    put(cache, range(64))
+    replace, pruned = os.replace, []
+
+    def pruned_before(source: Path, target: Path) -> None:
+        pruned.extend([] if pruned else prune(tmp_path))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", pruned_before)
+    put(cache, range(64, 128))
+    assert len(pruned) == 1
+    assert list_entries(tmp_path)[0].rows == 64
+    found = cache.gather(list(range(128)))  # what was pruned is still held
+    assert all(torch.equal(found[key], expected) for key, expected in values(range(128)).items())
+
+
+def test_another_process_opens_rows_on_disk_itself(tmp_path: Path) -> None:
+    """PyTorch would copy them to shared memory."""
+    cache = make_cache(Placement(tmp_path, in_memory=False))
+    fill(cache)
+    assert len(pickle.dumps(cache)) < cache.bytes
+    sent = ForkingPickler.dumps(cache)
+    assert not any(tensor.is_shared() for shard in cache._shards for tensor in shard.values())
+    found = ForkingPickler.loads(sent).gather(list(range(COUNT)))
+    assert all(torch.equal(found[key], expected) for key, expected in values(range(COUNT)).items())
 
 
 def _fill_in_process(folder: str, start: object) -> None:
