@@ -348,6 +348,44 @@ class TestPlacement:
         assert isinstance(placement, Placement)
         assert (placement.directory is not None, placement.in_memory) == expected
 
+    @pytest.mark.parametrize(
+        ("line", "group", "files"),
+        [
+            ("0::/slurm/job/step", "slurm/job", ("memory.max", "memory.current", "inactive_file")),
+            ("0::/", "", ("memory.max", "memory.current", "active_file")),
+            ("4:memory:/docker/0", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+        ],
+    )
+    def test_a_container_or_a_job_has_less_memory_than_its_machine(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, group: str, files: tuple[str, str, str]
+    ) -> None:
+        (tmp_path / "own").write_text(f"3:cpuset:/\n{line}\n")
+        folder = tmp_path / "groups" / group
+        (folder / "step").mkdir(parents=True)
+        for name, text in zip((*files[:2], "memory.stat"), ("700", "600", f"anon 500\n{files[2]} 80\n"), strict=True):
+            (folder / name).write_text(text)
+        (folder / "step" / files[0]).write_text("max")
+        monkeypatch.setattr("hfft.cache.placement._OWN_CGROUPS", tmp_path / "own")
+        monkeypatch.setattr("hfft.cache.placement._CGROUPS", tmp_path / "groups")
+        with pytest.raises(OutputError, match=r"memory allows 0.0 MB \(0.0 MB free"):
+            choose_placement("memory", (91, 91), tmp_path, None, 1, CPU)
+        assert choose_placement("memory", (90, 90), tmp_path, None, 1, CPU) == Placement(None, in_memory=True)
+
+    def test_a_folder_that_may_not_be_entered_is_on_the_disk_around_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.stat
+
+        def stat(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+            if "closed/" in str(path):
+                raise PermissionError(13, "Permission denied")
+            return real(path, *args, **kwargs)
+
+        (tmp_path / "closed").mkdir()
+        monkeypatch.setattr(os, "stat", stat)
+        place = tmp_path / "closed" / "cache"
+        assert choose_placement("disk", (9, 9), place, None, 1, CPU) == Placement(place, in_memory=False)
+
     def test_auto_says_how_much_it_would_have_needed(self, tmp_path: Path) -> None:
         reason = choose_placement("auto", (2_000_000, 2_000_000), tmp_path, None, 1, CPU)
         assert isinstance(reason, str)
