@@ -237,14 +237,15 @@ def rows_agree(
 
 def pixel_batches(images: ImageSet, pixels: Pixels, device: torch.device) -> Callable[[list[int]], Batches]:
     """Return a source of pixels, decoded in worker processes; row ``view * images + image`` is that view of it."""
+    size = fill_batch(device)
 
     def batches(rows: list[int]) -> Batches:
         dataset = _Rows(images, pixels, rows)
         loader: DataLoader[dict[str, Tensor]] = DataLoader(
             dataset,
-            batch_size=fill_batch(device),
+            batch_size=size,
             collate_fn=collate,
-            num_workers=worker_processes(dataset),
+            num_workers=worker_processes(dataset) if len(rows) > size else 0,  # a worker reads whole batches
             pin_memory=device.type == "cuda",
         )
         return map(received, loader)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hfft.cache.fill import Batches, FillReport, capture_all
+from hfft import machine
+from hfft.cache.fill import Batches, FillReport, capture_all, pixel_batches
 from hfft.cache.fill import EnginePrefix as Lanes
 from hfft.errors import DataError, ModelError
 from hfft.split.engines import EngineError
@@ -75,3 +76,32 @@ def test_what_fails_in_a_lane_fails_the_filling() -> None:
 
     with pytest.raises(ModelError, match="out of memory; choose --prefix_engine torch"):
         list(capture_all(lanes(Broken()), batches, list(range(64))))
+
+
+def test_a_lane_decodes_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether worker processes pay is not tried out anew for every batch."""
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    decoded: list[int] = []
+
+    class Images:
+        def __len__(self) -> int:
+            return 64
+
+        def contents(self) -> list[str]:
+            return [""] * 64
+
+        def image(self, row: int, least: Any) -> int:
+            return row
+
+    class Pixels:
+        least = None
+
+        def __call__(self, image: int, content: str, view: int) -> dict[str, Tensor]:
+            decoded.append(image)
+            return {"row": torch.tensor(image)}
+
+    images, pixels = Images(), Pixels()
+    source = pixel_batches(images, pixels, Engine.device)  # type: ignore[arg-type]
+    found = [values["leaf"] for values in capture_all(lanes(Engine()), source, list(range(64)))]
+    assert torch.cat(found).tolist() == list(range(0, 128, 2))
+    assert sorted(decoded) == list(range(64))
