@@ -103,7 +103,7 @@ class Question:
         prefix: the frozen part, on its device.
         weights: digest of the frozen tensors.
         batch: gives a batch of real inputs, of the size that the cache is filled with.
-        missing: from an engine's label to the count of rows that are not cached yet.
+        missing: gives the count of rows that are not cached as PyTorch computes them.
         wishes: the user's.
         directory: the cache folder.
     """
@@ -111,7 +111,7 @@ class Question:
     prefix: Prefix
     weights: str
     batch: Callable[[], dict[str, Tensor]]
-    missing: Callable[[str], int]
+    missing: Callable[[], int]
     wishes: CacheArguments
     directory: Path
 
@@ -181,12 +181,12 @@ def _decide(question: Question) -> Choice:
     recorded = _recorded(question)
     if recorded is not None:
         return recorded
-    rows = question.missing("torch")
+    rows = question.missing()
     if question.wish == "auto" and (rows < FEW_ROWS or not usable(question.prefix.device)):
         return Choice()
     race = _Race(question, rows)
     choice = race.run()
-    if race.tried:
+    if race.tried and not race.passing:
         _record(question, choice.use)
     return choice
 
@@ -219,6 +219,7 @@ class _Race:
         self.torch_seconds = self.seconds
         self.tried: list[str] = []
         self.notes: list[str] = []
+        self.passing = False  # an engine failed for want of room or rights, which the next run may have
 
     def run(self) -> Choice:
         """Try what may pay, and return the fastest that is close enough to PyTorch."""
@@ -259,6 +260,7 @@ class _Race:
                 )
         except EngineError as error:
             self.notes.append(f"{name} cannot be used: {error}")
+            self.passing |= isinstance(error.__cause__, OSError | MemoryError | torch.OutOfMemoryError)
             return
         self.torch_seconds = min(self.torch_seconds, ours / self.size)
         self.seconds = min(self.seconds, self.torch_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 from collections.abc import Mapping
@@ -83,7 +84,7 @@ def race(
     found = stubs["torch"]
     assert isinstance(found, tuple)
     prefix: Any = Stub(clock, *found, autocast=autocast)
-    question = Question(prefix, "weights", lambda: BATCH, lambda label: rows, CacheArguments(), tmp_path)
+    question = Question(prefix, "weights", lambda: BATCH, lambda: rows, CacheArguments(), tmp_path)
     return choose_engine(question, 0, 1).use, tried
 
 
@@ -214,6 +215,23 @@ def test_a_failing_export_falls_back_to_torch_in_a_line(
     assert "Prefix engine: torch, onnxruntime cannot be used: no such operator." in capsys.readouterr().out
     assert record(folder)["cache"]["engine"] == "torch"
     assert equal(weights(plain), weights(folder))
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"), [(OSError(errno.ENOSPC, "No room"), False), (RuntimeError("no operator"), True)]
+)
+def test_an_engine_that_failed_for_want_of_room_is_tried_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, lasting: bool
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as full:
+        full.setattr("hfft.split.engines._traced", fail)
+        job("resnet", "full", *ONNX)
+    assert "onnxruntime cannot be used" in capsys.readouterr().out
+    again = job("resnet", "again", *ONNX)
+    assert record(again)["cache"]["engine"].startswith("torch" if lasting else "onnxruntime ")
 
 
 def test_an_engine_that_differs_too_much_is_refused_even_where_it_is_asked_for(
