@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hfft.errors import ModelError
+from hfft.split.grid import grid_of
 from hfft.split.split import Leaf
 
 _SCALE_BYTES = 4
@@ -84,9 +85,10 @@ class Row:
 
     @property
     def _scales(self) -> torch.Size:
-        """Shape of an image's scales: one for each channel, which is a map's first axis and a token's last one."""
+        """Shape of an image's scales: one for each channel, which is a map's first or last axis and a token's last."""
         shape = self._moved_shape
-        channel = 0 if len(shape) == 3 and not self.channels_last else len(shape) - 1 if len(shape) > 1 else None
+        first = len(shape) == 3 and not (self.channels_last or _ends_with_channels(self.leaf))
+        channel = 0 if first else len(shape) - 1 if len(shape) > 1 else None
         return torch.Size(size if axis == channel else 1 for axis, size in enumerate(shape))
 
     def _quantize(self, values: Tensor) -> Tensor:
@@ -112,7 +114,13 @@ def make_rows(leaves: list[Leaf], cache_dtype: str, channels_last: bool) -> list
         Row(
             leaf,
             leaf.dtype if cache_dtype == "auto" or not leaf.dtype.is_floating_point else getattr(torch, cache_dtype),
-            channels_last and len(leaf.shape) == 3,
+            channels_last and len(leaf.shape) == 3 and not _ends_with_channels(leaf),
         )
         for leaf in leaves
     ]
+
+
+def _ends_with_channels(leaf: Leaf) -> bool:
+    """Whether the model itself computes a map of (height, width, channels), as timm's Swin does."""
+    grid = grid_of(leaf.shape)
+    return grid is not None and grid.channels_last

@@ -38,7 +38,7 @@ from hfft.cache.shards import (
 from hfft.errors import OutputError
 from hfft.files import write_whole
 
-FORMAT = 3
+FORMAT = 4
 _T = TypeVar("_T")
 _SHARD_BYTES = 64 * 2**20
 _SHARD_STEP = 64

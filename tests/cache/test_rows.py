@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hfft.cache.rows import Row
+from hfft.cache.rows import Row, make_rows
 from hfft.errors import ModelError
 from hfft.split.split import Leaf
 
@@ -36,6 +36,14 @@ def test_each_value_is_off_by_half_a_step_of_its_channel_at_most(shape: tuple[in
     steps = values.abs().amax(within, keepdim=True) / 127
     assert ((found - values).abs() <= 0.501 * steps).all()
     assert (found != values).any()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_map_that_the_model_computes_channels_last_has_a_scale_for_each_channel(channels_last: bool) -> None:
+    (kept,) = make_rows([Leaf("x", (5, 5, 6), torch.float32)], "int8", channels_last)
+    values = torch.randn(3, 5, 5, 6, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, 6)
+    steps = values.abs().amax((1, 2), keepdim=True) / 127
+    assert ((kept.kept(values) - values).abs() <= 0.501 * steps).all()
 
 
 def test_a_row_takes_a_quarter_and_its_scales() -> None:
