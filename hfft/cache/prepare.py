@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -191,13 +191,16 @@ def probe_inputs(
     part: ImagesAndPixels, device: torch.device, memory_format: torch.memory_format, count: int = PROBE_IMAGES
 ) -> dict[str, Tensor]:
     """Return the first images of a set as a batch of model inputs."""
-    rows = range(min(count, len(part.images)))
+    inputs = _batch(part, max(PROBE_IMAGES, min(count, len(part.images))))
+    return {name: to_device(tensor, device, memory_format) for name, tensor in inputs.items()}
+
+
+def _batch(part: ImagesAndPixels, size: int) -> dict[str, Tensor]:
+    """Return the model's inputs of a set's first images, from the beginning again where there are fewer."""
+    rows = [row % len(part.images) for row in range(size)]
     contents, least = part.images.contents(), part.pixels.least
     items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
-    items = of_one_shape(items, part.images, rows)
-    if len(items) == 1:
-        items *= 2
-    return {name: to_device(tensor, device, memory_format) for name, tensor in collate(items).items()}
+    return collate(of_one_shape(items, part.images, rows))
 
 
 def software(device: torch.device) -> str:
@@ -298,16 +301,11 @@ def _choose_engines(wanted: list[_Filling], cache: CacheArguments, training: Fin
 
 def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArguments) -> Question:
     directory = cache_folder(cache)
-    part, size = next(iter(filling.splits.values())), fill_batch(filling.prefix.device)
+    part = next(iter(filling.splits.values()))
+    batch = partial(_batch, part, fill_batch(filling.prefix.device))
 
-    def batch() -> dict[str, Tensor]:
-        contents, least = part.images.contents(), part.pixels.least
-        rows = [row % len(part.images) for row in range(size)]
-        items = [part.pixels(part.images.image(row, least), contents[row], view=0) for row in rows]
-        return collate(of_one_shape(items, part.images, rows))
-
-    def missing(label: str) -> int:
-        entries = _entries(filling, cache.cache_dtype, training, label).values()
+    def missing() -> int:
+        entries = _entries(filling, cache.cache_dtype, training, "torch").values()
         for entry in entries:
             entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
         return sum(len(entry.distinct) - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
@@ -430,8 +428,7 @@ def _fill(
         torch.distributed.barrier()
         if not _load_all(entry):
             local = (training.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            again = fill(entry, prefix, source, local, progress)
-            report.computed += again.computed
+            again = fill(entry, prefix, source, local, progress)  # not counted: another machine has these rows
             report.prefix_seconds += again.prefix_seconds
             report.wait_seconds += again.wait_seconds
         torch.distributed.barrier()
