@@ -130,7 +130,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _limit(free: int, max_bytes: int | None) -> float:
+def _limit(free: float, max_bytes: int | None) -> float:
     return SHARE_OF_FREE * free if max_bytes is None else min(free, max_bytes)
 
 
@@ -165,7 +165,7 @@ def _free_in_cgroups() -> Iterator[float]:
                 yield max(0, limit - taken + sum(int(count) for name, count in lines if name in files))
 
 
-def _no_room(needed: int, where: str, free: int, max_bytes: int | None) -> str:
+def _no_room(needed: int, where: str, free: float, max_bytes: int | None) -> str:
     limit = "half of what is free" if max_bytes is None else f"--cache_max_gb {max_bytes / 1e9:g}"
     return (
         f"the activation cache needs {gigabytes(needed)}, but {where} allows {gigabytes(_limit(free, max_bytes))} "
