@@ -29,7 +29,6 @@ from hfft.models.headless.backbones import encoder_of, load_with_head
 from hfft.models.pretrained import load_pretrained
 from hfft.models.tensors import digest
 from hfft.output_folder import ADAPTER
-from hfft.trust.calibration import KEY, set_temperature
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel
@@ -193,7 +192,6 @@ def load_delta(
         _check_fit(path, info, tensors, state)
         model.load_state_dict({**state, **tensors})
     model.eval()
-    set_temperature(model.config, getattr(config, KEY, None))  # the embedded model has a configuration of its own
     return model, processor
 
 
@@ -211,7 +209,9 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
     """The base model in the fine-tuned one's architecture; its fresh tensors hold anything."""
     name = base or info.base_id
     if name == EMBEDDED_MODEL:
-        return embedded_model(config.label_names)[0]
+        embedded, _ = embedded_model(config.label_names)
+        embedded.config = config  # its own knows nothing of the task, its temperature or its thresholds
+        return embedded
     revision = None if base is not None else info.base_revision or None
     try:
         folder = fetch(name, revision, options.token, options.trust_remote_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from hfft.cli import main
 from hfft.demo import EMBEDDED_MODEL, embedded_model
 from hfft.errors import HfftError, ModelError
 from hfft.inference.classifier import classify, load_classifier
-from hfft.models.checkpoint import load, merge
+from hfft.models.checkpoint import load, merge, save_checkpoint
 from hfft.models.delta import Pretrained, write_delta
 from hfft.report.record import read_record
+from hfft.tasks.multi_label import MULTI_LABEL
+from hfft.tasks.registry import task_of
 
 DELTA_FILES = (
     *("delta.safetensors", "config.json", "preprocessor_config.json", "hfft.json", "README.md"),
@@ -266,6 +269,17 @@ def test_the_embedded_model_is_a_base(tmp_path: Path) -> None:
         "timm_model.classifier.bias",
     }
     assert all(torch.equal(tensor, whole[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_delta_of_the_embedded_model_keeps_its_task(tmp_path: Path) -> None:
+    model, processor = embedded_model(["cat", "dog"])
+    given = {name: tensor for name, tensor in model.state_dict().items() if "classifier" not in name}
+    task = replace(MULTI_LABEL, thresholds=(0.25, 0.75))
+    task.write(model.config)
+    write_delta(tmp_path, model, Pretrained.of(given), (EMBEDDED_MODEL, ""))
+    save_checkpoint(model, processor, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert task_of(load(tmp_path)[0].config) == task
 
 
 def test_no_pickle_is_read(place: Path, delta: Path, tmp_path: Path) -> None:
