@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hfft.plugin.contract import Anatomy, BackbonePlugin, PhaseSpec
+from hfft.plugin.contract import Anatomy, BackbonePlugin, LowRank, PhaseSpec, Pooling
 
 
 class NoTypes(BackbonePlugin):
@@ -18,6 +18,53 @@ class OneString(NoTypes):
     """A string holds each of its own parts."""
 
     model_types: ClassVar[Any] = "wavenet"
+
+
+class NoTwins(NoTypes):
+    """Forgets that there is a mapping where nothing is alike."""
+
+    model_types = frozenset({"wavenet"})
+    same_encoder: ClassVar[Any] = None
+
+
+class UnknownTwin(NoTypes):
+    """Has a twin that transformers does not know."""
+
+    model_types = frozenset({"wavenet"})
+    same_encoder: ClassVar = {"yolos": "wavenet"}
+
+
+class _Pools(NoTypes):
+    model_types = frozenset({"yolos"})
+
+
+class PoolsByName(_Pools):
+    """Gives a name in place of a Pooling."""
+
+    def pooling(self, config: Any) -> Any:
+        return "mean"
+
+
+class PoolsMost(_Pools):
+    """Asks for what no head reads."""
+
+    def pooling(self, config: Any) -> Pooling:
+        return Pooling("max")
+
+
+class PoolsBehind(_Pools):
+    """Counts tokens in words."""
+
+    def pooling(self, config: Any) -> Any:
+        prefix: Any = "1"
+        return Pooling("mean", prefix)
+
+
+class PoolsNothing(_Pools):
+    """Reads what is not there."""
+
+    def pooling(self, config: Any) -> Any:
+        return config.nothing_like_it
 
 
 class _Resnet(BackbonePlugin):
@@ -68,3 +115,11 @@ def lone(anatomy: Anatomy, argument: str, epochs: float) -> Any:
 def listed(anatomy: Anatomy, argument: str, epochs: float) -> Any:
     parts: Any = ["head"]
     return (PhaseSpec("listed", parts, epochs),)
+
+
+def endless(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    return (PhaseSpec("endless", frozenset({"head"}), float("inf")),)
+
+
+def whole_and_adapted(anatomy: Anatomy, argument: str, epochs: float) -> Any:
+    return (PhaseSpec("both", frozenset({"block 1", "head"}), epochs, adapters=LowRank()),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ def load_anatomy(path: str | Path, model: nn.Module) -> Anatomy:
         "blocks": lambda value: expand_blocks(names, _entries(value, nested=True)),
         "neck": lambda value: expand(names, _entries(value)),
         "head": lambda value: expand(names, _entries(value)),
-        "tokens": lambda value: _empty_anatomy(tokens={"prefix": 0} | value).tokens,
-        "class_token": lambda value: _empty_anatomy(class_token=value).class_token,
+        "tokens": _token_layout,
+        "class_token": _class_token,
         "projections": lambda value: tuple(_entries(value)),
     }
     fields: dict[str, Any] = {"stem": (), "neck": ()}
@@ -70,10 +70,10 @@ def dump_anatomy(anatomy: Anatomy) -> str:
 
 
 def check_anatomy(anatomy: Anatomy, model: nn.Module) -> None:
-    """Hold an anatomy against a model: every name exists, every tensor is in exactly one part.
+    """Hold an anatomy against a model: every name exists, every tensor is in exactly one part, no block is empty.
 
     Raises:
-        PluginError: naming the first names and tensors that do not fit.
+        PluginError: naming the first names, tensors or parts that do not fit.
     """
     if not anatomy.blocks or not anatomy.head:
         raise PluginError("the anatomy has no blocks or no head; both are needed")
@@ -82,11 +82,11 @@ def check_anatomy(anatomy: Anatomy, model: nn.Module) -> None:
     missing = [name for _, names in anatomy.parts() for name in names if name not in known]
     if missing:
         raise PluginError(f"the anatomy names {_some(missing)}, which {type(model).__name__} does not have")
-    homeless = [
-        tensor for tensor in tensors if sum(covers(name, tensor) for _, names in anatomy.parts() for name in names) != 1
-    ]
-    if homeless:
-        anatomy.part_of(homeless[0])
+    part_of = {tensor: anatomy.part_of(tensor) for tensor in tensors}
+    filled = {part_of[name] for name, _ in model.named_parameters()}
+    empty = [label for label, _ in anatomy.parts() if label not in {"stem", "neck", *filled}]
+    if empty:
+        raise PluginError(f"no parameter lies in {', '.join(empty)}")
 
 
 def anatomy_from_dict(data: dict[str, Any]) -> Anatomy:
@@ -96,17 +96,16 @@ def anatomy_from_dict(data: dict[str, Any]) -> Anatomy:
         PluginError: a key is missing, unknown or of the wrong type.
     """
     try:
-        tokens, class_token = data.get("tokens"), data.get("class_token")
         return Anatomy(
             stem=_names(data["stem"]),
             blocks=tuple(_names(block) for block in data["blocks"]),
             neck=_names(data["neck"]),
             head=_names(data["head"]),
-            tokens=tokens and TokenLayout((tokens["grid"][0], tokens["grid"][1]), tokens["prefix"]),
-            class_token=class_token and ClassTokenBlock(**{**class_token, "mlp": tuple(class_token["mlp"])}),
+            tokens=_token_layout(data.get("tokens")),
+            class_token=_class_token(data.get("class_token")),
             projections=_names(data.get("projections", ())),  # records of earlier versions have none
         )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError) as error:
         raise PluginError(f"this is not an anatomy: {type(error).__name__} {error}") from error
 
 
@@ -168,8 +167,28 @@ def _shown(key: object) -> str:
     return str(key) if str(key).isprintable() and str(key).strip() else repr(key)
 
 
-def _empty_anatomy(**optional: Any) -> Anatomy:
-    return anatomy_from_dict({"stem": (), "blocks": (), "neck": (), "head": ()} | optional)
+def _token_layout(value: Any) -> TokenLayout | None:
+    """Build a layout of tokens; a TypeError says what is wrong with it."""
+    if value is None:
+        return None
+    layout = TokenLayout(**value)
+    if not isinstance(layout.grid, list | tuple):
+        raise TypeError(f"expected a grid of rows and columns, found {layout.grid!r}")
+    counts = (*layout.grid, layout.prefix)
+    if len(counts) != 3 or not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise TypeError(f"expected a grid of rows and columns, and a prefix, in whole numbers, found {value!r}")
+    return TokenLayout((layout.grid[0], layout.grid[1]), layout.prefix)
+
+
+def _class_token(value: Any) -> ClassTokenBlock | None:
+    """Build the modules of a class token's block; a TypeError says what is wrong with them."""
+    if value is None:
+        return None
+    found = ClassTokenBlock(**value)
+    names = {name: item for name, item in vars(found).items() if name not in ("heads", "mlp")}
+    if not isinstance(found.heads, int) or not all(isinstance(name, str) for name in names.values()):
+        raise TypeError(f"expected a number of heads and names of modules, found {value!r}")
+    return replace(found, mlp=_names(found.mlp))
 
 
 def _entries(value: Any, nested: bool = False) -> list[Any]:

@@ -7,6 +7,7 @@ found through the entry-point group ``hfft.policies`` (see ``docs/plugins.md``);
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from hfft.errors import ArgumentError, HfftError, PluginError, one_line
 from hfft.models.adapters import adapter_names, require_peft
 from hfft.packages import entry_points
 from hfft.planning.low_rank import LoraWish, lora
-from hfft.plugin.contract import Anatomy, PhaseSpec
+from hfft.plugin.contract import Anatomy, LowRank, PhaseSpec
 
 GROUP = "hfft.policies"
 AUTO = "auto"
@@ -201,7 +202,7 @@ def find_policy(policy: str) -> tuple[Policy, str]:
     try:
         function: Policy = found[name].load()
     except Exception as error:  # whatever a third party's import raises
-        raise PluginError(f"policy {name!r} does not load: {type(error).__name__}: {error}") from error
+        raise PluginError(f"policy {name!r} does not load: {type(error).__name__}: {one_line(error)}") from error
     return function, argument
 
 
@@ -247,7 +248,8 @@ def resolve_policy(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseS
         if not _trainable(spec, labels):
             raise PluginError(
                 f"{whose} gives a phase that no model can train: {spec}; parts is a frozenset of some of "
-                f"{', '.join(labels)}, tensors one of {', '.join(KINDS)}, and epochs above 0"
+                f"{', '.join(labels)}, tensors one of {', '.join(KINDS)}, epochs above 0 and finite, name a text, and "
+                "adapters a LowRank where tensors is adapters, else None"
             )
     if not specs:
         raise PluginError(f"{whose} gives no phase")
@@ -257,7 +259,9 @@ def resolve_policy(policy: str, anatomy: Anatomy, epochs: float) -> tuple[PhaseS
 def _trainable(spec: PhaseSpec, labels: Sequence[str]) -> bool:
     """Whether a phase is of the right types and names what there is; a third party's may not be."""
     known = isinstance(spec.parts, set | frozenset) and bool(spec.parts) and spec.parts <= set(labels)
-    return known and spec.tensors in tuple(KINDS) and isinstance(spec.epochs, int | float) and spec.epochs > 0
+    adapters = isinstance(spec.adapters, LowRank) if spec.tensors == "adapters" else spec.adapters is None
+    lasting = isinstance(spec.epochs, int | float) and 0 < spec.epochs < math.inf
+    return known and lasting and adapters and spec.tensors in tuple(KINDS) and isinstance(spec.name, str)
 
 
 def _owner(point: EntryPoint) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from textwrap import shorten
 
-from hfft.errors import PluginError
+from hfft.errors import PluginError, one_line
 from hfft.packages import entry_points
 from hfft.plugin.contract import BackbonePlugin
 
@@ -65,11 +66,15 @@ def _load(point: EntryPoint) -> InstalledPlugin:
     try:
         plugin = point.load()()
     except Exception as error:  # whatever a third party's import raises must not stop the others
-        return InstalledPlugin(point.name, owner, version, None, f"{type(error).__name__}: {error}")
+        return InstalledPlugin(point.name, owner, version, None, f"{type(error).__name__}: {one_line(error)}")
     if not isinstance(plugin, BackbonePlugin):
         return InstalledPlugin(point.name, owner, version, None, f"{point.value} is not a BackbonePlugin")
     types = getattr(plugin, "model_types", None)
     if not isinstance(types, set | frozenset) or not all(isinstance(each, str) for each in types):
         wrong = f"{point.value} must have a frozenset of strings as its model_types, not {shorten(repr(types), 100)}"
+        return InstalledPlugin(point.name, owner, version, None, wrong)
+    twins = plugin.same_encoder
+    if not isinstance(twins, Mapping) or not all(isinstance(each, str) for pair in twins.items() for each in pair):
+        wrong = f"{point.value} must have a mapping of strings as its same_encoder, not {shorten(repr(twins), 100)}"
         return InstalledPlugin(point.name, owner, version, None, wrong)
     return InstalledPlugin(point.name, owner, version, plugin)

@@ -98,9 +98,29 @@ def test_what_is_dumped_reads_back(tmp_path: Path, model_type: str) -> None:
         (RESNET + "tokens: 7", r"anatomy.yaml: tokens: "),
         (RESNET + "tokens: {rows: 7}", r"anatomy.yaml: tokens: "),
         (RESNET + "tokens: {grid: 7}", r"anatomy.yaml: tokens: "),
+        (RESNET + "tokens: {grid: [a, b]}", r"anatomy.yaml: tokens: .*whole numbers"),
+        (RESNET + "tokens: {grid: [7, 7, 7]}", r"anatomy.yaml: tokens: .*whole numbers"),
+        (RESNET + "tokens: {grid: '77'}", r"anatomy.yaml: tokens: expected a grid"),
+        (RESNET + "tokens: {grid: [7, 7], prefixx: 1}", r"anatomy.yaml: tokens: .*prefixx"),
+        (
+            RESNET + "class_token: {heads: 2, norm1: a, proj: b, norm2: c, mlp: mlp}",
+            r"anatomy.yaml: class_token: expected a list of names, found 'mlp'",
+        ),
+        (
+            RESNET + "class_token: {heads: '2', norm1: a, proj: b, norm2: c, mlp: [mlp]}",
+            r"anatomy.yaml: class_token: expected a number of heads",
+        ),
         (RESNET + "class_token: {heads: 2}", r"anatomy.yaml: class_token: "),
         (RESNET + "class_token: [1]", r"anatomy.yaml: class_token: "),
         ("blocks: resnet.encoder.stages.*\nhead: classifier", r"anatomy.yaml does not fit ResNet.*'resnet.embedder"),
+        (
+            "stem: resnet.embedder\nblocks: [resnet.encoder.stages.*, resnet.pooler]\nhead: classifier",
+            r"anatomy.yaml does not fit .*no parameter lies in block 5",
+        ),
+        (
+            "stem: resnet.embedder\nblocks: resnet.encoder.stages.*\nneck: classifier.1\nhead: classifier.0",
+            r"anatomy.yaml does not fit .*no parameter lies in head",
+        ),
         (RESNET + "neck: resnet.encoder", r"anatomy.yaml does not fit .* in block 1 and neck"),
     ],
 )

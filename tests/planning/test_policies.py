@@ -148,6 +148,8 @@ def test_policies_of_other_packages() -> None:
         ("returns_none", "must return a tuple of PhaseSpec, not None"),
         ("lone", "must return a tuple of PhaseSpec, not PhaseSpec"),
         ("listed", r"gives a phase that no model can train: .*parts is a frozenset of some of stem, block 1"),
+        ("endless", r"gives a phase that no model can train: .*epochs above 0 and finite"),
+        ("whole_and_adapted", r"gives a phase that no model can train: .*adapters a LowRank where"),
     ],
 )
 def test_a_policy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, name: str, reason: str) -> None:

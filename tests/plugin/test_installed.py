@@ -14,9 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
-from small_models import small_model
+from small_models import small_encoder, small_model
 
 from hfft.errors import PluginError
+from hfft.models.headless.backbones import classifier_config
 from hfft.planning.registry import find_anatomy
 from hfft.plugin import installed as registry
 from hfft.plugin.installed import find_plugin, installed_plugins
@@ -65,6 +66,7 @@ def test_two_claims_name_both_and_the_flag(points: list[EntryPoint]) -> None:
         ("hfft_plugins.vit:Nothing", "no attribute"),
         ("pathlib:Path", "not a BackbonePlugin"),
         ("broken_plugins:NoTypes", "must have a frozenset of strings as its model_types, not None"),
+        ("broken_plugins:NoTwins", "must have a mapping of strings as its same_encoder, not None"),
         ("broken_plugins:OneString", "must have a frozenset of strings as its model_types, not 'wavenet'"),
     ],
 )
@@ -93,6 +95,27 @@ def test_a_plugin_that_fails_on_a_model_is_named(points: list[EntryPoint], name:
     points.append(point("faulty", f"broken_plugins:{name}"))
     with pytest.raises(PluginError, match=f"plugin 'faulty' of an unknown distribution .*{reason}"):
         find_anatomy(small_model("resnet")[0], "faulty")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("PoolsByName", "must give a Pooling of how token, mean.* not 'mean'"),
+        ("PoolsMost", "must give a Pooling of how token, mean.*how='max'"),
+        ("PoolsBehind", "must give .* count of tokens as prefix, not .*prefix='1'"),
+        ("PoolsNothing", "fails on the pooling of yolos: AttributeError: .*nothing_like_it"),
+    ],
+)
+def test_a_plugin_whose_pooling_no_head_can_read_is_named(points: list[EntryPoint], name: str, reason: str) -> None:
+    points.append(point("faulty", f"broken_plugins:{name}"))
+    with pytest.raises(PluginError, match=f"plugin 'faulty' of an unknown distribution {reason}"):
+        classifier_config(small_encoder("yolos"), "faulty")
+
+
+def test_a_twin_that_transformers_lacks_is_named(points: list[EntryPoint]) -> None:
+    points.append(point("faulty", "broken_plugins:UnknownTwin"))
+    with pytest.raises(PluginError, match="makes 'yolos' a 'wavenet' model"):
+        classifier_config(small_encoder("yolos"))
 
 
 def test_one_name_installed_twice(points: list[EntryPoint]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from hfft.errors import ModelError, one_line
+from hfft.errors import ModelError, PluginError, UnsupportedModelError, one_line
 from hfft.models.headless.modeling_backbone_classifier import BackboneClassifierConfig, BackboneForImageClassification
 from hfft.models.pretrained import load_pretrained, quiet
 from hfft.output_folder import CODE
@@ -79,6 +80,7 @@ def classifier_config(encoder: PreTrainedConfig, plugin: str | None = None) -> t
 
     Raises:
         UnsupportedModelError: it cannot be given a head, and why.
+        PluginError: its plugin fails, or gives what a head cannot read.
         ModelError: its configuration does not say how wide its features are.
     """
     stock = _stock_config(encoder)
@@ -154,6 +156,8 @@ def _stock_config(encoder: PreTrainedConfig) -> PreTrainedConfig | None:
         (each.same_encoder[encoder.model_type] for each in plugins if encoder.model_type in each.same_encoder), ""
     )
     if other:
+        if other not in CONFIG_MAPPING:
+            raise PluginError(f"a plugin makes {encoder.model_type!r} a {other!r} model, which transformers lacks")
         wanted: Any = CONFIG_MAPPING[other]
         fields = wanted().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
         same: PreTrainedConfig = wanted(**{key: value for key, value in encoder.to_dict().items() if key in fields})
@@ -171,11 +175,35 @@ def _towers() -> dict[str, Any]:
 
 
 def _pooling(encoder: PreTrainedConfig, plugin: str | None) -> tuple[Pooling, str]:
-    """Return what a head reads, and what is to be said of that."""
+    """Return what a head reads, and what is to be said of that.
+
+    Raises:
+        PluginError: the plugin fails, or gives something else.
+    """
     types = {name for found in installed_plugins() if found.plugin for name in found.plugin.model_types}
     if plugin is None and encoder.model_type not in types:
         return Pooling("mean"), ", which is a guess, as no plugin knows this type"
-    speaks = find_plugin(encoder.model_type, plugin).plugin
-    assert speaks is not None
-    pooling = speaks.pooling(encoder)
-    return (pooling, "") if pooling else (Pooling("mean"), ", which is a guess, as its plugin does not say")
+    found = find_plugin(encoder.model_type, plugin)
+    assert found.plugin is not None
+    whose = f"plugin {found.name!r} of {found.distribution}"
+    try:
+        pooling: object = found.plugin.pooling(encoder)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # whatever a third party's code raises
+        raise PluginError(
+            f"{whose} fails on the pooling of {encoder.model_type}: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    if pooling is None:
+        return Pooling("mean"), ", which is a guess, as its plugin does not say"
+    if not (
+        isinstance(pooling, Pooling)
+        and pooling.how in tuple(_WORDS)
+        and isinstance(pooling.prefix, int)
+        and pooling.prefix >= 0
+    ):
+        raise PluginError(
+            f"{whose} must give a Pooling of how {', '.join(_WORDS)} and a count of tokens as prefix, not "
+            f"{shorten(repr(pooling), 100)}"
+        )
+    return pooling, ""
