@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +57,11 @@ class ModelArguments:
             )
         if self.image_processor_name is not None and self.model_name_or_path is None:
             raise ArgumentError("--image_processor_name needs --model_name_or_path beside it")
+        if self.image_size is not None and self.image_size < 1:
+            raise ArgumentError(f"--image_size must be at least 1, not {self.image_size}")
+        for name in ("model_name_or_path", "image_processor_name", "anatomy"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, os.path.expanduser(given))  # no shell has seen what stands in a YAML file
 
 
 @dataclass
@@ -197,8 +204,8 @@ class PolicyArguments:
     def __post_init__(self) -> None:
         for name in ("head_lr_scale", "layer_decay"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ArgumentError(f"--{name} must be above 0, not {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ArgumentError(f"--{name} must be above 0 and finite, not {value}")
 
 
 @dataclass
@@ -242,11 +249,11 @@ class CacheArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.engine_tolerance <= 0:
+        if not self.engine_tolerance > 0:
             raise ArgumentError(f"--engine_tolerance must be above 0, not {self.engine_tolerance}")
         if self.exact and self.prefix_engine not in ("auto", "torch"):
             raise ArgumentError(f"--exact computes with torch: leave out --prefix_engine {self.prefix_engine}")
-        if self.cache_max_gb is not None and self.cache_max_gb <= 0:
+        if self.cache_max_gb is not None and not self.cache_max_gb > 0:
             raise ArgumentError(f"--cache_max_gb must be above 0, not {self.cache_max_gb}")
 
 
@@ -260,10 +267,14 @@ class PlanArguments:
 
     num_train_epochs: float = option(EPOCHS, "Passes over the training images.")
     learning_rate: float = option(LEARNING_RATE, "Peak learning rate of the retrained blocks.")
-
     suggest_anatomy: bool = option(
         False, "Print a starting point for --anatomy FILE.yaml, found from a recorded forward, and nothing else."
     )
+
+    def __post_init__(self) -> None:
+        for name in ("num_train_epochs", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ArgumentError(f"--{name} must be above 0 and finite, not {getattr(self, name)}")
 
 
 @dataclass
@@ -317,10 +328,10 @@ class ExtendArguments:
     def __post_init__(self) -> None:
         if not (self.train_dir or self.dataset_name):
             raise ArgumentError("say where the new images are: --train_dir FOLDER or --dataset_name LIST")
-        if self.num_train_epochs < 0:
-            raise ArgumentError(f"--num_train_epochs must not be below 0, but is {self.num_train_epochs:g}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ArgumentError(f"--learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 <= self.num_train_epochs < math.inf:
+            raise ArgumentError(f"--num_train_epochs must be finite and not below 0, but is {self.num_train_epochs:g}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ArgumentError(f"--learning_rate must be above 0 and finite, not {self.learning_rate}")
 
 
 @dataclass
@@ -336,6 +347,10 @@ class CacheToolArguments:
 
     cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
     keep_gb: float = option(0.0, "For prune: keep the most recently used entries up to so many gigabytes.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.keep_gb < math.inf:
+            raise ArgumentError(f"--keep_gb must be finite and not below 0, but is {self.keep_gb:g}")
 
 
 @dataclass

@@ -221,6 +221,11 @@ class FinetuneArguments(TrainingArguments):
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
             except ValueError as error:
                 raise ArgumentError(f"--lr_scheduler_kwargs is not JSON: {error}") from error
+        if not isinstance(self.lr_scheduler_kwargs, dict | None):
+            raise ArgumentError(
+                f"--lr_scheduler_kwargs must map names to values, as in '{{\"min_lr\": 1e-5}}', not "
+                f"{self.lr_scheduler_kwargs!r}"
+            )
 
     def _choose_best(self) -> None:
         """Let the Trainer's options for the best weights decide ``--keep best``, which keeps them in memory."""
@@ -238,8 +243,7 @@ class FinetuneArguments(TrainingArguments):
             self.greater_is_better = self.metric_for_best_model not in SMALLER_IS_BETTER
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             mode = "max" if self.greater_is_better else "min"
-            given = self.lr_scheduler_kwargs
-            self.lr_scheduler_kwargs = {"mode": mode, **(json.loads(given) if isinstance(given, str) else given or {})}
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
 
     def _check_own(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from hfft.data.preprocessing import Pixels, change_settings, is_timm, reads_grey
-from hfft.errors import ModelError
+from hfft.errors import ModelError, one_line
 from hfft.plugin.table import backbone_of
 
 if TYPE_CHECKING:
@@ -21,9 +21,12 @@ def check_channels(config: PreTrainedConfig, name: str) -> int:
     """Return how many channels a model reads, which is 3 or 1.
 
     Raises:
-        ModelError: it reads another number.
+        ModelError: it reads another number, or its configuration garbles how many.
     """
-    channels = channels_of(config)
+    try:
+        channels = channels_of(config)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # nobody checks the types of timm's settings
+        raise ModelError(f"the config.json of {name!r} garbles the size of its input: {one_line(error)}") from error
     if channels not in (1, 3):
         raise ModelError(
             f"{name!r} reads {channels} channels; hfft gives 3 (red, green and blue) or 1 (grey) and reads "

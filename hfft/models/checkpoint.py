@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, OutputError
@@ -18,7 +18,7 @@ from hfft.models.channels import check_channels, fit_channels
 from hfft.models.delta import has_delta, load_delta
 from hfft.models.download import DELTA, fetch, has_weights
 from hfft.models.headless.backbones import encoder_of
-from hfft.models.pretrained import load_pretrained, quiet
+from hfft.models.pretrained import load_config, load_pretrained, load_processor, quiet
 from hfft.models.tensors import state_to_save
 from hfft.output_folder import (
     ADAPTER,
@@ -101,14 +101,14 @@ def load_folder(
             raise ModelError(f"{folder} holds neither model.safetensors nor {DELTA}; other files are never read")
         return load_delta(folder, base, token, trust_remote_code)
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
-    config = load_pretrained(AutoConfig, arguments)
+    config = load_config(arguments)
     check_channels(config, str(folder))  # before weights are read
     if not trust_remote_code and encoder_of(config, str(folder)) is not None:
         raise ModelError(
             f"{folder} holds a {config.model_type} model without a classifier; give it one with hfft finetune "
             f"--model_name_or_path {folder}"
         )
-    processor = load_pretrained(AutoImageProcessor, arguments)
+    processor = load_processor(arguments)
     model, report = load_pretrained(
         AutoModelForImageClassification,
         arguments,

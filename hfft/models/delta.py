@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from hfft.arguments import ModelArguments
 from hfft.demo import EMBEDDED_MODEL, embedded_model
@@ -26,7 +26,7 @@ from hfft.models.adapters import TENSORS, adapted, adapter_tensors, apply_adapte
 from hfft.models.channels import check_channels
 from hfft.models.download import DELTA, fetch
 from hfft.models.headless.backbones import encoder_of, load_with_head
-from hfft.models.pretrained import load_pretrained
+from hfft.models.pretrained import load_config, load_pretrained, load_processor
 from hfft.models.tensors import digest
 from hfft.output_folder import ADAPTER
 
@@ -175,8 +175,7 @@ def load_delta(
     path = _delta_file(folder)
     info, tensors = read_delta(path)
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=trust_remote_code)
-    processor: BaseImageProcessor = load_pretrained(AutoImageProcessor, arguments)
-    config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
+    processor, config = load_processor(arguments), load_config(arguments)
     check_channels(config, str(folder))
     model = _load_base(info, base, config, ModelArguments(token=token, trust_remote_code=trust_remote_code))
     state = model.state_dict()
@@ -221,7 +220,7 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
             "PLACE --output_dir NEW, and give NEW in place of the delta"
         ) from error
     arguments = ModelArguments(model_name_or_path=str(folder), trust_remote_code=options.trust_remote_code)
-    encoder = encoder_of(load_pretrained(AutoConfig, arguments), name)
+    encoder = encoder_of(load_config(arguments), name)
     if encoder is None:
         model, lacking = _load_as(arguments, config)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from hfft.arguments import ModelArguments
 from hfft.data.preprocessing import Pixels, reads_grey, resize_processor
@@ -19,7 +19,7 @@ from hfft.errors import ModelError, one_line
 from hfft.models.channels import GREY, check_channels, fit_channels
 from hfft.models.head import fit_head
 from hfft.models.headless.backbones import classifier_config, encoder_of, load_with_head
-from hfft.models.pretrained import in_timm, load_pretrained
+from hfft.models.pretrained import in_timm, load_config, load_pretrained, load_processor
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
 
@@ -65,12 +65,12 @@ def load_model(
         head = (name for name in model.state_dict() if name.startswith(f"{EMBEDDED_HEAD}."))
         base = Base(EMBEDDED_MODEL, license=EMBEDDED_MODEL_LICENSE, fresh=tuple(sorted(head)))
     else:
-        config = load_pretrained(AutoConfig, arguments)
+        config = load_config(arguments)
         name = arguments.model_name_or_path
         check_channels(config, name)  # before weights are fetched
         encoder = _encoder(config, arguments)
         source = replace(arguments, model_name_or_path=arguments.image_processor_name or name)
-        processor = load_pretrained(AutoImageProcessor, source)
+        processor = load_processor(source)
         if encoder is None:
             model, fresh, notes = _load_classifier(arguments, _known_classes(config), labels)
         else:

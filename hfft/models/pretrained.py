@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor
 from transformers.utils import logging
 
 from hfft.arguments import ModelArguments
 from hfft.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 _TIMM = (
     (r"dinov3-vit(s16|s16plus|b16|l16|h16plus|7b16)-pretrain-(\w+)", "vit_{}_patch16_dinov3.{}"),
@@ -30,7 +36,7 @@ _SIZES = {
 }
 _FAILURES = (
     *(OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError),
-    *(SafetensorError, StrictDataclassError),
+    *(SafetensorError, StrictDataclassError, UnpicklingError, EOFError),
 )
 """What transformers raises on files that are missing, damaged, or hold something else than they should."""
 _LOCAL = "; mend its files, or copy the model into this folder again"
@@ -73,10 +79,12 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
     except _FAILURES as error:
         what = factory.__name__.removeprefix("Auto")
         name = str(arguments.model_name_or_path)
-        local = Path(name).exists()
+        local = os.path.exists(name)  # which takes a name of any length
         place = repr(name) if local else f"{name!r} (revision {arguments.model_revision!r})"
         # transformers speaks of a report that is not shown here.
         reason = one_line(error).replace("For more details look at the above report!", "").strip()
+        if isinstance(error, UnpicklingError | EOFError):  # PyTorch would have it read with fewer precautions
+            reason = "pytorch_model.bin is damaged, or holds more than tensors"
         if _OWN_CODE in reason:
             raise ModelError(
                 f"{place} brings code of its own, which runs only where you say so: read it, then add "
@@ -84,12 +92,42 @@ def load_pretrained(factory: Any, arguments: ModelArguments, **options: Any) -> 
             ) from error
         twin = in_timm(name)
         advice = f"; timm holds the same weights as {twin}" if twin else _LOCAL if local else ""
+        known = _known_cause(Path(name), what, arguments.allow_pickle) if local else ""
+        raise ModelError(known or f"cannot load {what} of {place}: {shorten(reason, _LONGEST)}{advice}") from error
+
+
+def load_config(arguments: ModelArguments) -> PreTrainedConfig:
+    """Load the configuration of a model whose weights are floating-point numbers.
+
+    Raises:
+        ModelError: it cannot be loaded, or the weights are quantised.
+    """
+    config: PreTrainedConfig = load_pretrained(AutoConfig, arguments)
+    if getattr(config, "quantization_config", None):
         raise ModelError(
-            _known_cause(Path(name), what) or f"cannot load {what} of {place}: {shorten(reason, _LONGEST)}{advice}"
-        ) from error
+            f"{arguments.model_name_or_path!r} holds quantised weights, which hfft does not read; give the "
+            "model that it was made from"
+        )
+    return config
 
 
-def _known_cause(folder: Path, what: str) -> str:
+def load_processor(arguments: ModelArguments) -> BaseImageProcessor:
+    """Load the image processor that a model's files describe.
+
+    Raises:
+        ModelError: it cannot be loaded, or its file is empty, so that its sizes and means would be guessed.
+    """
+    processor: BaseImageProcessor = load_pretrained(AutoImageProcessor, arguments)
+    name, where = str(arguments.model_name_or_path), {"revision": arguments.model_revision, "token": arguments.token}
+    if not processor.get_image_processor_dict(name, **where)[0]:
+        raise ModelError(
+            f"the preprocessor_config.json of {name!r} is empty; copy that of the base model, or give "
+            "--image_processor_name"
+        )
+    return processor
+
+
+def _known_cause(folder: Path, what: str, allow_pickle: bool) -> str:
     """What is wrong with a folder that is not a whole model, in a line; empty where that is not known."""
     if folder.is_file():
         return f"{folder} is a file, not a model's folder; give the folder that holds config.json and model.safetensors"
@@ -103,7 +141,7 @@ def _known_cause(folder: Path, what: str) -> str:
             "from the base model"
         )
     pickled = (folder / "pytorch_model.bin").is_file() and not any(folder.glob("*.safetensors"))
-    if what == "ModelForImageClassification" and pickled:
+    if what == "ModelForImageClassification" and pickled and not allow_pickle:
         return f"{folder} holds no safetensors but a pickle, pytorch_model.bin: --allow_pickle true reads its tensors"
     return ""
 
