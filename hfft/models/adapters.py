@@ -74,7 +74,8 @@ def add_adapters(model: nn.Module, names: Sequence[str], wish: LowRank, head: Se
         head: names of the modules that are trained whole, which PEFT keeps beside the adapters.
 
     Raises:
-        ArgumentError: PEFT is missing, the model has other adapters, or one of the modules can have none.
+        ArgumentError: PEFT is missing, the model has other adapters, one of the modules can have none, or the head
+            is not made of modules.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -91,6 +92,12 @@ def add_adapters(model: nn.Module, names: Sequence[str], wish: LowRank, head: Se
     )
     if adapted(model):
         raise ArgumentError("the model has adapters already; hfft sweep compares policies, each with its own model")
+    modules = {name for name, _ in model.named_modules()}
+    if loose := [name for name in head if name not in modules]:
+        raise ArgumentError(
+            f"--policy lora: PEFT keeps modules beside adapters, and {', '.join(loose)} of the head is a tensor; name "
+            "the module that holds it as the anatomy's head, or choose last_block"
+        )
     try:
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(torch.initial_seed())

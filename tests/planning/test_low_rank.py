@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_models import HEADLESS, SMALL, small_headed, small_model
@@ -50,6 +52,13 @@ def test_more_blocks_than_there_are(count: int) -> None:
     model, _ = small_model("vit")
     with pytest.raises(ArgumentError, match=r"lora:last_n=K needs a whole number K from 1 to 3"):
         make_plan(model, find_anatomy(model), f"lora:last_n={count}", 1)
+
+
+def test_a_head_of_tensors_is_refused_before_training() -> None:
+    model, _ = small_model("vit")
+    anatomy = replace(find_anatomy(model), head=("classifier.weight", "classifier.bias"))
+    with pytest.raises(ArgumentError, match=r"classifier\.weight, classifier\.bias of the head is a tensor"):
+        make_plan(model, anatomy, "lora", 1)
 
 
 @pytest.mark.parametrize("model_type", sorted({*SMALL, *HEADLESS} - NONE))
