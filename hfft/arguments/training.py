@@ -221,10 +221,10 @@ class FinetuneArguments(TrainingArguments):
                 self.lr_scheduler_kwargs = json.loads(self.lr_scheduler_kwargs)
             except ValueError as error:
                 raise ArgumentError(f"--lr_scheduler_kwargs is not JSON: {error}") from error
-        if not isinstance(self.lr_scheduler_kwargs, dict | None):
+        given: object = self.lr_scheduler_kwargs
+        if not isinstance(given, dict | None):
             raise ArgumentError(
-                f"--lr_scheduler_kwargs must map names to values, as in '{{\"min_lr\": 1e-5}}', not "
-                f"{self.lr_scheduler_kwargs!r}"
+                f"--lr_scheduler_kwargs must map names to values, as in '{{\"min_lr\": 1e-5}}', not {given!r}"
             )
 
     def _choose_best(self) -> None:
@@ -243,6 +243,7 @@ class FinetuneArguments(TrainingArguments):
             self.greater_is_better = self.metric_for_best_model not in SMALLER_IS_BETTER
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
             mode = "max" if self.greater_is_better else "min"
+            assert not isinstance(self.lr_scheduler_kwargs, str)  # read already
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
 
     def _check_own(self) -> None:

@@ -208,7 +208,7 @@ def _load_base(info: DeltaInfo, base: str | None, config: PreTrainedConfig, opti
     """The base model in the fine-tuned one's architecture; its fresh tensors hold anything."""
     name = base or info.base_id
     if name == EMBEDDED_MODEL:
-        embedded, _ = embedded_model(config.label_names)
+        embedded: PreTrainedModel = embedded_model(config.label_names)[0]
         embedded.config = config  # its own knows nothing of the task, its temperature or its thresholds
         return embedded
     revision = None if base is not None else info.base_revision or None

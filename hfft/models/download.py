@@ -32,8 +32,8 @@ def fetch(
     """
     if not isinstance(path_or_repo, str | os.PathLike):
         raise ModelError(f"{path_or_repo!r:.60} is neither a folder nor the name of a repository")
-    if os.path.isdir(folder := os.path.expanduser(path_or_repo)):
-        return Path(folder)
+    if os.path.isdir(local := os.path.expanduser(path_or_repo)):
+        return Path(local)
     patterns = ["*.json", *WEIGHTS, KNOWN, *(["*.py"] if trust_remote_code else [])]
     folder = _download(str(path_or_repo), revision, token, patterns)
     if has_weights(folder):
