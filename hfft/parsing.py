@@ -203,7 +203,9 @@ def flags_of(values: dict[str, Any]) -> list[str]:
         if value is None:
             continue
         items = value if isinstance(value, list | tuple) else [json.dumps(value) if isinstance(value, dict) else value]
-        flags += [f"--{key}", *(str(item) for item in items)]
+        texts = [str(item) for item in items]
+        dashed = len(texts) == 1 and texts[0].startswith("-")  # which would be read as a flag
+        flags += [f"--{key}={texts[0]}"] if dashed else [f"--{key}", *texts]
     return flags
 
 

@@ -149,6 +149,10 @@ LIMITS = (
     Limit("gradient_accumulation_steps", lambda value: value < 1, "must be at least 1"),
     Limit("max_steps", lambda value: value == 0 or value < -1, "must be at least 1 (-1 for none)"),
     Limit("save_total_limit", lambda value: value is not None and value < 1, "must be at least 1"),
+    Limit("save_steps", lambda value: value <= 0, "must be above 0 (--save_strategy no for none)"),
+    Limit(
+        "eval_steps", lambda value: value is not None and value <= 0, "must be above 0 (--eval_strategy no for none)"
+    ),
     Limit("eval_delay", lambda value: value < 0, "must not be below 0"),
     Limit("dataloader_num_workers", lambda value: value < 0, "must not be below 0"),
     Limit("do_train", lambda value: not value, "must be true; to evaluate a finished model: hfft evaluate"),

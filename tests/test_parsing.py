@@ -129,3 +129,10 @@ def test_a_place_may_come_without_its_keyword(name: str, tmp_path: Path, monkeyp
 def test_what_is_not_a_number_is_refused_at_the_door(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"--{name} must be a number, not nan"):
         parse_keywords((FinetuneArguments,), {name: float("nan")}, "hfft.finetune")
+
+
+def test_a_value_that_begins_with_a_dash_is_no_flag() -> None:
+    (data,) = parse_keywords(
+        (DataArguments,), {"train_dir": "-photos", "task": "multi_label", "label_separator": "-"}, "f"
+    )
+    assert (data.label_separator, data.train_dir) == ("-", "-photos")

@@ -90,9 +90,6 @@ def check_partition(model: nn.Module, anatomy: Anatomy) -> str:
     counts = {label: 0 for label, _ in anatomy.parts()}
     for name, parameter in model.named_parameters():
         counts[anatomy.part_of(name)] += parameter.numel()
-    empty = [label for label, count in counts.items() if not count and label not in ("stem", "neck")]
-    if empty:
-        raise CheckFailedError(f"no parameter lies in {', '.join(empty)}")
     return ", ".join(f"{label} {count}" for label, count in counts.items())
 
 

@@ -24,7 +24,7 @@ def head_reads(model: nn.Module, labels: int) -> Iterator[Reads]:
 
     def note(module: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(module, nn.Linear)
-        if isinstance(args[0], Tensor) and args[0].ndim == 2:
+        if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
             seen.append((module, args[0]))
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == labels]

@@ -121,10 +121,15 @@ def gradual(anatomy: Anatomy, argument: str, epochs: float) -> tuple[PhaseSpec, 
     if argument and (not argument.isdecimal() or int(argument) < 1):
         raise ArgumentError(f"--policy gradual:N needs a whole number N of epochs from 1 up, not {argument!r}")
     each, blocks = int(argument or 1), len(anatomy.blocks)
+    if epochs < 2 * each:
+        raise ArgumentError(
+            f"--policy gradual:{each} would train the head alone for all of {epochs:g} epochs; give --num_train_epochs "
+            f"{2 * each} or more, or --policy head"
+        )
     ladder = [head(anatomy, "", each), last_block(anatomy, "", each)]
     ladder += [last_n(anatomy, str(count), each) for count in range(2, blocks)]
     ladder += [full(anatomy, "", each)]
-    steps = [spec for (spec,) in ladder][: max(1, int(epochs // each))]
+    steps = [spec for (spec,) in ladder][: int(epochs // each)]
     return (*steps[:-1], replace(steps[-1], epochs=epochs - each * (len(steps) - 1)))
 
 
@@ -192,10 +197,12 @@ def find_policy(policy: str) -> tuple[Policy, str]:
         PluginError: it does not load, or two have that name.
     """
     name, _, argument = policy.partition(":")
-    if name == AUTO:
+    if policy == AUTO:
         raise ArgumentError(
             f"--policy {AUTO} is decided by the images, so only hfft finetune knows it; hfft advise too"
         )
+    if name == AUTO:
+        raise ArgumentError(f"--policy {AUTO} takes nothing after a colon, not {argument!r}")
     found = installed_policies()
     if name not in found:
         raise ArgumentError(f"--policy {policy!r} is unknown; choose one of {', '.join(found)}")
