@@ -13,8 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from hfft.errors import ArgumentError
 
@@ -23,6 +26,13 @@ MEMORY_SWITCH = "HFFT_KEEP_FREED_MEMORY"
 CORES_SWITCH = "HFFT_ALL_CORES"
 """Environment variable: where it is 0, `take_all_cores` does nothing."""
 
+_OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_MEMORY_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    2: ("memory.max", "memory.current", ""),
+}
+"""By version: files of a cgroup's limit and of what it takes, and how counts with its children begin in memory.stat.
+Source: admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst of Linux."""
 _MOST_WORKERS = 16
 _SPINS = "30000"  # 300,000 without
 _FORKED_SECONDS, _IMPORT_SECONDS = 0.5, 8.0  # that worker processes take to start
@@ -64,6 +74,35 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take."""
+    return min([psutil.virtual_memory().available, *_free_in_cgroups()])
+
+
+def _free_in_cgroups() -> Iterator[int]:
+    """Yield the bytes of memory left to each cgroup that limits this process: a container's, a batch job's.
+
+    The machine may have far more; a process that takes it is killed. Files that the system holds in memory give way.
+    """
+    try:
+        groups = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
+    except OSError:  # not Linux
+        return
+    for _, controllers, path in groups:
+        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else 0
+        if not version:
+            continue
+        root = _CGROUPS if version == 2 else _CGROUPS / "memory"
+        most, used, prefix = _MEMORY_FILES[version]
+        own = root / path.lstrip("/")
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # there is none, or its limit is "max"
+                limit, taken = (int((group / name).read_text()) for name in (most, used))
+                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+                files = {f"{prefix}{state}_file" for state in ("active", "inactive")}
+                yield max(0, limit - taken + sum(int(count) for name, count in lines if name in files))
 
 
 class Items(Protocol):

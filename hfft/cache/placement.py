@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from hfft.errors import ArgumentError, OutputError
+from hfft.machine import free_memory
 
 if TYPE_CHECKING:
     import torch  # which commands that list and prune do without
@@ -22,14 +19,6 @@ SHARE_OF_FREE = 0.5
 """Share of the free memory, of the CPU or a GPU, or disk that a cache may take unless --cache_max_gb says otherwise."""
 SHARE_OF_GPU = 0.25
 """Share of a GPU's free memory that a cache may take unasked, since training needs the rest."""
-
-_OWN_CGROUPS, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-_MEMORY_FILES = {
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-    2: ("memory.max", "memory.current", ""),
-}
-"""By version: files of a cgroup's limit and of what it takes, and how counts with its children begin in memory.stat.
-Source: admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst of Linux."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +68,7 @@ def choose_placement(
         OutputError: the place that was asked for has no room.
     """
     total, to_write = size
-    memory = min(psutil.virtual_memory().available, *_free_in_cgroups())
+    memory = free_memory()
     disk = _free_disk(directory)
     fits_memory = total <= _limit(memory, max_bytes)
     fits_disk = to_write <= _limit(disk, max_bytes)
@@ -130,7 +119,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
-def _limit(free: float, max_bytes: int | None) -> float:
+def _limit(free: int, max_bytes: int | None) -> float:
     return SHARE_OF_FREE * free if max_bytes is None else min(free, max_bytes)
 
 
@@ -140,32 +129,7 @@ def _free_disk(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _free_in_cgroups() -> Iterator[float]:
-    """Yield the bytes of memory left to each cgroup that limits this process: a container's, a batch job's.
-
-    The machine may have far more; a process that takes it is killed. Files that the system holds in memory give way.
-    """
-    yield math.inf
-    try:
-        groups = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
-    except OSError:  # not Linux
-        return
-    for _, controllers, path in groups:
-        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else 0
-        if not version:
-            continue
-        root = _CGROUPS if version == 2 else _CGROUPS / "memory"
-        most, used, prefix = _MEMORY_FILES[version]
-        own = root / path.lstrip("/")
-        for group in (own, *own.parents):
-            with suppress(OSError, ValueError):  # there is none, or its limit is "max"
-                limit, taken = (int((group / name).read_text()) for name in (most, used))
-                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-                files = {f"{prefix}{state}_file" for state in ("active", "inactive")}
-                yield max(0, limit - taken + sum(int(count) for name, count in lines if name in files))
-
-
-def _no_room(needed: int, where: str, free: float, max_bytes: int | None) -> str:
+def _no_room(needed: int, where: str, free: int, max_bytes: int | None) -> str:
     limit = "half of what is free" if max_bytes is None else f"--cache_max_gb {max_bytes / 1e9:g}"
     return (
         f"the activation cache needs {gigabytes(needed)}, but {where} allows {gigabytes(_limit(free, max_bytes))} "

@@ -365,8 +365,8 @@ class TestPlacement:
         for name, text in zip((*files[:2], "memory.stat"), ("700", "600", f"anon 500\n{files[2]} 80\n"), strict=True):
             (folder / name).write_text(text)
         (folder / "step" / files[0]).write_text("max")
-        monkeypatch.setattr("hfft.cache.placement._OWN_CGROUPS", tmp_path / "own")
-        monkeypatch.setattr("hfft.cache.placement._CGROUPS", tmp_path / "groups")
+        monkeypatch.setattr("hfft.machine._OWN_CGROUPS", tmp_path / "own")
+        monkeypatch.setattr("hfft.machine._CGROUPS", tmp_path / "groups")
         with pytest.raises(OutputError, match=r"memory allows 0.0 MB \(0.0 MB free"):
             choose_placement("memory", (91, 91), tmp_path, None, 1, CPU)
         assert choose_placement("memory", (90, 90), tmp_path, None, 1, CPU) == Placement(None, in_memory=True)
