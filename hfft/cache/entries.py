@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hfft.cache.shards import ENDING, DamagedError, delete_own, read_names
@@ -28,30 +28,31 @@ def list_entries(directory: Path) -> list[Entry]:
 
 
 def prune(directory: Path, keep_bytes: int = 0) -> list[Entry]:
-    """Delete the oldest stores until at most `keep_bytes` are left; return what was deleted.
+    """Delete the oldest stores until at most `keep_bytes` are left; return them with the bytes that were deleted.
 
-    Files of other users stay, and so does a store that holds any.
+    Files of other users stay, and so does a store that holds any, without this user's.
     """
     entries, deleted = list_entries(directory), []
     left = sum(entry.bytes for entry in entries)
     for entry in reversed(entries):
-        if left > keep_bytes and _delete(entry.folder):
-            left -= entry.bytes
-            deleted.append(entry)
+        freed = _delete(entry.folder) if left > keep_bytes else 0
+        left -= freed
+        if freed:
+            deleted.append(replace(entry, bytes=freed))
     return deleted
 
 
-def _delete(folder: Path) -> bool:
-    """Delete this user's files of a store; return whether nothing is left."""
+def _delete(folder: Path) -> int:
+    """Delete this user's files of a store, and the store where nothing is left; return how many bytes that freed."""
     description = folder / "entry.json"
-    files = [path for path in folder.rglob("*") if not path.is_dir() and path != description]
-    others = [file for file in files if not delete_own(file)]
-    if others or not delete_own(description):
-        return False
-    with suppress(OSError):  # another process wrote a file just now
-        for place in (*sorted(folder.rglob("*"), reverse=True), folder):
-            place.rmdir()
-    return not folder.exists()
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if not path.is_dir()}
+    freed = {path for path in sizes if path != description and delete_own(path)}
+    if sizes.keys() - freed <= {description} and delete_own(description):
+        freed |= {description}
+        with suppress(OSError):  # another process wrote a file just now
+            for place in (*sorted(folder.rglob("*"), reverse=True), folder):
+                place.rmdir()
+    return sum(sizes.get(path, 0) for path in freed)
 
 
 def _entries(directory: Path) -> Iterator[Entry]:

@@ -210,6 +210,25 @@ def test_prune_leaves_other_users_files(tmp_path: Path, another_user: Callable[[
     assert list_entries(tmp_path)[0].rows == 4
 
 
+def test_prune_counts_what_it_deletes_beside_other_users_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would go on to stores that it need not delete, and say nothing of this one."""
+    shared, own = filled(tmp_path / "shared"), filled(tmp_path / "own")
+    (shared.parent / "others").write_bytes(bytes(1000))
+    monkeypatch.setattr("hfft.cache.shards.owner_of", lambda file: -1 if file.name == "others" else os.geteuid())
+    places = [file.parent for file in (shared, own)]
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for number, (place, name) in enumerate(zip(places, ("old", "new"), strict=True)):
+        os.rename(place, folder / name)
+        for file in (folder / name).iterdir():
+            os.utime(file, (number, number))
+    sizes = {entry.folder.name: entry.bytes for entry in list_entries(folder)}
+    (pruned,) = prune(folder, sum(sizes.values()) - 1)
+    assert pruned.folder.name == "old"
+    assert 0 < pruned.bytes < sizes["old"] - 1000 + 1
+    assert {entry.folder.name: entry.rows for entry in list_entries(folder)} == {"old": 0, "new": 4}
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_shares_are_disjoint_and_whole(tmp_path: Path, processes: int) -> None:
     cache = opened(tmp_path, [f"image {number}" for number in range(50)])
