@@ -89,7 +89,7 @@ def measure(name: str, rows: int, turns: int) -> Choice:
     except HfftError as error:
         return Choice(name, note=str(error))
     with tempfile.TemporaryDirectory() as folder:
-        question = Question(prefix, name, lambda: batch, lambda _: rows, CacheArguments(), Path(folder))
+        question = Question(prefix, name, lambda: batch, lambda: rows, CacheArguments(), Path(folder))
         found = choose_engine(question, 0, 1)
         if found.engine is None:
             return Choice(name, note=found.use.note)

@@ -38,6 +38,7 @@ NAMES = ("onnxruntime", "openvino", "compile")
 _NEEDS = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
 _MOST_LANES = 16  # decoding holds Python's lock for a part of its time
 _STARTING = threading.Lock()  # lanes that begin together load the exported prefix once
+_CHECKSUMS = "sha256sums"
 _MOST_BYTES = 1_500_000_000  # an ONNX file is one protobuf message of at most 2 GiB; larger weights go beside it
 
 
@@ -175,20 +176,28 @@ def export_engine(name: str, prefix: Prefix, inputs: Inputs, folder: Path, bf16:
             partial.folder.mkdir()
             with quiet_exporters():
                 _EXPORTS[name](_traced(prefix, inputs), partial.file)
-            (partial.folder / "checksum").write_text(sha256_of(partial.file))
-            if not place.exists():  # else another process was sooner
+            (partial.folder / _CHECKSUMS).write_text(_checksums(partial.folder))
+            try:
                 partial.folder.rename(place)
+            except OSError:
+                if not is_whole(engine):  # else another process was sooner
+                    raise
     except Exception as error:  # the tracer, the exporters, the compiler and every model's code have their own types
         raise EngineError(one_line(error.__cause__ or error)[:300]) from error
     return engine
 
 
 def is_whole(engine: Engine) -> bool:
-    """Whether the exported file is there and has the content that was written."""
+    """Whether the exported files are there and have the content that was written."""
     try:
-        return (engine.folder / "checksum").read_text() == sha256_of(engine.file)
+        return (engine.folder / _CHECKSUMS).read_text() == _checksums(engine.folder)
     except OSError:
         return False
+
+
+def _checksums(folder: Path) -> str:
+    """A line for each exported file: large weights lie beside the graph."""
+    return "".join(f"{sha256_of(file)}  {file.name}\n" for file in sorted(folder.iterdir()) if file.name != _CHECKSUMS)
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tampering import tamper
 
-from hfft.cache.entries import list_entries, prune
+from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import Placement, choose_placement
 from hfft.cache.rows import make_rows
 from hfft.cache.store import ActivationCache, CacheKey
@@ -155,7 +155,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
 def test_what_is_pruned_while_it_is_written_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make_cache(Placement(tmp_path, in_memory=False))
     put(cache, range(64))
-    replace, pruned = os.replace, []
+    replace = os.replace
+    pruned: list[Entry] = []
 
     def pruned_before(source: Path, target: Path) -> None:
         pruned.extend([] if pruned else prune(tmp_path))

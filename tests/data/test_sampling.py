@@ -146,8 +146,10 @@ def test_groups_of_numbers_are_parted_although_each_has_a_range_of_its_own(image
     data = DataArguments(dataset_name=str(images / "ages.csv"), label_column_name="age", group_column="patient")
     sets = load_image_sets(data, 0)
     assert (len(sets.train) + len(sets.validation), sets.task.name) == (len(files), "regression")
-    assert sets.train.groups is not None
-    assert not set(sets.train.groups) & set(sets.validation.groups)
+    groups, held_out = sets.train.groups, sets.validation.groups
+    assert groups is not None
+    assert held_out is not None
+    assert not {*groups.tolist()} & {*held_out.tolist()}
 
 
 def test_a_group_is_one_however_a_system_writes_its_letters() -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -418,13 +418,11 @@ def test_a_camera_is_opened_once_and_let_go_of_when_it_is_not_seen(page: Page) -
         }"""
     )
     source, turn = page.locator("#source"), page.locator("#class-camera .turn")
-    for number, leave in enumerate(
-        (
-            lambda: source.get_by_label("Zip of class folders").check(),
-            lambda: open_tab(page, "Classify"),
-        ),
-        start=1,
-    ):
+    leaving: tuple[Callable[[], None], ...] = (
+        lambda: source.get_by_label("Zip of class folders").check(),
+        lambda: open_tab(page, "Classify"),
+    )
+    for number, leave in enumerate(leaving, start=1):
         open_tab(page, "Fine-tune")
         source.get_by_label("Files under class names").check()
         turn.dblclick()

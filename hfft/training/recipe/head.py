@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
-from hfft.arguments import FinetuneArguments
 from hfft.cache.prepare import Prepared
 from hfft.errors import ArgumentError
 from hfft.training.baselines import (
@@ -128,7 +128,7 @@ def fit_ensemble_shared(setup: Setup, reader: HeadInputs, train: Dataset[Any]) -
     return from_first_process(setup.settings.training, lambda: fit_start(ENSEMBLE, *probed(setup, reader, train), seed))
 
 
-def from_first_process(training: FinetuneArguments, compute: Callable[[], Found]) -> Found:
+def from_first_process(training: TrainingArguments, compute: Callable[[], Found]) -> Found:
     """Return to every process what the first one computes."""
     found = [compute() if training.process_index == 0 else None]
     if training.world_size > 1:
