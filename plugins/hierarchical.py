@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hfft.plugin import Row, TablePlugin, TokenLayout, token_grid
@@ -21,12 +22,15 @@ def halved_after_convolution(config: Any) -> TokenLayout:
 
 
 def query_pooled(config: Any) -> TokenLayout:
-    """Lay out Hiera's patches after `num_query_pool` poolings of the queries."""
+    """Lay out Hiera's patches after `num_query_pool` poolings of the queries.
+
+    Until then they stand in the order in which they are pooled.
+    """
     rows, columns = (
         stride * pool**config.num_query_pool
         for stride, pool in zip(config.patch_stride, config.query_stride, strict=True)
     )
-    return token_grid(config.image_size, (rows, columns))
+    return replace(token_grid(config.image_size, (rows, columns)), earlier=False)
 
 
 def subsampled(config: Any) -> TokenLayout:

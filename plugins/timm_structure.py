@@ -205,13 +205,18 @@ def is_top_convolution(model: nn.Module, names: tuple[str, ...]) -> bool:
     return len(convolutions) == 1 and convolutions[0].kernel_size == (1, 1)
 
 
-def token_layout(model: nn.Module) -> TokenLayout | None:
-    """Return how the last block's tokens lie on the image, for plain transformers."""
+def token_layout(model: Any) -> TokenLayout | None:
+    """Return how the last block's tokens lie on the image, for plain transformers and Hiera."""
+    if type(model).__name__ == "Hiera":  # until its last pooling, patches stand in the order in which they are pooled
+        sides = zip(model.tokens_spatial_shape, model.q_stride, strict=True)
+        rows, columns = (side // pool**model.q_pool for side, pool in sides)
+        return TokenLayout((rows, columns), earlier=False)
     if type(model).__name__ not in TOKENS:
         return None
-    embed = getattr(model, "patch_embed", None) or getattr(model, "stem", None)
-    rows, columns = embed.grid_size  # type: ignore[union-attr]
-    return TokenLayout((int(rows), int(columns)), int(getattr(model, "num_prefix_tokens", 0)))
+    embed = getattr(model, "patch_embed", None) or model.stem
+    rows, columns = map(int, embed.grid_size)
+    class_token = getattr(model, "cls_token", None) is not None
+    return TokenLayout((rows, columns), int(getattr(model, "num_prefix_tokens", 0)), class_token)
 
 
 def class_token_block(model: Any, names: tuple[str, ...]) -> ClassTokenBlock | None:

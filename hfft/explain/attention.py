@@ -36,7 +36,7 @@ def class_token_attention(
     layout = anatomy.tokens
     if layout is None:
         return None, "its output is not a row of tokens"
-    if not layout.prefix:
+    if not (layout.prefix and layout.class_token):
         return None, "it has no class token"
     modules = called_modules(model, dict(anatomy.parts())[part])
     weights = _attention_weights(model, modules, layout, inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -22,7 +22,8 @@ class PartPass:
     """One part of the anatomy during one forward pass.
 
     Args:
-        output: what its last module gave out, shape (batch, ...), float32 on the CPU; None where that is not a tensor.
+        output: what it hands on (see `tallies`), shape (batch, ...), float32 on the CPU; None where that is not a
+            tensor.
         seconds: of wall time within its modules.
         flops: floating-point operations within its modules, two for each multiply-add.
     """
@@ -50,12 +51,26 @@ class ForwardPass:
 
 
 @dataclass
-class _Tally:
-    """What the hooks of one part gather."""
+class Tally:
+    """What the hooks of one part gather.
+
+    Args:
+        total: of what is read.
+        began: what was read when its module that runs now began.
+        outputs: of its modules, the last of each shape in the order in which they came.
+        output: what the part hands on.
+    """
 
     total: float = 0.0
     began: float = 0.0
+    outputs: dict[torch.Size, Tensor] = field(default_factory=dict)
     output: Tensor | None = None
+
+    def close(self, given: Tensor | None) -> None:
+        """Choose what is handed on, once: the last output of the shape that the next part is given, or the last."""
+        if self.output is None and self.outputs:
+            last = next(reversed(self.outputs.values()))
+            self.output = last if given is None else self.outputs.get(given.shape, last)
 
 
 def watch(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> ForwardPass:
@@ -70,7 +85,7 @@ def watch(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> F
         inputs: a batch of model inputs, on the model's device.
     """
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, _tallies(model, anatomy, lambda: float(counter.get_total_flops())) as counted:
+    with torch.no_grad(), counter, tallies(model, anatomy, lambda: float(counter.get_total_flops())) as counted:
         logits = logits_of(model(**inputs)).float().cpu()
     flops = int(counter.get_total_flops())
     seconds, timed = min((_timed(model, anatomy, inputs) for _ in range(3)), key=itemgetter(0))
@@ -90,9 +105,9 @@ def part_outputs(
 
     The logits have shape (batch, labels), in float32 on the CPU.
     """
-    with torch.no_grad(), _tallies(model, anatomy, lambda: 0.0) as tallies:
+    with torch.no_grad(), tallies(model, anatomy) as found:
         logits = logits_of(model(**inputs)).float().cpu()
-    return {name: tally.output for name, tally in tallies.items()}, logits
+    return {name: tally.output for name, tally in found.items()}, logits
 
 
 def called_modules(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
@@ -119,43 +134,69 @@ def first_tensor(output: Any) -> Tensor | None:
 def _timed(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
     """Return the seconds of one pass, and of each part within it."""
     device = next(model.parameters()).device
-    with torch.no_grad(), _tallies(model, anatomy, lambda: _now(device)) as tallies:
+    with torch.no_grad(), tallies(model, anatomy, lambda: _now(device)) as found:
         began = _now(device)
         model(**inputs)
         seconds = _now(device) - began
-    return seconds, {label: tally.total for label, tally in tallies.items()}
+    return seconds, {label: tally.total for label, tally in found.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Keep a tensor as it is: the next module may work in place."""
+    return tensor.detach().float().cpu().clone()
 
 
 @contextmanager
-def _tallies(model: nn.Module, anatomy: Anatomy, read: Callable[[], float]) -> Iterator[dict[str, _Tally]]:
-    """Within this context each part's tally grows by what `read` grows within the part's modules."""
-    tallies = {label: _Tally() for label, _ in anatomy.parts()}
-    handles = []
+def tallies(
+    model: nn.Module,
+    anatomy: Anatomy,
+    read: Callable[[], float] = lambda: 0.0,
+    keep: Callable[[Tensor], Tensor] = _copy,
+) -> Iterator[dict[str, Tally]]:
+    """Within this context each part's tally grows by what `read` grows within the part's modules.
+
+    Of a part with several modules, such as an embedding and a table of positions, one output is what the part hands
+    on. It is there when the next part begins: the last one of the shape that this is given, or else the last one.
+
+    Args:
+        model: run within this context.
+        anatomy: of the model.
+        read: what is counted.
+        keep: what is kept of an output.
+    """
+    found = {label: Tally() for label, _ in anatomy.parts()}
+    before, handles = Tally(), []
     for label, names in anatomy.parts():
         for module in called_modules(model, names):
-            handles.append(module.register_forward_pre_hook(_opening(tallies[label], read)))
-            handles.append(module.register_forward_hook(_closing(tallies[label], read)))
+            handles.append(module.register_forward_pre_hook(_opening(found[label], before, read), with_kwargs=True))
+            handles.append(module.register_forward_hook(_closing(found[label], read, keep)))
+        before = found[label]
     try:
-        yield tallies
+        yield found
     finally:
         for handle in handles:
             handle.remove()
+        for tally in found.values():
+            tally.close(None)
 
 
-def _opening(tally: _Tally, read: Callable[[], float]) -> Callable[[nn.Module, Any], None]:
-    def hook(module: nn.Module, args: Any) -> None:
+def _opening(tally: Tally, before: Tally, read: Callable[[], float]) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        before.close(first_tensor((*args, *kwargs.values())))
         tally.began = read()
 
     return hook
 
 
-def _closing(tally: _Tally, read: Callable[[], float]) -> Callable[[nn.Module, Any, Any], None]:
+def _closing(
+    tally: Tally, read: Callable[[], float], keep: Callable[[Tensor], Tensor]
+) -> Callable[[nn.Module, Any, Any], None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         tally.total += read() - tally.began
         tensor = first_tensor(output)
         if tensor is not None:
-            # A copy: the next module may work in place.
-            tally.output = tensor.detach().float().cpu().clone()
+            tally.outputs.pop(tensor.shape, None)
+            tally.outputs[tensor.shape] = keep(tensor)
 
     return hook
 

@@ -75,9 +75,9 @@ def feature_maps(output: Tensor, tokens: TokenLayout | None = None) -> Tensor | 
             for a square grid.
 
     Returns:
-        Shape (channels, height, width), or None where the output is not a grid.
+        Shape (channels, height, width), or None where the output is not a grid, or is one of several pieces.
     """
-    grid = grid_of(tuple(output.shape[1:]), tokens)
+    grid = grid_of(tuple(output.shape[1:]), tokens) if len(output) == 1 else None
     return None if grid is None else grid.apart(output)[1][0]
 
 

@@ -7,18 +7,14 @@ Urtasun and Zemel, "Understanding the effective receptive field in deep convolut
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from hfft.explain.forward_pass import called_modules, first_tensor
+from hfft.explain.forward_pass import tallies
 from hfft.explain.gradcam import feature_maps
 from hfft.explain.pipeline import anatomy_of, image_input, model_inputs
 from hfft.inference.classifier import Classifier
-from hfft.plugin.contract import Anatomy
 
 SHARE = 0.9
 """Of the gradient of a cell that lies within what it is said to see."""
@@ -44,14 +40,16 @@ def receptive_fields(classifier: Classifier, image: Image.Image) -> dict[str, fl
         return {}
     pixels = inputs[name].detach().clone().to(classifier.model.device).requires_grad_()
     others = {key: value.to(pixels.device) for key, value in inputs.items()}
-    with torch.enable_grad(), _outputs(classifier.model, anatomy) as outputs:
+    with torch.enable_grad(), tallies(classifier.model, anatomy, keep=lambda output: output) as parts:
         classifier.model(**{**others, name: pixels})
-        maps = {part: feature_maps(output, anatomy.tokens) for part, output in outputs.items()}
-        return {
-            part: _side(found, pixels)
-            for part, found in maps.items()
-            if found is not None and min(found.shape[1:]) >= 2 and found.requires_grad
-        }
+    maps = {
+        part: feature_maps(tally.output, anatomy.tokens) for part, tally in parts.items() if tally.output is not None
+    }
+    return {
+        part: _side(found, pixels)
+        for part, found in maps.items()
+        if found is not None and min(found.shape[1:]) >= 2 and found.requires_grad
+    }
 
 
 def _side(maps: Tensor, pixels: Tensor) -> float:
@@ -68,26 +66,3 @@ def _side(maps: Tensor, pixels: Tensor) -> float:
     if not within[-1] > 0:
         return 0.0
     return 2 * float(away[torch.searchsorted(within, SHARE * within[-1]).clamp_max(len(away) - 1)])
-
-
-@contextmanager
-def _outputs(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, Tensor]]:
-    """Within this context note what each part gives out, with its graph."""
-    found: dict[str, Tensor] = {}
-    handles = []
-
-    def noting(part: str) -> object:
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None:
-                found[part] = tensor
-
-        return hook
-
-    for part, names in anatomy.parts():
-        handles += [module.register_forward_hook(noting(part)) for module in called_modules(model, names)]  # type: ignore[arg-type]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -177,7 +177,9 @@ def _token_layout(value: Any) -> TokenLayout | None:
     counts = (*layout.grid, layout.prefix)
     if len(counts) != 3 or not all(isinstance(count, int) and count >= 0 for count in counts):
         raise TypeError(f"expected a grid of rows and columns, and a prefix, in whole numbers, found {value!r}")
-    return TokenLayout((layout.grid[0], layout.grid[1]), layout.prefix)
+    if not all(isinstance(flag, bool) for flag in (layout.class_token, layout.earlier)):
+        raise TypeError(f"expected yes or no for class_token and earlier, found {value!r}")
+    return replace(layout, grid=(layout.grid[0], layout.grid[1]))
 
 
 def _class_token(value: Any) -> ClassTokenBlock | None:

@@ -24,10 +24,14 @@ class TokenLayout:
     Args:
         grid: rows and columns of patch tokens; their product plus `prefix` is the count of tokens.
         prefix: how many tokens (class, distillation, registers) come before the patches.
+        class_token: whether the first of them is a class token.
+        earlier: whether the tokens of earlier blocks lie row by row as well; where they are more, on a square.
     """
 
     grid: tuple[int, int]
     prefix: int = 0
+    class_token: bool = True
+    earlier: bool = True
 
 
 @dataclass(frozen=True)

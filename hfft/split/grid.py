@@ -56,7 +56,7 @@ def grid_of(shape: tuple[int, ...], tokens: TokenLayout | None = None) -> Grid |
     Args:
         shape: of one image's, without the batch dimension.
         tokens: the layout of the last block's tokens; an earlier block with another count of tokens is taken for a
-            square grid.
+            square grid, unless the layout says that it is none.
 
     Returns:
         None where it is not a grid.
@@ -70,5 +70,7 @@ def grid_of(shape: tuple[int, ...], tokens: TokenLayout | None = None) -> Grid |
         return None
     if tokens is not None and shape[0] == tokens.prefix + tokens.grid[0] * tokens.grid[1]:
         return Grid(*tokens.grid, channels_last=True, tokens=True, prefix=tokens.prefix)
+    if tokens is not None and not tokens.earlier:
+        return None
     side = isqrt(shape[0])
     return Grid(side, side, channels_last=True, tokens=True) if side * side == shape[0] else None

@@ -11,6 +11,7 @@ import torch
 from finished import make_images, make_model, run_finetune
 from PIL import Image
 from small_models import small_model
+from timm_models import wrapped
 from torch import Tensor
 from transformers import ViTImageProcessorPil
 
@@ -179,6 +180,14 @@ def test_where_there_is_no_attention_the_reason_is_given(model_type: str, reason
     assert reason in trace.attention_missing
     assert trace.attention_missing
     assert trace.frozen
+
+
+def test_a_register_is_no_class_token() -> None:
+    model = wrapped("test_vit", {"class_token": False, "reg_tokens": 4, "global_pool": "avg", "img_size": 64}).eval()
+    anatomy = find_anatomy(model)
+    assert anatomy.tokens == TokenLayout((4, 4), 4, class_token=False)
+    inputs = {"pixel_values": torch.zeros(1, 3, 64, 64)}
+    assert class_token_attention(model, anatomy, "block 2", inputs) == (None, "it has no class token")
 
 
 def test_the_frozen_part_of_a_vit_shows_its_heads(tuned: Classifier) -> None:
