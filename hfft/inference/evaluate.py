@@ -124,7 +124,7 @@ def evaluate(use: CheckpointArguments, options: EvaluateArguments) -> Evaluation
     if options.against is not None:
         needs_one_label(classifier.task, "--against")
     answers = answer(classifier, images, use.batch_size)
-    note = shown_by_number(classifier.labels)
+    note = shown_by_number(classifier.labels, classifier.task.noun[1])
     evaluation = replace(score(classifier, images, answers, options), notes=(*notes, *([note] if note else [])))
     if options.against is not None:
         evaluation = replace(evaluation, against=_compare(use, options.against, (classifier, images, answers)))

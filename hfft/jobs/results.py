@@ -129,6 +129,7 @@ def trace_rows(run: Run) -> list[EpochRow]:
             )
             rows.append(row)
             row.observation = observe(rows, len(run.sets.labels) if task.chooses else None)
+            train_loss = float("nan")  # until one of other steps is logged
     return [*_probe_row(run), *rows]
 
 
@@ -350,7 +351,7 @@ def _evidence(run: Run, record: RunRecord) -> Evidence | None:
     split = record.per_class_split
     images = run.sets.test if split == "test" else run.sets.validation
     assert images is not None
-    drawn = MapPlot(_panels(run.trust.map), run.trust.map.wrong) if run.trust.map is not None else None
+    drawn = MapPlot(_panels(run.trust.map), run.trust.map.wrong, "validation ") if run.trust.map is not None else None
     evidence = Evidence(run.trust.task, images, run.sets.labels, judged(run.predictions[split])[0], drawn)
     record.mistakes = [
         MistakeRow(each.file, each.label, each.prediction, each.probability) for each in evidence.mistakes
@@ -396,7 +397,7 @@ def _summary(record: RunRecord, folder: Path) -> Iterator[str]:
         yield (
             "This CPU multiplies bfloat16 in hardware: --bf16 true trains in 0.5 to 0.8 of the time (docs/engines.md)."
         )
-    if record.arguments.get("figures") and (note := shown_by_number(record.data.labels)):
+    if record.arguments.get("figures") and (note := shown_by_number(record.data.labels, record.solved.noun[1])):
         yield note
     yield f"Everything is in {folder}: open {folder / 'README.md'}."
 

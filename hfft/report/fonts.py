@@ -25,12 +25,12 @@ def families(texts: Iterable[str]) -> list[str]:
     return chosen
 
 
-def class_names(labels: Sequence[str]) -> list[str]:
+def class_names(labels: Sequence[str], word: str = "label") -> list[str]:
     """Return what a figure shows for each class: its name on one line, or its number where no font has the letters.
 
     A long name is cut; where that makes it another one's equal, its number stands behind it.
     """
-    names = [_drawn(label) or f"label {number}" for number, label in enumerate(labels)]
+    names = [_drawn(label) or f"{word} {number}" for number, label in enumerate(labels)]
     short = [shorten(name, _LONGEST) for name in names]
     uses = Counter(short)
     return [
@@ -56,14 +56,14 @@ def escaped(text: str) -> str:
     )
 
 
-def shown_by_number(labels: Sequence[str]) -> str:
-    """Say which classes figures show by number; empty where they show all by name."""
+def shown_by_number(labels: Sequence[str], word: str = "classes") -> str:
+    """Say which labels, called by `word`, figures show by number; empty where they show all by name."""
     lost = [label for label in labels if label.split() and _drawn(label) is None]
     if not lost:
         return ""
     first = f"{lost[0]!r}{' and others' if len(lost) > 1 else ''}"
     return (
-        f"Plots show {len(lost):,} of {len(labels):,} classes by number: no font here has the letters of {first}. "
+        f"Plots show {len(lost):,} of {len(labels):,} {word} by number: no font here has the letters of {first}. "
         "Install one that has them, Noto for example, and run hfft evaluate."
     )
 

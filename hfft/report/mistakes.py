@@ -19,6 +19,8 @@ from hfft.report.fonts import class_names, families
 MOST = 20  # mistakes on a sheet
 _COLUMNS = 5
 _SIDE = 160  # pixels of each picture
+_WIDTH = 2.0  # inches of each column
+_ROOM = 1.85  # of them for a caption
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes
             path.unlink(missing_ok=True)
             return False
         rows = -(-len(mistakes) // _COLUMNS)
-        figure = Figure(figsize=(2.0 * _COLUMNS, 2.5 * rows + 0.5), dpi=110, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(_WIDTH * _COLUMNS, 2.5 * rows + 0.5), dpi=110, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         figure.suptitle(f"The {len(mistakes)} most confident mistakes" if len(mistakes) > 1 else "The one mistake")
         for axes in figure.subplots(rows, _COLUMNS, squeeze=False).flat:
@@ -92,7 +94,8 @@ def write_mistakes(path: Path, images: ImageSet, labels: Sequence[str], mistakes
         fonts = families(names.values())
         for axes, mistake in zip(figure.axes, mistakes, strict=False):
             axes.imshow(_picture(images, mistake.row))
-            axes.set_title(_caption(mistake, names), fontsize=8, parse_math=False, family=fonts)
+            title = axes.set_title(_caption(mistake, names), fontsize=8, parse_math=False, family=fonts)
+            title.set_fontsize(8 * min(1.0, _ROOM * figure.dpi / title.get_window_extent().width))
         # Whoever is sent the picture has no business with the folders.
         ends = [PurePath(each.file.replace("\\", "/")).name for each in mistakes[:3]]
         told = zip(ends, mistakes, strict=False)

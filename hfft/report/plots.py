@@ -68,10 +68,12 @@ class MapPlot:
     Args:
         panels: side by side.
         wrong: shape (others,).
+        split: which images those are that were not trained on, as a word before "images".
     """
 
     panels: Sequence[Panel]
     wrong: NDArray[np.bool_]
+    split: str = ""
 
 
 def curves_figure(rows: Sequence[EpochRow], path: str | Path, kept: float | None = None) -> None:
@@ -205,7 +207,7 @@ def predicted_figure(values: NDArray[Any], truth: NDArray[Any], targets: Sequenc
     Raises:
         OutputError: the file cannot be written.
     """
-    names = class_names(targets)[:_TARGETS]
+    names = class_names(targets, "target")[:_TARGETS]
     figure = _figure(4.6 * len(names), 4.6)
     for place, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
         found, right = values[:, place], truth[:, place]
@@ -298,7 +300,7 @@ def feature_map_figure(plot: MapPlot, labels: Sequence[str], path: str | Path) -
         OutputError: the file cannot be written.
     """
     wrong = int(plot.wrong.sum())
-    text = f"What the head reads of the images, as points of a plane; {wrong} of {len(plot.wrong)} are mistakes."
+    text = f"What the head reads, as points of a plane; {wrong} of {len(plot.wrong)} {plot.split}images are mistakes."
     _save(feature_map(plot, labels), path, text)
 
 
@@ -337,8 +339,11 @@ def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     notes = []
+    images = f"{len(plot.wrong):,} {plot.split}images"
     if count := int(plot.wrong.sum()):
-        notes.append(f"crosses: {count:,} mistakes of the model among {len(plot.wrong):,} images")
+        notes.append(f"crosses: {count:,} mistakes of the model among {images}")
+    elif plot.split:
+        notes.append(f"no mistake of the model among {images}")
     if len(labels) > _TOLD:
         notes.append(f"{len(labels):,} classes share {_TOLD} colours")
     if notes:

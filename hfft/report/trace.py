@@ -30,8 +30,8 @@ class EpochRow:
     Args:
         epoch: epochs done since the run began, across its phases; 0 for what stood before training.
         phase: the name of the phase that the epoch belongs to, or `PROBE`.
-        train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number where none was logged yet:
-            a training whose loss is not finite ends.
+        train_loss: mean cross-entropy over the epoch's training steps, in nats; not a number where none was logged
+            after the row before: a training whose loss is not finite ends.
         eval_loss: mean cross-entropy over the validation images after the epoch, in nats.
         score: validation accuracy, 0 to 1, or the other metric that decides; higher is better, 1 the most.
         learning_rate: at the epoch's end, of the parameters whose factor is 1.

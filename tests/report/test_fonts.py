@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image
 from runs import Folder, run
 
@@ -83,6 +85,30 @@ def test_without_a_font_classes_are_told_apart_by_number_and_that_is_said() -> N
     assert line.startswith(f"Plots show 4 of 5 classes by number: no font here has the letters of '{CAT}' and others.")
     assert "\n" not in line
     assert escaped(f"model-{CAT}") == "model-\\u732b"
+
+
+def test_targets_are_called_targets() -> None:
+    assert class_names([CAT, "age"], "target") == ["target 0", "age"]
+    assert shown_by_number([CAT, "age"], "targets").startswith("Plots show 1 of 2 targets by number")
+
+
+@pytest.mark.parametrize("letter", ["W", CAT])
+def test_captions_of_mistakes_end_before_their_neighbours(
+    image_folder: Folder, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    install("Small Han", CAT)
+    labels = [22 * letter[:1], 21 * letter[:1], 20 * letter[:1]]
+    images = load_image_sets(DataArguments(train_dir=str(image_folder(per_class=2))), 0).train
+    logits = np.zeros((len(images), 3), np.float32)
+    logits[range(len(images)), (images.labels + 1) % 3] = 1
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    write_mistakes(tmp_path / "mistakes.png", images, labels, find_mistakes(images, labels, logits))
+    drawn[0].draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in drawn[0].axes if axes.title.get_text()][:5]
+    assert len(boxes) > 2
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    assert boxes[0].x0 >= 0
 
 
 def test_a_font_that_was_installed_since_is_found(install: Install) -> None:

@@ -177,6 +177,19 @@ def test_a_map_says_that_colours_repeat() -> None:
     assert figures.feature_map(plot, list(map(str, range(1000)))).get_supxlabel() == "1,000 classes share 12 colours"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "note"),
+    [
+        ([True, False, False], "crosses: 1 mistakes of the model among 3 validation images"),
+        ([False] * 3, "no mistake of the model among 3 validation images"),
+    ],
+)
+def test_a_map_names_the_images_that_it_shows(wrong: list[bool], note: str) -> None:
+    points, labels = np.zeros((3, 2), np.float32), np.arange(3)
+    plot = figures.MapPlot([figures.Panel("", points, labels, points, labels)], np.array(wrong), "validation ")
+    assert figures.feature_map(plot, ["a", "b", "c"]).get_supxlabel() == note
+
+
 def test_confusion_of_no_images() -> None:
     assert_nothing_is_clipped(figures.confusion_matrix(np.zeros((3, 3), dtype=int), ["a", "b", "c"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_the_delay_of_evaluations_counts_over_the_whole_run(job: Job) -> None:
 def test_the_last_step_is_evaluated_whatever_the_steps_between_evaluations(job: Job) -> None:
     folder = job("resnet", "out", "--eval_strategy", "steps", "--eval_steps", 4, "--figures", "false")
     assert [float(row["epoch"]) for row in _trace(folder)][-1] == 2.0
+
+
+def test_a_row_shows_a_training_loss_of_its_own_or_none(job: Job) -> None:
+    steps = ("--eval_strategy", "steps", "--eval_steps", 1, "--logging_strategy", "epoch")
+    folder = job("resnet", "out", *steps, "--figures", "false")
+    losses = [float(row["train_loss"]) for row in _trace(folder)]
+    logged = [loss for loss in losses if not math.isnan(loss)]
+    assert 0 < len(logged) < len(losses)
+    assert len(set(logged)) == len(logged)
 
 
 def test_evaluation_drops_no_image(job: Job) -> None:
