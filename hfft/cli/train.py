@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from hfft.training.setup import Settings
 
 
-def finetune_command(argv: list[str]) -> Reply:
-    """Fine-tune a pretrained image classifier with most of it frozen.
+FINETUNE_HELP = (
+    f"{summary_of('finetune')} --from_record hfft.json repeats the run that wrote the file; flags beside it win."
+)
 
-    --from_record hfft.json repeats the run that wrote the file; flags beside it win.
-    """
+
+def finetune_command(argv: list[str]) -> Reply:
+    """Fine-tune a pretrained image classifier with most of it frozen, or repeat a recorded run."""
     if asks_for_help(argv):
-        print_run_help("finetune", summary_of("finetune"))
+        print_run_help("finetune", FINETUNE_HELP)
     refuse_unknown_flags(argv, "--from_record")
     from hfft.jobs.finetune import finetune
     from hfft.jobs.reproduce import compare, take_record
@@ -66,7 +68,7 @@ def finetune_settings(argv: list[str]) -> Settings:
     from hfft.arguments import RUN_ARGUMENTS
     from hfft.training.setup import Settings
 
-    return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", summary_of("finetune")))
+    return Settings(*parse(RUN_ARGUMENTS, argv, "finetune", FINETUNE_HELP))
 
 
 def advise_command(argv: list[str]) -> Reply:

@@ -13,6 +13,12 @@ def test_images_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert "give the images once: as DATA ('others' here)" in capsys.readouterr().err
 
 
+def test_the_help_of_finetune_tells_of_records(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    assert "--from_record hfft.json repeats the run" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_lost_connection_is_the_fault_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError("[/pair.cc:553] Connection closed by peer [127.0.0.1]:39204")
     assert describe_unexpected(error)[0] == "unexpected"
