@@ -9,7 +9,7 @@ one after the other in this process:
 * filled: hfft again, which finds its activations on disk;
 * floor: a bare PyTorch loop over the same suffix, its activations in memory already.
 
-It prints a Markdown table and writes JSON.
+It prints a Markdown table; --json docs/measured/cache.json is what `benchmarks.py` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,14 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "convnext_t": lambda: ConvNextForImageClassification(ConvNextConfig()),
     "swin_t": lambda: SwinForImageClassification(SwinConfig()),
 }
+TITLES = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "vit_s16": "ViT-S/16",
+    "vit_b16": "ViT-B/16",
+    "convnext_t": "ConvNeXt-T",
+    "swin_t": "Swin-T",
+}
 
 
 @dataclass
@@ -99,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
     torch.manual_seed(0)
-    results = []
+    rows, runs = [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_images(folder / "train", options.images)
@@ -108,15 +116,40 @@ def main() -> None:
             save_model(MODELS[name](), folder / name)
             for policy in options.policies:
                 measured = measure(folder, name, policy, options)
-                results.append({"model": name, "policy": policy, **{k: asdict(v) for k, v in measured.items()}})
-                print(row(name, policy, measured), flush=True)
-    print("\n" + table(results, options))
+                rows.append(row(name, policy, measured))
+                runs.append(run_of(name, policy, measured, options))
+                print(rows[-1], flush=True)
+    print("\n" + table(rows, options))
     if options.json:
-        machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        if torch.cuda.is_available():
-            machine["gpu"] = torch.cuda.get_device_name()
-        text = json.dumps({"machine": machine, "options": vars(options), "results": results}, indent=2, default=str)
-        options.json.write_text(text)
+        text = json.dumps({"conditions": conditions(options), "runs": runs}, indent=1)
+        options.json.write_text(f"{text}\n", encoding="utf-8")
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all runs share."""
+    machine = platform.processor() or platform.machine()
+    return {
+        "images": "generated JPEGs of 500x375, half as many for validation as for training",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cores()} cores, {machine}",
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "batch_size": options.batch_size,
+        "memory_format": options.memory_format,
+        "script": "scripts/bench_cache.py",
+    }
+
+
+def run_of(name: str, policy: str, measured: dict[str, Measurement], options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the page tells of one model under one policy."""
+    return {
+        "model": TITLES[name],
+        "policy": policy,
+        "images": options.images,
+        "epochs": options.epochs,
+        **{f"{way}_seconds": round(each.seconds, 1) for way, each in measured.items()},
+        "cache_mb": round(measured["empty"].cache_bytes / 1e6, 1),
+        "peak_memory_gb": round(max(each.peak_bytes for each in measured.values()) / 1e9, 2),
+    }
 
 
 def measure(folder: Path, name: str, policy: str, options: argparse.Namespace) -> dict[str, Measurement]:
@@ -265,16 +298,12 @@ def row(name: str, policy: str, measured: dict[str, Measurement]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
+def table(rows: list[str], options: argparse.Namespace) -> str:
     """The whole table in Markdown."""
     header = (
         "| Model | Policy | Plain, s | hfft empty, s | hfft filled, s | Floor, s | Empty | Filled "
         "| Over floor + prefix | Prefix pass, s | Cache, MB | Peak memory, GB |"
     )
-    rows = [
-        row(entry["model"], entry["policy"], {k: Measurement(**v) for k, v in entry.items() if isinstance(v, dict)})
-        for entry in results
-    ]
     note = f"{options.images} training and {options.images // 2} validation images, {options.epochs} epochs"
     return "\n".join([f"{note}, batches of {options.batch_size}:", "", header, "|" + " --- |" * 12, *rows])
 

@@ -32,6 +32,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own name for it)
 from bench_cache import MODELS
+from bench_cache import TITLES as MODEL_TITLES
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, TimmWrapperConfig, TimmWrapperForImageClassification
@@ -47,14 +48,7 @@ from hfft.split.engines import Engine, EngineError, difference, export_engine, u
 from hfft.split.halves import Prefix, Suffix
 
 NAMES = ["lite0", "resnet18", "resnet50", "vit_s16", "convnext_t", "swin_t"]
-TITLES = {
-    "lite0": "EfficientNet-Lite0",
-    "resnet18": "ResNet-18",
-    "resnet50": "ResNet-50",
-    "vit_s16": "ViT-S/16",
-    "convnext_t": "ConvNeXt-T",
-    "swin_t": "Swin-T",
-}
+TITLES = {"lite0": "EfficientNet-Lite0", **MODEL_TITLES}
 TRAINING_BATCH = 32
 _SIDE = 1024
 

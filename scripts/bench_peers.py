@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import statistics
 import tempfile
 import time
@@ -35,7 +36,7 @@ from torch.utils.data import DataLoader
 from hfft.arguments import CacheArguments, FinetuneArguments, ModelArguments
 from hfft.data.preprocessing import PixelDataset, Pixels, collate
 from hfft.jobs.finetune import finish, set_up
-from hfft.machine import keep_freed_memory
+from hfft.machine import cores, keep_freed_memory
 from hfft.training.phases import train_phases
 from hfft.training.progress import Progress
 from hfft.training.setup import Settings, Setup
@@ -58,9 +59,38 @@ def main() -> None:
         for seed in options.seeds:
             results.setdefault(way, []).append(_alone(way, seed, options.image_size))
             print(way, seed, *(f"{figure:.3f}" for figure in results[way][-1]), flush=True)
-    print(f"\n{table(results)}")
+    print(f"\n{table(runs_of(results))}")
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options), "results": results}, indent=2, default=str))
+        text = json.dumps({"conditions": conditions(options), "runs": runs_of(results)}, indent=1)
+        options.json.write_text(f"{text}\n", encoding="utf-8")
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all ways share."""
+    return {
+        "image_size": options.image_size,
+        "epochs": EPOCHS,
+        "seeds": len(options.seeds),
+        "split": "validation",
+        "device": f"{cores()} cores, {platform.processor() or platform.machine()}",
+        "script": "scripts/bench_peers.py",
+    }
+
+
+def runs_of(results: dict[str, list[Outcome]]) -> list[dict[str, Any]]:
+    """Return what the page tells of each way; its seconds stand beside hfft's where both were taken."""
+    medians = {way: round(statistics.median(seconds for _, seconds in each), 3) for way, each in results.items()}
+    return [
+        {
+            "name": TITLES[way],
+            "mean": round(statistics.mean(accuracy for accuracy, _ in each), 3),
+            "low": round(min(accuracy for accuracy, _ in each), 3),
+            "high": round(max(accuracy for accuracy, _ in each), 3),
+            "seconds": medians[way],
+            "hfft_seconds": medians.get("hfft", float("nan")),
+        }
+        for way, each in results.items()
+    ]
 
 
 def _alone(way: str, seed: int, image_size: int) -> Outcome:
@@ -174,21 +204,16 @@ def as_pair(items: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
     return batch["pixel_values"], batch["labels"]
 
 
-def table(results: dict[str, list[Outcome]]) -> str:
-    """Draw the results in Markdown."""
-    lines = [
-        "| Way | Accuracy (mean and range over seeds) | Seconds (median) | Against hfft |",
-        "| --- | --- | --- | --- |",
+def table(runs: list[dict[str, Any]]) -> str:
+    """Draw the runs in Markdown."""
+    rows = [
+        f"| {run['name']} | {run['mean']:.3f} ({run['low']:.3f} to {run['high']:.3f}) | {run['seconds']:.1f} "
+        f"| {run['seconds'] / run['hfft_seconds']:.1f}x |"
+        for run in runs
     ]
-    base = statistics.median(seconds for _, seconds in results["hfft"]) if "hfft" in results else float("nan")
-    for way, outcomes in results.items():
-        accuracies = [accuracy for accuracy, _ in outcomes]
-        seconds = statistics.median(second for _, second in outcomes)
-        spread = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
-        lines.append(
-            f"| {way} | {statistics.mean(accuracies):.3f} ({spread}) | {seconds:.1f} | {seconds / base:.1f}x |"
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        ["| | Accuracy, mean (range) | Seconds, median | Against hfft |", "| --- | --- | ---: | ---: |", *rows]
+    )
 
 
 WAYS: dict[str, Callable[[int, int], Outcome]] = {
@@ -198,6 +223,14 @@ WAYS: dict[str, Callable[[int, int], Outcome]] = {
     "trainer": trainer_way,
     "trainer_tuned": lambda seed, size: trainer_way(seed, size, FinetuneArguments(output_dir="unused").learning_rate),
     "fastai": fastai_way,
+}
+TITLES = {
+    "hfft": "hfft",
+    "hfft_bf16": "hfft, `--bf16`",
+    "random": "hfft, random weights",
+    "trainer": "transformers.Trainer, last block, its own learning rate",
+    "trainer_tuned": "transformers.Trainer, last block, hfft's learning rate",
+    "fastai": "fastai, frozen to the last block, fit_one_cycle",
 }
 
 

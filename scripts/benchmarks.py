@@ -14,12 +14,14 @@ from agent_tasks import table as agents_table
 from bench_export import table as export_table
 from bench_gpu import table as gpu_table
 from bench_limit import Result, pages_table, prefix_table, suffix_table
+from bench_peers import table as peers_table
 from bench_policies import table as policies_table
 from bench_recipe import augmentation_table
 from bench_recipe import table as recipe_table
 from bench_storage import table as storage_table
 from bench_tasks import table as several_table
 from bench_trust import table as trust_table
+from table_delta import table as delta_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "engines", "recipe", "export", "agents", "trust")]
@@ -74,38 +76,10 @@ def cache_table() -> str:
     return table(header, rows)
 
 
-def peers_table(name: str) -> str:
-    """Return accuracy and seconds beside what one could take instead."""
-    rows = [
-        [
-            run["name"],
-            f"{run['mean']:.3f} ({run['low']:.3f} to {run['high']:.3f})",
-            f"{run['seconds']:.1f}",
-            f"{run['seconds'] / run['hfft_seconds']:.1f}x",
-        ]
-        for run in measured(name)
-    ]
-    return table("| | Accuracy, mean (range) | Seconds, median | Against hfft |\n| --- | --- | ---: | ---: |", rows)
-
-
 def _seeds(name: str) -> str:
     """Say over how many seeds a benchmark was run."""
     count = content(name)["conditions"]["seeds"]
     return "one seed" if count == 1 else f"{count} seeds"
-
-
-def delta_table() -> str:
-    """Return the size of each policy's delta beside that of the checkpoint."""
-    rows = [
-        [
-            f"`{run['policy']}`",
-            f"{run['delta_mb']:.2f} MB",
-            f"{run['checkpoint_mb']:.2f} MB",
-            f"{run['delta_mb'] / run['checkpoint_mb']:.1%}",
-        ]
-        for run in measured("delta")
-    ]
-    return table("| Policy | Delta | Checkpoint | Share |\n| --- | ---: | ---: | ---: |", rows)
 
 
 def recipe_tables() -> str:
@@ -116,7 +90,7 @@ def recipe_tables() -> str:
 
 def later_peers_table() -> str:
     """Return the same at 224 pixels."""
-    return f"At 224 pixels, in one sitting, {_seeds('peers_224')}:\n\n{peers_table('peers_224')}"
+    return f"At 224 pixels, in one sitting, {_seeds('peers_224')}:\n\n{peers_table(measured('peers_224'))}"
 
 
 def tasks_tables() -> str:
@@ -141,10 +115,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "limit": limit_tables,
     "gpu": lambda: gpu_table(measured("gpu")),
     "storage": lambda: storage_table(measured("storage")),
-    "peers": lambda: peers_table("peers"),
+    "peers": lambda: peers_table(measured("peers")),
     "peers_224": later_peers_table,
     "tasks": tasks_tables,
-    "delta": delta_table,
+    "delta": lambda: delta_table(measured("delta")),
     "export": lambda: export_table(measured("export")),
     "agents": lambda: agents_table(measured("agents")),
     "trust": lambda: trust_table(measured("trust")),

@@ -3,16 +3,19 @@
 Sizes depend on the policy and the architecture, not on the images, so a few of them and one epoch do.
 
 Example:
-    python scripts/table_delta.py --policies head last_block last_n:3 full
+    python scripts/table_delta.py --policies head last_block last_n:3 full --json docs/measured/delta.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hfft
+from hfft.demo import EMBEDDED_MODEL
 
 POLICIES = ("head", "last_block", "last_n:2", "last_n:3", "last_n:4", "full")
 
@@ -44,13 +47,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", default=POLICIES, help="which policies")
     parser.add_argument("--model_name_or_path", help="Hub id or folder; by default the embedded EfficientNet-Lite0")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
-    print("| Policy | Delta | Checkpoint | Share |")
-    print("| --- | ---: | ---: | ---: |")
+    runs = []
     for policy in arguments.policies:
         with tempfile.TemporaryDirectory() as folder:
             delta, whole = measure(policy, arguments.model_name_or_path, Path(folder))
-        print(f"| `{policy}` | {delta / 1e6:.2f} MB | {whole / 1e6:.2f} MB | {delta / whole:.1%} |", flush=True)
+        runs.append({"policy": policy, "delta_mb": round(delta / 1e6, 2), "checkpoint_mb": round(whole / 1e6, 2)})
+    print(table(runs))
+    if arguments.json:
+        conditions = {"model": arguments.model_name_or_path or EMBEDDED_MODEL, "script": "scripts/table_delta.py"}
+        text = json.dumps({"conditions": conditions, "runs": runs}, indent=1)
+        arguments.json.write_text(f"{text}\n", encoding="utf-8")
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return each policy's delta beside its checkpoint in Markdown."""
+    rows = [
+        f"| `{run['policy']}` | {run['delta_mb']:.2f} MB | {run['checkpoint_mb']:.2f} MB "
+        f"| {run['delta_mb'] / run['checkpoint_mb']:.1%} |"
+        for run in runs
+    ]
+    return "\n".join(["| Policy | Delta | Checkpoint | Share |", "| --- | ---: | ---: | ---: |", *rows])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def test_the_pages_of_what_was_measured_are_current(monkeypatch: pytest.MonkeyPa
     assert names == {"benchmarks.md", "engines.md", "recipe.md", "export.md", "agents.md", "trust.md"}
     for page, text in pages.items():
         assert page.read_text(encoding="utf-8") == text
+
+
+def test_benchmarks_write_what_the_pages_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    cache, peers = load_script("bench_cache"), load_script("bench_peers")
+    took = dict.fromkeys(("plain", "empty", "filled", "floor"), cache.Measurement(1.0))
+    assert cache.TITLES.keys() == cache.MODELS.keys()
+    assert peers.TITLES.keys() == peers.WAYS.keys()
+    found = {
+        "cache": cache.run_of("resnet18", "head", took, Namespace(images=160, epochs=5)),
+        "peers": peers.runs_of({way: [(0.9, 2.0), (0.8, 4.0)] for way in peers.WAYS})[-1],
+    }
+    for name, run in found.items():
+        measured = json.loads((ROOT / "docs" / "measured" / f"{name}.json").read_text())["runs"]
+        assert run.keys() == measured[0].keys()
 
 
 def test_the_readme_is_short() -> None:
