@@ -215,8 +215,8 @@ def token_layout(model: Any) -> TokenLayout | None:
         return None
     embed = getattr(model, "patch_embed", None) or model.stem
     rows, columns = map(int, embed.grid_size)
-    class_token = getattr(model, "cls_token", None) is not None
-    return TokenLayout((rows, columns), int(getattr(model, "num_prefix_tokens", 0)), class_token)
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    return TokenLayout((rows, columns), prefix, class_token=not prefix or model.cls_token is not None)
 
 
 def class_token_block(model: Any, names: tuple[str, ...]) -> ClassTokenBlock | None:
