@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from hfft.data.content import file_digests
 from hfft.data.grey import span_of
@@ -36,6 +36,11 @@ READING = 3
 IMAGE_COLUMN = "image"
 NO_IMAGE = "not an image of a format that hfft reads"
 _BATCH = 1000
+EXIF_ORIENTATION = 0x0112
+_WAYS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+_TURNS = {orientation: Image.Transpose[way] for orientation, way in enumerate(_WAYS, start=2)}
+_TOLD_BY = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where an image's `info` holds its orientation."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +324,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     BOUNDS.check(image.size)
     image.load()
     span = span_of(image)
-    image = ImageOps.exif_transpose(image)
+    # Pillow's own exif_transpose writes the other tags anew, and fails where one of them is not of its type.
+    turn = _TURNS.get(image.getexif().get(EXIF_ORIENTATION))
+    image = image.copy() if turn is None else image.transpose(turn)
+    for name in _TOLD_BY:
+        image.info.pop(name, None)  # else what is upright would be turned again
     if span is not None:
         return span.apply(image).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:

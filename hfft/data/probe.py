@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageStat, UnidentifiedImageError
 
 from hfft.data.grey import span_of
-from hfft.data.images import IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
+from hfft.data.images import EXIF_ORIENTATION, IMAGE_COLUMN, NO_IMAGE, BoundsError, ImageSet, opened, upright_rgb
 from hfft.errors import one_line
 from hfft.machine import worker_processes
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PROBLEMS = ("missing", "empty", "not_an_image", "bomb", "too_long", "damaged")
 """Why an image cannot be used, as `ImageProbe.problem` says it."""
-EXIF_ORIENTATION = 0x0112
 FLAT_LEVELS = 4
 """Most levels of 256 between the darkest and the brightest value of each channel of an image of one colour."""
 _BATCH = 32

@@ -199,7 +199,10 @@ class MultiLabel(Task):
     def probed(self, estimator: Any, features: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each label."""
         found = np.asarray(estimator.predict_proba(features))
-        return found if estimator.multilabel_ else found[:, 1:]  # a single label is told as no and yes
+        if estimator.multilabel_:
+            return found
+        # A single label is told as no and yes; one that all images have, or none of them, as that alone.
+        return found[:, 1:] if len(estimator.classes_) > 1 else np.full((len(features), 1), 1.0 * estimator.classes_[0])
 
     def answers(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Return the probability of each label."""

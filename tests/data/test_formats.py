@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from hfft.cli import main
-from hfft.data.images import UnreadableImageError, open_image
+from hfft.data.images import EXIF_ORIENTATION, UnreadableImageError, open_image, upright_rgb
 from hfft.data.layout import EXTENSIONS
 from hfft.data.probe import probe_image
 
@@ -179,3 +179,25 @@ def test_an_orientation_that_turns_nothing_is_no_damage(tmp_path: Path, kind: in
     for decode in (True, False):
         probe = probe_image(str(tmp_path / "a.jpg"), 0, decode)
         assert (probe.problem, probe.rotated) == ("", False)
+
+
+@pytest.mark.parametrize(("tag", "kind", "value"), [(0x0100, 2, b"abc\0"), (0x0103, 9, b"\xff\xff\xff\xff")])
+def test_other_tags_of_the_wrong_type_are_no_damage(tmp_path: Path, tag: int, kind: int, value: bytes) -> None:
+    """Pillow writes them anew when it turns an image, and fails; what is upright is not turned again."""
+    entries = struct.pack("<HHI", tag, kind, 4 if kind == 2 else 1) + value + struct.pack("<HHII", 0x0112, 3, 1, 6)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "a.jpg", exif=exif)
+    upright = open_image(tmp_path / "a.jpg", "a")
+    assert upright.size == upright_rgb(upright).size == (6, 8)
+    assert not probe_image(str(tmp_path / "a.jpg"), 0).problem
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_turned_as_pillow_turns_them(orientation: int) -> None:
+    image, stream = Image.fromarray((np.random.default_rng(0).random((6, 8, 3)) * 255).astype(np.uint8)), io.BytesIO()
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image.save(stream, "PNG", exif=exif)
+    with Image.open(stream) as stored:
+        expected = ImageOps.exif_transpose(stored)
+        np.testing.assert_array_equal(np.asarray(upright_rgb(stored)), np.asarray(expected))

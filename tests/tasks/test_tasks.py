@@ -254,6 +254,13 @@ def test_a_probe_that_fits_the_task_learns(task: Task, outputs: int) -> None:
     assert known[task.metric] < 0.75
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_probe_knows_a_single_label_that_all_images_have_or_none(share: float) -> None:
+    features = np.random.default_rng(0).normal(size=(24, 5))
+    probe = fit_with(features, np.full((24, 1), share, np.float32), 1.0, MULTI_LABEL)
+    assert np.array_equal(probe(features[:2]), [[share], [share]])
+
+
 def test_a_probe_can_be_sent_to_other_processes(task: Task) -> None:
     features = np.random.default_rng(0).normal(size=(24, 5))
     targets = task.encode(LABELS[task.name] * 6, _names(task))
