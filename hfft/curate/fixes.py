@@ -14,7 +14,7 @@ import datasets
 from hfft.arguments import DataArguments, LabelsArguments
 from hfft.curate.gather import UNLABELLED, Gathered, gather, path_from, refuse_existing
 from hfft.data.images import IMAGE_COLUMN, held
-from hfft.data.labels import find_column
+from hfft.data.labels import NamedImages, find_column
 from hfft.data.layout import composed
 from hfft.data.readers.sources import quiet
 from hfft.data.readers.tables import text_rows
@@ -39,6 +39,7 @@ class Fixed:
         kept: images that were looked at and stay as they are.
         new: classes that the data set did not have.
         gone: classes that lost their last image.
+        grouped: images have groups, in a column of the list.
     """
 
     target: Path
@@ -48,6 +49,7 @@ class Fixed:
     kept: int
     new: tuple[str, ...]
     gone: tuple[str, ...]
+    grouped: bool
 
     def describe(self) -> str:
         """Say it in a few lines."""
@@ -59,18 +61,20 @@ class Fixed:
             lines.append(f"New classes: {', '.join(map(repr, self.new))}.")
         if self.gone:
             lines.append(f"Classes without an image now: {', '.join(map(repr, self.gone))}.")
-        return "\n".join([*lines, f"Train on it with --dataset_name {self.target}."])
+        groups = " --group_column group" if self.grouped else ""
+        return "\n".join([*lines, f"Train on it with --dataset_name {self.target}{groups}."])
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An image, the label that it has, and its new label, `_KEPT` or `_DROPPED`; None where nothing was decided."""
+    """An image, its label and its new one, `_KEPT` or `_DROPPED`; None where nothing was decided."""
 
     split: str
     row: int
     file: str
     label: str | None
     decision: str | None
+    group: str
 
     @property
     def new(self) -> str | None:
@@ -112,15 +116,20 @@ def write_fixed(gathered: Gathered, decisions: Path, target: Path) -> Fixed:
     """
     decided = read_decisions(decisions, gathered)
     rows = [
-        _Row(split, row, file, label, decided.get((split, file)))
+        _Row(split, row, file, label, decided.get((split, file)), group)
         for split, named in gathered.splits.items()
-        for row, (file, label) in enumerate(zip(named.images.files, named.names, strict=True))
+        for row, (file, label, group) in enumerate(zip(named.images.files, named.names, _groups(named), strict=True))
     ]
     left = [each for each in rows if each.decision != _DROPPED]
     if not left:
         raise DataError(f"{decisions}: it drops every image of {gathered.name}")
     (_write_csv if target.suffix.lower() == ".csv" else _write_parquet)(gathered, left, target)
     return _summed_up(target, rows)
+
+
+def _groups(named: NamedImages) -> list[str]:
+    groups = named.images.groups
+    return [""] * len(named.names) if groups is None else groups.tolist()
 
 
 def read_decisions(path: Path, gathered: Gathered) -> dict[_Key, str]:
@@ -222,52 +231,52 @@ def _summed_up(target: Path, rows: Sequence[_Row]) -> Fixed:
         sum(each.decision is not None for each in left) - relabelled,
         tuple(sorted(map(str, after - before))),
         tuple(sorted(map(str, before - after))),
+        any(each.group for each in left),
     )
 
 
 def _write_csv(gathered: Gathered, rows: Sequence[_Row], target: Path) -> None:
-    """Write columns ``image`` (relative to the file where it lies below its folder), ``label`` and ``split``."""
+    """Write the columns, with the path of an image relative to the file where it lies below its folder."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "label", "split"])
+    columns = _columns(rows)
+    writer.writerow([IMAGE_COLUMN, *columns])
     values = {split: list(images.values()) for split, images in gathered.sets.items()}
-    for each in rows:
+    for each, *cells in zip(rows, *columns.values(), strict=True):
         value = values[each.split][each.row]
         if value["bytes"] is not None:
             raise OutputError(
                 f"the images of {gathered.name} are not files of their own, which a CSV could name; "
                 f"give --output {target.with_suffix('.parquet')}, which holds them"
             )
-        writer.writerow([path_from(target, value["path"]), each.new or "", _split(each.split)])
+        writer.writerow([path_from(target, value["path"]), *cells])
     try:
         write_whole(target, stream.getvalue().encode())
     except OSError as error:
         raise cannot_write(target, error) from error
 
 
-def _split(split: str) -> str:
-    """Images that had no labels are there to be trained on once they have."""
-    return "train" if split == UNLABELLED else split
+def _columns(rows: Sequence[_Row]) -> dict[str, list[str | None]]:
+    """Return the columns ``label``, ``split`` and, where there are groups, ``group`` of a list.
+
+    Images that had no labels are there to be trained on once they have.
+    """
+    splits = ["train" if each.split == UNLABELLED else each.split for each in rows]
+    columns: dict[str, list[str | None]] = {"label": [each.new for each in rows], "split": [*splits]}
+    return columns | {"group": [each.group for each in rows]} if any(each.group for each in rows) else columns
 
 
 def _write_parquet(gathered: Gathered, rows: Sequence[_Row], target: Path) -> None:
     """Write the images themselves with their names, labels and splits."""
     values = {split: list(images.values()) for split, images in gathered.sets.items()}
     columns: dict[str, list[Any]] = {
-        IMAGE_COLUMN: [_named(values[each.split][each.row], each.file) for each in rows],
-        "label": [each.new for each in rows],
-        "split": [_split(each.split) for each in rows],
+        IMAGE_COLUMN: [held(values[each.split][each.row], each.file) for each in rows],
+        **_columns(rows),
     }
-    text = datasets.Value("string")
-    features = datasets.Features({IMAGE_COLUMN: datasets.Image(decode=False), "label": text, "split": text})
+    text = dict.fromkeys(columns, datasets.Value("string"))
+    features = datasets.Features({**text, IMAGE_COLUMN: datasets.Image(decode=False)})
     try:
         with quiet(True), whole_file(target) as partial:
             datasets.Dataset.from_dict(columns, features).to_parquet(str(partial))
     except OSError as error:
         raise cannot_write(target, error) from error
-
-
-def _named(value: dict[str, Any], file: str) -> dict[str, Any]:
-    """Return an image with its bytes, under the path below the data set's folder: files of two classes share names."""
-    stored = held(value)
-    return {**stored, "path": file} if value["path"] and not Path(file).is_absolute() else stored

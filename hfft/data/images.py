@@ -268,14 +268,21 @@ def opened(source: str | os.PathLike[str] | io.BytesIO, bounds: Bounds = BOUNDS)
         yield image
 
 
-def held(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of images as it is stored by itself: with its bytes, and the bare name of its file.
+def held(value: dict[str, Any], file: str) -> dict[str, Any]:
+    """Return a row of images as it is stored by itself: with its bytes and a name, which files of two classes share.
+
+    So the name keeps folders: those below the data set's, or that which the file lies in.
+
+    Args:
+        value: the row.
+        file: its name, as of `ImageSet.files`.
 
     Raises:
         OSError: the file cannot be read.
     """
     content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
-    return {"bytes": content, "path": Path(value["path"] or "").name or None}
+    name = "/".join(Path(file).parts[-2:]) if os.path.isabs(file) else file
+    return {"bytes": content, "path": name if value["path"] else None}
 
 
 def open_image(

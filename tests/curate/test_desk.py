@@ -206,6 +206,23 @@ def test_files_of_two_classes_that_share_a_name_are_told_apart(
     assert "line 2: 2 images of train are called 1.png; give each a name of its own" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_new_list_keeps_the_groups(faulty: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a split may not part them, also by what has no name that says so."""
+    names = [f"{colour}/{number}.png" for colour in ("red", "blue") for number in range(1, 5)]
+    rows = [f"{name},{name.partition('/')[0]},{name[-5]}" for name in names[:-1]]
+    (faulty / "list.csv").write_text("\n".join(["image,label,Patient", *rows, f"{names[-1]},blue,"]))
+    fixes, new = faulty.parent / "fixes.csv", faulty.parent / f"new.{ending}"
+    fixes.write_text("image,action\nred/1.png,drop\n")
+    argv = ["--dataset_name", str(faulty / "list.csv"), "--group_column", "patient", "--apply", str(fixes)]
+    assert main(["labels", *argv, "--output", str(new)]) == 0
+    assert f"--dataset_name {new} --group_column group." in capsys.readouterr().out
+    train = find_splits(DataArguments(dataset_name=str(new), group_column="group")).splits["train"].images
+    assert train.groups is not None
+    assert train.groups.tolist()[:6] == ["2", "3", "4", "1", "2", "3"]
+    assert train.groups[6].startswith("no group: ")
+
+
 def test_a_file_that_is_listed_under_two_labels(faulty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """To keep it changes neither."""
     (faulty / "list.csv").write_text("image,label\nred/1.png,red\nred/1.png,blue\nblue/1.png,blue\nred/2.png,red\n")

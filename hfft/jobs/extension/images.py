@@ -231,8 +231,8 @@ def write_list(sets: ImageSets, target: Path) -> None:
     rows = [row for split in SPLITS for row in _listed(sets, split)]
     whole = any(value["bytes"] is not None for value, *_ in rows)
     columns: dict[str, list[Any]] = {
-        IMAGE_COLUMN: [held(value) if whole else value["path"] for value, *_ in rows],
-        "label": [label for _, label, *_ in rows],
+        IMAGE_COLUMN: [held(value, file) if whole else value["path"] for value, file, *_ in rows],
+        "label": [label for *_, label, _, _ in rows],
         "split": [split for *_, split, _ in rows],
     }
     kinds: dict[str, Any] = {
@@ -249,10 +249,10 @@ def write_list(sets: ImageSets, target: Path) -> None:
         raise cannot_write(target, error) from error
 
 
-def _listed(sets: ImageSets, split: str) -> Iterator[tuple[dict[str, Any], int, str, str]]:
+def _listed(sets: ImageSets, split: str) -> Iterator[tuple[dict[str, Any], str, int, str, str]]:
     images: ImageSet | None = getattr(sets, split)
     if images is None:
         return
     groups = [""] * len(images) if images.groups is None else images.groups.tolist()
-    for value, label, group in zip(images.values(), images.labels.tolist(), groups, strict=True):
-        yield value, label, split, group
+    for value, file, label, group in zip(images.values(), images.files, images.labels.tolist(), groups, strict=True):
+        yield value, file, label, split, group

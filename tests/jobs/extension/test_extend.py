@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import hfft
+from hfft.arguments import DataArguments
 from hfft.cli import main
+from hfft.data.images import concatenated
+from hfft.data.load import ImageSets, find_splits
 from hfft.errors import ArgumentError, DataError
+from hfft.jobs.extension.images import write_list
 from hfft.jobs.run import Run
 from hfft.output_folder import CLASSES, IMAGES
 from hfft.report.record import read_record
@@ -241,3 +246,17 @@ def test_programs_are_told(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     result = json.loads(capsys.readouterr().out)["result"]
     assert result["extended"]["classes"] == ["violet"]
     assert result["output_dir"] == str(place / "json")
+
+
+def test_the_list_tells_files_of_two_classes_that_share_a_name_apart(place: Path, tmp_path: Path) -> None:
+    """Of a run on an archive, and of new images in folders elsewhere."""
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", place / "photos")
+    old, new = (
+        find_splits(DataArguments(train_dir=str(folder))).splits["train"].images for folder in (archive, place / "more")
+    )
+    sets = [replace(images, labels=np.zeros(len(images.files), np.int64)) for images in (old, new)]
+    train = concatenated(sets)
+    write_list(ImageSets(train, train.select([0]), None, ("any",), "both"), tmp_path / "list.parquet")
+    listed = find_splits(DataArguments(dataset_name=str(tmp_path / "list.parquet"))).splits["train"].images.files
+    assert {"red/1.png", "blue/1.png", "violet/1.png"} <= set(listed)
+    assert len(set(listed)) == len(train)
