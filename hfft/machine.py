@@ -57,6 +57,16 @@ def refuse_lone_process() -> None:
         )
 
 
+def refuse_launcher(job: str) -> None:
+    """Make sure that a job whose work processes do not share is not done, and written, once by each of several.
+
+    Raises:
+        ArgumentError: a launcher has started several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ArgumentError(f"{job} takes no launcher: start it as one process")
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc to reuse freed blocks of up to 32 MiB instead of handing each back to the system.
 

@@ -18,10 +18,12 @@ class Command:
     Args:
         place: ``module:function`` of a function from the rest of argv to a `Reply`.
         summary: what it does, for the overview and for the command's own help.
+        launched: whether it may be started by a launcher, or says itself what to do instead.
     """
 
     place: str
     summary: str
+    launched: bool = False
 
     def load(self) -> Callable[[list[str]], Reply]:
         """Import the command's function."""
@@ -40,7 +42,9 @@ COMMANDS = {
         "Find labels that are probably wrong, and double, odd or blurred images; write a new list by your decisions.",
     ),
     "finetune": Command(
-        "hfft.cli.train:finetune_command", "Fine-tune a pretrained image classifier with most of it frozen."
+        "hfft.cli.train:finetune_command",
+        "Fine-tune a pretrained image classifier with most of it frozen.",
+        launched=True,
     ),
     "extend": Command(
         "hfft.cli.train:extend_command",
@@ -58,6 +62,7 @@ COMMANDS = {
     "cache": Command(
         "hfft.cli.cache:cache_command",
         "List the activation caches on disk, prune them, or fill one without training: hfft cache list|prune|fill.",
+        launched=True,
     ),
     "plugins": Command(
         "hfft.cli.plugins:plugins_command",

@@ -11,7 +11,14 @@ from hfft._version import __version__
 from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import Reply, print_json, print_text
 from hfft.errors import ArgumentError
-from hfft.machine import few_collections, keep_freed_memory, refuse_lone_process, take_all_cores, wait_briefly
+from hfft.machine import (
+    few_collections,
+    keep_freed_memory,
+    refuse_launcher,
+    refuse_lone_process,
+    take_all_cores,
+    wait_briefly,
+)
 from hfft.parsing import closest
 
 _BARS = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -64,6 +71,8 @@ def _run(name: str = "--help", *rest: str) -> Reply:
         print(line)
     if name not in COMMANDS:
         raise ArgumentError(f"there is no command {name!r}{closest(name, list(COMMANDS))}; see hfft --help")
+    if not COMMANDS[name].launched:
+        refuse_launcher(f"hfft {name}")
     with few_collections():
         return COMMANDS[name].load()(list(rest))
 

@@ -21,7 +21,7 @@ from hfft.jobs.advice.folds import Folds
 from hfft.jobs.advise import with_all_images
 from hfft.jobs.finetune import check_processes, set_up
 from hfft.jobs.reproduce import content_hash, record_flags
-from hfft.machine import keep_freed_memory
+from hfft.machine import keep_freed_memory, refuse_launcher
 from hfft.metrics import WORDS
 from hfft.output_folder import RECORD
 from hfft.parsing import Place, parse, parse_keywords
@@ -70,6 +70,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     file = Path(use.model or "").expanduser() / RECORD
     if not use.model or not file.is_file():
         raise ArgumentError(f"--folds needs the folder of a run, with its {RECORD}; {use.model} has none")
+    refuse_launcher("hfft evaluate --folds")
     record, output = read_record(file), make_evaluation_folder(options)
     settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record, use.trust_remote_code), "evaluate", ""))
     check_processes(settings.training)

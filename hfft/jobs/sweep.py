@@ -22,6 +22,7 @@ from hfft.files import whole_file
 from hfft.jobs.extension.soup import make_soup
 from hfft.jobs.finetune import finetune, set_up
 from hfft.jobs.inputs import Shared, what_was_read
+from hfft.machine import refuse_launcher
 from hfft.metrics import WORDS, SplitMetrics
 from hfft.output_folder import RECORD, RESULTS, claim, locked, made_folder, refuse_foreign
 from hfft.parsing import split_values
@@ -95,12 +96,11 @@ def sweep(
     Raises:
         ArgumentError: an option is wrong for any run; nothing has been run then.
     """
+    refuse_launcher("hfft sweep")
     folder = folder.expanduser()
     planned = list(zip(runs, (folder / name for name in folder_names(runs)), strict=True))
     parsed = [parse_run([*base, *_flags(options), "--output_dir", str(target)]) for options, target in planned]
     settings = [_of_sweep(each) for each in parsed]
-    if settings[0].training.world_size > 1:
-        raise ArgumentError("hfft sweep takes no launcher: start it as one process; each run takes all cores")
     with made_folder(folder), locked(folder), silenced(parsed[0].training.disable_tqdm):
         refuse_foreign(folder, FILES)
         kept: Ingredients | None = {} if soup else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfft.cli import main
+from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import describe_unexpected
 
 
@@ -17,6 +18,16 @@ def test_the_help_of_finetune_tells_of_records(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["finetune", "--help"])
     assert "--from_record hfft.json repeats the run" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"finetune", "cache"}))
+def test_what_processes_do_not_share_takes_no_launcher(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them would do all of it, and write to the same place."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([name, "--help"]) == 2
+    assert f"hfft {name} takes no launcher: start it as one process" in capsys.readouterr().err
 
 
 def test_a_lost_connection_is_the_fault_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

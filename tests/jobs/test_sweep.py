@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from hfft.arguments import DataArguments, FinetuneArguments, ModelArguments
+from hfft.arguments import DataArguments, ModelArguments
 from hfft.cli import main
 from hfft.cli.train import finetune_settings
 from hfft.errors import ArgumentError, PreemptedError
@@ -308,7 +308,7 @@ def test_a_soup_of_a_sweep_is_a_run(pretrained: Folder, image_folder: Folder, tm
 
 
 def test_a_sweep_takes_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FinetuneArguments, "world_size", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ArgumentError, match="takes no launcher"):
         sweep(["--train_dir", "images"], [{}], tmp_path / "sweep", finetune_settings, print)
     assert not (tmp_path / "sweep").exists()

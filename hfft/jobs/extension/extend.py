@@ -27,7 +27,7 @@ from hfft.jobs.reproduce import record_flags
 from hfft.jobs.results import weights_kept, write_results
 from hfft.jobs.run import Run, judged
 from hfft.jobs.trust import Trust
-from hfft.machine import keep_freed_memory
+from hfft.machine import keep_freed_memory, refuse_launcher
 from hfft.metrics import counted, described, paired_difference
 from hfft.models.adapters import adapted
 from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
@@ -84,6 +84,7 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
         ArgumentError: it is not a run, or its images are needed and gone.
         HfftError: run, images or folders are not usable, and how to mend it.
     """
+    refuse_launcher("hfft extend")
     folder = Path(run).expanduser() if isinstance(run, str | os.PathLike) else None
     if folder is None or not (folder / RECORD).is_file():
         raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
@@ -95,8 +96,6 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
         raise ArgumentError(f"{folder} holds no {CLASSES}, by which images join a run; {why}")
     settings = _settings(record, options, folder)
     check_processes(settings.training)
-    if settings.training.world_size > 1:
-        raise ArgumentError("hfft extend takes no launcher: start it as one process")
     keep_freed_memory()
     output = Path(settings.training.output_dir or "")
     if output.resolve() == folder.resolve():
