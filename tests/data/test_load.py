@@ -549,6 +549,13 @@ def folder_of_nothing(path: Path) -> DataArguments:
     return DataArguments(dataset_name=str(path / "void"))
 
 
+def folder_of_archives(path: Path) -> DataArguments:
+    (path / "zips").mkdir()
+    for split in ("test", "train"):
+        (path / "zips" / f"{split}.zip").write_bytes(b"")
+    return DataArguments(dataset_name=str(path / "zips"))
+
+
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
@@ -574,6 +581,7 @@ def folder_of_nothing(path: Path) -> DataArguments:
         (no_training_split, "left but no 'train'"),
         (missing_data_set, "no-such-set: cannot be loaded"),
         (folder_of_nothing, "void: it holds no folders of images"),
+        (folder_of_archives, "but test.zip, train.zip; give each archive by itself: --train_dir .*zips/train.zip"),
     ],
 )
 def test_bad_input_is_named_in_one_line(tmp_path: Path, make: Callable[[Path], DataArguments], culprit: str) -> None:

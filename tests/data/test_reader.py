@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tarfile
 import unicodedata
 import zipfile
@@ -18,6 +19,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -178,6 +181,7 @@ TABLES: list[tuple[str, str, str, str]] = [
     ("spaces.csv", "image , label", "\n".join(rows(text=" {0}/p{1}.png , {0} ")), "utf-8"),
     ("crlf.csv", "image,label", "\r\n".join(rows()), "utf-8"),
     ("trailing.csv", "image,label,", "\n".join(row + "," for row in rows()), "utf-8"),
+    ("semicolons by Excel.csv", "sep=;\r\nimage;label", "\r\n".join(rows()).replace(",", ";"), "utf-8"),
     ("measured.csv", "image,species,size", "\n".join(row + ",1.5" for row in rows()), "utf-8"),
 ]
 
@@ -318,6 +322,32 @@ def test_stored_bytes_and_numbers_with_gaps(tmp_path: Path, kind: str) -> None:
     found = find_splits(DataArguments(dataset_name=str(tmp_path / "x.parquet")))
     assert counts(found) == {"train": {None: 1, "0": 4, "1": 4}}
     assert found.splits["train"].images.image(3).size == (10, 12)
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_paths_in_a_parquet_of_images_lie_beside_it(tmp_path: Path, held: int) -> None:
+    """Whatever the folder of whoever reads it, and where others of its images are in it."""
+    root = folders(tmp_path / "x")
+    files = [row.partition(",")[0] for row in rows()]
+    images = [
+        {"bytes": (root / files[0]).read_bytes() if row < held else None, "path": each}
+        for row, each in enumerate(files)
+    ]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    table = pa.table({"image": images, "label": [each[:3] for each in files]})
+    pq.write_table(table.cast(features.arrow_schema), root / "x.parquet")
+    images = find_splits(DataArguments(dataset_name=str(root / "x.parquet"))).splits["train"].images
+    assert [images.image(row).size for row in range(8)] == [(10, 12)] * 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+@pytest.mark.parametrize("flag", ["train_dir", "validation_dir", "dataset_name", "table"])
+def test_a_folder_whose_name_is_not_utf_8_is_named(tmp_path: Path, flag: str) -> None:
+    good, odd = folders(tmp_path / "x"), folders(tmp_path / os.fsdecode(b"f\xe4lle"))
+    (odd / "x.csv").write_text("\n".join(["image,label", *rows()]))
+    given = {"validation_dir": {"train_dir": str(good), flag: str(odd)}, "table": {"dataset_name": str(odd / "x.csv")}}
+    with pytest.raises(DataError, match=r"f\\xe4lle': its name is not UTF-8; rename it"):
+        find_splits(DataArguments(**given.get(flag, {flag: str(odd)})))
 
 
 def test_metadata_without_folders_and_captions_beside_them(tmp_path: Path) -> None:

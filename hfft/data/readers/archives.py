@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hfft.bars import bar
 from hfft.data.images import IMAGE_COLUMN
 from hfft.data.layout import Entry, LeftOut
 from hfft.data.readers.sources import quiet
@@ -131,13 +132,14 @@ def _read_members(path: str, rows: tuple[Row, ...], stamp: tuple[int, int]) -> I
     """Yield the rows as they lie in the archive; `stamp` makes a changed archive another one for the cache."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as opened:
-            for row, (_, file, member) in enumerate(rows):
+            for row, (_, file, member) in enumerate(bar(rows, desc=f"Unpacking {Path(path).name}", unit="image")):
                 yield {IMAGE_COLUMN: {"bytes": opened.read(member), "path": file}, _ROW: row}
         return
     with tarfile.open(path) as tar:
         # To go back in a compressed archive is to unpack it again from its beginning.
         places = {member.name: member for member in tar.getmembers()}
-        for row in sorted(range(len(rows)), key=lambda row: places[rows[row][2]].offset):
+        order = sorted(range(len(rows)), key=lambda row: places[rows[row][2]].offset)
+        for row in bar(order, desc=f"Unpacking {Path(path).name}", unit="image"):
             _, file, member = rows[row]
             stream = tar.extractfile(places[member])
             assert stream is not None  # only regular files are listed

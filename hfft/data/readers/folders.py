@@ -12,9 +12,9 @@ import numpy as np
 
 from hfft.data.images import IMAGE_COLUMN, ImageSet
 from hfft.data.labels import NamedImages
-from hfft.data.layout import Layout, composed, layout, seen_endings
-from hfft.data.readers.archives import is_archive, members, pack
-from hfft.data.readers.sources import walk
+from hfft.data.layout import Layout, composed, layout, seen_endings, split_of
+from hfft.data.readers.archives import ARCHIVES, is_archive, members, pack
+from hfft.data.readers.sources import refuse_odd_name, walk
 from hfft.errors import DataError
 
 
@@ -72,6 +72,8 @@ def open_class_folders(path: Path, known: Collection[str] = ()) -> ClassFolders:
     Raises:
         DataError: it cannot be read, or it is not clear which folders are splits.
     """
+    if path.is_dir():
+        refuse_odd_name(path)
     names, dropped = members(path) if is_archive(path) else (None, None)
     paths, dropped = (list(names), dropped) if names is not None else walk(path)
     try:
@@ -130,6 +132,13 @@ def refuse_empty(found: ClassFolders, training: str) -> None:
     if not plan.splits and plan.empty:
         endings = sum(plan.empty.values(), Counter[str]())
         raise DataError(f"{found.path}: its folders hold no images{seen_endings(endings)}; put some in")
+    packed = sorted(name for names in plan.left_out.values() for name in names if name.lower().endswith(ARCHIVES))
+    if not plan.splits and packed:
+        first = next((name for name in packed if split_of(Path(name).name) == "train"), packed[0])
+        raise DataError(
+            f"{found.path}: it holds no folders of images, but {', '.join(packed[:3])}{', ...' * (len(packed) > 3)}; "
+            f"give each archive by itself: --train_dir {found.path / first}{' and so on' * (len(packed) > 1)}"
+        )
     if not plan.splits:
         raise DataError(
             f"{found.path}: it holds no folders of images; put the images of each class into a folder of its own"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from hfft.arguments import DataArguments
+from hfft.bars import bar
 from hfft.data.layout import EXTENSIONS, pick_splits, split_of
 from hfft.data.readers.archives import members
 from hfft.data.readers.folders import open_class_folders
@@ -112,9 +112,9 @@ def _materialised(stream: Any, most: int, name: str) -> datasets.Dataset:
         if isinstance(feature, datasets.Image):
             stream = stream.cast_column(column, datasets.Image(decode=False))
     try:
-        rows: Iterable[dict[str, Any]] = list(stream.take(most))
+        rows: list[dict[str, Any]] = list(bar(stream.take(most), total=most, desc=f"Reading {name}", unit="image"))
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{name}: the stream broke off ({one_line(error)}); try again, or without --streaming"
         ) from error
-    return datasets.Dataset.from_list(list(rows), features=stream.features)
+    return datasets.Dataset.from_list(rows, features=stream.features)

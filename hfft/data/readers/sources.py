@@ -65,6 +65,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return entries
 
 
+def refuse_odd_name(folder: Path) -> None:
+    """Make sure that the paths of a folder's images are UTF-8, as Arrow holds them.
+
+    Raises:
+        DataError: they are not.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{os.fsencode(folder)!r}: its name is not UTF-8; rename it") from error
+
+
 def is_saved(folder: Path) -> bool:
     """Whether the datasets library saved a data set in a folder."""
     whole, split = ("dataset_dict.json",), ("dataset_info.json", "state.json")

@@ -18,7 +18,7 @@ import datasets
 from hfft.arguments import DataArguments
 from hfft.data.labels import LABEL_COLUMNS, PATH_COLUMNS, find_column, holds_images
 from hfft.data.layout import split_of
-from hfft.data.readers.sources import load_dataset
+from hfft.data.readers.sources import load_dataset, refuse_odd_name
 from hfft.errors import DataError
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -171,11 +171,29 @@ def table_rows(path: Path, data: DataArguments, notes: list[str]) -> datasets.Da
         raise DataError(f"{path}: it has no rows; write a row for each image below the names of its columns")
     column = _path_column(rows, path, data.image_column_name)
     if column is None:
-        return rows
+        return _placed(rows, path)
     values = [_absolute(value, path, column) for value in rows[column]]
     features = datasets.Features({column: datasets.Image(decode=False)})
     images = datasets.Dataset.from_dict({column: values}, features)
     return datasets.concatenate_datasets([images, rows.remove_columns([column])], axis=1)
+
+
+def _placed(rows: datasets.Dataset, table: Path) -> datasets.Dataset:
+    """A table with a column of images, of which some may be paths of files that lie relative to it."""
+    for column, feature in rows.features.items():
+        if not isinstance(feature, datasets.Image):
+            continue
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+        stored = rows.select_columns([column])
+        if not stored.flatten().data.column(f"{column}.bytes").null_count:  # without the bytes being read
+            continue
+        values = [
+            _absolute(value["path"], table, column) if value and value["path"] and value["bytes"] is None else value
+            for value in stored[column]
+        ]
+        images = datasets.Dataset.from_dict({column: values}, stored.features)
+        rows = datasets.concatenate_datasets([images, rows.remove_columns([column])], axis=1)
+    return rows
 
 
 # Text -------------------------------------------------------------------------------------------------
@@ -224,13 +242,16 @@ def text_rows(path: Path, notes: list[str]) -> tuple[list[str], Iterator[tuple[i
         DataError: it cannot be read, is empty, or two columns share a name.
     """
     text = _decoded(path, notes)
+    # Excel's first line may say what parts the columns.
+    told = re.match(r'"?sep=(.)"?\r?\n', text, re.IGNORECASE)
+    text = "\n" + text[told.end() :] if told else text  # lines keep their numbers
     first = next((line for line in text.splitlines() if line.strip()), "")
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     # The sign that parts the most columns; the usual one where several part as many.
     counts = {sign: len(next(csv.reader([first], delimiter=sign), [])) for sign in (usual, *_SEPARATORS)}
-    sign = max(counts, key=lambda each: counts[each])
+    sign = told[1] if told else max(counts, key=lambda each: counts[each])
     if sign != usual:
-        notes.append(f"{path.name} is read as separated by {_SEPARATORS[sign]}")
+        notes.append(f"{path.name} is read as separated by {_SEPARATORS.get(sign, repr(sign))}")
     lines = _filled_lines(text, sign, path)
     names = [name.strip() for name in next(lines, (0, []))[1]]
     while names and not names[-1]:
@@ -306,7 +327,9 @@ def _absolute(value: str | None, table: Path, column: str) -> dict[str, str | No
         raise DataError(f"{table}: a row has nothing in the column {column!r}; fill it in or leave the row out")
     if re.match(r"[a-z][a-z0-9+.-]+://", value.strip(), re.IGNORECASE):
         raise DataError(f"{table}: {value.strip()} is an address; download the images and give paths of files")
-    return {"path": str(_existing(value, table.parent.resolve())), "bytes": None}
+    folder = table.parent.resolve()
+    refuse_odd_name(folder)
+    return {"path": str(_existing(value, folder)), "bytes": None}
 
 
 def _existing(value: str, folder: Path) -> Path:
