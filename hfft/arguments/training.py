@@ -254,8 +254,8 @@ class FinetuneArguments(TrainingArguments):
         if self.calibration_folds is not None and (self.calibration_folds < 0 or self.calibration_folds == 1):
             raise ArgumentError(f"--calibration_folds must be 0 or at least 2, not {self.calibration_folds}")
         for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ArgumentError(f"--{name} must not be below 0, but is {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ArgumentError(f"--{name} must not be below 0 nor infinite, but is {getattr(self, name)}")
         parse_frofa(self.frofa)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ArgumentError(f"--ema_decay must lie between 0 and 1, not {self.ema_decay}")

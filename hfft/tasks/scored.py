@@ -160,11 +160,16 @@ class Resampled(Scored):
 
     def error(self, other: Resampled) -> float:
         """Return the deviation of the samples' differences."""
-        return float((self.draws - other.draws).std())
+        return _deviation(self.draws - other.draws)
 
     def spread(self, score: float, images: int) -> float:
         """Return the deviation of the samples' metrics, for as many images."""
-        return float(self.draws.std() * np.sqrt(self.images / images))
+        return _deviation(self.draws) * float(np.sqrt(self.images / images))
+
+
+def _deviation(draws: NDArray[np.float64]) -> float:
+    """Return the standard deviation; not a number where no sample has a metric."""
+    return float(draws.std()) if len(draws) else float("nan")
 
 
 def weighted_map(scores: NDArray[Any], having: NDArray[np.bool_]) -> Callable[[NDArray[Any]], float]:

@@ -95,3 +95,9 @@ def test_single_labels_are_right_or_wrong() -> None:
     assert isinstance(found, Right)
     assert found.score == pytest.approx(2 / 3)
     assert (found.images, found.said) == (3, "0.667 (2 of 3)")
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_a_metric_of_any_sample_nothing_is_known_of_its_error() -> None:
+    none = Resampled("map", 4, lambda times: float("nan"))
+    assert all(np.isnan([*none.interval, none.error(none), none.spread(0.5, 4)]))

@@ -195,6 +195,7 @@ def test_class_weights_are_refused_where_unknown(capsys: pytest.CaptureFixture[s
     ("flags", "text"),
     [
         (("--mixup", "-1"), "--mixup must not be below 0"),
+        (("--cutmix", "inf"), "--cutmix must not be below 0 nor infinite"),
         (("--ema_decay", "1"), "--ema_decay must lie between 0 and 1"),
         (("--early_stopping_patience", "0"), "--early_stopping_patience must be at least 1"),
         (("--early_stopping_patience", "1", "--eval_strategy", "no"), "needs evaluations"),
