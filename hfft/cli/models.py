@@ -64,8 +64,9 @@ def push_command(argv: list[str]) -> Reply:
     target = Target(options.repo_id, options.private, options.delta_only, options.token)
     collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything
     target = open_repo(target)
-    result = {"model": push(folder, target)}
-    print(f"Pushed to {result['model']}.")
+    pushed = push(folder, target)
+    result = {"model": pushed.url}
+    print(pushed.describe())
     if line := needed_beside(Path(folder), target):
         print(line)
     if options.space:

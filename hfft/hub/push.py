@@ -101,7 +101,25 @@ def open_repo(target: Target, space: bool = False) -> Target:
     return replace(target, repo_id=repo_id)
 
 
-def push(output: str | Path, target: Target) -> str:
+@dataclass(frozen=True)
+class Pushed:
+    """What was pushed.
+
+    Args:
+        url: of the repository.
+        deleted: files of an earlier run that were there, and would be read beside the new ones.
+    """
+
+    url: str
+    deleted: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        gone = f"; deleted there, as of an earlier run: {', '.join(self.deleted)}" if self.deleted else ""
+        return f"Pushed to {self.url}{gone}."
+
+
+def push(output: str | Path, target: Target) -> Pushed:
     """Push a finished run in one commit: checkpoint, delta, card, figures and record.
 
     Files that the repository has already are not uploaded again, nor those that an earlier attempt uploaded. Weights,
@@ -112,7 +130,7 @@ def push(output: str | Path, target: Target) -> str:
         target: where to, as `open_repo` returned it.
 
     Returns:
-        The repository's address.
+        The repository's address, and what was deleted.
 
     Raises:
         OutputError: the folder does not hold a finished run.
@@ -129,13 +147,14 @@ def push(output: str | Path, target: Target) -> str:
             target.repo_id,
             [*additions, *map(CommitOperationDelete, stale)],
             commit_message=f"Upload a model fine-tuned with hfft {__version__}",
+            commit_description=f"Deleted, as of an earlier run: {', '.join(stale)}" if stale else None,
         )
     except Exception as error:  # the client raises its own types, its transport's, OSError and RuntimeError
         raise HubError(
             f"{reason_of(error, target.repo_id)}. Nothing is lost: {folder} holds all of it; "
             f"repeat with: {repeat_command(folder, target)}"
         ) from error
-    return str(commit.repo_url)
+    return Pushed(str(commit.repo_url), tuple(stale))
 
 
 def collect(folder: Path, target: Target) -> dict[str, Path | bytes]:

@@ -126,7 +126,7 @@ def _finetune(
     if hub is not None:
         from hfft.hub.push import push
 
-        say(f"Pushed to {push(training.output_dir or '', hub)}.")
+        say(push(training.output_dir or "", hub).describe())
     return run
 
 

@@ -254,7 +254,8 @@ def test_nothing_of_an_earlier_run_is_read_beside_the_new_one(hub: FakeHub, outp
     for name in ["notes.md", *old]:
         api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id=REPO)
     (output / "known_images.safetensors").unlink()
-    push(output, target)
+    gone = ", ".join(sorted([*old, "known_images.safetensors"]))
+    assert push(output, target).describe().endswith(f"/{REPO}; deleted there, as of an earlier run: {gone}.")
     commit = hub.repos[KEY].commits[-1]
     assert not {*old, "known_images.safetensors"} & {*commit.files, *commit.large}
     assert commit.files["notes.md"] == b"{}"
