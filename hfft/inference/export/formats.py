@@ -61,12 +61,14 @@ class Format:
         open: opens what was written.
         exact: whether it computes with the same numbers as PyTorch, and not with coarser ones.
         one_label: whether it takes models alone whose labels exclude each other.
+        note: what else to say of what was written, after a space; most often nothing.
     """
 
     write: Callable[[Parts, Path], None]
     open: Callable[[Path], Runner]
     exact: bool = True
     one_label: bool = False
+    note: Callable[[Parts], str] = lambda parts: ""
 
 
 def described(model: ModelProto, metadata: dict[str, str]) -> ModelProto:

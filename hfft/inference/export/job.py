@@ -52,10 +52,11 @@ class Exported:
 
     folder: Path
     parity: Parity
+    note: str = ""
 
     def describe(self) -> str:
         """Say it in a line."""
-        return f"Wrote {self.folder}: {self.parity.describe()}."
+        return f"Wrote {self.folder}: {self.parity.describe()}.{self.note}"
 
 
 def export(output: str | Path, options: ExportArguments, say: Callable[[str], None] = unsaid) -> list[Exported]:
@@ -161,7 +162,7 @@ def _write(name: str, format: Format, parts: Parts, expected: Expected, toleranc
             raise ModelError(f"the {name} export does not run: {one_line(error)[:300]}") from error
         require(parity, most)
         write_parity(folder, parity)
-    return Exported(target / name, parity)
+    return Exported(target / name, parity, format.note(parts))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.data.images import MAX_ASPECT
+from hfft.errors import ModelError
 from hfft.inference.export.formats import Format, Parts, described, write_onnx
 from hfft.inference.export.graphs import joined, session_of
 from hfft.inference.export.npm import npm_files
@@ -131,7 +132,16 @@ def _write_transformers_js(parts: Parts, folder: Path) -> None:
 
 
 def preprocessor_config(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe in the words of an image processor, as stock transformers and transformers.js read it."""
+    """Return a recipe in the words of an image processor, as stock transformers and transformers.js read it.
+
+    Raises:
+        ModelError: its channels are in an order that these words do not hold.
+    """
+    if recipe.channels not in ((0, 1, 2), (2, 1, 0)):
+        raise ModelError(
+            f"the preprocessing takes the channels red, green, blue in the order {recipe.channels}; transformers.js "
+            "knows 0, 1, 2 and the reverse alone: export to another format"
+        )
     geometry, scale = recipe.geometry, np.asarray(recipe.scale)
     size = geometry.stretched
     return {
@@ -155,4 +165,12 @@ def _page_file(name: str) -> str:
     return resources.files("hfft.inference.export").joinpath("page", name).read_text(encoding="utf-8")
 
 
-WEB = Format(write_web, open_web, one_label=True)
+def _not_calibrated(parts: Parts) -> str:
+    """Say what transformers.js leaves out: it makes probabilities of the logits by itself."""
+    temperature = parts.classifier.temperature
+    return f" transformers.js does not divide the logits by the temperature {temperature:g}, as the page does." * (
+        temperature != 1
+    )
+
+
+WEB = Format(write_web, open_web, one_label=True, note=_not_calibrated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,12 @@ def test_what_no_graph_repeats_is_refused(processor: BaseImageProcessor, why: st
 def test_a_recipe_that_is_not_the_processors_is_refused() -> None:
     with pytest.raises(ModelError, match="differ by up to"):
         prove(recipe_of(Pixels(timm())), Pixels(timm(interpolation="bilinear")))
+
+
+def test_an_order_of_channels_that_no_word_is_for_is_refused() -> None:
+    recipe = replace(recipe_of(Pixels(timm())), channels=(1, 0, 2))
+    with pytest.raises(ModelError, match=r"in the order \(1, 0, 2\); transformers.js knows"):
+        preprocessor_config(recipe)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FIT if kind != "mobilenet"])
