@@ -33,7 +33,7 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
     """
-    from hfft.inference.classifier import check_coverage, classify, find_images, load_classifier
+    from hfft.inference.classifier import classify, find_images, load_classifier
 
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)
@@ -43,8 +43,6 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
             "outputs/NAME",
             file=sys.stderr,
         )
-    if show.coverage is not None:
-        check_coverage(classifier, show.coverage)
     rows = classify(classifier, files, show.top_k, use.batch_size, show.coverage)
     task = classifier.task
     heads = tuple(task.heads(classifier.labels, show.top_k))

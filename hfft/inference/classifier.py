@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,7 @@ from hfft.trust.conformal import label_sets
 from hfft.trust.known import Familiarity, KnownImages, Neighbour, read_known
 
 Source = str | os.PathLike[str] | Image.Image
+_NO_NUMBERS = "the model's answer to it is not a number: its weights are damaged, or too large for their format"
 """An image's file, or an image that is open already."""
 
 
@@ -166,6 +168,8 @@ class Prediction:
         absent = {name for name in ("unknown", "unknown_score", "nearest", "label_set") if values[name] in (None, ())}
         absent |= {name for name in ("labels", "node") if values[name] is None}
         absent |= {"label", "probability", "top"} if self.values else {"values"}
+        if self.unknown_score is not None and not math.isfinite(self.unknown_score):
+            values["unknown_score"] = None  # JSON has no other word for it
         return {name: value for name, value in values.items() if name not in absent}
 
 
@@ -187,6 +191,7 @@ def load_classifier(
         device: where to run, as torch names it; by default a GPU where there is one.
 
     Raises:
+        ArgumentError: there is no such device here.
         ModelError: nothing is found there, it is not whole, or it does not say what its output means.
         HfftError: the record that lies there is damaged.
 
@@ -194,6 +199,7 @@ def load_classifier(
         >>> hfft.load_classifier("outputs/photos").labels
         ('blue', 'green', 'red')
     """
+    place = _device(device)
     record, known = None, None
     model: PreTrainedModel
     processor: BaseImageProcessor
@@ -206,10 +212,25 @@ def load_classifier(
         record = read_record(folder / RECORD) if (folder / RECORD).exists() else None
         known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
-    torch.nn.Module.to(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.nn.Module.to(model, place)
     labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
     pixels = Pixels(processor, exact=_decodes_whole(record))
     return Classifier(str(path_or_repo or EMBEDDED_MODEL), model, pixels, labels, record, known)
+
+
+def _device(name: str | None) -> torch.device:
+    """Return a device that can be computed on; by default a GPU where there is one.
+
+    Raises:
+        ArgumentError: there is no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        why = one_line(error)[:200]
+        raise ArgumentError(f"the device {name!r:.60} cannot be used here ({why}); leave it out") from error
+    return device
 
 
 def classify(
@@ -246,11 +267,19 @@ def classify(
         raise ArgumentError(f"{classifier!r:.60} is not a classifier: give what hfft.load_classifier returns")
     if isinstance(sources, str | os.PathLike | Image.Image):
         raise ArgumentError(f"give a list of files or images, for example [{sources!r:.60}], not a single one")
+    if not isinstance(sources, Iterable):
+        raise ArgumentError(f"give a list of files or images, not {sources!r:.60}")
     for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
         if not isinstance(value, int | np.integer) or value < 1:
             raise ArgumentError(f"{name} must be a whole number of at least 1, not {value!r}")
     if coverage is not None:
         check_coverage(classifier, coverage)
+    return _classified(classifier, sources, top_k, batch_size, coverage)
+
+
+def _classified(
+    classifier: Classifier, sources: Iterable[Source], top_k: int, batch_size: int, coverage: float | None
+) -> Iterator[Prediction]:
     number = 0
     for batch in _batches(_expanded(sources), batch_size):
         rows: list[Prediction | str] = []
@@ -371,7 +400,8 @@ def _predictions(
             sets = label_sets(shares, known.truth, coverage)
             named = [tuple(classifier.labels[number] for number in each) for each in sets]
             rows = [replace(row, label_set=each) for row, each in zip(rows, named, strict=True)]
-    return rows
+    finite = np.isfinite(shares).all(axis=1)
+    return [row if fine else Prediction("", error=_NO_NUMBERS) for row, fine in zip(rows, finite, strict=True)]
 
 
 def _compared(row: Prediction, known: KnownImages, found: Familiarity, labels: tuple[str, ...]) -> Prediction:

@@ -197,7 +197,7 @@ def score(classifier: Classifier, images: ImageSet, answers: Answers, options: E
         found.per_class,
         temperature=classifier.temperature,
         selective=found.selective,
-        unknown=None if answers.unknown is None else float((answers.unknown > 1).mean()),
+        unknown=None if answers.unknown is None else float((~(answers.unknown <= 1)).mean()),
         task=classifier.task.name,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -12,6 +13,7 @@ from hfft.errors import ModelError, one_line
 from hfft.output_folder import ADAPTER, KNOWN, WEIGHTS
 
 DELTA = "delta.safetensors"
+_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 
 
 def fetch(
@@ -32,8 +34,12 @@ def fetch(
     """
     if not isinstance(path_or_repo, str | os.PathLike):
         raise ModelError(f"{path_or_repo!r:.60} is neither a folder nor the name of a repository")
-    if os.path.isdir(local := os.path.expanduser(path_or_repo)):
+    if os.path.isdir(local := os.path.expanduser(path_or_repo)):  # unlike Path's, for names of any length and user
         return Path(local)
+    if os.path.isfile(local):
+        raise ModelError(f"{local} is a file; give its folder, {Path(local).parent}")
+    if address := _ADDRESS.match(str(path_or_repo)):
+        raise ModelError(f"{path_or_repo} is an address; give the name of its repository, {address[1]}")
     patterns = ["*.json", *WEIGHTS, KNOWN, *(["*.py"] if trust_remote_code else [])]
     folder = _download(str(path_or_repo), revision, token, patterns)
     if has_weights(folder):

@@ -173,7 +173,7 @@ def write_predictions(
         DataError: the columns differ in length.
         OutputError: the file cannot be written.
     """
-    scores = [()] * len(files) if unknown is None else [(f"{each:.4f}", str(each > 1).lower()) for each in unknown]
+    scores = [()] * len(files) if unknown is None else [(f"{each:.4f}", str(not each <= 1).lower()) for each in unknown]
     lengths = {len(files), len(rows), len(scores)}
     if len(lengths) != 1:
         raise DataError(f"cannot write {path}: its columns have {sorted(lengths)} lines; they need equally many")

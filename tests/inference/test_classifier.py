@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 import hfft
 from hfft.cli import main
 from hfft.errors import ArgumentError, DataError, ModelError
-from hfft.inference.classifier import Classifier, classify, find_images, load_classifier
+from hfft.inference.classifier import Classifier, Prediction, classify, find_images, load_classifier
 from hfft.report.terminal import aligned
 
 
@@ -141,7 +143,9 @@ def test_what_is_not_a_list_of_images_is_refused(classifier: Classifier, images:
     file = images / "red" / "0.png"
     for one in (str(file), file, Image.open(file)):
         with pytest.raises(ArgumentError, match="give a list of files or images, for example"):
-            list(classify(classifier, one))  # type: ignore[arg-type]
+            classify(classifier, one)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="give a list of files or images, not None"):
+        classify(classifier, None)  # type: ignore[arg-type]
     for other in (None, 3, b"x"):
         with pytest.raises(ArgumentError, match=r"image 2 is a \w+; give files or PIL images"):
             list(classify(classifier, [file, other]))  # type: ignore[list-item]
@@ -149,6 +153,35 @@ def test_what_is_not_a_list_of_images_is_refused(classifier: Classifier, images:
         ArgumentError, match=r"'outputs/x' is not a classifier: give what hfft\.load_classifier returns"
     ):
         list(classify("outputs/x", [file]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "xpu"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ArgumentError, match=f"the device '{device}' cannot be used here"):
+        load_classifier("outputs/x", device=device)
+
+
+def test_what_a_model_has_no_numbers_for_is_an_error(classifier: Classifier, images: Path) -> None:
+    """JSON has no word for them either."""
+    model = copy.deepcopy(classifier.model)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.fill_(float("nan"))
+    (found,) = classify(replace(classifier, model=model), [images / "red" / "0.png"])
+    assert "not a number" in found.error
+    far = Prediction("x", "red", 0.5, unknown=True, unknown_score=float("inf")).plain()
+    assert far["unknown_score"] is None
+    assert json.dumps(far, allow_nan=False)
+
+
+def test_an_address_and_a_file_are_no_model(model: Path) -> None:
+    place = "huggingface.co/owner/name"
+    for address in (place, f"https://{place}", "https://hf.co/owner/name/tree/main"):
+        with pytest.raises(ModelError, match=r"is an address; give the name of its repository, owner/name$"):
+            load_classifier(address)
+    file = model / "model.safetensors"
+    with pytest.raises(ModelError, match=f"is a file; give its folder, {model}$"):
+        load_classifier(file)
 
 
 def test_what_is_no_folder_is_no_model() -> None:

@@ -154,7 +154,7 @@ def compare(name: str, run: Runner, expected: Expected, folder: Path, tolerance:
         scores, before = found["unknown_score"], expected.answers["unknown_score"]
         rounding = _ROUNDING / expected.threshold
         apart = largest(scores / np.maximum(before, 1 + rounding), before / np.maximum(before, 1 + rounding))
-        verdicts = int(((scores > 1) == (before > 1)).sum())
+        verdicts = int(((scores <= 1) == (before <= 1)).sum())
     return Parity(
         format=name,
         images=len(theirs),

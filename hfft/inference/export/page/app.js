@@ -87,7 +87,7 @@ async function classify(source) {
   const { probabilities, unknownScore } = await run(image);
   const order = probabilities.map((_, place) => place).sort((a, b) => probabilities[b] - probabilities[a]);
   const top = order.slice(0, SHOWN).map((place) => ({ label: about.labels[place], probability: probabilities[place] }));
-  return { label: top[0].label, top, unknownScore, unknown: unknownScore !== null && unknownScore > 1, canvas };
+  return { label: top[0].label, top, unknownScore, unknown: unknownScore !== null && !(unknownScore <= 1), canvas };
 }
 
 function show({ label, top, unknown, unknownScore }) {
