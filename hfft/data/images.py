@@ -38,7 +38,9 @@ NO_IMAGE = "not an image of a format that hfft reads"
 _BATCH = 1000
 EXIF_ORIENTATION = 0x0112
 _WAYS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
-_TURNS = {orientation: Image.Transpose[way] for orientation, way in enumerate(_WAYS, start=2)}
+_TURNS: dict[Any, Image.Transpose] = {
+    orientation: Image.Transpose[way] for orientation, way in enumerate(_WAYS, start=2)
+}
 _TOLD_BY = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 """Where an image's `info` holds its orientation."""
 
