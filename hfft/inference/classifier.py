@@ -400,7 +400,7 @@ def _predictions(
             sets = label_sets(shares, known.truth, coverage)
             named = [tuple(classifier.labels[number] for number in each) for each in sets]
             rows = [replace(row, label_set=each) for row, each in zip(rows, named, strict=True)]
-    finite = np.isfinite(shares).all(axis=1)
+    finite = [np.isfinite(each).all() for each in shares]
     return [row if fine else Prediction("", error=_NO_NUMBERS) for row, fine in zip(rows, finite, strict=True)]
 
 

@@ -336,8 +336,8 @@ def test_paths_in_a_parquet_of_images_lie_beside_it(tmp_path: Path, held: int) -
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     table = pa.table({"image": images, "label": [each[:3] for each in files]})
     pq.write_table(table.cast(features.arrow_schema), root / "x.parquet")
-    images = find_splits(DataArguments(dataset_name=str(root / "x.parquet"))).splits["train"].images
-    assert [images.image(row).size for row in range(8)] == [(10, 12)] * 8
+    found = find_splits(DataArguments(dataset_name=str(root / "x.parquet"))).splits["train"].images
+    assert [found.image(row).size for row in range(8)] == [(10, 12)] * 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
@@ -345,7 +345,10 @@ def test_paths_in_a_parquet_of_images_lie_beside_it(tmp_path: Path, held: int) -
 def test_a_folder_whose_name_is_not_utf_8_is_named(tmp_path: Path, flag: str) -> None:
     good, odd = folders(tmp_path / "x"), folders(tmp_path / os.fsdecode(b"f\xe4lle"))
     (odd / "x.csv").write_text("\n".join(["image,label", *rows()]))
-    given = {"validation_dir": {"train_dir": str(good), flag: str(odd)}, "table": {"dataset_name": str(odd / "x.csv")}}
+    given: dict[str, Any] = {
+        "validation_dir": {"train_dir": str(good), flag: str(odd)},
+        "table": {"dataset_name": str(odd / "x.csv")},
+    }
     with pytest.raises(DataError, match=r"f\\xe4lle': its name is not UTF-8; rename it"):
         find_splits(DataArguments(**given.get(flag, {flag: str(odd)})))
 
