@@ -110,8 +110,10 @@ def base_name(record: RunRecord) -> str:
 
 
 def plain_base_name(record: RunRecord) -> str:
-    """Return what people call the base model: a package is named after its network."""
-    return f"{EMBEDDED_NAME} (built in)" if record.base.id == EMBEDDED_MODEL else record.base.id
+    """Return what people call the base model: a package after its network, a local one without the folders above it."""
+    if record.base.id == EMBEDDED_MODEL:
+        return f"{EMBEDDED_NAME} (built in)"
+    return record.base.id if record.base.on_hub else base_name(record)
 
 
 def plain_policy(policy: str) -> str:
@@ -141,6 +143,11 @@ _WHICH = {
 def data_name(record: RunRecord) -> str:
     """Return the data set's short name: no owner, and no folders of whoever trained."""
     return _last_name(record.data.name) or "images"
+
+
+def plain_data_name(record: RunRecord) -> str:
+    """Return what people call the data set: its id on the Hub, else its name without the folders above it."""
+    return record.data.name if record.data.on_hub else data_name(record)
 
 
 def _last_name(text: str) -> str:

@@ -17,6 +17,7 @@ from hfft.explain.pipeline import anatomy_of
 from hfft.output_folder import RECORD
 from hfft.planning.policies import check_policy, find_policy, installed_policies, resolve_policy
 from hfft.plugin.contract import Anatomy
+from hfft.report.card_metadata import plain_base_name
 from hfft.report.record import read_record
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
@@ -351,12 +352,14 @@ class VisitorTrainings:
         """
         if source is None:
             return None
-        base = self.models.read(source).record.base
+        record = self.models.read(source).record
+        base = record.base
         if base.id == EMBEDDED_MODEL:
             return None
         # A stranger's record may name any folder of this machine.
         if not base.on_hub and not (Path(source).is_dir() and Path(base.id).is_dir()):
-            raise ModelError(f"the base of this model, {base.id}, is not here any more; choose another model above")
+            name = plain_base_name(record)
+            raise ModelError(f"the base of this model, {name}, is not here any more; choose another model above")
         return base.id
 
     def download(self, session: Session, name: str | None) -> Path:

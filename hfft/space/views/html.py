@@ -11,7 +11,7 @@ from hfft.explain.pipeline import PipelineTrace, Stage
 from hfft.inference.runs import FinishedRun, paired
 from hfft.metrics import WORDS, PairedDifference
 from hfft.planning.anatomy_file import anatomy_from_dict
-from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name, plain_policy
+from hfft.report.card_metadata import BASELINE_NAMES, plain_base_name, plain_data_name, plain_policy
 from hfft.report.record import CROSSED, RunRecord
 from hfft.report.trace import PROBE
 from hfft.space.trainings.queue import Training
@@ -169,7 +169,7 @@ def summary(run: FinishedRun | None, name: str, own: bool = False) -> str:
     facts = [
         f"base {plain_base_name(record)}",
         f"trained: {plain_policy(record.policy)} ({run.trained_share:.1%} of the parameters)",
-        record.solved.count(len(record.data.labels)) + ("" if own else f" of {record.data.name}"),
+        record.solved.count(len(record.data.labels)) + ("" if own else f" of {plain_data_name(record)}"),
         f"{_named(leading_split(run))}: {right(run, leading_split(run))}",
     ]
     return '<div class="hf-chips">' + "".join(f"<span>{escape(fact)}</span>" for fact in facts) + "</div>"
@@ -384,7 +384,7 @@ def comparison(runs: Sequence[FinishedRun], answers: Sequence[str]) -> str:
             run.name,
             plain_base_name(run.record),
             plain_policy(run.record.policy),
-            f"{split} of {run.record.data.name}",
+            f"{split} of {plain_data_name(run.record)}",
             right(run, split),
             f"{run.trained_share:.1%}",
             _figure(run.record.seconds.get("total", math.nan), 1),
@@ -407,7 +407,7 @@ def _baseline_rows(runs: Sequence[FinishedRun], split: str, cells: int) -> list[
             continue
         for name, values in run.record.baselines.items():
             base = plain_base_name(run.record) if name == "linear_probe" else ""
-            images = f"{split} of {run.record.data.name}"
+            images = f"{split} of {plain_data_name(run.record)}"
             task = run.record.solved
             count = task.reached(values.get(task.metric, math.nan), run.record.metrics[split].images)
             found[name, base] = (BASELINE_NAMES.get(name, name), base, "", images, count)
