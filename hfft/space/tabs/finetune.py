@@ -17,7 +17,8 @@ from hfft.space.trainings.sessions import Session
 from hfft.space.trainings.visitors import DEFAULT_POLICY
 from hfft.space.views import html as views
 from hfft.space.views.curves import curve_plot, split_curves
-from hfft.space.widgets import plainly
+from hfft.space.views.cut import no_cut
+from hfft.space.widgets import cleared, plainly
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
@@ -68,6 +69,7 @@ class FinetuneTab:
         box, classes = self.box, self.classes
         box.stop.click(self.cancel, None, box.status, api_name="cancel", concurrency_limit=None, show_progress="hidden")
         box.get.click(plainly(self.download), self.model, box.get, api_name="download")
+        cleared(self.model.change, [box.cut, box.get], [no_cut(""), gr.update(visible=False)])
         self.model.change(self.offer_download, self.model, box.get, **_QUICK)
         # One event each, whatever changes: no answer comes after that to a later choice.
         latest: dict[str, Any] = {**_QUICK, "trigger_mode": "always_last"}
