@@ -27,10 +27,12 @@ from urllib.parse import unquote
 from PIL import Image, UnidentifiedImageError
 
 from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, upright_rgb
-from hfft.data.layout import layout, seen_endings
+from hfft.data.layout import composed, layout, seen_endings
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
+_JOINERS = "\u200c\u200d"  # not printable to Python, and part of Persian words and of emoji
+_DIRECTIONS = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # of writing
 _TITLES = {"train": "To train on", "validation": "To validate on", "test": "To test on"}
 _CHUNK = 1 << 20  # bytes
 
@@ -90,7 +92,11 @@ class Uploaded:
         counts = self.of(split)
         shown = ", ".join(f"{label} ({count})" for label, count in list(counts.items())[:12])
         more = ", ..." if len(counts) > 12 else ""
-        return f"{_TITLES[split]}: {sum(counts.values())} images in {len(counts)} classes: {shown}{more}."
+        images, classes = sum(counts.values()), len(counts)
+        return (
+            f"{_TITLES[split]}: {images} image{'s' * (images != 1)} in {classes} class{'es' * (classes != 1)}: "
+            f"{shown}{more}."
+        )
 
     def check(self) -> None:
         """Make sure that a model can be trained on this.
@@ -277,6 +283,7 @@ def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], 
         DataError: the class has no name, a limit is exceeded, or a file is gone.
     """
     name = class_name(label)
+    name = next((known for known in found.of("train") if known.casefold() == name.casefold()), name)
     _count({*found.of("train"), name}, found.counts.total() + len(paths), limits)
     for path in paths:
         shown = os.path.basename(path)
@@ -293,10 +300,11 @@ def class_name(text: str) -> str:
     Raises:
         DataError: nothing is left of it.
     """
-    name = "".join(" " if char in "/\\\0" or not char.isprintable() else char for char in text)
-    name = " ".join(name.split()).lstrip(" .")[:_LONGEST]
+    letters = composed(text).translate(_DIRECTIONS)
+    name = "".join(" " if char in "/\\" or not (char.isprintable() or char in _JOINERS) else char for char in letters)
+    name = " ".join(name.split()).lstrip(f" .{_JOINERS}")[:_LONGEST]
     # A folder's name may have 255 bytes, which 60 characters of some scripts exceed.
-    name = name.encode()[:200].decode(errors="ignore").strip()
+    name = name.encode()[:200].decode(errors="ignore").strip(f" {_JOINERS}")
     if not name:
         raise DataError(f"a class needs a name with letters or figures, not {text[:_LONGEST]!r}")
     return name
@@ -337,12 +345,12 @@ def class_names(labels: Iterable[str]) -> dict[str, str]:
     """Return what each class may be called, see `class_name`.
 
     Raises:
-        DataError: two of them would be called the same.
+        DataError: two of them would be called the same, or be one folder where case does not count.
     """
     names: dict[str, str] = {}
     for label in labels:
         name = class_name(label)
-        if name in names.values():
+        if name.casefold() in map(str.casefold, names.values()):
             raise DataError(f"two classes would be called {name!r}; give them names that differ more")
         names[label] = name
     return names

@@ -171,13 +171,24 @@ def test_files_under_class_names_are_copied_beside_each_other(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("cat", "cat"), ("  two  words ", "two words"), ("../../etc", "etc"), ("a/b\\c", "a b c"), ("x" * 90, "x" * 60)],
+    [
+        ("cat", "cat"),
+        ("  two  words ", "two words"),
+        ("../../etc", "etc"),
+        ("a/b\\c", "a b c"),
+        ("x" * 90, "x" * 60),
+        ("cafe\u0301", "caf\u00e9"),
+        ("\U0001f468\u200d\U0001f33e", "\U0001f468\u200d\U0001f33e"),  # a farmer
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"),
+        ("\u200dcat\u200c", "cat"),
+        ("a\u202egnp\u2069", "agnp"),
+    ],
 )
 def test_class_names_are_one_line_without_slashes(text: str, name: str) -> None:
     assert class_name(text) == name
 
 
-@pytest.mark.parametrize("text", ["", "  ", "...", "/", "\0\n"])
+@pytest.mark.parametrize("text", ["", "  ", "...", "/", "\0\n", "\u200d"])
 def test_a_class_without_a_name_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="name"):
         class_name(text)
@@ -231,7 +242,7 @@ def test_only_what_lies_below_the_root_is_removed(tmp_path: Path) -> None:
     assert (tmp_path / "work").exists()
 
 
-@pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301")])
+@pytest.mark.parametrize("names", [("a b", "a  b"), ("caf\u00e9", "cafe\u0301"), ("Cat", "cat")])
 def test_two_folders_of_one_class_name_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
     members = {f"{name}/{n}.png": png() for name in names for n in range(3)}
     with pytest.raises(DataError, match=r"two (of its folders|classes would be called)"):
@@ -275,3 +286,18 @@ def test_data_that_cannot_be_used_is_refused(address: str, wrong: str, tmp_path:
     with pytest.raises(DataError, match=wrong), sent(address, tmp_path, LIMITS):
         pass
     assert not list(tmp_path.rglob("file"))
+
+
+def test_a_class_that_is_named_in_other_case_is_the_same_class(tmp_path: Path) -> None:
+    found = Uploaded()
+    for number, label in enumerate(("Cat", "cat")):
+        (tmp_path / "a.png").write_bytes(png((number, 0, 0)))
+        place(found, label, [tmp_path / "a.png"], tmp_path / "out", LIMITS)
+    assert found.of("train") == {"Cat": 2}
+
+
+def test_one_image_is_not_called_images(tmp_path: Path) -> None:
+    found = Uploaded()
+    (tmp_path / "a.png").write_bytes(png())
+    place(found, "cat", [tmp_path / "a.png"], tmp_path / "out", LIMITS)
+    assert found.describe().startswith("To train on: 1 image in 1 class: cat (1).")
