@@ -339,11 +339,18 @@ def write_sheet(path: Path, rows: Sequence[Prediction], task: Task = SINGLE_LABE
     scored = any(row.unknown_score is not None for row in rows)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["file", *heads, "error", *(["unknown_score", "unknown"] * scored)])
-        # A leading quote keeps a spreadsheet from running a file name as a formula.
-        shown = [("'" + row.file if row.file[:1] in "=+-@" else row.file, row) for row in rows]
-        for name, row in shown:
+        writer.writerow(["file", *map(_text, heads), "error", *(["unknown_score", "unknown"] * scored)])
+        for row in rows:
             score = ["" if row.unknown_score is None else f"{row.unknown_score:.4f}", str(bool(row.unknown)).lower()]
             cells = [""] * len(heads) if row.error else task.cells(replace(row.answer, top=row.top[:1]))
-            writer.writerow([name, *cells, row.error, *(score * scored)])
+            writer.writerow([_text(row.file), *map(_text, cells), row.error, *(score * scored)])
     return path
+
+
+def _text(cell: str) -> str:
+    """Return a cell that no spreadsheet runs as a formula: names get a leading quote, and numbers stay."""
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+    return cell

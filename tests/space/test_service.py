@@ -24,6 +24,8 @@ from hfft.space.trainings.visitors import MOST_FRAMES, RECORDED
 from hfft.space.uploads import Limits, frame
 from hfft.space.views.html import evaluated
 from hfft.tasks.contract import Score
+from hfft.tasks.regression import REGRESSION
+from hfft.tasks.single_label import SINGLE_LABEL
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,18 @@ def test_what_could_not_be_read_has_no_probability(tmp_path: Path) -> None:
     with write_sheet(tmp_path / "sheet.csv", rows).open() as stream:
         found = list(csv.DictReader(stream))
     assert [row["probability"] for row in found] == ["0.500000", ""]
+
+
+def test_no_name_is_run_as_a_formula_and_numbers_stay(tmp_path: Path) -> None:
+    rows = [Prediction("=1.png", "+cat", 0.5, (Score("+cat", 0.5),)), Prediction("b.png", values={"@deg": -1.5})]
+    for row, task, labels, cells in (
+        (rows[0], SINGLE_LABEL, (), ["'=1.png", "'+cat", "0.500000", ""]),
+        (rows[1], REGRESSION, ("@deg",), ["b.png", "-1.5", ""]),
+    ):
+        with write_sheet(tmp_path / "sheet.csv", [row], task, labels).open() as stream:
+            heads, found = csv.reader(stream)
+        assert found == cells
+        assert not [head for head in heads if head.startswith("@")]
 
 
 def test_a_model_that_nobody_asks_for_is_let_go_of(space: Space) -> None:
