@@ -96,7 +96,7 @@ def _ended_in_order() -> Iterator[None]:
 
     before = {
         name: handler
-        for name in (signal.SIGTERM, signal.SIGHUP)
+        for name in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no terminal to hang up
         if (handler := signal.getsignal(name)) is not signal.SIG_IGN  # as nohup leaves it
     }
     for name in before:

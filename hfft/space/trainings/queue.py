@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from hfft.errors import HfftError
 from hfft.report.trace import EpochRow
 
@@ -196,11 +198,13 @@ class Trainings:
         """Put a job into the queue.
 
         Raises:
-            HfftError: too many are waiting already.
+            HfftError: too many are waiting already, or the server is about to end.
         """
         with self._changed:
-            if len(self._queue) > self.waiting:
-                raise HfftError(f"{len(self._queue)} trainings are waiting already; please try again in a while")
+            if self._stopped:
+                raise HfftError("the server is about to end; please try again in a while")
+            if len(self._queue) > self.waiting:  # the first one runs
+                raise HfftError(f"the queue is full: {len(self._queue) - 1} waiting; please try again in a while")
             training = Training(job)
             self._queue.append(training)
             if self._server is None:
@@ -244,11 +248,12 @@ class Trainings:
 
     def stop(self) -> None:
         """End everything."""
-        for training in list(self._queue):
-            self.cancel(training)
         with self._changed:
             self._stopped = True
+            left = list(self._queue)
             spare, self._spare = self._spare, None
+        for training in left:
+            self.cancel(training)
         if spare is not None:
             spare.close()
 
@@ -295,24 +300,31 @@ class Trainings:
             code = worker.process.wait()
             return None if training.ended else ("failed", f"The training stopped with code {code}: {worker.said()}")
         finally:
-            self._keep_or_close(worker, done=outcome is not None and outcome[0] == "done")
+            self._keep_or_close(worker, training, outcome)
 
-    def _keep_or_close(self, worker: Worker, done: bool) -> None:
+    def _keep_or_close(self, worker: Worker, training: Training, outcome: tuple[State, str] | None) -> None:
         """Hold a worker whose training ended well for the next one, for a while: it has all in memory already."""
         with self._changed:
-            if done and worker.jobs < _JOBS and self._spare is None and not self._stopped:
+            done = outcome is not None and outcome[0] == "done" and not training.ended
+            if outcome and done and worker.jobs < _JOBS and self._spare is None and not self._stopped:
+                training.end(*outcome)  # whoever cancels it from here on must not end the worker of the next one
                 self._spare = worker
                 return
         worker.close()
 
     def _watch(self, training: Training) -> None:
         while not training.ended and training.process is not None and training.process.poll() is None:
-            if training.seconds > self.minutes * 60:
-                training.end("failed", f"Stopped after {self.minutes:g} minutes, the most a training may take here.")
-            elif time.monotonic() - training.seen > _ABANDONED:
-                training.end("cancelled", "Nobody was following it any more.")
-            if training.ended:
-                _kill(training.process)
+            with self._changed:
+                if training.ended:
+                    return
+                if training.seconds > self.minutes * 60:
+                    training.end(
+                        "failed", f"Stopped after {self.minutes:g} minutes, the most a training may take here."
+                    )
+                elif time.monotonic() - training.seen > _ABANDONED:
+                    training.end("cancelled", "Nobody was following it any more.")
+                if training.ended:
+                    _kill(training.process)
             time.sleep(_POLL)
 
 
@@ -366,8 +378,17 @@ class Worker:
 
 def _kill(process: subprocess.Popen[str] | None) -> None:
     if process is not None and process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_family(process.pid)
+
+
+def end_family(leader: int) -> None:
+    """End a process that leads a group, and all that it started."""
+    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+        if hasattr(os, "killpg"):
+            os.killpg(leader, signal.SIGKILL)
+        else:  # Windows
+            for process in (*psutil.Process(leader).children(recursive=True), psutil.Process(leader)):
+                process.kill()
 
 
 def found_by(training: Training) -> Any:

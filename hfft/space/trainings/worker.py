@@ -13,7 +13,6 @@ import json
 import math
 import os
 import queue
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -28,6 +27,7 @@ from hfft.output_folder import RECORD
 from hfft.plugin.installed import installed_plugins
 from hfft.report.record import read_record
 from hfft.report.trace import EpochRow, observe
+from hfft.space.trainings.queue import end_family
 from hfft.space.trainings.small_set import ANIMALS
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.training.callbacks import PhaseCallback
@@ -133,7 +133,7 @@ def incoming() -> queue.SimpleQueue[str]:
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 lines.put(line.decode())
-        os.killpg(0, signal.SIGKILL)
+        end_family(os.getpid())
 
     threading.Thread(target=listen, daemon=True).start()
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ import psutil
 import pytest
 from finished import make_images, make_model
 
+from hfft.errors import HfftError
 from hfft.report.record import read_record
 from hfft.report.trace import read_trace
-from hfft.space.trainings.queue import Job, Training, Trainings, take
+from hfft.space.trainings.queue import Job, Training, Trainings, Worker, end_family, take
 
 pytestmark = pytest.mark.processes
 
@@ -160,6 +162,56 @@ def test_a_training_that_is_cancelled_while_it_waits_leaves_the_queue(
     assert not jobs[1].folder.exists()
     assert trainings.place(trainings.submit(jobs[2])) == 1
     over.set()
+
+
+def test_a_training_that_is_done_keeps_its_worker_whoever_cancels_it_then(tmp_path: Path) -> None:
+    trainings, training = Trainings(), Training(Job(tmp_path / "job", tmp_path), "running")
+    worker = Worker()
+    training.process = worker.process
+    trainings._keep_or_close(worker, training, ("done", "It is done."))
+    trainings.cancel(training)
+    assert (training.state, worker.process.poll(), trainings._spare) == ("done", None, worker)
+    trainings.stop()
+
+
+def test_a_training_that_was_cancelled_keeps_no_worker(tmp_path: Path) -> None:
+    trainings, training = Trainings(), Training(Job(tmp_path / "job", tmp_path), "running")
+    worker = Worker()
+    training.process = worker.process
+    trainings.cancel(training)
+    trainings._keep_or_close(worker, training, ("done", "It is done."))
+    assert trainings._spare is None
+
+
+def test_nothing_is_taken_in_once_it_was_stopped(tmp_path: Path) -> None:
+    trainings = Trainings()
+    trainings.stop()
+    with pytest.raises(HfftError, match="about to end"):
+        trainings.submit(Job(tmp_path / "job", tmp_path))
+
+
+def test_the_one_that_runs_is_not_counted_as_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(Trainings, "_run", lambda self, training: over.wait() and None)
+    monkeypatch.setattr(Trainings, "_prepare", lambda self: None)
+    trainings = Trainings(waiting=1)
+    for name in ("runs", "waits"):
+        trainings.submit(Job(tmp_path / name, tmp_path))
+    with pytest.raises(HfftError, match="1 waiting"):
+        trainings.submit(Job(tmp_path / "third", tmp_path))
+    over.set()
+
+
+def test_a_worker_ends_where_there_are_no_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.killpg")  # as on Windows
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1800)'])"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        family = psutil.Process(process.pid)
+        while not (children := family.children()):
+            time.sleep(0.05)
+        end_family(process.pid)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
 
 
 def test_a_worker_ends_with_whoever_started_it(tmp_path: Path) -> None:
