@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from hfft.arguments import DataArguments
 from hfft.data.check import Finding, check_parts, named_parts
@@ -28,7 +27,7 @@ from hfft.space.trainings.queue import Training, data_options
 from hfft.space.trainings.sessions import Session, new_folder
 from hfft.space.trainings.visitors import DEFAULT_POLICY, ZIP
 from hfft.space.uploads import Uploaded, remove, sent, unpack
-from hfft.space.widgets import plainly
+from hfft.space.widgets import offer
 
 _LONGEST = 50.0  # seconds that one call may wait: clients give up after a minute
 _FOLLOWER = "follower"
@@ -48,7 +47,7 @@ class Tools:
         """Make the tools endpoints of the page that is being built."""
         many = self.space.options.max_waiting + 2
         for tool, at_once in self._all(many).items():
-            api(plainly(tool), api_name=tool.__name__, concurrency_limit=at_once)
+            offer(tool, tool.__name__, concurrency_limit=at_once)
 
     def _all(self, many: int) -> dict[Callable[..., str], int]:
         """Return the tools, and how many calls of each run at a time."""

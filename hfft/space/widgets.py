@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from gradio.events import api
 
 from hfft.errors import HfftError
 
@@ -46,7 +47,7 @@ class NameList(gr.CheckboxGroup):
 
     def preprocess(self, payload: list[str | int | float]) -> list[str]:  # type: ignore[override]
         """Return what was chosen."""
-        return [str(name) for name in payload or []]
+        return [str(name) for name in payload] if isinstance(payload, list) else []
 
 
 class Name(gr.Dropdown):
@@ -148,6 +149,38 @@ def cleared(event: Callable[..., Any], outputs: Sequence[Any], empty: Sequence[A
     told = json.dumps(values[0] if len(values) == 1 else values)
     done = event(None, None, [output for output, _ in changed], js=f"() => ({told})", api_visibility="private")
     return partial(done.then, trigger_mode="always_last")
+
+
+def offer(function: Callable[..., Any], name: str, **more: Any) -> None:
+    """Make a function an endpoint of the page for programs, whose arguments no widget holds against their types.
+
+    Args:
+        function: its arguments are annotated, as Gradio needs it; None stands for one that was left out.
+        name: of the endpoint.
+        more: of the event, as Gradio takes it.
+    """
+    parameters = inspect.signature(function).parameters.values()
+
+    @functools.wraps(function)
+    def call(*given: Any) -> Any:
+        return function(*map(_argument, parameters, given), *given[len(parameters) :])
+
+    api(plainly(call), api_name=name, **more)
+
+
+def _argument(parameter: inspect.Parameter, given: Any) -> Any:
+    """Return an argument as its function expects it; every text says for itself why it cannot be used.
+
+    Raises:
+        HfftError: it is not a number where one is expected.
+    """
+    if given is None:
+        given = "" if parameter.default is parameter.empty else parameter.default
+    if parameter.annotation == "str":
+        return str(given)
+    if parameter.annotation in ("int", "float") and not isinstance(given, int | float):
+        raise HfftError(f"{parameter.name} must be a number, not {str(given)[:80]!r}")
+    return given
 
 
 def plainly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -249,6 +249,28 @@ def test_the_quiz_explains_every_answer(client: Client, folder: Path) -> None:
     assert "no question" in client.predict(99, "x", "second", api_name="/answer")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "said"),
+    [
+        ("/answer", (None, "x", "second"), "Number must be a number"),
+        ("/answer", (["1"], "x", "second"), "Number must be a number"),
+        ("/compare", (7, None), "Choose two runs or more"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_in_a_sentence(
+    endpoint: str, arguments: tuple[Any, ...], said: str, client: Client
+) -> None:
+    with pytest.raises(AppError, match=said):
+        client.predict(*arguments, api_name=endpoint)
+
+
+def test_no_folder_of_the_server_is_told(client: Client, image: Any, folder: Path) -> None:
+    for arguments, endpoint in ((("second",), "/describe_model"), ((["first", "second"], image), "/compare")):
+        told = str(client.predict(*arguments, api_name=endpoint))
+        assert "base" in told
+        assert str(folder) not in told
+
+
 @pytest.mark.parametrize("name", BAD_IMAGES)
 def test_a_hostile_image_gets_a_message_and_the_server_stays(
     name: str, client: Client, served: Served, image: Any, tmp_path: Path
@@ -286,7 +308,7 @@ def test_a_hostile_zip_gets_a_message(kind: str, client: Client, served: Served,
     path = make_zip(tmp_path / "hostile.zip", members)
     with pytest.raises(AppError, match=re.compile(reason, re.IGNORECASE)):
         client.predict(handle_file(str(path)), api_name="/read_zip")
-    assert not [path for path in (served.space.work / "trainings").rglob("*") if path.is_file()]
+    assert not [path for path in (served.space.work / "trainings").glob("*/images-*/**/*") if path.is_file()]
     with pytest.raises(AppError, match=r"(?i)choose images first"):
         client.predict(ZIP, "head", 1, api_name="/finetune")
 

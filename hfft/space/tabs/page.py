@@ -6,7 +6,6 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from gradio.events import api
 
 from hfft.errors import HfftError
 from hfft.space.service import NO_MODEL, Space
@@ -21,7 +20,7 @@ from hfft.space.tabs.training import TrainingTab
 from hfft.space.tools import Tools
 from hfft.space.trainings.sessions import Session
 from hfft.space.views import html as views
-from hfft.space.widgets import Name, Tabs, cleared, plainly
+from hfft.space.widgets import Name, Tabs, cleared, offer, plainly
 
 
 def build(space: Space) -> gr.Blocks:
@@ -45,8 +44,8 @@ def build(space: Space) -> gr.Blocks:
         header.model.change(None, header.model, None, js="(name) => {hfftAddress('model', name)}", **_PRIVATE)
         for each in (training, classify, labelling):  # once all that empties a tab is wired, see `cleared`
             each.wire()
-        api(learn.quiz, api_name="quiz")
-        api(learn.answer, api_name="answer")
+        offer(learn.quiz, "quiz")
+        offer(learn.answer, "answer")
         if space.options.mcp:
             Tools(space).offer()
         arrived = header.wire(blocks, classify)
@@ -170,7 +169,7 @@ class _Header:
         """Fill the page when it is opened, and follow the choice of a model; return the event of the opening."""
         self.model.input(None, self.model, None, js="(name) => {hfftChosen.model = name}", **_PRIVATE)
         self._cleared(plainly(self.facts), self.model, self.summary, api_name="describe_model", show_progress="hidden")
-        api(self.models, api_name="models")
+        offer(self.models, "models")
         blocks.unload(self.leave)
         begun = blocks.load(
             self.begin,
