@@ -217,6 +217,37 @@ def test_a_hostile_file_gets_a_message_with_its_name_as_text(page: Page, tmp_pat
     expect(page.get_by_text("not an image that can be read")).to_be_visible(timeout=TIMEOUT)
 
 
+@pytest.mark.parametrize("control", ["#source input[type=radio]", "#model input", "#start", "#cut [role=slider]"])
+def test_what_has_the_focus_is_seen(control: str, page: Page) -> None:
+    page.keyboard.press("Tab")  # a keyboard is used
+    page.locator(control).first.focus()
+    style = page.locator(control).first.evaluate("(one) => getComputedStyle(one).outlineStyle")
+    assert style in ("solid", "auto")
+
+
+def test_a_zip_that_cannot_be_used_makes_room_for_another(page: Page, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    page.locator("#source").get_by_label("Zip of class folders").check()
+    page.wait_for_timeout(1_000)  # the field has just been put on the page
+    page.locator("#zip input[type=file]").set_input_files(str(tmp_path / "bad.zip"))
+    expect(page.get_by_text("not a zip that can be read")).to_be_visible()
+    page.locator("#zip input[type=file]").set_input_files(str(folder / "images.zip"))
+    expect(page.locator("#given textarea")).to_have_value(re.compile("images in 3 classes"))
+
+
+def test_the_cut_of_another_model_is_gone_at_once(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const command = document.querySelector("#cut .hf-cut-command");
+            window.seen = [];
+            new MutationObserver(() => window.seen.push(command.textContent)).observe(command, {childList: true});
+        }"""
+    )
+    choose_model(page, "resnet")
+    expect(page.locator("#cut .hf-cut-command")).to_contain_text("--model_name_or_path resnet")
+    assert page.evaluate("window.seen[0]") == ""
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_every_tab_shows_the_model_in_use(name: str, page: Page, folder: Path) -> None:
     file, run = folder / "images" / "red" / "0.png", read_run(folder / "outputs" / name)

@@ -87,7 +87,11 @@ class ClassesBox:
         )
         named, added = [self.name, self.files], [self.given, self.name, self.files]
         self.source.input(self.choose, self.source, None, api_visibility="private", show_progress="hidden")
-        self.archive.upload(plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip")
+        read = self.archive.upload(
+            plainly(self.read_zip), self.archive, [self.given, self.archive], api_name="read_zip"
+        )
+        # Also where it cannot be used: there is no room for another zip before.
+        read.failure(lambda: None, None, self.archive, api_visibility="private", show_progress="hidden")
         self.add.click(plainly(self.add_files), named, added, api_name="add_files")
         self.snap.input(
             plainly(self.add_picture), [self.name, self.snap], [self.given, self.snap], api_visibility="private"

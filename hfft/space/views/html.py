@@ -62,7 +62,8 @@ CSS = f"""
 @media (prefers-reduced-motion: reduce) {{.hf-progress.busy div {{animation:none; width:100%; opacity:.4}}}}
 .hf-table caption {{text-align:left; font-size:13px; color:var(--body-text-color-subdued); padding:0 0 4px}}
 .hf-table tr.hf-best td {{font-weight:600}}
-input[type=range]:focus-visible, .hf-scroll:focus-visible {{outline:3px solid {FROZEN}; outline-offset:3px}}
+input:is([type=range], [type=radio], [type=checkbox], [role=combobox]):focus-visible,
+  .hf-scroll:focus-visible {{outline:3px solid {FROZEN} !important; outline-offset:3px}}
 footer .divider {{display:none}}
 @media (max-width: 600px) {{.hf-chips span:not(:last-child) {{display:none}}
   #summary {{min-height:0}}
