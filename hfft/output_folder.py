@@ -222,10 +222,7 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-        while not path.exists():  # the run before removed what was just locked
-            lock.release()
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # a file that the run before has removed is refused, by filelock itself since 3.21
     except Timeout as error:
         raise OutputError(
             f"another run is writing to {folder}; wait until it has ended, or choose another --output_dir"
