@@ -27,7 +27,7 @@ from hfft.planning.anatomy_file import anatomy_from_dict, check_anatomy
 from hfft.planning.plan import Phase, make_plan
 from hfft.planning.registry import resolve_anatomy
 from hfft.plugin.contract import Anatomy
-from hfft.report.record import RunRecord, read_record
+from hfft.report.record import RunRecord, read_record_here
 from hfft.training.setup import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def load_encoder(use: FeatureArguments, cache: CacheArguments | None = None) -> 
             model_name_or_path=None if folder is None else str(folder), trust_remote_code=use.trust_remote_code
         )
         return _pretrained(Settings(arguments, cache=cache or CacheArguments(), training=_no_flags()), use.model)
-    record = read_record(folder / RECORD)
+    record = read_record_here(folder / RECORD)
     model, processor = load_folder(folder, use.token, use.trust_remote_code)
     labels = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
     settings = settings_of(record)
@@ -122,7 +122,7 @@ def run_record(place: str | None) -> RunRecord | None:
         HfftError: the record is damaged.
     """
     file = Path(place or "").expanduser() / RECORD
-    return read_record(file) if place is not None and file.is_file() else None
+    return read_record_here(file) if place is not None and file.is_file() else None
 
 
 def _no_flags() -> FinetuneArguments:

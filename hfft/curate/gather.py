@@ -18,11 +18,11 @@ from hfft.data.layout import EXTENSIONS, hidden
 from hfft.data.load import find_splits
 from hfft.data.readers.sources import walk
 from hfft.data.sampling import stratified, with_groups
-from hfft.errors import ArgumentError, OutputError
+from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import cannot_write, refuse_unwritable
 from hfft.inference.classifier import find_images
 from hfft.inference.runs import recorded_images
-from hfft.report.record import RunRecord
+from hfft.report.record import RunRecord, lost_images
 from hfft.tasks.contract import needs_one_label
 
 UNLABELLED = "unlabelled"
@@ -85,6 +85,8 @@ def gather(data: DataArguments, place: str | None) -> Gathered:
         raise ArgumentError("give the images once: as DATA, or by --train_dir or --dataset_name")
     record = run_record(place)
     if record is not None:
+        if lost := lost_images(record):
+            raise DataError(f"the images of {place} itself cannot be read here ({lost})")
         data = DataArguments(**recorded_images(record))
     elif place is not None:
         data = replace(data, dataset_name=place)

@@ -30,7 +30,7 @@ from hfft.models.download import fetch
 from hfft.models.features import head_reads
 from hfft.models.forward import logits_of
 from hfft.output_folder import KNOWN, RECORD
-from hfft.report.record import RunRecord, read_record
+from hfft.report.record import RunRecord, read_record_here
 from hfft.tasks.contract import Answer, Score, Task, needs_one_label
 from hfft.tasks.registry import task_of
 from hfft.trust.calibration import temperature_of
@@ -209,7 +209,7 @@ def load_classifier(
         folder = fetch(path_or_repo, revision, token, trust_remote_code)
         model, processor = load_folder(folder, token, trust_remote_code)
         task_of(model.config, str(path_or_repo))
-        record = read_record(folder / RECORD) if (folder / RECORD).exists() else None
+        record = read_record_here(folder / RECORD) if (folder / RECORD).exists() else None
         known = read_known(folder / KNOWN, len(model.config.id2label or {})) if (folder / KNOWN).exists() else None
     # nn.Module's own method: transformers' overload does not type-check with a string.
     torch.nn.Module.to(model, place)

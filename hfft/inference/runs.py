@@ -18,11 +18,11 @@ from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet, upright_rgb
 from hfft.data.load import ImageSets, load_image_sets, load_usable_sets
 from hfft.demo import EMBEDDED_DATA, embedded_images
-from hfft.errors import HfftError
+from hfft.errors import DataError, HfftError
 from hfft.metrics import PairedDifference, paired_difference
 from hfft.models.download import has_weights
 from hfft.output_folder import RECORD
-from hfft.report.record import RunRecord, read_record
+from hfft.report.record import RunRecord, lost_images, read_record_here
 from hfft.report.trace import EpochRow, read_trace
 from hfft.tasks.contract import Task, Told
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -73,7 +73,7 @@ def read_run(folder: Path, name: str | None = None) -> FinishedRun:
     Raises:
         HfftError: there is no record, or it is damaged.
     """
-    record = read_record(folder / RECORD)
+    record = read_record_here(folder / RECORD)
     try:
         rows = tuple(read_trace(folder / "trace.csv"))
     except (HfftError, OSError):
@@ -265,6 +265,8 @@ def own_sets(classifier: Classifier) -> ImageSets:
     """
     if classifier.record is None:
         raise HfftError(f"{classifier.name} holds no {RECORD}, which names them")
+    if lost := lost_images(classifier.record):
+        raise DataError(lost)
     sets = load_usable_sets(DataArguments(**recorded_images(classifier.record)), classifier.record.seed)
     if sets.labels != classifier.labels:
         raise HfftError(f"{sets.name} has other labels than {classifier.name} by now")

@@ -25,7 +25,7 @@ from hfft.machine import keep_freed_memory, refuse_launcher
 from hfft.metrics import WORDS
 from hfft.output_folder import RECORD
 from hfft.parsing import Place, parse, parse_keywords
-from hfft.report.record import RunRecord, read_record
+from hfft.report.record import RunRecord, lost_images, read_record_here
 from hfft.report.write import Evidence
 from hfft.tasks.contract import Task
 from hfft.training.setup import Settings, Setup
@@ -71,7 +71,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     if not use.model or not file.is_file():
         raise ArgumentError(f"--folds needs the folder of a run, with its {RECORD}; {use.model} has none")
     refuse_launcher("hfft evaluate --folds")
-    record, output = read_record(file), make_evaluation_folder(options)
+    record, output = read_record_here(file), make_evaluation_folder(options)
     settings = Settings(*parse(RUN_ARGUMENTS, record_flags(record, use.trust_remote_code), "evaluate", ""))
     check_processes(settings.training)
     keep_freed_memory()
@@ -79,7 +79,7 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     with tempfile.TemporaryDirectory(prefix="hfft-folds-") as folder:
         settings.training = copy.copy(settings.training)
         settings.training.output_dir, settings.training.report_to = folder, []
-        given = _set_up(settings, str(use.model))
+        given = _set_up(settings, str(use.model), record)
         changed = tuple(_changed(given, record))
         setup = with_all_images(given)
         parts = folds_of(setup.sets.train, options.folds, settings.training.seed)
@@ -100,11 +100,12 @@ def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Ca
     return evaluation
 
 
-def _set_up(settings: Settings, run: str) -> Setup:
+def _set_up(settings: Settings, run: str, record: RunRecord) -> Setup:
     try:
         return set_up(settings, test=False)
     except DataError as error:
-        raise DataError(f"the images of {run} itself cannot be read here ({one_line(error)})") from error
+        why = lost_images(record) or one_line(error)
+        raise DataError(f"the images of {run} itself cannot be read here ({why})") from error
 
 
 def _notes(

@@ -16,7 +16,7 @@ from hfft.errors import ArgumentError, DataError, HfftError
 from hfft.files import sha256_of
 from hfft.output_folder import RECORD
 from hfft.parsing import flags_of
-from hfft.report.record import RunRecord, read_record
+from hfft.report.record import RunRecord, read_record, read_record_here
 
 FLAG = "--from_record"
 # Where a run writes, or what it did to its folder, is not a part of what it computed.
@@ -48,7 +48,7 @@ def take_record(argv: Sequence[str]) -> tuple[list[str], RunRecord | None]:
         raise ArgumentError(f"{FLAG} needs the hfft.json of a run")
     rest = [*argv[:index], *argv[index + (1 if given else 2) :]]
     file = Path(path).expanduser()
-    record = read_record(file / RECORD if file.is_dir() else file)
+    record = read_record_here(file / RECORD if file.is_dir() else file)
     return [*record_flags(record), *rest], record
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,10 @@ from hfft.trust.selective import Selective
 
 CROSSED = "cross-validation"
 """What the metrics are called that models reach on training images which they had not seen."""
+
+_IMAGES = ("dataset_name", "train_dir", "validation_dir", "test_dir")
+_READ = (*_IMAGES, "model_name_or_path", "config_name", "image_processor_name", "anatomy")
+"""Options that name what a run read."""
 
 SOUP = "sweep --soup"
 """The command of a run whose weights are the mean of others', chosen on validation."""
@@ -343,3 +349,41 @@ def read_record(path: str | Path) -> RunRecord:
     if isinstance(base, dict) and "licence" in base:  # what the first records called it
         base.setdefault("license", base["licence"])
     return build(RunRecord, data, str(path))
+
+
+def read_record_here(path: str | Path) -> RunRecord:
+    """Read a record to use what it names: the relative paths of what the run read lead there from here.
+
+    They count from the folder in which the run was started, which its own folder and a relative ``output_dir`` tell.
+    What is published is read by `read_record`, with the paths as they were typed.
+
+    Raises:
+        HfftError: as of `read_record`.
+    """
+    record = read_record(path)
+    start = _started_in(Path(os.path.abspath(path)).parent, Path(str(record.arguments.get("output_dir"))))
+    if start is None or start == Path.cwd():
+        return record
+    found = {name: start / given for name, given in _relative(record, _READ) if (start / given).exists()}
+    return replace(record, arguments=record.arguments | {name: os.path.relpath(place) for name, place in found.items()})
+
+
+def lost_images(record: RunRecord) -> str:
+    """Say which relative path of a run's images leads nowhere, and where it counts from; nothing where none does."""
+    for _, given in _relative(record, _IMAGES):
+        if not record.data.on_hub and not Path(given).exists():
+            return f"there is no {given} here; relative paths count from the folder in which the run was started"
+    return ""
+
+
+def _started_in(folder: Path, output: Path) -> Path | None:
+    """Return the folder from which ``output`` leads to a run's folder; None where that cannot be told."""
+    names, above = output.parts, len(folder.parts) - len(output.parts)
+    return Path(*folder.parts[:above]) if above > 0 and folder.parts[above:] == names else None
+
+
+def _relative(record: RunRecord, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        given = record.arguments.get(name)
+        if isinstance(given, str) and given and not Path(given).expanduser().is_absolute():
+            yield name, given

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -45,6 +46,33 @@ def test_a_run_is_repeated_to_the_last_bit(first: Path, capsys: pytest.CaptureFi
         assert records[0][name] == records[1][name], name
     differing = {key for key, value in records[0]["arguments"].items() if records[1]["arguments"][key] != value}
     assert differing <= {"output_dir", "cache", "logging_dir", "prefix_engine"}  # the engine that won is named
+
+
+def test_relative_paths_lead_to_the_images_from_any_folder(
+    image_folder: Folder, pretrained: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, base = (os.path.relpath(folder, tmp_path) for folder in (image_folder(), pretrained("vit")))
+    given = ["--train_dir", images, "--model_name_or_path", base, *FLAGS]
+    assert main(["finetune", *given, "--output_dir", "runs/first", "--disable_tqdm", "true"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for command in (
+        ["evaluate", "../runs/first", "--output_dir", "judged"],
+        ["evaluate", "../runs/first", "--folds", "2", "--output_dir", "folds"],
+        ["labels", "../runs/first"],
+        ["finetune", "--from_record", "../runs/first", "--output_dir", "again", "--disable_tqdm", "true"],
+    ):
+        assert main(command) == 0, capfd.readouterr().err
+    assert "to the last bit" in capfd.readouterr().out.splitlines()[-1]
+    assert str(tmp_path) not in json.dumps(
+        json.loads((tmp_path / "elsewhere/again/hfft.json").read_text())["arguments"]
+    )
+    (tmp_path / images).rename(tmp_path / "gone")
+    capfd.readouterr()
+    for run in (["evaluate"], ["evaluate", "--folds", "2"], ["labels"]):
+        assert main([run[0], "../runs/first", *run[1:]]) == 1
+        assert f"there is no {images} here; relative paths count from the folder" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["resnet", "swin", "timm"])

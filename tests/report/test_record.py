@@ -22,6 +22,7 @@ from hfft.report.record import (
     PhaseRecord,
     RunRecord,
     read_record,
+    read_record_here,
     write_record,
 )
 
@@ -66,6 +67,24 @@ def test_round_trip(tmp_path: Path) -> None:
     write_record(path, FULL)
     assert read_record(path) == FULL
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [("runs/one", "../photos"), ("./runs/one", "../photos"), ("one", "photos"), ("x/one", "photos"), (".", "photos")],
+)
+def test_relative_paths_count_from_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, found: str
+) -> None:
+    for place in ("photos", "runs/one", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    paths = {"train_dir": "photos", "test_dir": "none", "dataset_name": "user/photos", "validation_dir": "/none"}
+    path = written(tmp_path / "runs/one", plain() | {"arguments": {**paths, "output_dir": output}})
+    assert read_record_here(path).arguments == {**paths, "output_dir": output, "train_dir": found}
+    assert read_record(path).arguments["train_dir"] == "photos"  # which a push takes out of all texts
+    monkeypatch.chdir(tmp_path)
+    assert read_record_here(path) == read_record(path)
 
 
 def test_only_what_is_needed_must_be_there(tmp_path: Path) -> None:

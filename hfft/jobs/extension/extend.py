@@ -32,7 +32,7 @@ from hfft.metrics import counted, described, paired_difference
 from hfft.models.adapters import adapted
 from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
 from hfft.parsing import parse, parse_keywords
-from hfft.report.record import ExtensionRecord, RunRecord, read_record
+from hfft.report.record import ExtensionRecord, RunRecord, lost_images, read_record_here
 from hfft.report.terminal import in_a_line
 from hfft.tasks.contract import needs_one_label
 from hfft.training.phases import ReadyPhase, make_ready, make_trainer, to_device, train_phases, untrained
@@ -89,7 +89,7 @@ def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = prin
     if folder is None or not (folder / RECORD).is_file():
         raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
     folder = folder if folder.name not in ("", "..") else folder.resolve()  # whose name the results' folder takes
-    record = read_record(folder / RECORD)
+    record = read_record_here(folder / RECORD)
     needs_one_label(record.solved, "hfft extend")
     if not (folder / CLASSES).is_file():
         why = record.known.missing or "train it again with this hfft"
@@ -168,6 +168,8 @@ def _joined(
         on_bad_image=run.on_bad_image,
     )
     joined = join(run, more, record.data.labels, kept, settings.training.seed, say)
+    if joined.gone and (lost := lost_images(record)):
+        joined = replace(joined, gone=lost)
     if joined.gone and options.num_train_epochs:
         raise DataError(
             f"a training needs the images of the run as well: {joined.gone}; without --num_train_epochs new classes "
