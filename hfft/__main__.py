@@ -2,7 +2,7 @@
 
 import sys
 
-from hfft.cli.dispatch import main
+from hfft.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

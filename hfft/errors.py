@@ -78,6 +78,10 @@ class PreemptedError(HfftError):
         self.checkpoint = checkpoint
 
 
+class TerminatedError(KeyboardInterrupt):
+    """The system asked the program to end (SIGTERM) where no job has its own way to; it ends as at an interrupt."""
+
+
 def one_line(error: BaseException) -> str:
     """Return an error's text on one line, without a full stop at its end."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

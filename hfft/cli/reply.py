@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from hfft.errors import ArgumentError, HfftError, PreemptedError, one_line
+from hfft.errors import ArgumentError, HfftError, PreemptedError, TerminatedError, one_line
 from hfft.report.typed_json import as_json
 
 _CLOSED_PIPE = 141  # as a shell says that SIGPIPE ended a program
@@ -161,6 +161,8 @@ def _said() -> Iterator[_Lines]:
 def failure_of(error: BaseException) -> Failure:
     """Take an error apart."""
     notes = "".join(f". {note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, TerminatedError):
+        return _failure("preempted", f"{error}; what was complete is kept{notes}", 143, "hfft")
     if isinstance(error, KeyboardInterrupt):
         return _failure("interrupted", f"interrupted; what was complete is kept{notes}", 130, "hfft")
     if isinstance(error, HfftError):

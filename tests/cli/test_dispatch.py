@@ -110,6 +110,30 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err.startswith("hfft: interrupted")
 
 
+SIGNALLED = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *rest):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Stop())
+from hfft.cli import main
+raise SystemExit(main(["plan", "--model_name_or_path", "none"]))
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("name", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "stopped by SIGTERM")]
+)
+@pytest.mark.parametrize("module", ["hfft.cli.dispatch", "hfft.jobs.plan", "transformers"])
+def test_a_signal_at_any_time_is_one_line(module: str, name: str, code: int, said: str) -> None:
+    program = [sys.executable, "-c", SIGNALLED.format(module=module, name=name)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
+    assert done.stderr.startswith(f"hfft: {said}")
+
+
 STREAMED = """
 import os, sys
 from hfft.cli import commands, dispatch, reply

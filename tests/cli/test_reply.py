@@ -17,7 +17,7 @@ import hfft.errors
 from hfft.cli import main
 from hfft.cli.commands import COMMANDS
 from hfft.cli.reply import Reply, failure_of, print_json
-from hfft.errors import ArgumentError, DataError, HfftError, PreemptedError
+from hfft.errors import ArgumentError, DataError, HfftError, PreemptedError, TerminatedError
 from hfft.report.typed_json import as_json
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +156,7 @@ def test_errors(
     ("error", "code", "exit"),
     [
         (KeyboardInterrupt(), "interrupted", 130),
+        (TerminatedError("stopped by SIGTERM"), "preempted", 143),
         (PreemptedError("ended; run again"), "preempted", 143),
         (MemoryError("no"), "out_of_memory", 1),
         (OSError(28, "No space left on device"), "disk_full", 1),
