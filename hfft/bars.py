@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,19 @@ def bar(items: Iterable[Any] | None = None, hidden: bool = False, **options: Any
         timer.daemon = True
         timer.start()
     return shown
+
+
+@contextmanager
+def loading(argv: Sequence[str] = ()) -> Iterator[None]:
+    """Within this context, in which libraries are imported, whoever waits is told so; the line goes with it.
+
+    Args:
+        argv: flags that cannot be parsed yet; ``--disable_tqdm`` among them silences this as well.
+    """
+    hidden = any(word.startswith(("--disable_tqdm", "--disable-tqdm")) for word in argv)
+    hidden |= os.environ.get("RANK", "0") != "0"  # of several processes the first one says it
+    with bar(hidden=hidden, desc="Loading PyTorch and transformers", bar_format="{desc}", leave=False):
+        yield
 
 
 def _draw_first(shown: tqdm[Any]) -> None:

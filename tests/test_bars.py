@@ -47,6 +47,12 @@ def test_a_run_draws_bars_on_a_terminal(tmp_path: Path) -> None:
         assert name in shown
 
 
+def test_who_waits_for_libraries_is_told_so_and_the_line_goes() -> None:
+    shown = drawn("plan", "--policy", "head")
+    assert shown.startswith("\rLoading PyTorch and transformers")
+    assert not shown.rpartition("\r")[2].strip()
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from hfft.arguments import CacheToolArguments
-from hfft.bars import silenced
+from hfft.bars import loading, silenced
 from hfft.cache.entries import Entry, list_entries, prune
 from hfft.cache.placement import gigabytes
 from hfft.cli.commands import summary_of
@@ -70,7 +70,8 @@ def _fill(argv: list[str]) -> Reply:
 
     if asks_for_help(argv):
         print_run_help("cache fill", FILL_SUMMARY, FillArguments)
-    from hfft.arguments import RUN_ARGUMENTS
+    with loading(argv):
+        from hfft.arguments import RUN_ARGUMENTS
 
     *groups, part = parse((*RUN_ARGUMENTS, FillArguments), argv, "cache fill", FILL_SUMMARY)
     share = parse_shard(part.shard)

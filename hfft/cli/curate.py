@@ -14,7 +14,7 @@ from hfft.arguments import (
     LabelsArguments,
     NextArguments,
 )
-from hfft.bars import bar
+from hfft.bars import bar, loading
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.parsing import parse
@@ -27,7 +27,8 @@ def embed_command(argv: list[str]) -> Reply:
     """Write pooled features of any block, for neighbours, plots and other tools."""
     groups = (FeatureArguments, DataArguments, EmbedArguments)
     use, data, options, place = parse(groups, argv, "embed", summary_of("embed"), _place(" or images without labels"))
-    from hfft.curate.embed import describe_embedding, embed
+    with loading():
+        from hfft.curate.embed import describe_embedding, embed
 
     embedding = embed(use, data, options, place, _say)
     rows, width = embedding.values.shape
@@ -45,7 +46,8 @@ def depth_command(argv: list[str]) -> Reply:
     """Measure what linear probes make of each block's output, which shows where pretrained features stop helping."""
     groups = (FeatureArguments, DataArguments, DepthArguments)
     use, data, options, place = parse(groups, argv, "depth", summary_of("depth"), _place(""))
-    from hfft.curate.depth import accuracy_over_depth
+    with loading():
+        from hfft.curate.depth import accuracy_over_depth
 
     depth = accuracy_over_depth(use, data, options, place, _say)
     return Reply(depth.data, str(depth))
@@ -60,7 +62,8 @@ def labels_command(argv: list[str]) -> Reply:
 
         fixed = apply_fixes(data, options, place)
         return Reply(fixed, fixed.describe())
-    from hfft.curate.desk import desk_table, label_desk
+    with loading():
+        from hfft.curate.desk import desk_table, label_desk
 
     desk = label_desk(use, data, options, place, _say, _progress)
     if options.output is not None:
@@ -72,7 +75,8 @@ def next_command(argv: list[str]) -> Reply:
     """Choose the unlabelled images whose labels would teach a finished run most."""
     images = {"nargs": "+", "metavar": "UNLABELLED", "help": "Images, or folders with images in them and below."}
     use, options, places = parse((FeatureArguments, NextArguments), argv, "next", summary_of("next"), images)
-    from hfft.curate.choose import choose_next, chosen_table
+    with loading():
+        from hfft.curate.choose import choose_next, chosen_table
 
     chosen = choose_next(use, options, places, _say)
     return Reply(chosen, chosen_table(chosen))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hfft.arguments import CheckpointArguments, EvaluateArguments, ExportArguments, MergeArguments, PushArguments
+from hfft.bars import loading
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
@@ -21,7 +22,8 @@ def evaluate_command(argv: list[str]) -> Reply:
         if use.model is not None:
             raise ArgumentError(f"give the model once: as RUN ({run!r} here), or by --model")
         use = replace(use, model=run)
-    from hfft.inference.evaluate import describe_evaluation, evaluate
+    with loading():
+        from hfft.inference.evaluate import describe_evaluation, evaluate
 
     if options.folds is None:
         found = evaluate(use, options)
@@ -37,7 +39,8 @@ def merge_command(argv: list[str]) -> Reply:
     """Make a whole checkpoint, which stock transformers loads, of a delta or adapters and their base model."""
     place = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta or adapters, or a Hub id."}
     options, delta = parse((MergeArguments,), argv, "merge", summary_of("merge"), place)
-    from hfft.models.checkpoint import merge
+    with loading():
+        from hfft.models.checkpoint import merge
 
     folder = merge(delta, options.output_dir, options.base, options.token, options.trust_remote_code)
     return Reply({"output_dir": folder}, f"Wrote {folder}.")
@@ -50,7 +53,8 @@ def export_command(argv: list[str]) -> Reply:
     from hfft.inference.export.choice import check_formats
 
     check_formats(options.to)  # what follows imports their packages
-    from hfft.inference.export.job import export
+    with loading():
+        from hfft.inference.export.job import export
 
     return Reply({"exports": export(output, options, print)})
 
@@ -59,7 +63,8 @@ def push_command(argv: list[str]) -> Reply:
     """Push a finished run to the Hub in one commit; repeating it uploads only what is missing."""
     output = {"metavar": "OUTPUT", "help": "A run's output folder."}
     options, folder = parse((PushArguments,), argv, "push", summary_of("push"), output)
-    from hfft.hub.push import Target, collect, needed_beside, open_repo, push
+    with loading():
+        from hfft.hub.push import Target, collect, needed_beside, open_repo, push
 
     target = Target(options.repo_id, options.private, options.delta_only, options.token)
     collect(Path(folder), target)  # whatever is missing shows before the Hub is asked for anything

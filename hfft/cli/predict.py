@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from hfft.arguments import CheckpointArguments, PredictArguments
-from hfft.bars import bar
+from hfft.bars import bar, loading
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.demo import EMBEDDED_NAME
@@ -33,7 +33,8 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
     Raises:
         HfftError: the model cannot be loaded, or a folder holds no images.
     """
-    from hfft.inference.classifier import classify, find_images, load_classifier
+    with loading():
+        from hfft.inference.classifier import classify, find_images, load_classifier
 
     files = find_images(paths, lambda line: print(line, file=sys.stderr))
     classifier = load_classifier(use.model, use.revision, use.token, use.trust_remote_code)

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hfft.bars import loading
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
@@ -28,8 +29,9 @@ def finetune_command(argv: list[str]) -> Reply:
     if asks_for_help(argv):
         print_run_help("finetune", FINETUNE_HELP)
     refuse_unknown_flags(argv, "--from_record")
-    from hfft.jobs.finetune import finetune
-    from hfft.jobs.reproduce import compare, take_record
+    with loading(argv):
+        from hfft.jobs.finetune import finetune
+        from hfft.jobs.reproduce import compare, take_record
 
     flags, record = take_record(argv)
     run = finetune(finetune_settings(flags))
@@ -53,7 +55,8 @@ def extend_command(argv: list[str]) -> Reply:
 
     place = {"metavar": "RUN", "help": "The run's output folder."}
     options, name = parse((ExtendArguments,), argv, "extend", summary_of("extend"), place)
-    from hfft.jobs.extension.extend import extend
+    with loading():
+        from hfft.jobs.extension.extend import extend
 
     run = extend(name, options)
     return Reply(lambda: run_result(run.folder) | {"extended": run.extended})
@@ -77,9 +80,10 @@ def advise_command(argv: list[str]) -> Reply:
 
     if asks_for_help(argv):
         print_run_help("advise", summary_of("advise"), AdviseArguments)
-    from hfft.arguments import RUN_ARGUMENTS
-    from hfft.jobs.advise import advise
-    from hfft.training.setup import Settings
+    with loading(argv):
+        from hfft.arguments import RUN_ARGUMENTS
+        from hfft.jobs.advise import advise
+        from hfft.training.setup import Settings
 
     data = {"nargs": "?", "metavar": "DATA", "help": "What --dataset_name takes: a folder, an archive or a Hub id."}
     *groups, options, name = parse((*RUN_ARGUMENTS, AdviseArguments), argv, "advise", summary_of("advise"), data)
@@ -105,7 +109,8 @@ def plan_command(argv: list[str]) -> Reply:
 
     groups = (ModelArguments, PolicyArguments, PlanArguments)
     model, policy, plan = parse(groups, argv, "plan", summary_of("plan"))
-    from hfft.jobs.plan import show_plan, show_suggestion
+    with loading():
+        from hfft.jobs.plan import show_plan, show_suggestion
 
     if plan.suggest_anatomy:
         suggestion = show_suggestion(model)
@@ -132,7 +137,8 @@ def sweep_command(argv: list[str]) -> Reply:
         print(SWEEP_HELP)
         raise SystemExit(0)
     refuse_unknown_flags(argv, "--sweep", "--soup")
-    from hfft.jobs.sweep import parse_grid, read_runs, sweep
+    with loading(argv):
+        from hfft.jobs.sweep import parse_grid, read_runs, sweep
 
     named = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     runs, shared = read_runs(argv[0]) if named else ([{}], {})
