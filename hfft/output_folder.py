@@ -139,6 +139,18 @@ def refuse_overlap(output: Path, places: Mapping[str, str | None]) -> None:
             )
 
 
+def refuse_unnamable(path: Path, flag: str = "--output_dir") -> None:
+    """Make sure that texts, as the record is one, can hold the name of what is written.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"{flag} {path}: its name is not UTF-8, which records are; choose another") from error
+
+
 def listed(names: list[str]) -> str:
     """Name a few of many."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -195,6 +207,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: it cannot be made or written.
     """
+    refuse_unnamable(folder)
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         try:

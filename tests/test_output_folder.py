@@ -17,7 +17,9 @@ from finished import make_images, make_model
 import hfft.jobs.finetune
 import hfft.jobs.inputs
 from hfft.cli import main
+from hfft.curate.gather import refuse_existing
 from hfft.errors import OutputError
+from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import CLAIMS, LOCK, claim, foreign, locked, made_folder, owned, refuse_overlap
 from hfft.report.staging import staged_results
 from hfft.training.resume import list_checkpoints, remove_checkpoints
@@ -254,6 +256,16 @@ def test_merging_replaces_no_file_of_the_users(start: Start, place: Path, capsys
     assert main(["merge", str(place / "out"), "--output_dir", str(place / "merged")]) == 1
     assert "README.md" in error_of(capsys)
     assert untouched(place / "merged", ("README.md",))
+
+
+def test_a_name_that_no_record_can_hold_is_refused_before_the_work(place: Path) -> None:
+    with pytest.raises(OutputError, match="UTF-8"), made_folder(place / "o_\udce9"):
+        pass
+    with pytest.raises(OutputError, match="UTF-8"):
+        make_output_folder(place / "o_\udce9")
+    with pytest.raises(OutputError, match="UTF-8"):
+        refuse_existing(str(place / "o_\udce9.csv"))
+    assert not list(place.glob("o_*"))
 
 
 def test_a_second_run_into_the_folder_is_refused(

@@ -22,6 +22,7 @@ from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import cannot_write, refuse_unwritable
 from hfft.inference.classifier import find_images
 from hfft.inference.runs import recorded_images
+from hfft.output_folder import refuse_unnamable
 from hfft.report.record import RunRecord, lost_images
 from hfft.tasks.contract import needs_one_label
 
@@ -145,6 +146,7 @@ def refuse_existing(path: str | None, flag: str = "--output") -> Path | None:
     if path is None:
         return None
     file = Path(path).expanduser()
+    refuse_unnamable(file, flag)
     if file.exists():
         raise OutputError(f"{flag} {file} exists already; remove it, or name another file")
     if not file.absolute().parent.is_dir():

@@ -32,6 +32,7 @@ from hfft.output_folder import (
     claim,
     refuse_foreign,
     refuse_overlap,
+    refuse_unnamable,
 )
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ def make_output_folder(path: str | Path) -> Path:
         OutputError: it cannot be made.
     """
     folder = Path(path).expanduser()
+    refuse_unnamable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from hfft.errors import OutputError, one_line
+from hfft.errors import HfftError, OutputError, one_line
 from hfft.output_folder import CLAIMS, CONFIG, RECORD, WEIGHTS, discard, foreign, listed, note, owned, remove
 
 UNFINISHED = "unfinished"
@@ -43,8 +43,9 @@ def staged_results(folder: Path, overwrite: bool = False, kept: frozenset[str] =
         try:
             yield staging
             _put_in_place(staging, folder, overwrite, kept)
-        except OutputError as error:
-            raise OutputError(str(error).replace(str(staging), str(folder))) from error
+        except HfftError as error:
+            error.args = (str(error).replace(str(staging), str(folder)),)
+            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -174,3 +174,9 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
 def test_every_result_is_known_by_name(scene: Scene) -> None:
     known = {file.name for pattern in RESULTS for file in scene.before.glob(pattern)}
     assert known | {"model.onnx"} == scene.old.keys() == owned(scene.before)
+
+
+def test_no_error_names_the_folder_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(HfftError) as caught, staged_results(tmp_path) as staging:
+        raise HfftError(f"cannot write {staging / 'hfft.json'}: no")
+    assert str(caught.value) == f"cannot write {tmp_path / 'hfft.json'}: no"
