@@ -5,7 +5,8 @@ from __future__ import annotations
 from hfft.arguments import PluginCheckArguments
 from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
-from hfft.parsing import parse
+from hfft.errors import ArgumentError
+from hfft.parsing import closest, parse
 from hfft.plugin.installed import installed_plugins
 
 
@@ -38,5 +39,7 @@ def plugins_command(argv: list[str]) -> Reply:
 
         text, results = check_plugin(plugin, options)
         return Reply({"plugin": plugin, "checks": results}, text, int(not all(result.ok for result in results)))
+    if argv and not argv[0].startswith("-"):
+        raise ArgumentError(f"hfft plugins has no {argv[0]!r}{closest(argv[0], ['check'])}; see hfft plugins --help")
     parse((), argv, "plugins", summary_of("plugins"))
     return plugin_list()

@@ -511,8 +511,7 @@ def lies_on_cpu(rows: Any) -> bool:
 
 
 _LONE_IMAGE = (
-    "The last batch of each epoch would hold a single image, from which batch norms cannot learn: it is left out, "
-    "another one in each epoch."
+    "The last batch of each epoch would hold a single image, from which batch norms cannot learn: it is left out."
 )
 
 

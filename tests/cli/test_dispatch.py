@@ -97,6 +97,8 @@ def test_plugins_are_listed_and_checked(pretrained: Folder, capsys: pytest.Captu
     assert all(name in listed for name in ("cnn", "vit", "timm", "resnet", "timm_wrapper", "hfft"))
     assert main(["plugins", "check", "vit", "--model", str(pretrained("vit"))]) == 0
     assert "FAIL" not in capsys.readouterr().out
+    assert main(["plugins", "chek", "vit"]) == 2
+    assert "did you mean check?" in capsys.readouterr().err
     assert main(["plugins", "check", "nobody", "--model", str(pretrained("vit"))]) == 1
     assert "nobody" in capsys.readouterr().err
 
