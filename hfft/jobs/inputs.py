@@ -25,7 +25,7 @@ def what_was_read(sets: ImageSets) -> Iterator[str]:
     yield from sets.notes
     if names := sets.skipped:
         more = ", ...; hfft check names all" if len(names) > 3 else ""
-        yield f"Skipped {len(names)} images that cannot be read: {', '.join(names[:3])}{more}"
+        yield f"Skipped {len(names)} image{'s' * (len(names) != 1)} that cannot be read: {', '.join(names[:3])}{more}"
 
 
 class Shared:

@@ -409,7 +409,7 @@ def _leading(record: RunRecord, metrics: SplitMetrics) -> str:
     if name in metrics.intervals:
         low, high = metrics.intervals[name]
         text += f"{metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method_of(name)}, "
-    return f"{text}{metrics.images} images)"
+    return f"{text}{metrics.images} image{'s' * (metrics.images != 1)})"
 
 
 def _shown(metric: str, value: float, images: int) -> str:
