@@ -64,7 +64,9 @@ def refuse_launcher(job: str) -> None:
         ArgumentError: a launcher has started several.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ArgumentError(f"{job} takes no launcher: start it as one process")
+        raise ArgumentError(
+            f"{job} takes no launcher: start it as one process (WORLD_SIZE is {os.environ['WORLD_SIZE']} here)"
+        )
 
 
 def keep_freed_memory() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
@@ -29,7 +29,7 @@ from hfft.curate.encoder import Encoder
 from hfft.data.images import ImageSet
 from hfft.data.preprocessing import collate, received
 from hfft.errors import ArgumentError, ModelError
-from hfft.explain.forward_pass import called_modules, first_tensor
+from hfft.explain.forward_pass import tallies
 from hfft.explain.gradcam import feature_maps
 from hfft.machine import Items, worker_processes
 from hfft.models.features import head_modules
@@ -163,38 +163,33 @@ def _forward(
     encoder: Encoder, suffix: Suffix, batch: dict[str, Tensor], parts: Sequence[str | None]
 ) -> tuple[list[Tensor | None], Tensor]:
     """Return the pooled features of each part (batch, features), None where it was not called, and the logits."""
-    answering = suffix.answering(encoder.model, batch, precision_of(encoder.training))
-    with ExitStack() as stack:
-        watched = [stack.enter_context(_watched(encoder, part)) for part in parts]
-        logits = logits_of(encoder.model(**stack.enter_context(answering)))
-    return [_pooled(part, seen, encoder.anatomy.tokens) for part, seen in zip(parts, watched, strict=True)], logits
+    wanted = [part for part in parts if part is not None]
+    with (
+        tallies(encoder.model, encoder.anatomy, keep=_copy, parts=wanted) as found,
+        _head_inputs(encoder) as given,
+        suffix.answering(encoder.model, batch, precision_of(encoder.training)) as inputs,
+    ):
+        logits = logits_of(encoder.model(**inputs))
+    read = pooled(given[0]) if given else None
+    tokens = encoder.anatomy.tokens
+    return [read if part is None else _pooled_part(found[part].output, tokens) for part in parts], logits
 
 
-def _pooled(part: str | None, seen: list[Tensor], tokens: TokenLayout | None) -> Tensor | None:
-    if not seen:
-        return None
-    return pooled(seen[0]) if part is None else _pooled_part(seen[-1], tokens)
+def _copy(tensor: Tensor) -> Tensor:
+    """Keep a tensor as it is: the next module may work in place."""
+    return tensor.detach().clone()
 
 
 @contextmanager
-def _watched(encoder: Encoder, part: str | None) -> Iterator[list[Tensor]]:
-    """Within this context a list grows by what the head is given, or what the modules of a part give out."""
+def _head_inputs(encoder: Encoder) -> Iterator[list[Tensor]]:
+    """Within this context a list grows by what the head is given."""
     seen: list[Tensor] = []
 
     def given(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         seen.extend([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)][:1])
 
-    def made(module: nn.Module, args: Any, output: Any) -> None:
-        tensor = first_tensor(output)
-        # A copy, since the next module may work in place.
-        seen.extend([] if tensor is None else [tensor.detach().clone()])
-
-    if part is None:
-        heads = head_modules(encoder.model, encoder.anatomy)
-        handles = [head.register_forward_pre_hook(given, with_kwargs=True) for head in heads]
-    else:
-        modules = called_modules(encoder.model, dict(encoder.anatomy.parts())[part])
-        handles = [module.register_forward_hook(made) for module in modules]
+    heads = head_modules(encoder.model, encoder.anatomy)
+    handles = [head.register_forward_pre_hook(given, with_kwargs=True) for head in heads]
     try:
         yield seen
     finally:
@@ -202,8 +197,10 @@ def _watched(encoder: Encoder, part: str | None) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def _pooled_part(output: Tensor, tokens: TokenLayout | None) -> Tensor:
-    """Average a part's output over the image, without the tokens that are not patches."""
+def _pooled_part(output: Tensor | None, tokens: TokenLayout | None) -> Tensor | None:
+    """Average a part's output over the image, without the tokens that are not patches; None where there is none."""
+    if output is None:
+        return None
     maps = [feature_maps(row[None], tokens) for row in output]
     if any(each is None for each in maps):
         return pooled(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -152,6 +152,7 @@ def tallies(
     anatomy: Anatomy,
     read: Callable[[], float] = lambda: 0.0,
     keep: Callable[[Tensor], Tensor] = _copy,
+    parts: Collection[str] | None = None,
 ) -> Iterator[dict[str, Tally]]:
     """Within this context each part's tally grows by what `read` grows within the part's modules.
 
@@ -163,14 +164,17 @@ def tallies(
         anatomy: of the model.
         read: what is counted.
         keep: what is kept of an output.
+        parts: which are watched; None for all.
     """
-    found = {label: Tally() for label, _ in anatomy.parts()}
+    found = {label: Tally() for label, _ in anatomy.parts() if parts is None or label in parts}
     before, handles = Tally(), []
     for label, names in anatomy.parts():
+        tally = found.get(label, Tally())
         for module in called_modules(model, names):
-            handles.append(module.register_forward_pre_hook(_opening(found[label], before, read), with_kwargs=True))
-            handles.append(module.register_forward_hook(_closing(found[label], read, keep)))
-        before = found[label]
+            handles.append(module.register_forward_pre_hook(_opening(tally, before, read), with_kwargs=True))
+            if label in found:
+                handles.append(module.register_forward_hook(_closing(tally, read, keep)))
+        before = tally
     try:
         yield found
     finally:

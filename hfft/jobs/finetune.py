@@ -289,10 +289,12 @@ def _what_is_new(setup: Setup) -> str:
     """Say which parameters the checkpoint did not bring; a new head is expected, anything else is a warning."""
     base, sets = setup.base, setup.sets
     beyond = [name for name in base.fresh if setup.plan.anatomy.part_of(name) != "head"]
-    warning = f"\nWarning: {base.name} lacks {', '.join(beyond)}; they start from random numbers." if beyond else ""
     counts = f"{len(sets.train)} training and {len(sets.validation)} validation images"
-    notes = "".join(f"\n{note}" for note in (*what_was_read(sets), *base.notes))
-    return f"{sets.name}: {counts} of {sets.task.count(len(sets.labels))}.{notes}{warning}"
+    lines = [f"{sets.name}: {counts} of {sets.task.count(len(sets.labels))}."]
+    lines += [*what_was_read(sets, "hfft.json lists all"), *base.notes]
+    if beyond:
+        lines.append(f"Warning: {base.name} lacks {', '.join(beyond)}; they start from random numbers.")
+    return "\n".join(lines)
 
 
 def _what_is_kept(setup: Setup) -> str:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Loaded = tuple["PreTrainedModel", "BaseImageProcessor", Base]
 
 
-def what_was_read(sets: ImageSets) -> Iterator[str]:
-    """Say how images were read, and which of them were skipped."""
+def what_was_read(sets: ImageSets, listed: str = "hfft check names all") -> Iterator[str]:
+    """Say how images were read, and which of them were skipped; of many, `listed` says where the others are named."""
     yield from sets.notes
     if names := sets.skipped:
-        more = ", ...; hfft check names all" if len(names) > 3 else ""
+        more = f", ...; {listed}" if len(names) > 3 else ""
         yield f"Skipped {len(names)} image{'s' * (len(names) != 1)} that cannot be read: {', '.join(names[:3])}{more}"
 
 

@@ -355,9 +355,8 @@ def _name_classes(figure: Figure, plot: MapPlot, labels: Sequence[str]) -> None:
         Line2D([], [], marker="o", linestyle="", color=class_colour(label), label=name)
         for label, name in enumerate(names)
     ]
-    entry = 0.6 + 0.1 * max(
-        map(_width, names)
-    )  # inches: the dot and the spaces around it, and so much for a wide letter
+    # Inches of an entry: the dot and the spaces around it, and so much for a wide letter.
+    entry = 0.6 + 0.1 * max(map(_width, names))
     columns = max(1, min(5 * len(plot.panels), int(figure.get_figwidth() / entry)))
     legend = figure.legend(handles=dots, loc="outside upper center", ncols=columns, frameon=False)
     for text in legend.get_texts():

@@ -16,7 +16,8 @@ import pytest
 import torch
 from finished import make_images
 from safetensors.numpy import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from small_models import small_model
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
 from hfft.arguments import DataArguments, FeatureArguments
 from hfft.cli import main
@@ -97,6 +98,18 @@ def test_a_part_is_averaged_over_the_image(finished: Finished) -> None:
         states = model(**inputs, output_hidden_states=True).hidden_states
     expected = states[2][:, 1:].mean(1)  # the patches, without the class token
     np.testing.assert_allclose(found["train"].values, expected.numpy(), atol=1e-5)
+
+
+def test_a_stem_gives_its_patches_and_no_table_of_positions(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    model = small_model("beit")[0]
+    model.save_pretrained(tmp_path / "beit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "beit")
+    encoder = load_encoder(FeatureArguments(model=str(tmp_path / "beit")))
+    folder = image_folder(per_class=2)
+    found = read_features(encoder, gather(DataArguments(), str(folder)).sets, ["stem"], lambda line: None)["train"]
+    with torch.no_grad():
+        states = model(**pixels(folder, tmp_path / "beit"), output_hidden_states=True).hidden_states
+    np.testing.assert_allclose(found.values, states[0][:, 1:].mean(1).numpy(), atol=1e-5)
 
 
 def test_embed_writes_safetensors_with_names(
