@@ -68,17 +68,6 @@ def joined(place: Path) -> Run:
     return extended(place, "joined")[0]
 
 
-def test_a_run_that_is_named_from_within_is_extended_beside_itself(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(place / "run", place / "within")
-    monkeypatch.chdir(place / "within")
-    more = hfft.extend(".", train_dir=str(place / "more"), say=lambda line: None)
-    assert more.folder == place / "within-extended"
-    assert more.extended is not None
-    assert more.extended.run == "within"
-
-
 def test_a_new_class_joins_in_closed_form(place: Path, joined: Run) -> None:
     before, after = load_file(place / "run" / "model.safetensors"), load_file(place / "joined" / "model.safetensors")
     assert joined.sets.labels == (*LABELS, "violet")
@@ -94,6 +83,18 @@ def test_a_new_class_joins_in_closed_form(place: Path, joined: Run) -> None:
     assert kept.statistics.counts.tolist()[-1] == 5
     assert {name: len(rows) for name, rows in kept.contents.items()} == {"train": 31, "validation": 5}
     assert record.cache.hits == 30  # all that the run had computed
+
+
+@pytest.mark.usefixtures("joined")  # which counts what it finds in the cache, and so comes first
+def test_a_run_that_is_named_from_within_is_extended_beside_itself(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "run", place / "within")
+    monkeypatch.chdir(place / "within")
+    more = hfft.extend(".", train_dir=str(place / "more"), say=lambda line: None)
+    assert more.folder == place / "within-extended"
+    assert more.extended is not None
+    assert more.extended.run == "within"
 
 
 def test_the_extended_run_is_a_model_and_a_recipe(place: Path, joined: Run) -> None:
