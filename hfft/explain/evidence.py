@@ -23,6 +23,7 @@ from hfft.inference.classifier import Classifier
 from hfft.models.features import head_reads
 from hfft.models.load import load_model
 from hfft.plugin.contract import Anatomy
+from hfft.report.card_metadata import plain_base_name
 from hfft.tasks.contract import Score
 from hfft.tasks.single_label import SINGLE_LABEL
 
@@ -289,4 +290,6 @@ def base_or_reason(classifier: Classifier) -> tuple[PreTrainedModel | None, str]
     try:
         return load_base(classifier), ""
     except (HfftError, OSError, RuntimeError, ValueError) as error:
-        return None, one_line(error)
+        # Whoever reads this has no business with the folders above it.
+        record, reason = classifier.record, one_line(error)
+        return None, reason if record is None else reason.replace(record.base.id, plain_base_name(record))

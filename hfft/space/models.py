@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from hfft.demo import EMBEDDED_MODEL
-from hfft.errors import HfftError, ModelError
+from hfft.errors import HfftError, ModelError, one_line
 from hfft.explain.cuts import CutChart, cut_chart
 from hfft.explain.evidence import PredictionTrace, base_or_reason, head_features, prediction_trace
 from hfft.explain.gradcam import ActivationMap
@@ -248,10 +248,9 @@ class Models:
     def _load(self, source: str) -> Loaded:
         try:
             classifier = load_classifier(None if source == EMBEDDED_MODEL else source, device=self.device)
-        except HfftError:
-            raise
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise ModelError(f"{source} cannot be loaded: {error}") from error
+        except (HfftError, OSError, RuntimeError, ValueError, KeyError) as error:
+            name = Path(source).name  # visitors have no business with the folders above it
+            raise ModelError(f"{name} cannot be loaded: {one_line(error).replace(source, name)}") from error
         if classifier.record is None:
             return Loaded(classifier, None, None, self._thread)
         run = self.read(source)

@@ -223,6 +223,7 @@ def test_a_missing_base_is_a_reason_and_not_an_end(tuned: Classifier, tmp_path: 
     base, why = base_or_reason(replace(tuned, record=gone))
     assert base is None
     assert "gone" in why
+    assert str(tmp_path) not in why
     trace = prediction_trace(tuned, photo(), None, why)
     assert trace.base == ()
     assert trace.base_missing == why

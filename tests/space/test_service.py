@@ -14,7 +14,7 @@ from finished import make_images, make_model, run_finetune
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 
-from hfft.errors import DataError, HfftError
+from hfft.errors import DataError, HfftError, ModelError
 from hfft.inference.classifier import Prediction
 from hfft.space.models import Models
 from hfft.space.options import SpaceArguments
@@ -188,6 +188,15 @@ def test_a_run_is_compared_and_listed_once(space: Space, outputs: Path, monkeypa
     assert ([run.name for run in runs], answers) == (["run"], ["-"])
     monkeypatch.chdir(outputs.parent)
     assert Models("outputs/run", Path("outputs")).runs() == {"outputs/run": "outputs/run"}
+
+
+def test_a_model_that_cannot_be_loaded_is_told_without_its_place_on_the_server(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="broken cannot be loaded") as caught:
+        Models(str(broken), tmp_path).get(str(broken))
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_what_a_run_is_held_against_has_a_name_for_people(space: Space) -> None:
