@@ -236,6 +236,7 @@ def test_a_zip_that_cannot_be_used_makes_room_for_another(page: Page, folder: Pa
 
 
 def test_the_cut_of_another_model_is_gone_at_once(page: Page) -> None:
+    expect(page.locator("#cut .hf-cut-command")).to_contain_text("hfft finetune")  # the page has arrived
     page.evaluate(
         """() => {
             const command = document.querySelector("#cut .hf-cut-command");

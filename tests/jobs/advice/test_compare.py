@@ -159,10 +159,10 @@ def test_what_is_left_out_is_said(advise: Advise, tmp_path: Path) -> None:
     (tmp_path / "images" / "red" / "broken.png").write_text("no image")
     code, out, _ = advise("--policies", "head", "--folds", "2", "--on_bad_image", "skip")
     assert code == 0
-    assert "Skipped 1 images that cannot be read: " in out
+    assert "Skipped 1 image that cannot be read: " in out
     code, out, _ = advise("--models", str(tmp_path / "base"), "--folds", "2", "--on_bad_image", "skip")
     assert code == 0
-    assert "Skipped 1 images that cannot be read: " in out
+    assert "Skipped 1 image that cannot be read: " in out
 
 
 def test_advice_for_programs(advise: Advise) -> None:
