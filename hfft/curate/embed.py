@@ -16,6 +16,7 @@ from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments
 from hfft.curate.encoder import load_encoder
 from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
+from hfft.data.load import skipped_line
 from hfft.data.probe import probe_images
 from hfft.errors import DataError
 from hfft.files import cannot_write, whole_file
@@ -127,11 +128,6 @@ def readable(gathered: Gathered, say: Callable[[str], None]) -> Gathered:
     if lost:
         say(skipped_line(lost))
     return gathered.select(rows)
-
-
-def skipped_line(files: Sequence[str]) -> str:
-    """Say how many images cannot be read, and name a few."""
-    return f"Skipped {len(files):,} images that cannot be read: {', '.join(files[:3])}{', ...' * (len(files) > 3)}"
 
 
 def draw_embedding(

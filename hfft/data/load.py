@@ -313,3 +313,9 @@ def readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
         raise DataError(f"{images.place}: not one of its {len(images)} images can be read; see hfft check")
     rows = np.setdiff1d(np.arange(len(images)), [probe.row for probe in bad])
     return images.select(rows), [images.files[probe.row] for probe in bad]
+
+
+def skipped_line(files: Sequence[str], listed: str = "") -> str:
+    """Say how many images cannot be read, and name a few; of many, `listed` says where all are named."""
+    more = f", ...{listed and f'; {listed}'}" if len(files) > 3 else ""
+    return f"Skipped {len(files):,} image{'s' * (len(files) != 1)} that cannot be read: {', '.join(files[:3])}{more}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfft.arguments import DataArguments, ModelArguments
 from hfft.data.check import check_before_training
-from hfft.data.load import ImageSets, load_usable_sets
+from hfft.data.load import ImageSets, load_usable_sets, skipped_line
 from hfft.models.load import Base, load_model
 from hfft.tasks.contract import Task
 from hfft.tasks.single_label import SINGLE_LABEL
@@ -23,9 +23,8 @@ Loaded = tuple["PreTrainedModel", "BaseImageProcessor", Base]
 def what_was_read(sets: ImageSets, listed: str = "hfft check names all") -> Iterator[str]:
     """Say how images were read, and which of them were skipped; of many, `listed` says where the others are named."""
     yield from sets.notes
-    if names := sets.skipped:
-        more = f", ...; {listed}" if len(names) > 3 else ""
-        yield f"Skipped {len(names)} image{'s' * (len(names) != 1)} that cannot be read: {', '.join(names[:3])}{more}"
+    if sets.skipped:
+        yield skipped_line(sets.skipped, listed)
 
 
 class Shared:

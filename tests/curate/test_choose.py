@@ -66,7 +66,7 @@ def test_labelled_images_join_and_nothing_is_computed_again(
     assert main(argv) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)["result"]
-    assert "Skipped 1 images that cannot be read" in err
+    assert "Skipped 1 image that cannot be read" in err
     assert "Left out: 7 images that the run has already" in err
     assert len({each["image"] for each in found["chosen"]}) == 4
     assert all(each["prediction"] in ("blue", "green", "red") for each in found["chosen"])

@@ -188,7 +188,7 @@ def test_a_bad_image_is_named_or_left_out(
     assert main(argv) == 1
     assert "red/bad.png" in capsys.readouterr().err
     assert main([*argv, "--on_bad_image", "skip"]) == 0
-    assert "Skipped 1 images that cannot be read: red/bad.png" in capsys.readouterr().err
+    assert "Skipped 1 image that cannot be read: red/bad.png" in capsys.readouterr().err
 
 
 def test_a_sample_keeps_the_shares_of_the_classes(finished: Finished) -> None:

@@ -311,7 +311,7 @@ def test_skipped_files_are_said_and_recorded(
     capsys.readouterr()
     Image.new("RGB", (32, 32), "pink").save(tmp_path / "new.png")
     assert main(["next", str(tmp_path / "new.png"), "--model", str(run)]) == 0
-    assert "Skipped 1 images that cannot be read" in capsys.readouterr().err
+    assert "Skipped 1 image that cannot be read" in capsys.readouterr().err
 
 
 def test_a_class_without_readable_images_ends_the_run(

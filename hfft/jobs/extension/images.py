@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hfft.arguments import DataArguments
 from hfft.data.images import IMAGE_COLUMN, ImageSet, concatenated, held
 from hfft.data.labels import NamedImages, loose
-from hfft.data.load import Found, ImageSets, find_splits, readable
+from hfft.data.load import Found, ImageSets, find_splits, readable, skipped_line
 from hfft.data.readers.sources import quiet
 from hfft.data.sampling import named_groups, split_off, with_groups
 from hfft.errors import DataError, HfftError, one_line
@@ -200,7 +200,7 @@ def _fresh(
         return images
     images, skipped = readable(images)
     if skipped:
-        say(f"Skipped {len(skipped):,} images that cannot be read: {', '.join(skipped[:3])}")
+        say(skipped_line(skipped))
     return images
 
 
