@@ -29,6 +29,12 @@ from hfft.training.setup import Settings
 Folder = Callable[..., Path]
 
 
+@pytest.fixture
+def flags(pretrained: Folder, image_folder: Folder) -> list[str]:
+    """The model and the images of a small run."""
+    return ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
+
+
 def test_grid_has_every_combination() -> None:
     grid = parse_grid(["learning_rate=1e-4,3e-4", "policy=head,last_block"])
     assert len(grid) == 4
@@ -138,11 +144,10 @@ def test_runs_share_what_they_have_in_common_and_nothing_else(image_folder: Fold
 
 
 def test_a_sweep_says_once_what_the_check_finds(
-    pretrained: Folder, image_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
-    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
-    assert main(["sweep", *flags]) == 0
+    given = ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
+    assert main(["sweep", *flags, *given]) == 0
     assert capsys.readouterr().out.count("with fewer than 10 training images") == 1
     for name in ("curves.png", "confusion_matrix.png", "reliability.png", "mistakes.png"):
         assert not list((tmp_path / "sweep").glob(f"*/{name}"))
@@ -185,23 +190,20 @@ def test_only_the_same_run_counts_as_done(
     assert "holds a run that does not say of what it was" in said
 
 
-def test_a_sweep_leaves_the_settings_of_its_caller_alone(
-    pretrained: Folder, image_folder: Folder, tmp_path: Path
-) -> None:
+def test_a_sweep_leaves_the_settings_of_its_caller_alone(flags: list[str], tmp_path: Path) -> None:
     given: list[Settings] = []
 
     def parse_run(flags: list[str]) -> Settings:
         given.append(finetune_settings(flags))
         return given[-1]
 
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
     assert sweep([*flags, "--num_train_epochs", "1"], [{}], tmp_path / "sweep", parse_run, print) == 0
     training = given[0].training
     assert (training.overwrite_output_dir, training.baselines, training.figures) == (False, "probe", True)
 
 
 def test_a_sweep_that_is_told_to_end_begins_no_other_run(
-    pretrained: Folder, image_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
 
@@ -210,14 +212,12 @@ def test_a_sweep_that_is_told_to_end_begins_no_other_run(
         raise PreemptedError("stopped by SIGTERM")
 
     monkeypatch.setattr("hfft.jobs.sweep.finetune", stopped)
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
     assert main(["sweep", *flags, "--output-dir", str(tmp_path / "sweep"), "--sweep", "seed=1,2"]) == 143
     assert begun == [1]
 
 
 def test_a_run_that_fails_in_pytorch_costs_no_other_run(
-    pretrained: Folder,
-    image_folder: Folder,
+    flags: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -228,8 +228,7 @@ def test_a_run_that_fails_in_pytorch_costs_no_other_run(
         return finetune(settings, *given, **options)
 
     monkeypatch.setattr("hfft.jobs.sweep.finetune", limited)
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
-    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
+    flags = [*flags, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
     assert main(["sweep", *flags, "--sweep", "per_device_train_batch_size=8,4"]) == 1
     assert "=8 failed: OutOfMemoryError: tried to allocate 20 GiB\n" in capsys.readouterr().out
     with (tmp_path / "sweep" / "sweep.csv").open(newline="") as file:
@@ -237,8 +236,7 @@ def test_a_run_that_fails_in_pytorch_costs_no_other_run(
 
 
 def test_the_table_is_said_before_it_is_written(
-    pretrained: Folder,
-    image_folder: Folder,
+    flags: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -247,8 +245,7 @@ def test_the_table_is_said_before_it_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("hfft.jobs.sweep.write_sweep", full)
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
-    flags += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
+    flags = [*flags, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "sweep")]
     assert main(["sweep", *flags, "--sweep", "policy=head"]) == 1
     said = capsys.readouterr()
     assert "policy=head" in said.out.splitlines()[-4]
@@ -285,10 +282,9 @@ def test_what_the_images_decide_is_done_before_as_well(
     assert capsys.readouterr().out.count("done before") == 4
 
 
-def test_a_soup_of_a_sweep_is_a_run(pretrained: Folder, image_folder: Folder, tmp_path: Path) -> None:
-    flags = ["--model_name_or_path", str(pretrained("resnet")), "--train_dir", str(image_folder())]
-    flags += ["--num_train_epochs", "2", "--per_device_train_batch_size", "6", "--train_val_split", "0.4"]
-    flags += ["--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
+def test_a_soup_of_a_sweep_is_a_run(flags: list[str], tmp_path: Path) -> None:
+    flags = [*flags, "--num_train_epochs", "2", "--per_device_train_batch_size", "6", "--train_val_split", "0.4"]
+    flags = [*flags, "--output_dir", str(tmp_path / "sweep"), "--sweep", "learning_rate=1e-3,1e-2"]
     assert main(["sweep", *flags, "--soup"]) == 0
     soup = read_record(tmp_path / "sweep" / "soup" / "hfft.json")
     others = [read_record(path) for path in (tmp_path / "sweep").glob("learning_rate=*/hfft.json")]
