@@ -38,8 +38,9 @@ from hfft.trust.conformal import label_sets
 from hfft.trust.known import Familiarity, KnownImages, Neighbour, read_known
 
 Source = str | os.PathLike[str] | Image.Image
-_NO_NUMBERS = "the model's answer to it is not a number: its weights are damaged, or too large for their format"
 """An image's file, or an image that is open already."""
+
+_NO_NUMBERS = "the model's answer to it is not a number: its weights are damaged, or too large for their format"
 
 
 @dataclass(frozen=True)

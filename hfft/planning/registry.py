@@ -26,7 +26,7 @@ def find_anatomy(model: PreTrainedModel, plugin: str | None = None) -> Anatomy:
 
     found = find_plugin(backbone_of(model.config).model_type, plugin)
     assert found.plugin is not None
-    whose, kind = f"plugin {found.name!r} of {found.distribution}", type(model).__name__
+    whose, kind = found.whose, type(model).__name__
     try:
         given: object = found.plugin.anatomy(model)
         if not isinstance(given, Anatomy):

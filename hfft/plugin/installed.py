@@ -24,6 +24,11 @@ class InstalledPlugin:
     plugin: BackbonePlugin | None
     error: str = ""
 
+    @property
+    def whose(self) -> str:
+        """What an error calls it, so that its author is found."""
+        return f"plugin {self.name!r} of {self.distribution}"
+
 
 def installed_plugins() -> list[InstalledPlugin]:
     """Load every plugin of the group, in order of name; one that fails is listed with its error."""
@@ -46,7 +51,7 @@ def find_plugin(model_type: str, name: str | None = None) -> InstalledPlugin:
             owners = " and ".join(f"{p.distribution} {p.version}" for p in named)
             raise PluginError(f"{owners} both install a plugin called {name!r}; uninstall one of them")
         if named[0].plugin is None:
-            raise PluginError(f"plugin {name!r} of {named[0].distribution} does not load: {named[0].error}")
+            raise PluginError(f"{named[0].whose} does not load: {named[0].error}")
         return named[0]
     claims = [p for p in found if p.plugin is not None and model_type in p.plugin.model_types]
     if len(claims) > 1:

@@ -28,6 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, upright_rgb
 from hfft.data.layout import composed, layout, seen_endings
+from hfft.data.readers.archives import unpacked_name
 from hfft.errors import DataError
 
 _LONGEST = 60  # characters of a class's name
@@ -240,10 +241,10 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
     """
     found = Uploaded()
     try:
-        with _opened(path) as archive:
+        with zipfile.ZipFile(path) as archive:
             for member, split, label in _members(archive, limits, found):
                 with archive.open(member) as stream:
-                    add(found, target, (split, label), stream, (member.filename, limits))
+                    add(found, target, (split, label), stream, (unpacked_name(member), limits))
     except FileNotFoundError as error:
         raise DataError(_GONE.format("the zip")) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError) as error:
@@ -259,14 +260,6 @@ def unpack(path: str | os.PathLike[str], target: Path, limits: Limits) -> Upload
 
 
 _NO_ZIP = "this is not a zip that can be read ({}); make it again"
-
-
-def _opened(path: str | os.PathLike[str]) -> zipfile.ZipFile:
-    """Open a zip; names that are not marked as UTF-8 are read as such where they are, since macOS marks none."""
-    try:
-        return zipfile.ZipFile(path, metadata_encoding="utf-8")
-    except UnicodeDecodeError:
-        return zipfile.ZipFile(path)
 
 
 def place(found: Uploaded, label: str, paths: Sequence[str | os.PathLike[str]], target: Path, limits: Limits) -> None:
@@ -357,7 +350,7 @@ def class_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _parts(member: zipfile.ZipInfo) -> list[str]:
-    name = member.filename.replace("\\", "/")
+    name = unpacked_name(member).replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")) or not parts:
         raise DataError(f"the zip names a file outside itself ({name[:80]!r}); it is refused")

@@ -72,11 +72,11 @@ def _zip_members(path: Path) -> Iterator[tuple[str, str, str]]:
             if info.flag_bits & 1:
                 raise DataError(f"{path}: it is locked with a password; unpack it, or pack it without one")
             link = stat.S_ISLNK(info.external_attr >> 16)
-            yield _unpacked_name(info), info.filename, "link" if link else "folder" if info.is_dir() else "file"
+            yield unpacked_name(info), info.filename, "link" if link else "folder" if info.is_dir() else "file"
 
 
-def _unpacked_name(info: zipfile.ZipInfo) -> str:
-    """A member's name; macOS writes UTF-8 without the flag that says so, for which `zipfile` reads code page 437."""
+def unpacked_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name: macOS writes UTF-8 without the flag for it, which `zipfile` reads as code page 437."""
     if info.flag_bits & 0x800:
         return info.filename
     try:

@@ -185,14 +185,13 @@ def _pooling(encoder: PreTrainedConfig, plugin: str | None) -> tuple[Pooling, st
         return Pooling("mean"), ", which is a guess, as no plugin knows this type"
     found = find_plugin(encoder.model_type, plugin)
     assert found.plugin is not None
-    whose = f"plugin {found.name!r} of {found.distribution}"
     try:
         pooling: object = found.plugin.pooling(encoder)
     except UnsupportedModelError:
         raise
     except Exception as error:  # whatever a third party's code raises
         raise PluginError(
-            f"{whose} fails on the pooling of {encoder.model_type}: {type(error).__name__}: {one_line(error)}"
+            f"{found.whose} fails on the pooling of {encoder.model_type}: {type(error).__name__}: {one_line(error)}"
         ) from error
     if pooling is None:
         return Pooling("mean"), ", which is a guess, as its plugin does not say"
@@ -203,7 +202,7 @@ def _pooling(encoder: PreTrainedConfig, plugin: str | None) -> tuple[Pooling, st
         and pooling.prefix >= 0
     ):
         raise PluginError(
-            f"{whose} must give a Pooling of how {', '.join(_WORDS)} and a count of tokens as prefix, not "
+            f"{found.whose} must give a Pooling of how {', '.join(_WORDS)} and a count of tokens as prefix, not "
             f"{shorten(repr(pooling), 100)}"
         )
     return pooling, ""
