@@ -11,8 +11,10 @@ last block trains in the precision that hfft chooses. Measured one after the oth
 * step: milliseconds of a training step on activations kept in each of these places, and with the suffix compiled; the
   evaluation of the epoch is counted in;
 * all of a training, from the loaded model on: ``transformers.Trainer`` with the same frozen set and as many worker
-  processes as hfft has, hfft with nothing cached and with everything; seconds, those until the disk has what it gets
-  counted in, and gigabytes of the GPU's memory.
+  processes as hfft has, hfft with nothing cached, and from disk and on the GPU with everything; seconds, those until
+  the disk has what it gets counted in, and gigabytes of the GPU's memory.
+
+--json docs/measured/gpu.json is what `benchmarks.py` reads; what stands there beside the runs is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 
 import torch
 from _plain import plain_trainer
-from bench_cache import MODELS, make_images, make_settings, save_model, timed
+from bench_cache import MODELS, TITLES, make_images, make_settings, save_model, timed
 
 from hfft.arguments import CacheArguments
 from hfft.cache.behind import WriteBehind
@@ -47,6 +49,8 @@ from hfft.training.setup import Settings, Setup
 
 BATCHES = (64, 256)
 PLACES = ("disk", "memory", "gpu")
+STORED = ("disk", "gpu")  # places whose rows the next run finds
+PLAIN = "transformers.Trainer"
 _SECONDS = 1.0
 
 
@@ -110,7 +114,7 @@ def measure(folder: Path, result: Result, options: argparse.Namespace) -> Iterat
 
 def _measure_place(settings: Settings, place: str, result: Result) -> None:
     """Fill the cache into one place, and train from there; from disk once more, when all is filled."""
-    for label in (f"{place}, empty", "disk, filled") if place == "disk" else (f"{place}, empty",):
+    for label in (place, f"{place}, filled") if place in STORED else (place,):
         with timed() as whole, WriteBehind(result.notes.append) as behind:
             setup = replace(set_up(_with(settings, place)), behind=behind)
             to_device(setup)
@@ -119,9 +123,10 @@ def _measure_place(settings: Settings, place: str, result: Result) -> None:
                 (ready,) = make_ready(setup, setup.plan.phases, lambda line: None)
             with _noted(result, f"{label}: train"):
                 train_phases(setup, progress, lambda line: None, prepared=[ready])
-        result.seconds[f"{label}: all"] = whole.seconds
+        result.seconds[label] = whole.seconds
         result.step_ms[place] = _step(progress)
-        if label.endswith("empty"):
+        result.gpu_gb[label] = max(result.gpu_gb.pop(f"{label}: {half}", 0.0) for half in ("prepare", "train"))
+        if label == place:
             reports, seconds = ready.prepared.reports.values(), result.seconds[f"{label}: prepare"]
             result.fill[place] = sum(each.computed for each in reports) / seconds
             result.wait_share[place] = sum(each.wait_seconds for each in reports) / seconds
@@ -147,7 +152,7 @@ def _measure_halves(setup: Setup, prefix: Prefix, result: Result) -> None:
 def _measure_plain(settings: Settings, result: Result) -> None:
     trainer = plain_trainer(set_up(_with(settings, "off")))
     trainer.args.dataloader_num_workers = min(cores(), 16)
-    with _noted(result, "plain"):
+    with _noted(result, PLAIN):
         trainer.train()
 
 
@@ -186,18 +191,18 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Return a Markdown table of what was measured."""
     columns = [
         *("Model", "Card", "Bare forward, batches of 64, 256, images/s", "Decoding", "Fill, memory", "gpu"),
-        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu"),
+        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu", "gpu, filled"),
         *("Trainer, GB", "hfft, memory", "gpu"),
     ]
     header = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
     rows = [
         [
-            *(run["model"], run["card"], f"{run['bare']['64']:,}, {run['bare']['256']:,}", f"{run['decoding']:,}"),
-            *(f"{run['fill'][place]:,}" for place in ("memory", "gpu")),
+            *(run["model"], run["card"], ", ".join(f"{run['bare'][str(size)]:,.0f}" for size in BATCHES)),
+            *(f"{rate:,.0f}" for rate in (run["decoding"], run["fill"]["memory"], run["fill"]["gpu"])),
             *(f"{run['wait_share'][place]:.0%}" for place in ("memory", "gpu")),
-            *(str(run["step_ms"][place]) for place in ("memory", "gpu")),
-            *(str(run["seconds"].get(way, "")) for way in ("transformers.Trainer", "hfft, memory", "hfft, gpu")),
-            *(str(run["gpu_gb"][way]) for way in ("transformers.Trainer", "hfft, memory", "hfft, gpu")),
+            *(f"{run['step_ms'][place]:.1f}" for place in ("memory", "gpu")),
+            *(f"{run['seconds'][way]:.1f}" for way in (PLAIN, "memory", "gpu", "gpu, filled")),
+            *(f"{run['gpu_gb'][way]:.2f}" for way in (PLAIN, "memory", "gpu")),
         ]
         for run in runs
     ]
@@ -243,10 +248,14 @@ def _synchronize() -> None:
 def _write(options: argparse.Namespace, results: list[Result]) -> None:
     if not options.json:
         return
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    machine: dict[str, Any] = {"gpu": gpu, "cores": cores(), "torch": torch.__version__}
-    content = {"machine": machine, "options": vars(options), "results": [asdict(each) for each in results]}
-    options.json.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    conditions = {
+        **{"cores": cores(), "torch": torch.__version__, "policy": "last_block", "script": "scripts/bench_gpu.py"},
+        **{name: getattr(options, name) for name in ("images", "epochs", "batch_size")},
+    }
+    runs = [{**asdict(each), "model": TITLES[each.model], "card": card} for each in results]
+    kept = json.loads(options.json.read_text()) if options.json.exists() else {}
+    options.json.write_text(json.dumps({**kept, "conditions": conditions, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ AUGMENTED: dict[str, dict[str, Any]] = {
 TRAINER, HELD, FASTAI = PEERS = ("trainer", "trainer, held", "fastai")
 WAYS |= {PLAIN: {}, **AUGMENTED, **{peer: {} for peer in PEERS}}
 PASSES = 24
+FLOAT32 = {"bf16": False, "tf32": False}  # on a GPU as well
 CORRUPTED = (DEFAULT, FULL, TUNED)
 Corrupt = Callable[[Image.Image, np.random.Generator], Image.Image]
 CORRUPTIONS: dict[str, Corrupt] = {
@@ -143,6 +144,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each set, seed and way that is not there yet, and one for the linear probe that all share."""
     readers = readers_of((name.partition(":")[0] for name in options.sets), options)
+    card = {"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     with tempfile.TemporaryDirectory(prefix="hfft-recipe-") as scratch:
         for seed in options.seeds:
             for name in options.sets:
@@ -156,7 +158,7 @@ def measure(options: argparse.Namespace, runs: Sequence[Row]) -> Iterator[Row]:
                 write_images(folder, readers[kind](), int(count), seed, options.held_out, options.photo_edge)
                 corrupt = not options.photo_edge  # photographs are large, and have noise of their own
                 for row in _fine_tune_all(folder, seed, options.image_size, ways, PROBE not in made, corrupt):
-                    yield {"set": name, "seed": seed, **row}
+                    yield {"set": name, "seed": seed, **row, **card}
 
 
 def _fine_tune_all(
@@ -183,9 +185,9 @@ def _fine_tune_all(
 
 def _fine_tune(folder: Path, options: dict[str, Any]) -> Run:
     places = {"train_dir": "train", "test_dir": "held_out", "output_dir": "out"}
-    quiet = {"overwrite_output_dir": True, "figures": False, "disable_tqdm": True}
+    quiet = {"overwrite_output_dir": True, "figures": False, "disable_tqdm": True, **FLOAT32}
     return hfft.finetune(
-        **{name: str(folder / place) for name, place in places.items()}, **quiet, **options, say=lambda line: None
+        **{name: str(folder / place) for name, place in places.items()}, **(quiet | options), say=lambda line: None
     )
 
 
@@ -199,7 +201,8 @@ def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str], corrup
     """Train the last block in other libraries, and yield what is said of held-out images."""
     for way in ways:
         began = time.perf_counter()
-        setup = set_up(_settings(folder, seed, image_size, {**WAYS[way], "bf16": False}))
+        setup = set_up(_settings(folder, seed, image_size, WAYS[way]))
+        setup.model.to(setup.settings.training.device)
         rate = setup.settings.training.learning_rate
         if way in (TRAINER, HELD):
             plain_trainer(setup, rate, held=way == HELD).train()
@@ -234,7 +237,9 @@ def _right_of(model: PreTrainedModel, setup: Setup, images: Sequence[tuple[Image
     for start in range(0, len(images), 64):
         batch = collate([setup.plain_pixels(image) for image, _ in images[start : start + 64]])
         with torch.no_grad():
-            answers += logits_of(model(**batch)).argmax(1).tolist()
+            answers += (
+                logits_of(model(**{name: value.to(model.device) for name, value in batch.items()})).argmax(1).tolist()
+            )
     labels = list(setup.sets.labels)
     return np.array([labels[answer] == label for answer, (_, label) in zip(answers, images, strict=True)])
 
@@ -270,7 +275,9 @@ def _settings(folder: Path, seed: int, image_size: int, flags: Mapping[str, Any]
     given = {
         **{"train_dir": str(folder / "train"), "test_dir": str(folder / "held_out"), "output_dir": str(folder / "out")},
         **{"image_size": image_size, "seed": seed, "disable_tqdm": True, "baselines": "none", "eval_strategy": "no"},
-        **{"num_train_epochs": PASSES, "per_device_train_batch_size": max(8, int(images) // 8), **flags},
+        **{"num_train_epochs": PASSES, "per_device_train_batch_size": max(8, int(images) // 8)},
+        **FLOAT32,
+        **flags,
     }
     return Settings(*parse_keywords(RUN_ARGUMENTS, given, "hfft.finetune"))
 
@@ -330,10 +337,10 @@ def table(runs: Sequence[Row]) -> str:
 
 def seconds_of(runs: Sequence[Row]) -> str:
     """Say for each set what share of the seconds of tuned full fine-tuning the default takes; empty without both."""
-    shares = []
+    shares, timed = [], [run for run in runs if "card" not in run]  # sets of this size say nothing of a GPU
     for name in sorted(dict.fromkeys(run["set"] for run in runs), key=_order):
         ours, theirs = (
-            sum(run["seconds"] for run in runs if (run["set"], run["way"]) == (name, way)) for way in (DEFAULT, TUNED)
+            sum(run["seconds"] for run in timed if (run["set"], run["way"]) == (name, way)) for way in (DEFAULT, TUNED)
         )
         if ours and theirs:
             shares.append(f"{name.replace(':', ', ')} ({ours / theirs:.2f})")

@@ -77,6 +77,15 @@ def test_rows_in_memory_are_read_ahead_to_the_same_bits(job: Job, monkeypatch: p
     assert equal(weights(ahead), weights(plain))
 
 
+def test_rows_multiplied_in_tf32_are_not_taken_for_exact_ones(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the flag, the second run goes on multiplying as the first one does; the third does not."""
+    for name, flags in (("tf32", ["true"]), ("as before", []), ("exact", ["false"])):
+        job("resnet", name, "--cache", "disk", "--bf16", "false", *(["--tf32", *flags] if flags else []))
+    said = capsys.readouterr().out
+    assert [f"{count} of 24 rows were there already" in said for count in (0, 24)] == [True, True]
+    assert said.count("0 of 24 rows were there already") == 2
+
+
 def test_activations_on_the_gpu_are_on_disk_for_the_next_run(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--cache", "gpu", *FLOAT32)
     first, second = job("convnext", "first", *flags), job("convnext", "second", *flags)

@@ -205,10 +205,18 @@ def _batch(part: ImagesAndPixels, size: int) -> dict[str, Tensor]:
 
 def software(device: torch.device) -> str:
     """Name what computes activations, down to what may change their last bit."""
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    chip = f"{torch.cuda.get_device_name(device)}, {_products()}" if device.type == "cuda" else platform.machine()
     # hfft's own version, since it decodes images and cuts the model.
     versions = f"hfft {version('hfft')}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     return f"{versions}, transformers {transformers.__version__}, timm {version('timm')}, {device.type} {chip}"
+
+
+def _products() -> str:
+    """Name what a GPU multiplies float32 in, which a flag, an earlier run of the process or a user's code has set."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(torch.backends, "fp32_precision"):  # since PyTorch 2.9
+        return f"products {matmul.fp32_precision}, convolutions {cudnn.conv.fp32_precision}"
+    return f"products in TF32 {matmul.allow_tf32}, convolutions {cudnn.allow_tf32}"
 
 
 def describe(prepared: Prepared) -> str:
@@ -310,7 +318,7 @@ def _question(filling: _Filling, cache: CacheArguments, training: FinetuneArgume
             entry.placement = Placement(None if cache.cache == "memory" else directory, in_memory=False)
         return sum(len(entry.distinct) - entry.bytes_on_disk() // entry.bytes_per_image for entry in entries)
 
-    identity = f"{filling.weights} {filling.signature} {software(filling.prefix.device)} tf32 {training.tf32}"
+    identity = f"{filling.weights} {filling.signature} {software(filling.prefix.device)}"
     identity += f" {part.pixels.processing()}"  # an exported engine takes images of one size
     return Question(filling.prefix, identity, batch, missing, cache, directory)
 
@@ -397,7 +405,7 @@ def _entries(
             boundary=prefix.split.boundary,
             pixels=part.pixels.processing(),
             dtype=cache_dtype,
-            precision=f"{prefix.autocast}, tf32 {training.tf32}{token}",
+            precision=f"{prefix.autocast}{token}",
             memory_format=str(prefix.memory_format),
             software=software(prefix.device),
             engine=engine,

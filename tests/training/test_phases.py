@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import Trainer, TrainerCallback, ViTImageProcessor
 
 import hfft.jobs.finetune
 from hfft.arguments import FinetuneArguments
+from hfft.cache.prepare import software
 from hfft.cache.store import ActivationCache
 from hfft.cli.train import finetune_settings
 from hfft.data.preprocessing import Pixels
@@ -340,20 +342,38 @@ def test_only_rows_in_the_memory_of_the_cpu_are_pinned(device: str, pinned: bool
     assert lies_on_cpu([{"pixel_values": torch.zeros(2, device=device)}]) is pinned
 
 
-def test_each_run_multiplies_as_its_own_flag_says() -> None:
-    """The flags of all runs of a sweep are read before the first one, and reading them sets the precision as well."""
+@pytest.fixture
+def precisions() -> Iterator[tuple[Any, ...]]:
+    """PyTorch's switches for products of float32, which are as before afterwards."""
     backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        pytest.skip("PyTorch has these since 2.9")
     places = (backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
     before = [place.fp32_precision for place in places]
-    try:
-        for wanted, precision in ((True, "tf32"), (False, "ieee"), (True, "tf32"), (None, "tf32")):
-            training = SimpleNamespace(tf32=wanted, device=torch.device("cpu"))
-            settings = SimpleNamespace(training=training, cache=SimpleNamespace(memory_format="auto"))
-            to_device(SimpleNamespace(settings=settings, model=torch.nn.Linear(2, 2)))  # type: ignore[arg-type]
-            assert {place.fp32_precision for place in places} == {precision}
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+    yield places
+    for place, value in zip(places, before, strict=True):
+        place.fp32_precision = value
+
+
+def test_each_run_multiplies_as_its_own_flag_says(precisions: tuple[Any, ...]) -> None:
+    """The flags of all runs of a sweep are read before the first one, and reading them sets the precision as well."""
+    for wanted, precision in ((True, "tf32"), (False, "ieee"), (True, "tf32"), (None, "tf32")):
+        training = SimpleNamespace(tf32=wanted, device=torch.device("cpu"))
+        settings = SimpleNamespace(training=training, cache=SimpleNamespace(memory_format="auto"))
+        to_device(SimpleNamespace(settings=settings, model=torch.nn.Linear(2, 2)))  # type: ignore[arg-type]
+        assert {place.fp32_precision for place in precisions} == {precision}
+
+
+def test_rows_multiplied_in_tf32_have_a_name_of_their_own(
+    precisions: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it came to be: by the flag of this run, by that of an earlier one, or by the user's own code."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    named = []
+    for precision in ("ieee", "tf32"):
+        precisions[-2].fp32_precision = precision
+        named.append(software(torch.device("cuda")))
+    assert named[0] != named[1]
 
 
 def test_a_process_that_sees_several_gpus_trains_on_one_and_says_so(
