@@ -11,6 +11,7 @@ from hfft.cli.commands import summary_of
 from hfft.cli.reply import Reply
 from hfft.errors import ArgumentError
 from hfft.parsing import parse
+from hfft.wording import images_of
 
 if TYPE_CHECKING:
     from hfft.data.check import Finding
@@ -60,8 +61,8 @@ def findings_table(found: Found, findings: Sequence[Finding]) -> str:
     """Return the findings, the worst first, each with a few of its files."""
     from hfft.data.check import SHOWN_FILES, joined_files
 
-    images = ", ".join(f"{len(named.names):,} {split}" for split, named in found.splits.items())
-    lines = [f"{found.name}: {images} images", *found.notes]
+    images = images_of({split: len(named.names) for split, named in found.splits.items()})
+    lines = [f"{found.name}: {images}", *found.notes]
     if not findings:
         lines.append("nothing found: every image can be read, no two are alike")
     for finding in findings:

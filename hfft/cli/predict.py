@@ -16,6 +16,7 @@ from hfft.cli.reply import Reply
 from hfft.demo import EMBEDDED_NAME
 from hfft.parsing import parse
 from hfft.report.terminal import in_a_line, tail
+from hfft.wording import count_of
 
 if TYPE_CHECKING:
     from hfft.inference.classifier import Prediction
@@ -56,7 +57,8 @@ def predictions(use: CheckpointArguments, show: PredictArguments, paths: Sequenc
             failed += bool(row.error)
             yield row
         if failed:
-            print(f"hfft: {failed} of {len(files)} images could not be read; their rows say why", file=sys.stderr)
+            of = count_of(len(files), "image")
+            print(f"hfft: {failed:,} of {of} could not be read; their rows say why", file=sys.stderr)
         reply.code = int(failed == len(files))
 
     reply.result = lambda: {"model": classifier.name, "predictions": [row.plain() for row in counted()]}

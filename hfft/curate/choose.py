@@ -32,6 +32,7 @@ from hfft.tasks.contract import needs_one_label
 from hfft.tasks.registry import task_of
 from hfft.trust.calibration import temperature_of
 from hfft.trust.known import unit_rows
+from hfft.wording import count_of
 
 ADVICE = (
     "Label them, in the column label of the list or as a folder for each class, and let them join: hfft extend RUN "
@@ -197,7 +198,7 @@ def _without_known(gathered: Gathered, owned: dict[str, ImageSet], notes: list[s
     contents = gathered.sets[UNLABELLED].contents()
     rows = [row for row, content in enumerate(contents) if content not in known]
     if len(rows) < len(contents):
-        notes.append(f"Left out: {len(contents) - len(rows):,} images that the run has already")
+        notes.append(f"Left out: {count_of(len(contents) - len(rows), 'image')} that the run has already")
     if not rows:
         raise DataError(f"{gathered.name}: the run has every one of its images already; give others")
     return gathered.select({UNLABELLED: rows})
@@ -210,7 +211,9 @@ def chosen_json(chosen: Chosen) -> str:
 
 def chosen_table(chosen: Chosen) -> str:
     """Return the choice for people."""
-    lines = [f"{len(chosen.chosen):,} of {chosen.images:,} images for {chosen.model}, those first that teach most:"]
+    lines = [
+        f"{len(chosen.chosen):,} of {count_of(chosen.images, 'image')} for {chosen.model}, those first that teach most:"
+    ]
     rows = [(str(each.rank), each.image, each.prediction, f"{each.probability:.2f}") for each in chosen.chosen]
     lines += aligned(("rank", "image", "prediction", "probability"), rows, words=(1, 2))
     return "\n".join([*lines, ADVICE])

@@ -29,6 +29,7 @@ from hfft.files import cannot_write, write_whole
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.terminal import aligned, tail
 from hfft.trust.known import unit_rows
+from hfft.wording import count_of, images_of
 
 SHOWN = 20
 """Suspect labels in the table."""
@@ -288,7 +289,7 @@ def _numbered(images: Sequence[_Image], name: str) -> _Labels:
     if few:
         notes.append(f"Labels not checked, too few images to learn from: {counted(few, 'class', 'classes')}")
     if without := sum(image.label is None for image in images):
-        notes.append(f"Labels not checked: {without:,} images have none")
+        notes.append(f"Labels not checked: {count_of(without, 'image has', 'images have')} none")
     return _Labels(numbers, classes, learning, notes)
 
 
@@ -407,17 +408,19 @@ def write_findings(desk: Desk, target: Path) -> None:
 
 def desk_table(desk: Desk) -> str:
     """Return the findings for people: the worst labels, and a few images of each other kind."""
-    counts = ", ".join(f"{count:,} {split}" for split, count in desk.images.items())
-    lines = [f"{desk.data}: {counts} images; features of {desk.model}", *desk.notes]
+    lines = [f"{desk.data}: {images_of(desk.images)}; features of {desk.model}", *desk.notes]
     suspects = desk.of_kind("label")
-    lines.append(f"{len(suspects):,} of {desk.checked:,} labels are suspect{':' if suspects else ''}")
+    lines.append(
+        f"{len(suspects):,} of {count_of(desk.checked, 'label')} {'is' if len(suspects) == 1 else 'are'} suspect"
+        f"{':' if suspects else ''}"
+    )
     lines += _label_table(suspects[:SHOWN])
     if len(suspects) > SHOWN:
         lines.append(f"  and {len(suspects) - SHOWN:,} more; --output FILE.csv or --json names all")
     for finding, words in list(KINDS.items())[1:]:
         if found := desk.of_kind(finding):
             shown = ", ".join(_name(each) for each in found[:SHOWN_OTHERS]) + ", ..." * (len(found) > SHOWN_OTHERS)
-            lines.append(f"{len(found):,} image{'s' * (len(found) > 1)} {words}: {shown}")
+            lines.append(f"{count_of(len(found), 'image')} {words}: {shown}")
     return "\n".join(lines)
 
 

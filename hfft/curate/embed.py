@@ -23,6 +23,7 @@ from hfft.files import cannot_write, whole_file
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import MapPlot, Panel, feature_map_figure
 from hfft.trust.feature_map import Projection, projection
+from hfft.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def draw_embedding(
 def describe_embedding(embedding: Embedding, target: str) -> str:
     """Say in one line what was written."""
     rows, width = embedding.values.shape
-    return f"Wrote {target}: {rows:,} images, {width:,} features each ({embedding.part} of {embedding.model})."
+    size = f"{count_of(rows, 'image')}, {count_of(width, 'feature')} each"
+    return f"Wrote {target}: {size} ({embedding.part} of {embedding.model})."
 
 
 def write_embedding(embedding: Embedding, target: Path) -> None:

@@ -21,6 +21,7 @@ from hfft.data.readers.tables import text_rows
 from hfft.errors import ArgumentError, DataError, OutputError
 from hfft.files import cannot_write, whole_file, write_whole
 from hfft.parsing import closest
+from hfft.wording import count_of
 
 ACTIONS = ("keep", "relabel", "drop")
 _Key = tuple[str, str]  # split and image
@@ -54,8 +55,8 @@ class Fixed:
     def describe(self) -> str:
         """Say it in a few lines."""
         lines = [
-            f"Wrote {self.target}: {self.images:,} images; {self.dropped:,} dropped, {self.relabelled:,} relabelled, "
-            f"{self.kept:,} kept as they were."
+            f"Wrote {self.target}: {count_of(self.images, 'image')}; {self.dropped:,} dropped, "
+            f"{self.relabelled:,} relabelled, {self.kept:,} kept as they were."
         ]
         if self.new:
             lines.append(f"New classes: {', '.join(map(repr, self.new))}.")

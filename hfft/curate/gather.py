@@ -25,6 +25,7 @@ from hfft.inference.runs import recorded_images
 from hfft.output_folder import refuse_unnamable
 from hfft.report.record import RunRecord, lost_images
 from hfft.tasks.contract import needs_one_label
+from hfft.wording import count_of
 
 UNLABELLED = "unlabelled"
 """The split of images without labels."""
@@ -129,7 +130,7 @@ def gather_unlabelled(places: Sequence[str]) -> Gathered:
     )
     name = ", ".join(places)
     images = ImageSet(rows, np.zeros(len(files), np.int64), name)
-    notes.append(f"Read as {len(files):,} images without labels")
+    notes.append(f"Read as {count_of(len(files), 'image')} without labels")
     return Gathered(name, {UNLABELLED: NamedImages(images, [None] * len(files), [])}, tuple(notes))
 
 

@@ -23,6 +23,7 @@ from hfft.data.load import ImageSets
 from hfft.data.probe import ImageProbe, probe_images
 from hfft.data.sampling import with_groups
 from hfft.tasks.contract import Label, Task
+from hfft.wording import count_of
 
 FEW_IMAGES = 10  # training images of a class: below this, a finding
 IMBALANCE = 10  # images of the largest class per image of the smallest: from here on, a finding
@@ -343,12 +344,12 @@ def _content(images: ImageSet, row: int) -> bytes | None:
 
 
 def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
+    return count_of(count, "image")
 
 
 def _classes(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:MOST_NAMES]) + (" ..." if len(names) > MOST_NAMES else "")
-    return f"{len(names):,} class{'' if len(names) == 1 else 'es'} ({shown})"
+    return f"{count_of(len(names), 'class', 'classes')} ({shown})"
 
 
 def deep_grey_share(images: ImageSet) -> float:

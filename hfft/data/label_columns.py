@@ -19,6 +19,7 @@ from hfft.tasks.multi_label import MULTI_LABEL
 from hfft.tasks.registry import TASKS
 from hfft.tasks.regression import REGRESSION
 from hfft.tasks.single_label import SINGLE_LABEL
+from hfft.wording import count_of
 
 AUTO = "auto"
 _LARGEST = 3.4028234663852886e38  # of float32
@@ -90,7 +91,9 @@ def read_column(column: Column, data: DataArguments) -> Labelled:
     labels, order = readers[kind]()
     notes = [f"Read as {kind}: {why}"] if why else []
     if bare := labels.count(()):
-        notes.append(f"{bare:,} images have no label in the column {column.name!r}: none of the classes")
+        notes.append(
+            f"{count_of(bare, 'image has', 'images have')} no label in the column {column.name!r}: none of the classes"
+        )
     return Labelled(labels, order, TASKS[kind], tuple(notes))
 
 

@@ -20,6 +20,7 @@ from hfft.tasks.contract import Label
 from hfft.tasks.label_tree import LABEL_TREE, SEPARATOR
 from hfft.tasks.multi_label import MULTI_LABEL
 from hfft.tasks.regression import REGRESSION
+from hfft.wording import count_of
 
 LABEL_COLUMNS = ("label", "labels")
 """Columns that hold labels, where none is named and several may."""
@@ -48,8 +49,8 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
     images = _undecoded(images, name, image_column)
     if images.data.column(IMAGE_COLUMN).null_count and None in (values := images[IMAGE_COLUMN][:]):
         raise DataError(
-            f"{name}: {values.count(None):,} rows of {split} have no image in the column {image_column!r}, row "
-            f"{values.index(None)} is the first; leave them out"
+            f"{name}: {count_of(values.count(None), 'row of', 'rows of')} {split} without an image in the column "
+            f"{image_column!r}, row {values.index(None)} is the first; leave them out"
         )
     path = Path(name).expanduser()
     file = path if path.is_file() else None

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from hfft.errors import DataError
+from hfft.wording import count_of
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -111,7 +112,7 @@ class Layout:
 def counted(names: Sequence[str], one: str, many: str, most: int = 5) -> str:
     """Return how many names there are, and the first of them."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{len(names):,} {one if len(names) == 1 else many} ({', '.join(names[:most])}{more})"
+    return f"{count_of(len(names), one, many)} ({', '.join(names[:most])}{more})"
 
 
 def hidden(name: str) -> bool:

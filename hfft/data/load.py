@@ -23,6 +23,7 @@ from hfft.data.sampling import describe_groups, describe_share, sample, split_of
 from hfft.demo import EMBEDDED_DATA, embedded_images
 from hfft.errors import DataError
 from hfft.tasks.contract import Task
+from hfft.wording import count_of
 
 
 @dataclass(frozen=True, eq=False)  # equal are those that were loaded at once
@@ -87,7 +88,10 @@ def load_image_sets(data: DataArguments, seed: int) -> ImageSets:
     test = with_groups(indexed(splits["test"], labels), data) if labelled else None
     notes = list(found.notes)
     if "test" in splits and not labelled:
-        notes.append(f"Left out: the test split, whose {len(splits['test'].names):,} images have no labels")
+        notes.append(
+            "Left out: the test split, whose "
+            f"{count_of(len(splits['test'].names), 'image has', 'images have')} no labels"
+        )
     if validation is None:
         train, validation = split_off(train, data.train_val_split, labels, seed)
         notes += describe_share(train, validation, data.train_val_split)
@@ -310,7 +314,7 @@ def readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
     if not bad:
         return images, []
     if len(bad) == len(images):
-        raise DataError(f"{images.place}: not one of its {len(images)} images can be read; see hfft check")
+        raise DataError(f"{images.place}: not one of its {len(images):,} images can be read; see hfft check")
     rows = np.setdiff1d(np.arange(len(images)), [probe.row for probe in bad])
     return images.select(rows), [images.files[probe.row] for probe in bad]
 
@@ -318,4 +322,4 @@ def readable(images: ImageSet) -> tuple[ImageSet, list[str]]:
 def skipped_line(files: Sequence[str], listed: str = "") -> str:
     """Say how many images cannot be read, and name a few; of many, `listed` says where all are named."""
     more = f", ...{listed and f'; {listed}'}" if len(files) > 3 else ""
-    return f"Skipped {len(files):,} image{'s' * (len(files) != 1)} that cannot be read: {', '.join(files[:3])}{more}"
+    return f"Skipped {count_of(len(files), 'image')} that cannot be read: {', '.join(files[:3])}{more}"

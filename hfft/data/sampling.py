@@ -16,6 +16,7 @@ from hfft.arguments import DataArguments
 from hfft.data.images import ImageSet
 from hfft.data.layout import composed
 from hfft.errors import DataError
+from hfft.wording import count_of
 
 _ALONE = "no group: "  # begins the name of a group that is a single image
 
@@ -51,8 +52,8 @@ def split_off(train: ImageSet, share: float, labels: tuple[str, ...], seed: int)
     count = min(max(round(share * size), held), size - kept)
     if count < 1:
         raise DataError(
-            f"{train.place}: {size} images are too few to set some aside for validation; add images or give "
-            "validation images"
+            f"{train.place}: {count_of(size, 'image is', 'images are')} too few to set some aside for validation; "
+            "add images or give validation images"
         )
     rows = stratified(_strata(train, count), count, seed, keep_one=not train.task.ranges)
     rest = np.setdiff1d(np.arange(size), rows)
@@ -224,7 +225,7 @@ def held_out_groups(train: ImageSet, share: float, seed: int) -> NDArray[np.int6
         if order:
             return np.sort(order[0])
     raise DataError(
-        f"{train.place}: its {number} group{'' if number == 1 else 's'} cannot be parted so that every class keeps "
+        f"{train.place}: its {count_of(number, 'group')} cannot be parted so that every class keeps "
         "training images; add groups, or give validation images"
     )
 

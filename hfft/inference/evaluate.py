@@ -36,6 +36,7 @@ from hfft.report.write import Evidence, draw_evidence, write_predictions
 from hfft.tasks.contract import needs_one_label
 from hfft.tasks.single_label import SINGLE_LABEL
 from hfft.trust.selective import Selective
+from hfft.wording import count_of
 
 FILES = (
     *("evaluation.json", "predictions.csv", "confusion_matrix.png", "reliability.png"),
@@ -221,7 +222,7 @@ def _compare(use: CheckpointArguments, name: str, mine: tuple[Classifier, ImageS
 def describe_evaluation(evaluation: Evaluation) -> str:
     """Say it in a few lines and a table of the classes, if there are any."""
     lines = [
-        f"{evaluation.model} on {evaluation.data}, {evaluation.metrics.images} images",
+        f"{evaluation.model} on {evaluation.data}, {count_of(evaluation.metrics.images, 'image')}",
         *evaluation.notes,
         *(_metric(evaluation, name, value) for name, value in evaluation.metrics.values.items()),
         *_trust(evaluation),
@@ -333,7 +334,7 @@ def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImag
     split = next((named[name] for name in wanted if name in named), None)
     if split is None and not options.split and len(source.splits) == 1:
         found = source.read(source.splits[0], source.splits[0], data)
-        note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
+        note = f"Evaluated on all of its {len(found.names):,} images: there is no test or validation split"
         whole = replace(found.images, name=source.name)  # its one split is often called so by hfft alone
         return replace(found, images=whole), (*source.notes, note)
     if split is None:

@@ -59,6 +59,7 @@ from hfft.trust.classes import write_kept
 from hfft.trust.epoch_answers import write_epoch_answers
 from hfft.trust.feature_map import FeatureMap, write_map
 from hfft.trust.known import write_known
+from hfft.wording import count_of
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "evaluate", "safetensors"),
@@ -409,7 +410,7 @@ def _leading(record: RunRecord, metrics: SplitMetrics) -> str:
     if name in metrics.intervals:
         low, high = metrics.intervals[name]
         text += f"{metrics.level:.0%} interval {low:.3f} to {high:.3f}, {metrics.method_of(name)}, "
-    return f"{text}{metrics.images} image{'s' * (metrics.images != 1)})"
+    return f"{text}{count_of(metrics.images, 'image')})"
 
 
 def _shown(metric: str, value: float, images: int) -> str:

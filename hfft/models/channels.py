@@ -9,6 +9,7 @@ from PIL import Image
 from hfft.data.preprocessing import Pixels, change_settings, is_timm, reads_grey
 from hfft.errors import ModelError, one_line
 from hfft.plugin.table import backbone_of
+from hfft.wording import count_of
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
@@ -97,7 +98,7 @@ def _per_channel(value: Any, channels: int, name: str) -> list[float]:
     if len(set(numbers)) == 1:
         return numbers[:1] * channels
     raise ModelError(
-        f"{name!r} reads {channels} channel{'s' * (channels > 1)}, but its image processor normalises "
+        f"{name!r} reads {count_of(channels, 'channel')}, but its image processor normalises "
         f"{len(numbers)} by unlike numbers ({', '.join(f'{number:g}' for number in numbers)}): give as many as it reads"
     )
 

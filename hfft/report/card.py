@@ -15,6 +15,7 @@ from hfft.report.markdown import code, escape, number, percent, table
 from hfft.report.record import CROSSED, SOUP, RunRecord
 from hfft.report.trace import EpochRow, kept_row
 from hfft.trust.calibration import KEY
+from hfft.wording import count_of, images_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -81,11 +82,11 @@ def _summary(record: RunRecord) -> str:
     base, data = record.base, record.data
     on_hub = base.on_hub and is_hub_id(base.id)
     name = f"[{escape(base.id)}](https://huggingface.co/{base.id})" if on_hub else escape(base_name(record))
-    images = ", ".join(f"{count:,} {escape(split)}" for split, count in data.counts.items())
+    images = images_of({escape(split): count for split, count in data.counts.items()})
     return (
         f"# {escape(base_name(record))} fine-tuned on {escape(data_name(record))}\n\n"
         f"{escape(record.solved.described(data.labels))}: {name}, fine-tuned with hfft "
-        f"{escape(record.hfft_version)} on {escape(data_name(record))} ({images} images), "
+        f"{escape(record.hfft_version)} on {escape(data_name(record))} ({images}), "
         f"policy `{code(record.policy)}`. {_trained(record)}{_proof(record)}"
     )
 
@@ -415,7 +416,7 @@ def _own_code(record: RunRecord) -> str:
 
 
 def _provenance(record: RunRecord) -> str:
-    processes = "1 process" if record.processes == 1 else f"{record.processes} processes"
+    processes = count_of(record.processes, "process", "processes")
     facts = {
         "Base model": " at ".join(filter(None, [_base_id(record), record.base.revision])),
         "SHA-256 of the base weights": record.base.sha256 or "not recorded",

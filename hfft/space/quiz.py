@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hfft.inference.runs import FinishedRun
 from hfft.metrics import wilson_interval
+from hfft.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,9 @@ def _passes_question(run: FinishedRun) -> Question | None:
     )
     reasons = {right: "", other: why_other}
     return Question(
-        f"It was trained for {epochs} epochs on {images:,} images, {'with' if cached else 'without'} a cache of "
-        "activations. At most how many passes of training images through its frozen part does that take?",
+        f"It was trained for {count_of(epochs, 'epoch')} on {count_of(images, 'image')}, "
+        f"{'with' if cached else 'without'} a cache of activations. At most how many passes of training images through "
+        "its frozen part does that take?",
         tuple(f"{value:,}" for value in values),
         values.index(right),
         why,

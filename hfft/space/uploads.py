@@ -30,6 +30,7 @@ from hfft.data.images import MAX_PIXELS, Bounds, BoundsError, opened, shrink, up
 from hfft.data.layout import composed, layout, seen_endings
 from hfft.data.readers.archives import unpacked_name
 from hfft.errors import DataError
+from hfft.wording import count_of
 
 _LONGEST = 60  # characters of a class's name
 _JOINERS = "\u200c\u200d"  # not printable to Python, and part of Persian words and of emoji
@@ -95,8 +96,7 @@ class Uploaded:
         more = ", ..." if len(counts) > 12 else ""
         images, classes = sum(counts.values()), len(counts)
         return (
-            f"{_TITLES[split]}: {images} image{'s' * (images != 1)} in {classes} class{'es' * (classes != 1)}: "
-            f"{shown}{more}."
+            f"{_TITLES[split]}: {count_of(images, 'image')} in {count_of(classes, 'class', 'classes')}: {shown}{more}."
         )
 
     def check(self) -> None:

@@ -17,6 +17,7 @@ from hfft.metrics import WORDS, ClassRow, PairedDifference, SplitMetrics
 from hfft.tasks.scored import Scored
 from hfft.trust.calibration import set_temperature
 from hfft.trust.selective import Selective
+from hfft.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,7 +216,7 @@ class Task(ABC):
 
     def count(self, labels: int) -> str:
         """Return a number of labels with what they are called."""
-        return f"{labels} {self.noun[labels != 1]}"
+        return count_of(labels, *self.noun)
 
     @abstractmethod
     def encode(self, labels: Sequence[Label], classes: Sequence[str]) -> Targets:
@@ -412,7 +413,7 @@ class Task(ABC):
         if interval:
             told = interval[1] - interval[0] <= _WIDEST
             ends = f" ({'95 % interval {:.3f} to {:.3f}'.format(*interval) if told else 'too few for an interval'})"
-        return f"{WORDS[self.metric].name} {score:.3f} on {images:,} images{ends}"
+        return f"{WORDS[self.metric].name} {score:.3f} on {count_of(images, 'image')}{ends}"
 
     @abstractmethod
     def scored(self, answers: NDArray[Any], targets: Targets) -> Scored:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hfft.bars import bar
 from hfft.metrics import BOOTSTRAP, WILSON, WORDS, counted, difference_error, wilson_interval
+from hfft.wording import count_of
 
 DRAWS = 1000
 """Samples of the images, as many images each."""
@@ -45,7 +46,7 @@ class Scored(ABC):
 
     def __repr__(self) -> str:
         """Return a line: an answer for each image is too much for one."""
-        return f"{type(self).__name__}({self.said}, {self.images} images)"
+        return f"{type(self).__name__}({self.said}, {count_of(self.images, 'image')})"
 
     @property
     @abstractmethod

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.metrics import check_shapes, log_probabilities, reliability_of
+from hfft.wording import count_of
 
 KEY = "calibration_temperature"
 """Of the temperature in a model's ``config.json``."""
@@ -49,8 +50,9 @@ class Calibration:
     def source(self) -> str:
         """Say what the temperature was fitted on."""
         if not self.folds:
-            return f"the {self.images:,} validation images"
-        return f"{self.images:,} images that the model, or one of {self.folds} trained without them, had not seen"
+            return f"the {count_of(self.images, 'validation image')}"
+        images = count_of(self.images, "image")
+        return f"{images} that the model, or one of {self.folds} trained without them, had not seen"
 
 
 def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:

@@ -20,6 +20,7 @@ from hfft.data.labels import LABEL_COLUMNS, PATH_COLUMNS, find_column, holds_ima
 from hfft.data.layout import split_of
 from hfft.data.readers.sources import load_dataset, refuse_odd_name
 from hfft.errors import DataError
+from hfft.wording import count_of
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -51,7 +52,7 @@ def _told_splits(
         return None
     words = ["" if word is None else str(word).strip().casefold() for word in rows[column]]
     if without := words.count(""):
-        notes.append(f"Left out: {without:,} rows of {name} without a split")
+        notes.append(f"Left out: {count_of(without, 'row')} of {name} without a split")
     return _by_word(rows.remove_columns(column), words)
 
 
@@ -90,7 +91,9 @@ def read_metadata(
     root = folder.resolve()
     places = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     if lost := sorted(set(images) - set(places)):
-        notes.append(f"Left out: {len(lost):,} images that no row names ({lost[0]}{', ...' * (len(lost) > 1)})")
+        notes.append(
+            f"Left out: {count_of(len(lost), 'image')} that no row names ({lost[0]}{', ...' * (len(lost) > 1)})"
+        )
     if told is not None:
         return told, notes
     words = [(split_of(place.partition("/")[0]) if "/" in place else None) or "" for place in places]

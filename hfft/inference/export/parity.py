@@ -20,6 +20,7 @@ from hfft.data.preprocessing import collate
 from hfft.errors import ModelError
 from hfft.files import write_whole
 from hfft.inference.export.images import RealImages
+from hfft.wording import count_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,8 +84,8 @@ class Parity:
             accuracy = f", accuracy {self.accuracy:.3f} (PyTorch {self.torch_accuracy:.3f})"
         unknown = "" if self.same_unknown is None else f', {self.same_unknown} its answer to "none of these"'
         return (
-            f"{self.same_labels} of {self.images} images ({self.source}) get PyTorch's answer{unknown}{accuracy}; "
-            f"{self.output} differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, "
+            f"{self.same_labels} of {count_of(self.images, 'image')} ({self.source}) get PyTorch's answer"
+            f"{unknown}{accuracy}; {self.output} differ by at most {self.difference:.1e}; {self.megabytes:.1f} MB, "
             f"{self.milliseconds:.1f} ms an image (PyTorch {self.torch_milliseconds:.1f})"
         )
 

@@ -21,6 +21,7 @@ from hfft.errors import DataError, HfftError, one_line
 from hfft.files import cannot_write, whole_file
 from hfft.tasks.contract import needs_one_label
 from hfft.trust.classes import Kept, digests
+from hfft.wording import count_of
 
 _ALONE = "The new images stand alone, each a group of its own: {}"
 SPLITS = ("train", "validation", "test")
@@ -192,9 +193,9 @@ def _fresh(
     images = _grouped(images, data, say) if grouped else images
     new = [row for row, digest in enumerate(digests(images.contents())) if digest.tobytes() not in known]
     if unlabelled := len(named.names) - len(rows):
-        say(f"Left out: {unlabelled:,} images of {named.images.place} without a label.")
+        say(f"Left out: {count_of(unlabelled, 'image')} of {named.images.place} without a label.")
     if doubled := len(rows) - len(new):
-        say(f"Left out: {doubled:,} images of {named.images.place} that the run has already.")
+        say(f"Left out: {count_of(doubled, 'image')} of {named.images.place} that the run has already.")
     images = images.select(new)
     if data.on_bad_image != "skip" or not new:
         return images

@@ -21,6 +21,7 @@ from hfft.space.trainings.queue import Errand, Training, data_options, found_by
 from hfft.space.trainings.sessions import Given, Session
 from hfft.space.trainings.visitors import cache_of
 from hfft.space.uploads import add, class_names, open_upload, place, remove
+from hfft.wording import count_of
 
 KEY = "next"
 """Of this desk among a session's."""
@@ -233,7 +234,7 @@ class LabelNext:
         if not left:
             remove([found.folder], self.space.work)
             del session.desks[KEY]
-        more = f" {left} photo{'s are' if left != 1 else ' is'} left to label." if left else ""
+        more = f" {count_of(left, 'photo is', 'photos are')} left to label." if left else ""
         return trainings.describe(session) + more
 
     def _copied(self, session: Session, paths: Sequence[str]) -> tuple[Path, list[str]]:

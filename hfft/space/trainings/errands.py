@@ -13,6 +13,7 @@ from hfft.curate.choose import choose_next, chosen_json
 from hfft.curate.desk import desk_json, examine
 from hfft.curate.encoder import load_encoder
 from hfft.curate.gather import gather
+from hfft.wording import count_of
 
 
 def run(job: dict[str, Any], on_fill: OnFill) -> str:
@@ -36,14 +37,16 @@ def _labels(job: dict[str, Any], on_fill: OnFill) -> tuple[str, str]:
     desk = examine(gathered, lambda: replace(load_encoder(use, _cache(job)), on_fill=on_fill), seed, lambda line: None)
     labels = len(desk.of_kind("label"))
     others = len(desk.suspects) - labels
-    return desk_json(desk), f"{labels:,} of {desk.checked:,} labels are suspect; {others:,} other findings."
+    said = f"{labels:,} of {count_of(desk.checked, 'label')} suspect; {count_of(others, 'other finding')}."
+    return desk_json(desk), said
 
 
 def _next(job: dict[str, Any], on_fill: OnFill) -> tuple[str, str]:
     options = NextArguments(count=job["count"])
     use = FeatureArguments(model=job["model"])
     chosen = choose_next(use, options, job["places"], lambda line: None, _cache(job), on_fill)
-    return chosen_json(chosen), " ".join([f"{len(chosen.chosen):,} of {chosen.images:,} photos.", *chosen.notes])
+    said = f"{len(chosen.chosen):,} of {count_of(chosen.images, 'photo')}."
+    return chosen_json(chosen), " ".join([said, *chosen.notes])
 
 
 def _cache(job: dict[str, Any]) -> CacheArguments:

@@ -26,6 +26,7 @@ from hfft.space.trainings.queue import Job, Training, Trainings
 from hfft.space.trainings.sessions import KEPT, Given, OwnModel, Session, Tried, new_folder
 from hfft.space.trainings.small_set import write_small_set
 from hfft.space.uploads import class_name, frame, place, remove, unpack
+from hfft.wording import count_of
 
 ZIP, FILES = "Zip of class folders", "Files under class names"
 BUILT_IN, SMALL = "Ten animals, built in", "A small set: four animals"
@@ -320,7 +321,7 @@ class VisitorTrainings:
         assert isinstance(job, Job)
         run = job.folder / "run"
         number = job.folder.name.rpartition("-")[2]
-        name = f"your model {number}: {job.policy}, {job.epochs:g} epoch{'s' if job.epochs != 1 else ''}"
+        name = f"your model {number}: {job.policy}, {count_of(job.epochs, 'epoch')}"
         session.own[name] = OwnModel(run, job.images)
         session.tried.append(_tried(training))
         session.shown = name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from hfft.space.views import html as views
+from hfft.wording import count_of
 
 FEW = 10
 """Images of a class below which its card warns."""
@@ -43,7 +44,7 @@ def _card(card: ClassCard) -> str:
     others = "".join(f", {count} for {split}" for split, count in card.counts.items() if split != "train" and count)
     few = f' <span class="few">only {train}: {FEW} or more are better</span>' if train < FEW else ""
     thumbs = "".join(f'<img src="{picture}" alt="">' for picture in card.pictures)
-    count = f"{train} image{'' if train == 1 else 's'}{others}"
+    count = f"{count_of(train, 'image')}{others}"
     return (
         f"<li><b>{escape(card.label)}</b> <small>{count}</small>{few}"
         f'<div class="hf-thumbs" aria-hidden="true">{thumbs}</div></li>'

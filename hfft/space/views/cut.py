@@ -11,6 +11,7 @@ from hfft.metrics import wilson_interval
 from hfft.report.card_metadata import plain_policy
 from hfft.space.trainings.sessions import Tried
 from hfft.space.views.architecture import count_text
+from hfft.wording import count_of
 
 SOON = 30.0
 """Seconds up to which a training begins as soon as the handle is let go."""
@@ -141,7 +142,7 @@ def _facts(chart: CutChart, place: CutPlace, wanted: Wanted, cost: tuple[float, 
 
 def _dot(tried: Tried, edge: float) -> dict[str, Any]:
     low, high = wilson_interval(tried.right, tried.of)
-    epochs = f"{tried.epochs:g} epoch{'s' if tried.epochs != 1 else ''}"
+    epochs = count_of(tried.epochs, "epoch")
     flattered = ", optimistic as the best epoch was chosen on them" if tried.chosen else ""
     return {
         "edge": round(edge, 3),

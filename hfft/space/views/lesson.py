@@ -17,6 +17,7 @@ from hfft.space.pictures import address_of
 from hfft.space.views.evidence import bars
 from hfft.space.views.html import leading_split, right
 from hfft.tasks.contract import Score
+from hfft.wording import count_of
 
 REGISTERS = ("At a glance", "For a practitioner", "With the mathematics")
 
@@ -125,7 +126,8 @@ def _training(level: int, run: FinishedRun, told: Told) -> str:
     counts = run.record.data.counts
     train, validation = counts.get("train", 0), counts.get("validation", 0)
     epochs = sum(phase.epochs for phase in run.record.plan)
-    text = f"{train:,} images were looked at for {epochs:g} epochs, and {validation:,} others told how it went. "
+    looked = f"{count_of(train, 'image was', 'images were')} looked at for {count_of(epochs, 'epoch')}"
+    text = f"{looked}, and {count_of(validation, 'other')} told how it went. "
     if told.untrained is not None:
         text += f"Before any training {run.record.solved.reached(told.untrained, validation)}. "
     if run.rows:

@@ -164,7 +164,7 @@ def test_labelled_images_join_by_the_list_of_next(place: Path) -> None:
     run, said = extended(place, "listed", train_dir=None, dataset_name=str(place / "next.csv"))
     assert run.extended is not None
     assert run.extended.added["train"] + run.extended.added["validation"] == 3
-    assert any(line.startswith("Left out: 1 images") and "without a label" in line for line in said)
+    assert any(line.startswith("Left out: 1 image of") and "without a label" in line for line in said)
 
 
 @pytest.mark.parametrize("policy", ["lp_ft", "gradual"])

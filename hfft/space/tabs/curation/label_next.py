@@ -16,6 +16,7 @@ from hfft.space.uploads import class_name
 from hfft.space.views import curation as views
 from hfft.space.views.html import note
 from hfft.space.widgets import Name, plainly
+from hfft.wording import count_of
 
 KEYS = 9
 """Classes that have a key."""
@@ -160,7 +161,9 @@ class LabelNextTab:
     def _drawn(self, found: Labelling) -> list[str]:
         """Return the turn, the photo, and how many are labelled."""
         at, photos = found.at, found.photos or ()
-        labelled = note(f"{len(found.labelled)} of {len(photos)} photos labelled, not yet among your classes.")
+        labelled = note(
+            f"{len(found.labelled)} of {count_of(len(photos), 'photo')} labelled, not yet among your classes."
+        )
         if at is None:
             photo = views.photo("", "", "Every photo was asked about. Add the labelled ones to your classes.")
         else:

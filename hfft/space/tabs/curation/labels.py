@@ -17,6 +17,7 @@ from hfft.space.trainings.visitors import DEFAULT_POLICY
 from hfft.space.views import curation as views
 from hfft.space.views.html import note, progress
 from hfft.space.widgets import Name, plainly
+from hfft.wording import count_of
 
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _PRESSED: dict[str, Any] = {**_QUICK, "trigger_mode": "multiple"}  # or the page drops some, and says nothing of it
@@ -143,12 +144,12 @@ class LabelsTab:
         """Answer with the progress of a training on the new list, and with the models that there are then."""
         session = self.space.visits.of(request.session_hash)
         fixed, training = self.desks.train_again(session, policy or DEFAULT_POLICY, epochs, model)
-        counts = f"{fixed.images:,} images; {fixed.dropped:,} dropped, {fixed.relabelled:,} relabelled."
+        counts = f"{count_of(fixed.images, 'image')}; {fixed.dropped:,} dropped, {fixed.relabelled:,} relabelled."
         for now in self.space.trainings.follow(session, training):
             done, said = now.state == "done", f"The new list: {counts}"
             if done:
                 anew, images = computed_anew(now)
-                said += f" {anew:,} of {images:,} images went through the frozen part anew."
+                said += f" {anew:,} of {count_of(images, 'image')} went through the frozen part anew."
             models = gr.update(choices=self.space.choices(session), value=self.space.current(session))
             yield progress(now) + note(said), models if done else gr.skip()
 
