@@ -334,7 +334,7 @@ def _find(options: EvaluateArguments, classifier: Classifier) -> tuple[NamedImag
     split = next((named[name] for name in wanted if name in named), None)
     if split is None and not options.split and len(source.splits) == 1:
         found = source.read(source.splits[0], source.splits[0], data)
-        note = f"Evaluated on all of its {len(found.names):,} images: there is no test or validation split"
+        note = f"Evaluated on all {len(found.names):,} images: there is no test or validation split"
         whole = replace(found.images, name=source.name)  # its one split is often called so by hfft alone
         return replace(found, images=whole), (*source.notes, note)
     if split is None:

@@ -88,7 +88,7 @@ def test_rows_without_an_image_are_refused(tmp_path: Path) -> None:
     images = [Image.new("RGB", (8, 6)), None, Image.new("RGB", (8, 6)), None]
     dataset = datasets.Dataset.from_dict({"image": images, "label": [*"aabb"]}, features=features)
     dataset.save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(DataError, match="2 rows of train have no image in the column 'image', row 1 is the first"):
+    with pytest.raises(DataError, match="2 rows of train without an image in the column 'image', row 1 is the first"):
         load_image_sets(DataArguments(dataset_name=str(tmp_path / "saved")), seed=0)
 
 

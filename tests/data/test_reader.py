@@ -252,7 +252,7 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     (root / "x.csv").write_text("image,label,Split\n" + "\n".join(lines))
     found = find_splits(DataArguments(dataset_name=str(root / "x.csv")))
     assert counts(found) == {"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}
-    assert "1 rows of x.csv without a split" in found.notes[0]
+    assert "1 row of x.csv without a split" in found.notes[0]
     assert "the split holdout" in found.notes[2]
 
 
@@ -415,7 +415,7 @@ def test_the_column_of_splits_counts_in_metadata_as_in_any_table(tmp_path: Path)
     table = {"metadata.csv": "\n".join(["file_name,label,split", *lines, "8.png,a,"])}
     found = find_splits(flat_folder(tmp_path / "x", [f"{number}.png" for number in range(9)], table))
     assert counts(found) == {"train": {"a": 2, "b": 2}, "test": {"a": 2, "b": 2}}
-    assert "Left out: 1 rows of metadata.csv without a split" in found.notes
+    assert "Left out: 1 row of metadata.csv without a split" in found.notes
 
 
 def test_metadata_of_splits_and_of_other_folders_is_refused(tmp_path: Path) -> None:
