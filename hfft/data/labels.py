@@ -48,10 +48,10 @@ def read_split(dataset: datasets.Dataset, split: str, name: str, data: DataArgum
         images = images.rename_column(image_column, IMAGE_COLUMN)
     images = _undecoded(images, name, image_column)
     if images.data.column(IMAGE_COLUMN).null_count and None in (values := images[IMAGE_COLUMN][:]):
-        bare = count_of(values.count(None), "row")
+        bare, first = count_of(values.count(None), "row"), values.index(None)
         raise DataError(
-            f"{name}: {bare} of {split} without an image in the column {image_column!r}, row {values.index(None)} is the "
-            "first; leave them out"
+            f"{name}: {bare} of {split} without an image in the column {image_column!r}, row {first} is the first; "
+            "leave them out"
         )
     path = Path(name).expanduser()
     file = path if path.is_file() else None
