@@ -191,18 +191,18 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Return a Markdown table of what was measured."""
     columns = [
         *("Model", "Card", "Bare forward, batches of 64, 256, images/s", "Decoding", "Fill, memory", "gpu"),
-        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu", "gpu, filled"),
+        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu"),
         *("Trainer, GB", "hfft, memory", "gpu"),
     ]
-    header = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
+    header, ways = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]], (PLAIN, "memory", "gpu")
     rows = [
         [
             *(run["model"], run["card"], ", ".join(f"{run['bare'][str(size)]:,.0f}" for size in BATCHES)),
             *(f"{rate:,.0f}" for rate in (run["decoding"], run["fill"]["memory"], run["fill"]["gpu"])),
             *(f"{run['wait_share'][place]:.0%}" for place in ("memory", "gpu")),
             *(f"{run['step_ms'][place]:.1f}" for place in ("memory", "gpu")),
-            *(f"{run['seconds'][way]:.1f}" for way in (PLAIN, "memory", "gpu", "gpu, filled")),
-            *(f"{run['gpu_gb'][way]:.2f}" for way in (PLAIN, "memory", "gpu")),
+            *(f"{run['seconds'][way]:.1f}" if way in run["seconds"] else "" for way in ways),
+            *(f"{run['gpu_gb'][way]:.2f}" for way in ways),
         ]
         for run in runs
     ]
