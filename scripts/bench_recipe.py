@@ -11,6 +11,8 @@ and that rate (it needs the dependency group ``peers``). ``trainer, held`` is th
 mode, as hfft does. ``full, tuned`` is full fine-tuning with each of `RATES`, of which the validation images choose; its
 seconds are those of all of them. They, the default and full fine-tuning are also asked about corrupted copies of the
 held-out images (`CORRUPTIONS`, after Hendrycks and Dietterich, ICLR 2019).
+``best of sweep`` is the run of ``hfft sweep`` that the validation images choose, of `SWEPT`; ``soup`` is the mean of
+weights that its ``--soup`` makes of the same runs.
 ``--ways augmentation`` stands for `PLAIN` and each augmentation of it: 24 passes in batches of an eighth of the images
 (at least 8) and the last weights, so that nothing but the augmentation differs; no results are written.
 ``--photo_edge 2400`` enlarges the images to photographs with the noise of a sensor, as JPEGs, which the default decodes
@@ -24,6 +26,7 @@ photographs does little. A set whose package is missing is left out, which is sa
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
 import os
@@ -47,6 +50,7 @@ from transformers import PreTrainedModel
 
 import hfft
 from hfft.arguments import RUN_ARGUMENTS
+from hfft.cli import main as command
 from hfft.data.preprocessing import collate
 from hfft.demo import EMBEDDED_MODEL
 from hfft.errors import ArgumentError
@@ -89,7 +93,9 @@ AUGMENTED: dict[str, dict[str, Any]] = {
     "mixup, cutmix": {"mixup": 0.2, "cutmix": 1.0},
 }
 TRAINER, HELD, FASTAI = PEERS = ("trainer", "trainer, held", "fastai")
-WAYS |= {PLAIN: {}, **AUGMENTED, **{peer: {} for peer in PEERS}}
+SWEEP, SOUP = SWEEPS = ("best of sweep", "soup")
+SWEPT = ("learning_rate=2e-4,5e-4,1e-3", "policy=last_block")
+WAYS |= {PLAIN: {}, **AUGMENTED, **{way: {} for way in (*PEERS, *SWEEPS)}}
 PASSES = 24
 FLOAT32 = {"bf16": False, "tf32": False}  # on a GPU as well
 CORRUPTED = (DEFAULT, FULL, TUNED)
@@ -102,7 +108,7 @@ CORRUPTIONS: dict[str, Corrupt] = {
 }
 COMPARED = (
     *((DEFAULT, PROBE), (DEFAULT, BEFORE), (DEFAULT, TUNED), (BF16, DEFAULT), (DEFAULT, EXACT)),
-    *((DEFAULT, TRAINER), (DEFAULT, HELD), (DEFAULT, FASTAI)),
+    *((DEFAULT, TRAINER), (DEFAULT, HELD), (DEFAULT, FASTAI), (SOUP, SWEEP), (SOUP, DEFAULT)),
 )
 SETS = (
     *("animals:5", "animals:20", "animals:100", "clipart:5", "clipart:20"),
@@ -166,7 +172,9 @@ def _fine_tune_all(
 ) -> Iterator[Row]:
     yield from _augmented(folder, seed, image_size, [way for way in ways if way == PLAIN or way in AUGMENTED])
     yield from _peers(folder, seed, image_size, [way for way in ways if way in PEERS], corrupt)
-    for way in (each for each in ways if each not in (PLAIN, *PEERS, *AUGMENTED)):
+    if {*SWEEPS} & {*ways}:
+        yield from _swept(folder, seed, image_size)
+    for way in (each for each in ways if each not in (PLAIN, *PEERS, *AUGMENTED, *SWEEPS)):
         began = time.perf_counter()
         options = {"image_size": image_size, "seed": seed, "baselines": "probe" if with_probe else "none", **WAYS[way]}
         rates = [{"learning_rate": rate} for rate in RATES] if way == TUNED else [{}]
@@ -214,6 +222,23 @@ def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str], corrup
         seconds = time.perf_counter() - began
         corrupted = {"corrupted": _corrupted(setup.model, setup, folder)} if corrupt else {}
         yield {"way": way, "right": right, "seconds": seconds} | corrupted
+
+
+def _swept(folder: Path, seed: int, image_size: int) -> Iterator[Row]:
+    """Sweep with a soup, and yield what its best run and the soup say of held-out images."""
+    began, out = time.perf_counter(), folder / "sweep"
+    flags = {"train_dir": folder / "train", "output_dir": out, "image_size": image_size, "seed": seed, **FLOAT32}
+    argv = [part for name, value in flags.items() for part in (f"--{name}", str(value).lower())]
+    if code := command(["sweep", "--soup", "--sweep", *SWEPT, "--disable_tqdm", "true", *argv]):
+        raise SystemExit(code)
+    seconds = time.perf_counter() - began
+    with (out / "sweep.csv").open(encoding="utf-8", newline="") as file:
+        best = Path(next(csv.DictReader(file))["folder"])
+    for way, run in ((SWEEP, best), (SOUP, out / "soup")):
+        images, labels = zip(*_images(folder), strict=True)
+        found = hfft.classify(hfft.load_classifier(str(run)), images, top_k=1)
+        right = [answer.label == label for answer, label in zip(found, labels, strict=True)]
+        yield {"way": way, "right": _bits(np.array(right)), "seconds": seconds}
 
 
 def _corrupted(model: PreTrainedModel, setup: Setup, folder: Path) -> dict[str, str]:
