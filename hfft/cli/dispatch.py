@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, value in _BARS.items():
             os.environ.setdefault(name, value)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # else a log file or a pipe shows nothing for minutes
+        # Else a log file or a pipe shows nothing for minutes, and ends the command at a sign that it has no code for.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     say = print_json if as_json else print_text
     return say(next(iter(arguments), ""), lambda: _run(*arguments), debug)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
@@ -101,7 +102,8 @@ def print_json(command: str, run: Callable[[], Reply], debug: bool) -> int:
             code, answer = failure.exit, {"ok": False, "command": command, "error": shown}
     if os.environ.get("RANK", "0") != "0":  # of several processes at one training the first one answers
         return code
-    text = json.dumps(answer | {"messages": said.lines()}, ensure_ascii=False, indent=2, allow_nan=False)
+    escaped = codecs.lookup(target.encoding or "utf-8").name != "utf-8"  # JSON is read as UTF-8, whatever it comes in
+    text = json.dumps(answer | {"messages": said.lines()}, ensure_ascii=escaped, indent=2, allow_nan=False)
     print(text.encode("utf-8", "replace").decode(), file=target, flush=True)
     return code
 

@@ -13,6 +13,15 @@ def in_a_line(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def can_encode(text: str, encoding: str | None) -> bool:
+    """Whether a stream has codes for all of a text; one whose encoding is not known has those of ASCII."""
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> list[str]:
     """Return the lines of a table, aligned by the width that characters take in a terminal.
 

@@ -12,6 +12,7 @@ from textwrap import wrap
 from hfft.errors import HfftError
 from hfft.files import cannot_write, whole_file
 from hfft.metrics import WORDS
+from hfft.report.terminal import can_encode
 
 PROBE = "linear probe"
 """Stands for a phase in the row of a linear probe that the training did not begin with."""
@@ -287,7 +288,7 @@ def epoch_table(rows: Sequence[EpochRow], width: int = 80, encoding: str | None 
     width = max(width, 60)
     encoding = encoding or "ascii"
     layout = _Layout(
-        width, _can_encode(_BLOCKS + "─", encoding), _highest_loss(rows), rows[0].word if rows else "accuracy"
+        width, can_encode(_BLOCKS + "─", encoding), _highest_loss(rows), rows[0].word if rows else "accuracy"
     )
     lines = [layout.header()]
     for index, row in enumerate(rows):
@@ -351,11 +352,3 @@ def _highest_loss(rows: Sequence[EpochRow]) -> float:
 
 def _epoch(row: EpochRow) -> str:
     return f"{round(row.epoch, 2):g}"
-
-
-def _can_encode(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

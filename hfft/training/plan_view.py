@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hfft.planning.plan import Phase, Plan
+from hfft.report.terminal import can_encode
 from hfft.split.cut import Cut
 
 
@@ -97,6 +99,7 @@ def plan_tree(model_name: str, views: Sequence[PhaseView], learning_rate: float)
     """
     lines = [f"{model_name}: {_count(views[0].parameters)} parameters"]
     before: PhaseView | None = None
+    last, other = ("└─", "├─") if can_encode("└─├", sys.stdout.encoding) else ("`-", "|-")
     for number, view in enumerate(views, start=1):
         which = f"phase {number} of {len(views)}, {view.name}, {view.epochs:g} epochs," if before or views[1:] else ""
         share = view.trainable / view.parameters
@@ -104,8 +107,7 @@ def plan_tree(model_name: str, views: Sequence[PhaseView], learning_rate: float)
         same = zip(view.parts, before.parts, strict=True) if before else ((part, None) for part in view.parts)
         changed = [part for part, earlier in same if part != earlier]
         for part in changed:
-            branch = "└─" if part is changed[-1] else "├─"
-            lines.append(f"{branch} {_part_line(part, view, learning_rate)}")
+            lines.append(f"{last if part is changed[-1] else other} {_part_line(part, view, learning_rate)}")
         lines += _cache_lines(view)
         before = view
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -58,6 +59,28 @@ def test_plan_as_text_and_json(pretrained: Folder, capsys: pytest.CaptureFixture
     assert trainable == {"block 2", "block 3", "neck", "head"}
     assert phase["trainable"] == sum(part["trainable"] for part in phase["parts"])
     assert phase["cache_bytes_per_image"] == 17 * 64 * 4
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_what_standard_output_has_no_code_for_ends_no_command(
+    encoding: str, pretrained: Folder, image_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a pipe and a file are in the language's own code page."""
+    images = image_folder(classes=("ünïx", "č→猫"), per_class=2)
+
+    def printed(*argv: str) -> str:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", stream)
+            assert main(list(argv)) == 0
+        stream.flush()
+        return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # of a BytesIO
+
+    tree = printed("plan", "--model_name_or_path", str(pretrained("resnet")))
+    assert ("└─ head" in tree, "`- head" in tree) == (encoding == "utf-8", encoding != "utf-8")
+    assert ("č→猫" if encoding == "utf-8" else r"\u2192") in printed("check", str(images))
+    answer = printed("check", str(images), "--json")
+    assert "ünïx, č→猫" in json.loads(answer.encode(encoding))["result"]["notes"][0]
 
 
 def test_a_suggested_anatomy_gives_the_plugins_plan(
