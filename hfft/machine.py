@@ -99,7 +99,7 @@ def _free_in_cgroups() -> Iterator[int]:
     The machine may have far more; a process that takes it is killed. Files that the system holds in memory give way.
     """
     try:
-        groups = [line.split(":", 2) for line in _OWN_CGROUPS.read_text().splitlines()]
+        groups = [line.split(":", 2) for line in _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()]
     except OSError:  # not Linux
         return
     for _, controllers, path in groups:
@@ -111,8 +111,8 @@ def _free_in_cgroups() -> Iterator[int]:
         own = root / path.lstrip("/")
         for group in (own, *own.parents):
             with suppress(OSError, ValueError):  # there is none, or its limit is "max"
-                limit, taken = (int((group / name).read_text()) for name in (most, used))
-                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+                limit, taken = (int((group / name).read_text(encoding="utf-8")) for name in (most, used))
+                lines = (line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
                 files = {f"{prefix}{state}_file" for state in ("active", "inactive")}
                 yield max(0, limit - taken + sum(int(count) for name, count in lines if name in files))
 

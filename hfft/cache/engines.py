@@ -294,7 +294,7 @@ def _recorded(question: Question) -> Choice | None:
     """Return the decision of an earlier run, where what it exported is still whole."""
     file = question.folder / f"{question.wish}.json"
     try:
-        use = EngineUse(**json.loads(file.read_text()))
+        use = EngineUse(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     with suppress(OSError):
@@ -352,6 +352,6 @@ def _machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     name = platform.processor()
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{platform.machine()} {name} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

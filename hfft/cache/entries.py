@@ -58,7 +58,7 @@ def _delete(folder: Path) -> int:
 def _entries(directory: Path) -> Iterator[Entry]:
     for description in (*directory.glob("*/entry.json"), *directory.glob("engines/*/entry.json")):
         try:
-            data = json.loads(description.read_text())
+            data = json.loads(description.read_text(encoding="utf-8"))
             status = [path.stat() for path in description.parent.rglob("*") if path.is_file()]
             used = max(each.st_mtime for each in status)
         except (OSError, ValueError):  # another user's who keeps it to himself, or pruned just now

@@ -343,7 +343,7 @@ def _write_metrics(folder: Path, run: Run, record: RunRecord) -> None:
             found[prefix] = {name: final.get(name, value) for name, value in found[prefix].items()}
     together = {name: value for metrics in found.values() for name, value in metrics.items()}
     for split, metrics in {**found, "all": together}.items():
-        (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True))
+        (folder / f"{split}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True), "utf-8")
     run.state.save_to_json(str(folder / "trainer_state.json"))
 
 

@@ -143,7 +143,7 @@ def usable(device: torch.device) -> list[str]:
 def native_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -176,7 +176,7 @@ def export_engine(name: str, prefix: Prefix, inputs: Inputs, folder: Path, bf16:
             partial.folder.mkdir()
             with quiet_exporters():
                 _EXPORTS[name](_traced(prefix, inputs), partial.file)
-            (partial.folder / _CHECKSUMS).write_text(_checksums(partial.folder))
+            (partial.folder / _CHECKSUMS).write_text(_checksums(partial.folder), encoding="utf-8")
             try:
                 partial.folder.rename(place)
             except OSError:
@@ -190,7 +190,7 @@ def export_engine(name: str, prefix: Prefix, inputs: Inputs, folder: Path, bf16:
 def is_whole(engine: Engine) -> bool:
     """Whether the exported files are there and have the content that was written."""
     try:
-        return (engine.folder / _CHECKSUMS).read_text() == _checksums(engine.folder)
+        return (engine.folder / _CHECKSUMS).read_text(encoding="utf-8") == _checksums(engine.folder)
     except OSError:
         return False
 

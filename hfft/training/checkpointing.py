@@ -108,7 +108,9 @@ class PhaseCheckpoints:
     def restore_random_state(self, trainer: FreezeTrainer) -> None:
         """Restore this process's sources of random numbers."""
         assert self.resumed is not None
-        state = json.loads((self.resumed.folder / f"rank-{trainer.args.process_index}.json").read_text())
+        state = json.loads(
+            (self.resumed.folder / f"rank-{trainer.args.process_index}.json").read_text(encoding="utf-8")
+        )
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         kind, keys, *rest = state["numpy"]
@@ -120,7 +122,9 @@ class PhaseCheckpoints:
     def restore_sums(self, trainer: FreezeTrainer) -> None:
         """Restore what the Trainer adds up between two log entries, and over the phase."""
         assert self.resumed is not None
-        state = json.loads((self.resumed.folder / f"rank-{trainer.args.process_index}.json").read_text())
+        state = json.loads(
+            (self.resumed.folder / f"rank-{trainer.args.process_index}.json").read_text(encoding="utf-8")
+        )
         trainer._tr_loss.fill_(state["loss"])
         trainer._total_loss_scalar, trainer._globalstep_last_logged = state["total_loss"], state["logged"]
         trainer._initial_global_step = 0

@@ -43,6 +43,14 @@ def test_no_tensor_becomes_double_on_its_device() -> None:
     assert found == []
 
 
+def test_texts_are_read_and_written_in_utf_8() -> None:
+    """Windows has another encoding where none is given, and so has Linux in some locales."""
+    sources = {file: file.read_text(encoding="utf-8") for file in Path(hfft.__file__).parent.rglob("*.py")}
+    calls = re.compile(r"\.(?:read|write)_text\((?:[^()]|\([^()]*\))*\)")
+    found = [(file.name, call) for file, text in sources.items() for call in calls.findall(text) if "utf-8" not in call]
+    assert found == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["disk", "off"])
 def test_training_needs_nothing_that_other_systems_lack(

@@ -44,8 +44,8 @@ class BeforeAfter:
         gr.Markdown("## Before and after, as one picture")
         drawn = gr.HTML(
             no_map(""),
-            html_template=_MAP.with_suffix(".html").read_text(),
-            js_on_load=_MAP.with_suffix(".js").read_text(),
+            html_template=_MAP.with_suffix(".html").read_text(encoding="utf-8"),
+            js_on_load=_MAP.with_suffix(".js").read_text(encoding="utf-8"),
             label="Map of features",
             elem_id="feature-map",
         )

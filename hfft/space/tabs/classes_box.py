@@ -59,8 +59,8 @@ class ClassesBox:
             self.name = gr.Textbox(label="Class name", max_length=60, elem_id="class-name")
             self.files = gr.File(file_count="multiple", label="Images of this class", elem_id="class-files", height=140)
             self.camera = gr.HTML(
-                html_template=_CAMERA.with_suffix(".html").read_text(),
-                js_on_load=_CAMERA.with_suffix(".js").read_text(),
+                html_template=_CAMERA.with_suffix(".html").read_text(encoding="utf-8"),
+                js_on_load=_CAMERA.with_suffix(".js").read_text(encoding="utf-8"),
                 label="Camera",
                 elem_id="class-camera",
             )

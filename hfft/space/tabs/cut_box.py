@@ -46,8 +46,8 @@ class CutBox:
         gr.HTML("<h2>2. The cut</h2>", label="Heading")
         self.cut = gr.HTML(
             self.value(Session(), source, DEFAULT_POLICY, epochs, model),
-            html_template=_DRAWING.with_suffix(".html").read_text(),
-            js_on_load=_DRAWING.with_suffix(".js").read_text(),
+            html_template=_DRAWING.with_suffix(".html").read_text(encoding="utf-8"),
+            js_on_load=_DRAWING.with_suffix(".js").read_text(encoding="utf-8"),
             label="Where the model is cut",
             elem_id="cut",
             min_height=330,

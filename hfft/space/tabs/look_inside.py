@@ -70,8 +70,8 @@ class TraceTab:
             gr.Markdown("The image under Classify, on its way through the model: move along, and change the picture.")
             way = gr.HTML(
                 no_journey(""),
-                html_template=_JOURNEY.with_suffix(".html").read_text(),
-                js_on_load=_JOURNEY.with_suffix(".js").read_text(),
+                html_template=_JOURNEY.with_suffix(".html").read_text(encoding="utf-8"),
+                js_on_load=_JOURNEY.with_suffix(".js").read_text(encoding="utf-8"),
                 label="Journey",
                 elem_id="journey",
             )

@@ -56,8 +56,8 @@ class TrainingTab:
         with gr.Tab("Training", id="training") as tab:
             player = gr.HTML(
                 no_epochs(""),
-                html_template=_PLAYER.with_suffix(".html").read_text(),
-                js_on_load=_PLAYER.with_suffix(".js").read_text(),
+                html_template=_PLAYER.with_suffix(".html").read_text(encoding="utf-8"),
+                js_on_load=_PLAYER.with_suffix(".js").read_text(encoding="utf-8"),
                 label="Epoch by epoch",
                 elem_id="player",
             )
