@@ -110,6 +110,8 @@ def _holds_unasked(total: int, max_bytes: int | None, device: torch.device) -> b
 def _free_on(device: torch.device) -> int:
     import torch
 
+    if device.type == "mps":  # Apple's GPUs have the machine's memory
+        return free_memory()
     free: int = torch.get_device_module(device).mem_get_info(device)[0]
     return free
 

@@ -60,9 +60,10 @@ class Prefix:
 
 def to_device(tensor: Tensor, device: torch.device, memory_format: torch.memory_format) -> Tensor:
     """Move a tensor; one of shape (batch, channels, height, width) also takes the memory format."""
+    ahead = device.type == "cuda"  # Apple's MPS would read what has been let go of meanwhile (PyTorch issue 189690)
     if tensor.ndim == 4:
-        return tensor.to(device, memory_format=memory_format, non_blocking=True)
-    return tensor.to(device, non_blocking=True)
+        return tensor.to(device, memory_format=memory_format, non_blocking=ahead)
+    return tensor.to(device, non_blocking=ahead)
 
 
 @dataclass(frozen=True)

@@ -412,6 +412,13 @@ class TestPlacement:
         with pytest.raises(ArgumentError, match="--cache gpu needs a GPU"):
             choose_placement("gpu", (1, 1), tmp_path, None, 1, CPU)
 
+    def test_a_gpu_that_shares_the_machines_memory_has_what_is_free_there(self, tmp_path: Path) -> None:
+        """Apple's, of which PyTorch cannot say how much is free."""
+        gpu = torch.device("mps")
+        assert choose_placement("gpu", (500, 500), tmp_path, None, 1, gpu) == Placement(tmp_path, True, gpu)
+        with pytest.raises(OutputError, match="but the GPU's memory allows"):
+            choose_placement("gpu", (501, 0), tmp_path, None, 1, gpu)
+
     @pytest.mark.parametrize(
         ("total", "limit", "processes", "expected"),
         [

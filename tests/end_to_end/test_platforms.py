@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from runs import equal, weights
 
 import hfft
+from hfft.split.halves import to_device
 
 Folder = Callable[..., Path]
 
@@ -41,6 +44,15 @@ def test_no_tensor_becomes_double_on_its_device() -> None:
         for line in re.findall(r".*(?<!\.cpu\(\))\.double\(\).*", text)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "cpu"])
+def test_only_copies_to_cuda_go_on_by_themselves(kind: str) -> None:
+    """On MPS they would read memory that has been let go of meanwhile: images came out as others, or as noise."""
+    for dimensions in (2, 4):
+        tensor = Mock(ndim=dimensions)
+        to_device(tensor, torch.device(kind), torch.contiguous_format)
+        assert tensor.to.call_args.kwargs["non_blocking"] == (kind == "cuda")
 
 
 def test_texts_are_read_and_written_in_utf_8() -> None:
