@@ -33,6 +33,7 @@ from hfft.errors import DataError
 from hfft.wording import count_of
 
 _LONGEST = 60  # characters of a class's name
+_NOT_IN_NAMES, _NOT_AT_END = ('/\\:*?"<>|', " .") if os.name == "nt" else ("/\\", " ")  # of folders
 _JOINERS = "\u200c\u200d"  # not printable to Python, and part of Persian words and of emoji
 _DIRECTIONS = dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))  # of writing
 _TITLES = {"train": "To train on", "validation": "To validate on", "test": "To test on"}
@@ -293,11 +294,11 @@ def class_name(text: str) -> str:
     Raises:
         DataError: nothing is left of it.
     """
-    letters = composed(text).translate(_DIRECTIONS)
-    name = "".join(" " if char in "/\\" or not (char.isprintable() or char in _JOINERS) else char for char in letters)
+    letters = composed(text).translate(_DIRECTIONS | dict.fromkeys(map(ord, _NOT_IN_NAMES), " "))
+    name = "".join(char if char.isprintable() or char in _JOINERS else " " for char in letters)
     name = " ".join(name.split()).lstrip(f" .{_JOINERS}")[:_LONGEST]
     # A folder's name may have 255 bytes, which 60 characters of some scripts exceed.
-    name = name.encode()[:200].decode(errors="ignore").strip(f" {_JOINERS}")
+    name = name.encode()[:200].decode(errors="ignore").strip(f" {_JOINERS}").rstrip(_NOT_AT_END)
     if not name:
         raise DataError(f"a class needs a name with letters or figures, not {text[:_LONGEST]!r}")
     return name

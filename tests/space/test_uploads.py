@@ -188,6 +188,13 @@ def test_class_names_are_one_line_without_slashes(text: str, name: str) -> None:
     assert class_name(text) == name
 
 
+def test_class_names_are_what_windows_takes_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert class_name("cat: 'big?' etc.") == "cat: 'big?' etc."
+    monkeypatch.setattr("hfft.space.uploads._NOT_IN_NAMES", '/\\:*?"<>|')
+    monkeypatch.setattr("hfft.space.uploads._NOT_AT_END", " .")
+    assert class_name("cat: 'big?' etc.") == "cat 'big ' etc"
+
+
 @pytest.mark.parametrize("text", ["", "  ", "...", "/", "\0\n", "\u200d"])
 def test_a_class_without_a_name_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="name"):

@@ -355,7 +355,7 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.jobs += 1
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # it has ended, which is a broken pipe, or on Windows an invalid argument
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
         for line in self.process.stdout:
@@ -372,7 +372,7 @@ class Worker:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.log):
             if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
+                with contextlib.suppress(OSError):
                     stream.close()
 
 
