@@ -74,7 +74,8 @@ def cannot_write(what: str | Path, error: Exception) -> OutputError:
         error: of the file system, or of safetensors, which gives the system's number in its text alone.
     """
     told = re.search(r"\(os error (\d+)\)", str(error))
-    number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+    given = int(told[1]) if told else None
+    number = getattr(error, "errno", None) or OSError(given, "", None, given).errno  # of Windows' own numbers, too
     helps = "free some room, or " if number in _FULL else "change its permissions, or " if number in _FORBIDDEN else ""
     reason = os.strerror(number) if number else one_line(error)
     return OutputError(f"cannot write {what}: {reason}; {helps}choose another place")

@@ -365,7 +365,8 @@ def read_record_here(path: str | Path) -> RunRecord:
     if start is None or start == Path.cwd():
         return record
     found = {name: start / given for name, given in _relative(record, _READ) if (start / given).exists()}
-    return replace(record, arguments=record.arguments | {name: os.path.relpath(place) for name, place in found.items()})
+    named = os.path.relpath if start.drive == Path.cwd().drive else str  # no path leads from C: to D:
+    return replace(record, arguments=record.arguments | {name: named(place) for name, place in found.items()})
 
 
 def lost_images(record: RunRecord) -> str:

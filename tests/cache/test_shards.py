@@ -40,6 +40,25 @@ def test_leaves_of_several_widths_and_orders(tmp_path: Path) -> None:
         assert set(opened.keys()) == set(leaves)
 
 
+def test_a_file_that_another_process_has_mapped_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows replaces no such file; what has its name has its content."""
+
+    def refused(source: object, target: object) -> None:
+        raise PermissionError(13, "Access is denied")
+
+    leaves = {"x": torch.arange(6.0).reshape(3, 2)}
+    file = write_shard(tmp_path, ["a", "b", "c"], leaves)
+    monkeypatch.setattr("os.replace", refused)
+    assert write_shard(tmp_path, ["a", "b", "c"], leaves) == file
+    check_content(file)
+    with pytest.raises(PermissionError):
+        write_shard(tmp_path, ["a", "b", "d"], leaves)
+    file.write_bytes(b"damaged")
+    with pytest.raises(PermissionError):
+        write_shard(tmp_path, ["a", "b", "c"], leaves)
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_equal_content_is_one_file_whatever_the_order_of_its_leaves(tmp_path: Path) -> None:
     first, second = torch.randn(2, 3), torch.randn(2, 4)
     files = {

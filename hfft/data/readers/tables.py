@@ -89,7 +89,8 @@ def read_metadata(
     if len(paths) < len(rows):  # the tables hold images themselves
         return datasets.DatasetDict(train=rows) if told is None else told, notes
     root = folder.resolve()
-    places = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    files_named = [Path(os.path.abspath(path)) for path in paths]
+    places = [(file.relative_to(root) if file.is_relative_to(root) else file).as_posix() for file in files_named]
     if lost := sorted(set(images) - set(places)):
         notes.append(
             f"Left out: {count_of(len(lost), 'image')} that no row names ({lost[0]}{', ...' * (len(lost) > 1)})"
