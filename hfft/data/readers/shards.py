@@ -22,7 +22,7 @@ _LOOKED_AT = 20
 
 def shards_of(path: Path) -> list[Path]:
     """The WebDataset shards that a path is, or that a folder holds; empty where there are none."""
-    found = sorted(path.glob("*.tar")) if path.is_dir() else [path] if path.is_file() else []
+    found = sorted(path.glob("[!.]*.tar")) if path.is_dir() else [path] if path.is_file() else []
     return found if found and _is_webdataset(found[0]) else []
 
 

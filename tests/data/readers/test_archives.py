@@ -111,6 +111,7 @@ def _add(opened: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _webdataset(images: Path, target: Path) -> dict[str, str]:
     (target / "shards").mkdir()
+    (target / "shards" / "._train-0.tar").write_bytes(b"\0\5\x16\7")  # as macOS puts there on another system's disk
     for shard in range(2):
         with tarfile.open(target / "shards" / f"train-{shard}.tar", "w") as opened:
             for number, file in list(enumerate(_files(images)))[shard * 13 : shard * 13 + 13]:
