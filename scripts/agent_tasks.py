@@ -316,7 +316,7 @@ def learning_rate(desk: Desk) -> Answer:
     desk.fill()
     place = ("--dataset_name", desk.photos, "--output_dir", desk.folder / "sweep", "--cache_dir", desk.cache)
     found = desk.result("sweep", *place, *QUICK, "--sweep", "learning_rate=0.000001,0.003")
-    lines = [line for line in Path(found["table"]).read_text().splitlines() if line]
+    lines = [line for line in Path(found["table"]).read_text(encoding="utf-8").splitlines() if line]
     return f"{found['runs']} runs in {Path(found['table']).name}", found["failed"] == 0 and len(lines) == 3
 
 

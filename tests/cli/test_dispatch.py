@@ -74,7 +74,7 @@ def test_what_standard_output_has_no_code_for_ends_no_command(
             patch.setattr("sys.stdout", stream)
             assert main(list(argv)) == 0
         stream.flush()
-        return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]  # of a BytesIO
+        return stream.buffer.getvalue().decode(encoding)
 
     tree = printed("plan", "--model_name_or_path", str(pretrained("resnet")))
     assert ("└─ head" in tree, "`- head" in tree) == (encoding == "utf-8", encoding != "utf-8")
