@@ -99,7 +99,7 @@ def plan_tree(model_name: str, views: Sequence[PhaseView], learning_rate: float)
     """
     lines = [f"{model_name}: {_count(views[0].parameters)} parameters"]
     before: PhaseView | None = None
-    last, other = ("└─", "├─") if can_encode("└─├", sys.stdout.encoding) else ("`-", "|-")
+    last, other = ("└─", "├─") if can_encode("└─├", getattr(sys.stdout, "encoding", None)) else ("`-", "|-")
     for number, view in enumerate(views, start=1):
         which = f"phase {number} of {len(views)}, {view.name}, {view.epochs:g} epochs," if before or views[1:] else ""
         share = view.trainable / view.parameters
