@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib import metadata, resources
+from inspect import get_annotations
 from types import NoneType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from hfft.errors import ArgumentError, one_line
+from hfft.training_flags import help_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,7 +78,12 @@ def parser_of(classes: Sequence[type], command: str, description: str) -> argpar
         class Parser(_Parser, HfArgumentParser):
             """HfArgumentParser that raises."""
 
-        return Parser(classes, **options)  # type: ignore[arg-type]
+        run_parser = Parser(classes, **options)  # type: ignore[arg-type]
+        own = {name for group in classes for name in get_annotations(group)}
+        for action in run_parser._actions:
+            if action.dest not in own:
+                action.help = help_of(action.dest, action.help)
+        return run_parser
     parser = _Parser(**options)
     for group in classes:
         _add_group(parser, group)

@@ -44,9 +44,8 @@ FLAGS: dict[str, Flag] = {
         "works",
         """output_dir per_device_train_batch_size per_device_eval_batch_size num_train_epochs learning_rate weight_decay
         gradient_accumulation_steps label_smoothing_factor bf16 logging_strategy logging_steps disable_tqdm
-        save_strategy save_steps save_total_limit push_to_hub hub_token hub_private_repo hub_model_id seed
-        full_determinism dataloader_num_workers dataloader_persistent_workers
-        ddp_find_unused_parameters resume_from_checkpoint""",
+        save_strategy save_steps save_total_limit hub_token hub_private_repo hub_model_id seed
+        full_determinism dataloader_num_workers dataloader_persistent_workers ddp_find_unused_parameters""",
     ),
     **_flags(
         "inherited",
@@ -93,6 +92,8 @@ FLAGS: dict[str, Flag] = {
     "do_train": Flag("works", "true; false is refused"),
     "do_eval": Flag("inherited", "without effect: the result is always evaluated"),
     "do_predict": Flag("inherited", "without effect: where there are test images, they are always predicted"),
+    "push_to_hub": Flag("works", "once, at the end, as hfft push does"),
+    "resume_from_checkpoint": Flag("works", "`true` for the newest in the output folder, or a checkpoint's folder"),
     "hub_strategy": Flag("inherited", "without effect: the result is pushed once, at the end"),
     "hub_always_push": Flag("inherited", "without effect: the result is pushed once, at the end"),
     "remove_unused_columns": Flag("refused", "hfft's batches hold what the model reads, and nothing else"),
@@ -122,6 +123,21 @@ FLAGS: dict[str, Flag] = {
     "deepspeed": Flag("refused", "it shards the model, which hfft does not; see docs/distributed.md"),
 }
 """By name; a test holds the names against those of the installed transformers."""
+
+
+def help_of(name: str, text: str | None) -> str | None:
+    """Return the help of a flag with what hfft makes of it: transformers' own may promise what is refused here.
+
+    Args:
+        name: of the flag, or of another option.
+        text: its help.
+    """
+    flag = FLAGS.get(name)
+    if flag is None or not flag.note:
+        return text
+    note = flag.note.replace("see below", "see docs/flags.md")
+    return f"Refused: {note}." if flag.verdict == "refused" else f"{text} In hfft: {note}."
+
 
 _ASKED_ELSEWHERE = ("fsdp", "fsdp_config", "deepspeed")
 """Refused by `hfft.jobs.finetune.check_processes`, which knows of accelerate's own way to ask for them as well."""

@@ -71,6 +71,15 @@ def test_every_refused_flag_is_tried() -> None:
     assert all(FLAGS[name].note for name in refused)
 
 
+def test_the_help_says_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    kept = ("remove_unused_columns",)  # whose help is hfft's own
+    notes = {name: flag.note for name, flag in FLAGS.items() if flag.verdict == "refused" and name not in kept}
+    assert not [name for name, note in notes.items() if f"Refused: {note}." not in told]
+
+
 @pytest.mark.parametrize(
     "flags", [*(f"--{name} {value}" for name, value in REFUSED.items() if name != "fsdp_config"), *WRONG]
 )

@@ -37,14 +37,14 @@ class ModelArguments:
         False, "Where there is no safetensors file, read the tensors in pytorch_model.bin, which is a pickle."
     )
     image_size: int | None = option(
-        None, "Height and width in pixels that images are resized to, where not the model's own."
+        None, "Resize images to this height and width in pixels, in place of the model's own."
     )
-    plugin: str | None = option(None, "Name of the plugin to use where several know the model.")
+    plugin: str | None = option(None, "Name of the plugin to use where several match the model.")
     anatomy: str | None = option(None, "YAML file that describes the model's parts, in place of a plugin.")
     image_processor_name: str | None = option(
-        None, "A Hub id or a folder to take the image processor from, where not the model's own."
+        None, "A Hub id or a folder to take the image processor from; by default the model's own."
     )
-    config_name: str | None = option(None, "Must be the model, if given: a checkpoint's configuration is its own.")
+    config_name: str | None = option(None, "If given, must be the model: a checkpoint's configuration is its own.")
     ignore_mismatched_sizes: bool = option(
         True, "Taken for granted: a head for other classes than the checkpoint's is drawn anew."
     )
@@ -100,7 +100,7 @@ class DataArguments:
         ["auto", "single_label", "label_tree", "multi_label", "regression"],
     )
     label_separator: str | None = option(
-        None, "What parts the labels of an image in a column of text, ',' for instance: multi_label."
+        None, "Separator between the labels of an image in a column of text, ',' for instance (multi_label)."
     )
     label_columns: list[str] | None = field(
         default=None,
@@ -122,8 +122,8 @@ class DataArguments:
     )
     on_bad_image: str = option(
         "error",
-        "What an image that cannot be read does: end the run, or be left out and listed in hfft.json (all images "
-        "are decoded once for that).",
+        "What to do about an image that cannot be read: end the run (error), or leave it out and list it in hfft.json "
+        "(skip), for which all images are decoded once.",
         ["error", "skip"],
     )
     augment: str = option(
@@ -214,13 +214,13 @@ class CacheArguments:
 
     cache: str = option(
         "auto",
-        "Where activations are kept: gpu (its memory), memory, disk, off, or auto: on disk while there is room, and as "
-        "well on the GPU that trains while they fit a quarter of its free memory, else in memory while they fit half.",
+        "Where activations are kept: gpu, memory, disk, off, or auto: on disk if there is room, and also on the GPU "
+        "that trains if they fit a quarter of its free memory, else in memory if they fit half of what is free.",
         ["auto", "gpu", "memory", "disk", "off"],
     )
-    cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
+    cache_dir: str | None = option(None, "Folder of the disk cache; by default $HFFT_CACHE, else ~/.cache/hfft.")
     cache_max_gb: float | None = option(
-        None, "Most gigabytes that activations may take; by default half of what is free."
+        None, "Maximum size of the activations in gigabytes; by default half of what is free."
     )
     cache_dtype: str = option(
         "auto",
@@ -245,7 +245,7 @@ class CacheArguments:
         1e-4, "Largest difference of an engine's activations from torch's, relative to the largest activation."
     )
     exact: bool = option(
-        False, "Nothing within a tolerance: torch computes the frozen prefix, and every JPEG is decoded whole."
+        False, "Allow no tolerance: torch computes the frozen prefix, and every JPEG is decoded whole."
     )
 
     def __post_init__(self) -> None:
@@ -306,23 +306,23 @@ class ExtendArguments:
     train_dir: str | None = option(None, "Folder with one folder of new images per class, old classes or new ones.")
     validation_dir: str | None = option(
         None,
-        "The same to measure with; left out, a share of the new images is held back, as of a run.",
+        "The same to measure with; left out, a share of the new images is held back, as in a run.",
     )
     dataset_name: str | None = option(
         None, "In place of --train_dir: a list as `hfft next` writes it, an archive, or whatever hfft finetune takes."
     )
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
-    output_dir: str | None = option(None, "Folder for the extended run; by default that of the run with -extended.")
+    output_dir: str | None = option(None, "Folder for the extended run; by default the run's own with -extended.")
     overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
     num_train_epochs: float = option(
         0.0,
-        "Train so many passes over old and new images together, from the extended head on; 0 trains nothing: new "
-        "classes join in closed form.",
+        "Passes over old and new images together, starting from the extended head; 0 trains nothing: new classes join "
+        "in closed form.",
     )
     learning_rate: float | None = option(None, "Peak learning rate of these passes; by default that of the run.")
     trust_remote_code: bool = option(
-        False, "Run code that the run and its base model bring along; that the run was trained so is not enough."
+        False, "Run code that the run and its base model bring along; needed here even if the run was trained with it."
     )
 
     def __post_init__(self) -> None:
@@ -345,8 +345,8 @@ class CheckArguments:
 class CacheToolArguments:
     """Which cache folder, and how much of it to keep."""
 
-    cache_dir: str | None = option(None, "Folder of the disk cache; by default ~/.cache/hfft.")
-    keep_gb: float = option(0.0, "For prune: keep the most recently used entries up to so many gigabytes.")
+    cache_dir: str | None = option(None, "Folder of the disk cache; by default $HFFT_CACHE, else ~/.cache/hfft.")
+    keep_gb: float = option(0.0, "For prune: keep the most recently used entries, up to this many gigabytes.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.keep_gb < math.inf:
@@ -491,7 +491,7 @@ def check_ending(flag: str, path: str, endings: tuple[str, ...]) -> None:
 class EvaluateArguments:
     """Which labelled images, and where the figures go. Without any: the run's own test or validation images."""
 
-    dataset_name: str | None = option(None, "A Hub id, or a local folder that `datasets` can load.")
+    dataset_name: str | None = option(None, "A Hub id, a folder, an archive or a table, as hfft finetune takes it.")
     dataset_config_name: str | None = option(None, "Configuration of the data set, where it has several.")
     split: str | None = option(
         None, "Split of the data set; by default the test split, else validation, else the only one."
@@ -501,7 +501,7 @@ class EvaluateArguments:
     image_column_name: str | None = option(None, "Column with the images, where it cannot be told by its type.")
     label_column_name: str | None = option(None, "Column with the labels, where it cannot be told by its type.")
     label_separator: str | None = option(
-        None, "What parts the labels of an image in a column of text, for a multi_label model."
+        None, "Separator between the labels of an image in a column of text, for a multi_label model."
     )
     label_columns: list[str] | None = field(
         default=None,
@@ -509,14 +509,14 @@ class EvaluateArguments:
             "help": "Columns that each hold one label as 1 or 0, or one number; for a regression model its targets."
         },
     )
-    top_k: int = option(5, "The top-k accuracy counts so many labels per image.")
+    top_k: int = option(5, "How many labels per image the top-k accuracy counts.")
     against: str | None = option(
-        None, "Another finished model, a folder or a Hub id, that is compared on the same images."
+        None, "Another finished model, a folder or a Hub id, to compare with on the same images."
     )
     folds: int | None = option(
         None,
-        "Cross-validate the recipe of a finished run on its own training and validation images: train it so many times "
-        "without a fold each, and predict that.",
+        "Cross-validate the recipe of a finished run on its own training and validation images: train it this many "
+        "times, each time without one fold, and predict that fold.",
     )
     seed: int = option(42, "Seed of the sample.")
     output_dir: str = option("outputs/evaluate", "Folder for evaluation.json, predictions.csv and the figures.")
@@ -546,7 +546,8 @@ class ExportArguments:
     to: list[str] = field(
         default_factory=lambda: ["onnx"],
         metadata={
-            "help": "Formats, one or several; each goes into a folder of its name.",
+            "help": "Formats, one or several; each goes into a folder of its name. executorch, coreml and tflite are "
+            "refused, with the reason.",
             "choices": ["onnx", "openvino", "int8", "web", "executorch", "coreml", "tflite"],
         },
     )
@@ -601,7 +602,7 @@ class PredictArguments:
     top_k: int = option(3, "How many labels to give per image, most likely first.")
     coverage: float | None = option(
         None,
-        "Give each image a set of labels too, which holds the right one in this share of images like the validation "
+        "Also give each image a set of labels that holds the right one for this share of images like the validation "
         "images, 0.95 for instance (docs/trust.md).",
     )
 

@@ -64,8 +64,8 @@ class FinetuneArguments(TrainingArguments):
     overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
     num_train_epochs: EpochsOption = option(  # noqa: RUF009  (numbers do not change)
         AUTO_EPOCHS,
-        "Passes over the training images; auto makes 160 steps or more on small sets, in batches of an eighth of the "
-        "images at most, and 5 passes on large ones, and hands back the linear probe where that is the better one.",
+        "Passes over the training images; auto makes about 160 steps on small sets (5 to 40 passes), in batches of an "
+        "eighth of the images at most, and 5 passes on large ones, and hands back the linear probe where it is better.",
     )
     per_device_train_batch_size: int = option(32, "Training images per step and process.")
     per_device_eval_batch_size: int = option(64, "Evaluation images per step and process.")
@@ -98,7 +98,7 @@ class FinetuneArguments(TrainingArguments):
         ["auto", "best", "last"],
     )
     early_stopping_patience: int | None = option(
-        None, "End a phase after so many evaluations without a new best of the metric that decides; never if not given."
+        None, "End a phase after this many evaluations without a new best of the deciding metric; by default never."
     )
     mixup: float = option(
         0.0,
@@ -108,7 +108,7 @@ class FinetuneArguments(TrainingArguments):
     cutmix: float = option(
         0.0,
         "CutMix: alpha of the areas that another image fills, for example 1.0; at the boundary, where that is a grid. "
-        "Beside --mixup, one of both for each batch (Yun et al. 2019).",
+        "With --mixup as well, each batch gets one of the two (Yun et al. 2019).",
     )
     frofa: str = option(
         "none",
@@ -117,7 +117,7 @@ class FinetuneArguments(TrainingArguments):
     )
     flip_maps: bool = option(
         False,
-        "Flip activations left to right, one time in two, in place of images; refused where they differ too much from "
+        "Flip activations left to right, half of the time, in place of images; refused where they differ too much from "
         "those of flipped images (Lenc and Vedaldi 2015).",
     )
     class_weights: str = option(
@@ -131,9 +131,9 @@ class FinetuneArguments(TrainingArguments):
     )
     calibration_folds: int | None = option(
         None,
-        "Where no validation set is given: repeat the training on cached activations without one fold of the training "
-        "images at a time, and fit the temperature to what is said of it; by default 3 up to 500 training images, "
-        "else 0, which is never.",
+        "Where no validation set is given: repeat the training on cached activations, each time without one fold of "
+        "the training images, and fit the temperature to the answers on the folds left out; by default 3 folds up to "
+        "500 training images, else 0 (off).",
     )
     find_lr: bool = option(
         False, "Find the learning rate of each phase by a range test of 100 steps, in place of --learning_rate."

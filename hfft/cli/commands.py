@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "labels": Command(
         "hfft.cli.curate:labels_command",
-        "Find labels that are probably wrong, and double, odd or blurred images; write a new list by your decisions.",
+        "Find labels that are probably wrong, and duplicate, odd or blurred images; write a new list as you decide.",
     ),
     "finetune": Command(
         "hfft.cli.train:finetune_command",
@@ -89,7 +89,7 @@ COMMANDS = {
     ),
     "merge": Command(
         "hfft.cli.models:merge_command",
-        "Make a whole checkpoint, which stock transformers loads, of a delta or adapters and their base model.",
+        "Merge a delta or adapters with their base model into a whole checkpoint, which stock transformers loads.",
     ),
     "export": Command(
         "hfft.cli.models:export_command",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def embed_command(argv: list[str]) -> Reply:
     """Write pooled features of any block, for neighbours, plots and other tools."""
     groups = (FeatureArguments, DataArguments, EmbedArguments)
-    use, data, options, place = parse(groups, argv, "embed", summary_of("embed"), _place(" or images without labels"))
+    use, data, options, place = parse(groups, argv, "embed", summary_of("embed"), _place(", with or without labels"))
     with loading():
         from hfft.curate.embed import describe_embedding, embed
 
@@ -83,7 +83,7 @@ def next_command(argv: list[str]) -> Reply:
 
 
 def _place(more: str) -> dict[str, Any]:
-    text = f"Folder, file or Hub id of images, the folder of a finished run{more}. Left out: what the flags say."
+    text = f"Folder, file or Hub id of images{more}, or the folder of a finished run. Left out: what the flags say."
     return {"nargs": "?", "metavar": "DATA", "help": text}
 
 

@@ -36,7 +36,7 @@ def evaluate_command(argv: list[str]) -> Reply:
 
 
 def merge_command(argv: list[str]) -> Reply:
-    """Make a whole checkpoint, which stock transformers loads, of a delta or adapters and their base model."""
+    """Merge a delta or adapters with their base model into a whole checkpoint, which stock transformers loads."""
     place = {"metavar": "DELTA_FOLDER", "help": "A folder with a delta or adapters, or a Hub id."}
     options, delta = parse((MergeArguments,), argv, "merge", summary_of("merge"), place)
     with loading():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 FINETUNE_HELP = (
-    f"{summary_of('finetune')} --from_record hfft.json repeats the run that wrote the file; flags beside it win."
+    f"{summary_of('finetune')} --from_record hfft.json repeats the run that wrote it; other flags override its own."
 )
 
 

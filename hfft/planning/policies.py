@@ -2,7 +2,7 @@
 
 A policy is a function of a model's `Anatomy`, of what follows the colon of its name and of the epochs that
 there are. It returns `PhaseSpec` data, from which `hfft.planning.plan.make_plan` derives everything else. Policies are
-found through the entry-point group ``hfft.policies`` (see ``docs/plugins.md``); hfft's own use the same door.
+found through the entry-point group ``hfft.policies`` (see ``docs/policies.md``); hfft's own use the same door.
 """
 
 from __future__ import annotations

@@ -33,16 +33,16 @@ class SpaceArguments:
         False, "Offer tools to assistants by the Model Context Protocol; the environment's GRADIO_MCP_SERVER does too."
     )
     work_dir: str | None = option(
-        None, "Where uploads and trainings have a folder, deleted at the end; by default the system's place for such."
+        None, "Where uploads and trainings have a folder, deleted at the end; by default the system's temporary folder."
     )
-    max_upload_mb: int = option(200, "Most megabytes of one upload, and of what a zip unpacks to.")
-    max_images: int = option(2000, "Most images of one training.")
-    max_classes: int = option(50, "Most classes of one training.")
-    max_epochs: int = option(20, "Most epochs of one training.")
-    max_minutes: float = option(20.0, "Most minutes that one training may take.")
+    max_upload_mb: int = option(200, "Maximum megabytes of one upload, and of what a zip unpacks to.")
+    max_images: int = option(2000, "Maximum number of images of one training.")
+    max_classes: int = option(50, "Maximum number of classes of one training.")
+    max_epochs: int = option(20, "Maximum number of epochs of one training.")
+    max_minutes: float = option(20.0, "Maximum minutes that one training may take.")
     max_waiting: int = option(8, "How many trainings may wait in the queue.")
-    max_megapixels: int = option(MAX_PIXELS // 10**6, "Most megapixels of one image.")
-    max_batch: int = option(64, "Most images of one batch to classify.")
+    max_megapixels: int = option(MAX_PIXELS // 10**6, "Maximum megapixels of one image.")
+    max_batch: int = option(64, "Maximum number of images of one batch to classify.")
     keep_minutes: int = option(60, "Minutes after which uploads and trained models that nobody uses are removed.")
 
     def __post_init__(self) -> None:
