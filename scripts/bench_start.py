@@ -1,4 +1,4 @@
-"""Time a training of the Space from Start on: to the first epoch, and to the end, with a worker that is ready.
+"""Time a training of the Space from Train on: to the first epoch, and to the end, with a worker that is ready.
 
 ``python scripts/bench_start.py`` trains on 36 drawings three times: new images, the same with less to train, and the
 same again. The table is for ``docs/space.md``.

@@ -1,4 +1,4 @@
-"""`hfft cache`: what lies on disk, and removing it."""
+"""`hfft cache`: the activation caches on disk, listed, pruned or filled."""
 
 from __future__ import annotations
 

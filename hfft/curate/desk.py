@@ -1,4 +1,4 @@
-"""The label desk: labels that all other images contradict, and images that are double, odd, blurred, dark or blank."""
+"""The label desk: labels that all other images contradict, and duplicate, odd, blurred, dark or blank images."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def examine(
 
 
 def labels_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Desk:
-    """Find labels that are probably wrong, and double, odd or blurred images; this is ``hfft.labels``.
+    """Find labels that are probably wrong, and duplicate, odd or blurred images; this is ``hfft.labels``.
 
     Args:
         place: a data set, or the folder of a finished run; left out, the options name the images.

@@ -1,7 +1,7 @@
 """Backbones compared on the images themselves, by cross-validated linear probes on what each one's head reads.
 
-Scores that promise to tell transferability without labels' help are not used: probes ask the question itself, and cost
-one pass through each frozen model.
+Transferability scores, which estimate it from labels and features alone, are not used: probes measure it, and cost one
+pass through each frozen model.
 """
 
 from __future__ import annotations
