@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import DataArguments, DepthArguments, FeatureArguments
+from hfft.bars import unsaid
 from hfft.curate.encoder import Encoder, load_encoder
 from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
@@ -26,6 +27,7 @@ from hfft.metrics import counted, difference_error, wilson_interval
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import depth_figure
 from hfft.report.terminal import aligned
+from hfft.surroundings import undisturbed
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,13 @@ def accuracy_over_depth(
     return depth
 
 
-def depth_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Depth:
+@undisturbed()
+def depth_with(place: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any) -> Depth:
     """Measure accuracy over depth; this is ``hfft.depth``.
 
     Args:
         place: a data set, or the folder of a finished run; left out, the options name the images.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft depth`` under their own names, for example ``train_dir``, ``model`` and ``output``.
 
     Returns:
@@ -154,7 +157,7 @@ def depth_with(place: Place | None = None, /, *, say: Callable[[str], None] = pr
     """
     groups = (FeatureArguments, DataArguments, DepthArguments)
     use, data, wanted = parse_keywords(groups, options, "hfft.depth")
-    return accuracy_over_depth(use, data, wanted, place_of(place, "hfft.depth"), say)
+    return accuracy_over_depth(use, data, wanted, place_of(place, "hfft.depth"), say or unsaid)
 
 
 def _training_images(gathered: Gathered) -> ImageSet:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hfft.arguments import DataArguments, FeatureArguments, LabelsArguments
+from hfft.bars import unsaid
 from hfft.curate.encoder import Encoder, load_base, load_encoder
 from hfft.curate.features import boundary_part, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
@@ -28,6 +29,7 @@ from hfft.errors import ArgumentError, DataError
 from hfft.files import cannot_write, write_whole
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.terminal import aligned, tail
+from hfft.surroundings import undisturbed
 from hfft.trust.known import unit_rows
 from hfft.wording import count_of, images_of
 
@@ -192,12 +194,13 @@ def examine(
     )
 
 
-def labels_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Desk:
+@undisturbed()
+def labels_with(place: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any) -> Desk:
     """Find labels that are probably wrong, and duplicate, odd or blurred images; this is ``hfft.labels``.
 
     Args:
         place: a data set, or the folder of a finished run; left out, the options name the images.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft labels`` under their own names, for example ``dataset_name``, ``model`` and
             ``output``; but for ``apply``, which is the command line's.
 
@@ -216,7 +219,7 @@ def labels_with(place: Place | None = None, /, *, say: Callable[[str], None] = p
     use, data, wanted = parse_keywords((FeatureArguments, DataArguments, LabelsArguments), options, "hfft.labels")
     if wanted.apply is not None:
         raise ArgumentError("hfft.labels finds; decisions are applied by hfft labels DATA --apply FIXES.csv")
-    return label_desk(use, data, wanted, place_of(place, "hfft.labels"), say)
+    return label_desk(use, data, wanted, place_of(place, "hfft.labels"), say or unsaid)
 
 
 def _encoder(use: FeatureArguments, gathered: Gathered) -> Encoder:

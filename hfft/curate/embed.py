@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from hfft.arguments import DataArguments, EmbedArguments, FeatureArguments
+from hfft.bars import unsaid
 from hfft.curate.encoder import load_encoder
 from hfft.curate.features import HEAD_INPUT, read_features
 from hfft.curate.gather import Gathered, gather, refuse_existing
@@ -22,6 +23,7 @@ from hfft.errors import DataError
 from hfft.files import cannot_write, whole_file
 from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import MapPlot, Panel, feature_map_figure
+from hfft.surroundings import undisturbed
 from hfft.trust.feature_map import Projection, projection
 from hfft.wording import count_of
 
@@ -88,12 +90,15 @@ def embed(
     return embedding
 
 
-def embed_with(place: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Embedding:
+@undisturbed()
+def embed_with(
+    place: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any
+) -> Embedding:
     """Compute pooled features of images and write them to a file; this is ``hfft.embed``.
 
     Args:
         place: a data set, or the folder of a finished run; left out, the options name the images.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft embed`` under their own names: ``output``, and for example ``dataset_name``,
             ``model`` and ``block``.
 
@@ -110,7 +115,7 @@ def embed_with(place: Place | None = None, /, *, say: Callable[[str], None] = pr
     """
     groups = (FeatureArguments, DataArguments, EmbedArguments)
     use, data, wanted = parse_keywords(groups, options, "hfft.embed")
-    return embed(use, data, wanted, place_of(place, "hfft.embed"), say)
+    return embed(use, data, wanted, place_of(place, "hfft.embed"), say or unsaid)
 
 
 def readable(gathered: Gathered, say: Callable[[str], None]) -> Gathered:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hfft.arguments import RUN_ARGUMENTS, AdviseArguments
-from hfft.bars import silenced
+from hfft.bars import silenced, unsaid
 from hfft.data.images import concatenated
 from hfft.errors import ArgumentError
 from hfft.jobs.advice.backbones import BackboneAdvice, compare_backbones
@@ -21,6 +21,7 @@ from hfft.jobs.reproduce import given_options
 from hfft.jobs.results import arguments_of
 from hfft.machine import keep_freed_memory
 from hfft.parsing import Place, flags_of, parse_keywords, split_values
+from hfft.surroundings import undisturbed
 from hfft.training.setup import Settings, Setup
 
 
@@ -82,14 +83,15 @@ def _advise_models(settings: Settings, options: AdviseArguments, say: Callable[[
         return compare_backbones(setups(), options.folds, say)
 
 
+@undisturbed()
 def advise_with(
-    data: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any
+    data: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any
 ) -> Advice | BackboneAdvice:
     """Compare policies on the images themselves, and recommend one; this is ``hfft.advise``.
 
     Args:
         data: the images, as ``dataset_name`` takes them; left out, the options name them.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft advise`` under their own names, for example ``train_dir``, ``policies`` (a
             list, or a text with commas), ``folds``, or any option of `hfft.finetune`.
 
@@ -107,7 +109,7 @@ def advise_with(
         (['linear probe', 'head', 'last_block'], True)
     """
     *groups, advised = parse_keywords((*RUN_ARGUMENTS, AdviseArguments), options, "hfft.advise", dataset_name=data)
-    return advise(Settings(*groups), advised, say)
+    return advise(Settings(*groups), advised, say or unsaid)
 
 
 def with_all_images(setup: Setup) -> Setup:

@@ -27,15 +27,20 @@ from hfft.output_folder import RECORD
 from hfft.parsing import Place, parse, parse_keywords
 from hfft.report.record import RunRecord, lost_images, read_record_here
 from hfft.report.write import Evidence
+from hfft.surroundings import undisturbed
 from hfft.tasks.contract import Task
 from hfft.training.setup import Settings, Setup
 
 
-def evaluate_with(run: Place | None = None, /, **options: Any) -> Evaluation:
+@undisturbed()
+def evaluate_with(
+    run: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any
+) -> Evaluation:
     """Evaluate a finished model on labelled images and write metrics, predictions and plots; this is ``hfft.evaluate``.
 
     Args:
         run: the model, as ``model`` takes it.
+        say: prints a line for the user, while ``folds`` are trained; None for silence.
         options: the flags of ``hfft evaluate`` under their own names, for example ``model``, ``validation_dir`` and
             ``output_dir``. Without images those count that the run itself was judged by: test, else validation.
 
@@ -49,7 +54,7 @@ def evaluate_with(run: Place | None = None, /, **options: Any) -> Evaluation:
         (6, True)
     """
     use, wanted = parse_keywords((CheckpointArguments, EvaluateArguments), options, "hfft.evaluate", model=run)
-    return evaluate(use, wanted) if wanted.folds is None else evaluate_folds(use, wanted, unsaid)
+    return evaluate(use, wanted) if wanted.folds is None else evaluate_folds(use, wanted, say or unsaid)
 
 
 def evaluate_folds(use: CheckpointArguments, options: EvaluateArguments, say: Callable[[str], None]) -> Evaluation:

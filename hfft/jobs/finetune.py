@@ -41,6 +41,7 @@ from hfft.planning.plan import make_plan
 from hfft.planning.policies import AUTO, check_policy
 from hfft.planning.registry import resolve_anatomy
 from hfft.report.staging import UNFINISHED
+from hfft.surroundings import undisturbed
 from hfft.tasks.contract import Task, needs_one_label
 from hfft.training.callbacks import Preemption
 from hfft.training.phases import train_phases
@@ -367,12 +368,13 @@ def _in_units(found: EvalLoopOutput | None, task: Task) -> EvalLoopOutput:
     return found._replace(predictions=task.scores(judged(found)[0]))
 
 
-def finetune_with(data: Place | None = None, /, *, say: Callable[[str], None] = print, **options: Any) -> Run:
+@undisturbed()
+def finetune_with(data: Place | None = None, /, *, say: Callable[[str], None] | None = print, **options: Any) -> Run:
     """Fine-tune a pretrained image classifier with most of it frozen; this is ``hfft.finetune``.
 
     Args:
         data: the images, as ``dataset_name`` takes them; left out, the options name them.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft finetune`` under their own names, for example ``train_dir``, ``policy``,
             ``output_dir`` or any of transformers' TrainingArguments. Without any, the embedded model is
             fine-tuned on the embedded images. None stands for an option's default.
@@ -391,7 +393,8 @@ def finetune_with(data: Place | None = None, /, *, say: Callable[[str], None] = 
         >>> run.plan.policy, sorted(run.predictions)
         ('last_block', ['validation'])
     """
-    return finetune(Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune", dataset_name=data)), say)
+    settings = Settings(*parse_keywords(RUN_ARGUMENTS, options, "hfft.finetune", dataset_name=data))
+    return finetune(settings, say or unsaid)
 
 
 def _add_full_baseline(setup: Setup, baselines: Baselines, say: Callable[[str], None]) -> None:

@@ -14,6 +14,7 @@ from hfft.planning.freezing import freeze, unfreeze
 from hfft.planning.plan import make_plan
 from hfft.planning.registry import resolve_anatomy
 from hfft.split.cut import cut_phase
+from hfft.surroundings import undisturbed
 from hfft.training.plan_view import PhaseView, plan_data, plan_tree, view_phase
 
 
@@ -58,6 +59,7 @@ def show_plan(arguments: ModelArguments, policy: PolicyArguments, options: PlanA
     return ShownPlan(base.name, tuple(views), options.learning_rate, base.notes)
 
 
+@undisturbed()
 def plan_with(model: Place | None = None, /, **options: Any) -> ShownPlan:
     """Show what a policy would train, without any data; this is ``hfft.plan``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +26,7 @@ from hfft.models.forward import logits_of
 from hfft.planning.freezing import freeze
 from hfft.planning.plan import Phase
 from hfft.split.halves import Suffix
+from hfft.surroundings import same_random_numbers
 from hfft.tasks.registry import task_of
 from hfft.training.augmentation.boundary import BoundaryAugmentation
 from hfft.training.callbacks import Average, EndIfDiverged
@@ -279,7 +279,8 @@ class FreezeTrainer(Trainer):
         """
         callbacks, self.callback_handler.callbacks = self.callback_handler.callbacks, []
         try:
-            with _same_random_numbers(self.args.device):
+            device = self.args.device
+            with same_random_numbers([device] if device.type == "cuda" else []):
                 output = super().evaluation_loop(self.get_eval_dataloader(), "Evaluation", prediction_loss_only=False)
         finally:
             self.callback_handler.callbacks = callbacks
@@ -414,18 +415,6 @@ class KeepAnswers(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass over what is evaluated after training: other weights may have been put back."""
         self.training = False
-
-
-@contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Within this context random numbers may be drawn; after it they go on as if none had been."""
-    state, python = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        np.random.set_state(state)
-        random.setstate(python)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import random
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from finished import LABELS, make_images, make_model
@@ -61,6 +63,31 @@ def test_finetune_by_keywords(tmp_path: Path) -> None:
     model, _ = hfft.load(tmp_path / "output")
     assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert any("accuracy" in line for line in said)
+
+
+def test_the_program_around_a_run_is_left_as_it_was(tmp_path: Path) -> None:
+    """Else a random search tries the same options again and again; and a notebook may have no gradients."""
+    base, images = make_model(tmp_path / "base", ("one", "two")), make_images(tmp_path / "images")
+    given: dict[str, Any] = {"model_name_or_path": base, "train_dir": images, "num_train_epochs": 1, "use_cpu": True}
+
+    def seed() -> None:
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.uniform()), torch.rand(()).item()  # noqa: S311
+
+    seed()
+    expected = [drawn() for _ in range(3)]
+    with torch.inference_mode():
+        seed()
+        found = [drawn()]
+        for number in range(2):
+            hfft.finetune(**given, output_dir=tmp_path / str(number), say=None)
+            found.append(drawn())
+        assert torch.is_inference_mode_enabled()
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hfft.arguments import RUN_ARGUMENTS, DataArguments, ExtendArguments
 from hfft.arguments.training import Epochs
-from hfft.bars import silenced
+from hfft.bars import silenced, unsaid
 from hfft.errors import ArgumentError, DataError
 from hfft.jobs.advice.crossed import CrossPlan
 from hfft.jobs.extension.head import extend_head, take_weights
@@ -31,9 +31,10 @@ from hfft.machine import keep_freed_memory, refuse_launcher
 from hfft.metrics import counted, described, paired_difference
 from hfft.models.adapters import adapted
 from hfft.output_folder import CLASSES, IMAGES, KNOWN, RECORD, locked
-from hfft.parsing import parse, parse_keywords
+from hfft.parsing import Place, parse, parse_keywords
 from hfft.report.record import ExtensionRecord, RunRecord, lost_images, read_record_here
 from hfft.report.terminal import in_a_line
+from hfft.surroundings import undisturbed
 from hfft.tasks.contract import needs_one_label
 from hfft.training.phases import ReadyPhase, make_ready, make_trainer, to_device, train_phases, untrained
 from hfft.training.progress import Progress
@@ -46,12 +47,13 @@ Right = dict[str, NDArray[np.bool_]]
 """By split, which of the run's own images are labelled rightly."""
 
 
-def extend_with(run: str, *, say: Callable[[str], None] = print, **options: Any) -> Run:
+@undisturbed()
+def extend_with(run: Place, *, say: Callable[[str], None] | None = print, **options: Any) -> Run:
     """Add images, or a new class, to a finished run; this is ``hfft.extend``.
 
     Args:
         run: its folder.
-        say: prints a line for the user.
+        say: prints a line for the user; None for silence.
         options: the flags of ``hfft extend`` under their own names, for example ``train_dir`` and ``output_dir``.
 
     Returns:
@@ -69,10 +71,10 @@ def extend_with(run: str, *, say: Callable[[str], None] = print, **options: Any)
         (True, ['validation'])
     """
     (wanted,) = parse_keywords((ExtendArguments,), options, "hfft.extend")
-    return extend(run, wanted, say)
+    return extend(run, wanted, say or unsaid)
 
 
-def extend(run: str, options: ExtendArguments, say: Callable[[str], None] = print) -> Run:
+def extend(run: Place, options: ExtendArguments, say: Callable[[str], None] = print) -> Run:
     """Add images, or a new class, to a finished run, and write the extended run to a folder of its own.
 
     Args:
