@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
+from enum import Enum
 from importlib import metadata, resources
 from inspect import get_annotations
 from types import NoneType
@@ -16,6 +17,9 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from hfft.errors import ArgumentError, one_line
 from hfft.training_flags import help_of
+
+_PLACES = ("dataset_name", "model", "model_name_or_path", "against", "base")
+"""Options that say where something is, beside those that end in ``_dir``."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,7 +154,11 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def _filled(group: type, values: argparse.Namespace) -> Any:
-    return group(**{item.name: getattr(values, item.name) for item in fields(group) if item.init})
+    given = {item.name: getattr(values, item.name) for item in fields(group) if item.init}
+    for name, value in given.items():
+        if value == "" and (name.endswith("_dir") or name in _PLACES):  # to Path, where the command runs
+            raise ArgumentError(f"--{name} is empty; name a place, or leave it out")
+    return group(**given)
 
 
 def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
@@ -258,8 +266,12 @@ def place_of(place: Place | None, function: str) -> str | None:
     Raises:
         ArgumentError: it is something else.
     """
-    if place is None or isinstance(place, str | os.PathLike):
-        return None if place is None else os.fspath(place)
+    if place is None:
+        return None
+    if isinstance(place, str | os.PathLike) and os.fspath(place):
+        return os.fspath(place)
+    if place == "":
+        raise ArgumentError(f"{function} was given an empty name; name a place, or leave it out")
     raise ArgumentError(
         f"{function} takes a folder, a file or a Hub id without a keyword, not a {type(place).__name__}; give all else "
         "by keywords"
@@ -287,14 +299,38 @@ def parse_keywords(
             raise ArgumentError(f"{function}: {name} is given twice, {found!r} and {options[name]!r}; leave one out")
         options = {**options, name: found}
     known = {item.name: str(item.type) for group in classes for item in fields(group) if item.init}
+    values = {}
     for name, value in options.items():
         if name not in known:
             raise ArgumentError(f"{function} has no option {name!r}{closest(name, list(known))}")
         several = re.search("list|dict|Any", known[name])
-        if isinstance(value, list | tuple) and not several:
-            raise ArgumentError(f"{function}: {name} is one value, not a {type(value).__name__}; commas part several")
-        if isinstance(value, set):
-            raise ArgumentError(f"{function}: {name} is {'a list' if several else 'one value'}, not a set")
+        try:
+            values[name] = _plain(value)
+        except TypeError:
+            kind = "a list" if several else "one value"
+            raise ArgumentError(f"{function}: {name} is {kind}, not a {type(value).__name__}") from None
+        if isinstance(values[name], list) and len(values[name]) != 1 and not several:  # one in a list is one value
+            raise ArgumentError(f"{function}: {name} is one value, not a {type(value).__name__}")
     # The way of a YAML file: values are checked and converted as those of flags are.
-    flags = flags_of({name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in options.items()})
-    return parse(classes, flags, function, "")
+    return parse(classes, flags_of(values), function, "")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as a YAML file holds it: a path, an enum's member or what NumPy or PyTorch computed as well.
+
+    Raises:
+        TypeError: a YAML file holds no such thing, as a model, a data set or a set, which has no order.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif callable(to_list := getattr(value, "tolist", None)):
+        value = to_list()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(type(value).__name__)

@@ -8,8 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from transformers import HfArgumentParser
+from transformers.trainer_utils import IntervalStrategy
 
 import hfft
 from hfft import arguments
@@ -93,7 +96,7 @@ def test_another_transformers_says_its_own_help(
 
 
 def test_one_value_is_not_a_list() -> None:
-    with pytest.raises(ArgumentError, match=r"hfft\.finetune: policy is one value, not a list; commas part several"):
+    with pytest.raises(ArgumentError, match=r"hfft\.finetune: policy is one value, not a list"):
         hfft.finetune(policy=["head", "last_block"])
     with pytest.raises(ArgumentError, match="train_dir is one value, not a tuple"):
         hfft.finetune(train_dir=("a", "b"))
@@ -105,6 +108,44 @@ def test_a_tuple_is_a_list() -> None:
     assert given.label_columns == ["height", "width"]
     with pytest.raises(ArgumentError, match=r"hfft\.finetune: label_columns is a list, not a set"):
         hfft.finetune(label_columns={"height", "width"})
+
+
+@pytest.mark.parametrize("value", [np.array(1e-3), torch.tensor(1e-3, dtype=torch.float64), [1e-3], np.array([1e-3])])
+def test_what_a_script_computed_is_a_number(value: object) -> None:
+    (given,) = parse_keywords((FinetuneArguments,), {"learning_rate": value}, "hfft.finetune")
+    assert given.learning_rate == 1e-3
+
+
+def test_what_transformers_takes_is_taken() -> None:
+    options = {
+        "eval_strategy": IntervalStrategy.STEPS,
+        "report_to": ["none"],
+        "lr_scheduler_kwargs": {"num_cycles": np.int64(2)},
+    }
+    (given,) = parse_keywords((FinetuneArguments,), options, "hfft.finetune")
+    assert (given.eval_strategy, given.report_to) == (IntervalStrategy.STEPS, [])
+    assert given.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize("value", [torch.nn.Linear(2, 2), object(), (name for name in "ab"), {"train": object()}])
+def test_what_no_file_could_say_is_refused_by_its_kind(value: object) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        hfft.finetune(model_name_or_path=value)
+    assert str(raised.value) == f"hfft.finetune: model_name_or_path is one value, not a {type(value).__name__}"
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("finetune", "train_dir"), ("finetune", "output_dir"), ("evaluate", "validation_dir")]
+)
+def test_an_empty_name_is_not_the_folder_of_the_command(
+    name: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    function: Callable[..., Any] = getattr(hfft, name)
+    with pytest.raises(ArgumentError, match=f"--{option} is empty"):
+        function(**{option: ""})
+    with pytest.raises(ArgumentError, match=rf"hfft\.{name} was given an empty name"):
+        function("")
 
 
 TAKEN = {"finetune": "dataset_name", "advise": "dataset_name", "evaluate": "model", "plan": "model_name_or_path"}
