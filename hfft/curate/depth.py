@@ -28,6 +28,7 @@ from hfft.parsing import Place, parse_keywords, place_of
 from hfft.report.plots import depth_figure
 from hfft.report.terminal import aligned
 from hfft.surroundings import undisturbed
+from hfft.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Depth:
     folds: int
     probes: tuple[PartProbe, ...]
     enough: str
+
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the table."""
+        return f"Depth({self.model!r}, {count_of(self.images, 'image')}, enough from {self.enough} on)"
 
     def __str__(self) -> str:
         rows = [

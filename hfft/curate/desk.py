@@ -111,6 +111,15 @@ class Desk:
     notes: tuple[str, ...]
     suspects: tuple[Suspect, ...]
 
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the table."""
+        found = Counter(suspect.finding for suspect in self.suspects)
+        kinds = "".join(f", {found[kind]:,} {kind}" for kind in KINDS if found[kind])
+        return f"Desk({self.data!r}, {images_of(self.images)}{kinds})"
+
+    def __str__(self) -> str:
+        return desk_table(self)
+
     def of_kind(self, finding: str) -> list[Suspect]:
         """Return the findings of one kind."""
         return [suspect for suspect in self.suspects if suspect.finding == finding]

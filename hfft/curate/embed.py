@@ -28,7 +28,7 @@ from hfft.trust.feature_map import Projection, projection
 from hfft.wording import count_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to whether they are equal
 class Embedding:
     """Pooled features of images, row by row.
 
@@ -47,6 +47,10 @@ class Embedding:
     images: tuple[str, ...]
     labels: tuple[str | None, ...]
     splits: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return a line: a name and a row for each image are too much for one."""
+        return f"Embedding({self.model!r}, {self.part}, {_size(self)})"
 
 
 def embed(
@@ -166,9 +170,12 @@ def draw_embedding(
 
 def describe_embedding(embedding: Embedding, target: str) -> str:
     """Say in one line what was written."""
+    return f"Wrote {target}: {_size(embedding)} ({embedding.part} of {embedding.model})."
+
+
+def _size(embedding: Embedding) -> str:
     rows, width = embedding.values.shape
-    size = f"{count_of(rows, 'image')}, {count_of(width, 'feature')} each"
-    return f"Wrote {target}: {size} ({embedding.part} of {embedding.model})."
+    return f"{count_of(rows, 'image')}, {count_of(width, 'feature')} each"
 
 
 def write_embedding(embedding: Embedding, target: Path) -> None:

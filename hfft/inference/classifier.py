@@ -43,7 +43,7 @@ Source = str | os.PathLike[str] | Image.Image
 _NO_NUMBERS = "the model's answer to it is not a number: its weights are damaged, or too large for their format"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # models are equal to themselves alone
 class Classifier:
     """A finished model with all that belongs to it.
 

@@ -26,7 +26,7 @@ from hfft.errors import ArgumentError, DataError, HfftError, OutputError, one_li
 from hfft.files import cannot_write, write_whole
 from hfft.inference.classifier import Classifier, load_classifier
 from hfft.inference.runs import own_sets
-from hfft.metrics import ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
+from hfft.metrics import WORDS, ClassRow, PairedDifference, SplitMetrics, counted, described, paired_difference
 from hfft.models.checkpoint import make_output_folder
 from hfft.output_folder import RECORD, claim, refuse_foreign, refuse_overlap
 from hfft.report.fonts import shown_by_number
@@ -75,6 +75,15 @@ class Evaluation:
     unknown: float | None = None
     against: Comparison | None = None
     task: str = SINGLE_LABEL.name
+
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the table."""
+        values = self.metrics.values
+        score = next((f", {words.name} {values[name]:.3f}" for name, words in WORDS.items() if name in values), "")
+        return f"Evaluation({self.model!r}, {self.data!r}, {count_of(self.metrics.images, 'image')}{score})"
+
+    def __str__(self) -> str:
+        return describe_evaluation(self)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _finetune(
         from hfft.hub.push import push
 
         say(push(training.output_dir or "", hub).describe())
-    return run
+    return replace(run, setup=replace(run.setup, behind=None))  # a thread, which no pickle holds
 
 
 def _open_hub(settings: Settings) -> Target:

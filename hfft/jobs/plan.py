@@ -34,6 +34,10 @@ class ShownPlan:
     learning_rate: float
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return a line; `print` draws the tree."""
+        return f"ShownPlan({self.model!r}, {', '.join(phase.name for phase in self.phases)})"
+
     def __str__(self) -> str:
         return "\n".join([plan_tree(self.model, self.phases, self.learning_rate), *self.notes])
 

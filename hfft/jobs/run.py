@@ -20,7 +20,7 @@ from hfft.training.progress import Baselines, PhaseResult, Progress
 from hfft.training.setup import Settings, Setup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # models are equal to themselves alone
 class Run:
     """A finished run.
 

@@ -48,13 +48,13 @@ class Trust:
     """
 
     task: Task = SINGLE_LABEL
-    known: KnownImages | None = None
-    record: KnownRecord = field(default_factory=KnownRecord)
-    crossed: Crossed = field(default_factory=Crossed)
+    known: KnownImages | None = field(default=None, repr=False)
+    record: KnownRecord = field(default_factory=KnownRecord, repr=False)
+    crossed: Crossed = field(default_factory=Crossed, repr=False)
     seconds: float = 0.0
-    map: FeatureMap | None = None
-    kept: Kept | None = None
-    held_out: NDArray[np.float32] | None = None
+    map: FeatureMap | None = field(default=None, repr=False)
+    kept: Kept | None = field(default=None, repr=False)
+    held_out: NDArray[np.float32] | None = field(default=None, repr=False)
     fitted: int = 0
 
 

@@ -11,6 +11,7 @@ from hfft.errors import ArgumentError
 from hfft.planning.low_rank import first_block, put_adapters
 from hfft.planning.policies import KINDS, resolve_policy
 from hfft.plugin.contract import Anatomy, PhaseSpec, covers
+from hfft.wording import count_of
 
 HEAD_ALONE = 5.0
 """Factor on the learning rate of a new head where nothing else is trained."""
@@ -38,6 +39,10 @@ class Phase:
     gradient_ratio: bool = False
     begins: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return a line: the names of all that learns are too much for one."""
+        return f"Phase({self.name!r}, {count_of(len(self.trainable), 'tensor')}, {count_of(self.epochs, 'epoch')})"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -53,6 +58,10 @@ class Plan:
     policy: str
     anatomy: Anatomy
     phases: tuple[Phase, ...]
+
+    def __repr__(self) -> str:
+        """Return a line: the anatomy names every part."""
+        return f"Plan({self.policy!r}, {list(self.phases)})"
 
 
 def make_plan(

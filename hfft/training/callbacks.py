@@ -71,7 +71,7 @@ class Best:
     score: tuple[float, float] | None = None
     epoch: float = 0.0
     stale: int = 0
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 class KeepBest(TrainerCallback):

@@ -119,10 +119,10 @@ class Baselines:
             unit length; none of a task that draws none.
     """
 
-    predictions: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    predictions: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
     task: Task = SINGLE_LABEL
-    features: dict[str, NDArray[np.float16]] = field(default_factory=dict)
+    features: dict[str, NDArray[np.float16]] = field(default_factory=dict, repr=False)
 
     def add_full(self, predictions: dict[str, NDArray[Any]], seconds: float) -> None:
         """Add what full fine-tuning predicted."""
@@ -169,19 +169,19 @@ class Progress:
     """
 
     phases: list[PhaseResult] = field(default_factory=list)
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list, repr=False)
     best: Best = field(default_factory=Best)
-    changed: frozenset[str] = frozenset()
+    changed: frozenset[str] = field(default=frozenset(), repr=False)
     baselines: Baselines = field(default_factory=Baselines)
-    probe: LinearProbe | None = None
+    probe: LinearProbe | None = field(default=None, repr=False)
     untrained: dict[str, float] = field(default_factory=dict)
     probe_kept: bool = False
     decisions: list[str] = field(default_factory=list)
     stepped: bool = False
     written: bool = False
     own_units: bool = False
-    identity: dict[str, Any] = field(default_factory=dict)
-    answers: EpochAnswers = field(default_factory=EpochAnswers)
+    identity: dict[str, Any] = field(default_factory=dict, repr=False)
+    answers: EpochAnswers = field(default_factory=EpochAnswers, repr=False)
 
     @property
     def epochs(self) -> float:

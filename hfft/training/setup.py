@@ -60,6 +60,10 @@ class Setup:
     trackers: Trackers = field(default_factory=Trackers)
     behind: WriteBehind | None = None
 
+    def __repr__(self) -> str:
+        """Return a line: its parts hold the model and every image."""
+        return f"Setup({str(self.folder)!r}, {self.plan.policy})"
+
     @property
     def folder(self) -> Path:
         """Where the results go."""

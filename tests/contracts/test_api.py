@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import pickle
 import random
 import re
 import shutil
@@ -60,6 +61,7 @@ def test_finetune_by_keywords(tmp_path: Path) -> None:
     assert repr(run) == f"Run({str(tmp_path / 'output')!r}, head, accuracy {accuracy:.3f})"
     assert run.predictions["validation"].predictions.shape == (len(run.sets.validation), 3)
     assert run.settings.training.num_train_epochs == 2.0
+    assert pickle.loads(pickle.dumps(run)).metrics == run.metrics  # noqa: S301  (our own)
     model, _ = hfft.load(tmp_path / "output")
     assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert any("accuracy" in line for line in said)
@@ -121,6 +123,13 @@ def test_every_public_name_has_an_example_that_holds(tmp_path: Path, monkeypatch
         outcome = doctest.DocTestRunner().run(found, out=said.append, clear_globs=False)
         assert outcome.failed == 0, "".join(said)
         shared |= found.globs
+    for name in ("advice", "classifier", "depth", "desk", "evaluation", "found", "more", "plan", "run"):
+        line = repr(shared[name])
+        assert len(line) < 120, line
+        assert "\n" not in line
+    assert "precision" in str(shared["evaluation"])
+    assert "labels are suspect" in str(shared["desk"])
+    assert pickle.loads(pickle.dumps(shared["more"])).metrics == shared["more"].metrics  # noqa: S301  (our own)
 
 
 def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ def _extend(
         for line in progress.decisions:
             say(line)
         say(write_results(run))
-    return run
+    return replace(run, beside=())  # as it is written, and a pickle holds no function without a name
 
 
 def _settings(record: RunRecord, options: ExtendArguments, folder: Path) -> Settings:
