@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from finished import make_images, make_model
+from transformers.utils.notebook import NotebookProgressCallback
 
 import hfft.bars
 from hfft.bars import bar, silenced
@@ -45,6 +46,15 @@ def test_a_run_draws_bars_on_a_terminal(tmp_path: Path) -> None:
     shown = drawn("finetune", *flags(tmp_path))
     for name in ("Frozen prefix", "Linear probe, train images", "Linear probe, fits", "Training"):
         assert name in shown
+
+
+def test_a_notebook_shows_no_second_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook the Trainer adds another callback, which draws a table for each training and each fold."""
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    begun: list[object] = []
+    monkeypatch.setattr(NotebookProgressCallback, "on_train_begin", lambda *told, **more: begun.append(told))
+    drawn("finetune", *flags(tmp_path))
+    assert not begun
 
 
 def test_who_waits_for_libraries_is_told_so_and_the_line_goes() -> None:

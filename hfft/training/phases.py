@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers.trainer
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
@@ -456,7 +457,7 @@ def make_trainer(setup: Setup, progress: Progress, ready: ReadyPhase, learning_r
         trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
     if not training.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(transformers.trainer.DEFAULT_PROGRESS_CALLBACK)  # tables of its own, in a notebook
         trainer.add_callback(QuietProgress())
     return trainer
 
