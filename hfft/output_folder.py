@@ -128,7 +128,7 @@ def refuse_overlap(output: Path, places: Mapping[str, str | None]) -> None:
     """
     for flag, given in places.items():
         place = Path(given).expanduser() if given else None
-        if place is None or not place.exists():
+        if place is None or not os.path.exists(place):  # unlike `Path.exists`, also of a name that is too long for one
             continue
         relation = "lies in" if _holds(place, output) else "holds" if _holds(output, place) else ""
         if relation:

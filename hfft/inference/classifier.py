@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -265,7 +266,8 @@ def classify(
         photos/test/red/0.png True 3
     """
     if not isinstance(classifier, Classifier):
-        raise ArgumentError(f"{classifier!r:.60} is not a classifier: give what hfft.load_classifier returns")
+        given = shorten(repr(classifier), 60)
+        raise ArgumentError(f"{given} is not a classifier: give what hfft.load_classifier returns")
     if isinstance(sources, str | os.PathLike | Image.Image):
         raise ArgumentError(f"give a list of files or images, for example [{sources!r:.60}], not a single one")
     if not isinstance(sources, Iterable):
@@ -365,7 +367,7 @@ def check_coverage(classifier: Classifier, coverage: float) -> None:
         ModelError: the model came without what the sets need, or gives an image several labels or numbers.
     """
     needs_one_label(classifier.task, "--coverage")
-    if not 0 < coverage < 1:
+    if not (isinstance(coverage, int | float | np.number) and 0 < coverage < 1):
         raise ArgumentError(f"--coverage must lie between 0 and 1, not {coverage}")
     if classifier.known is None:
         raise ModelError(

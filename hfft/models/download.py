@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from textwrap import shorten
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -33,7 +34,7 @@ def fetch(
         ModelError: there is neither such a folder nor such a repository, or the Hub cannot be reached.
     """
     if not isinstance(path_or_repo, str | os.PathLike):
-        raise ModelError(f"{path_or_repo!r:.60} is neither a folder nor the name of a repository")
+        raise ModelError(f"{shorten(repr(path_or_repo), 60)} is neither a folder nor the name of a repository")
     if os.path.isdir(local := os.path.expanduser(path_or_repo)):  # unlike Path's, for names of any length and user
         return Path(local)
     if os.path.isfile(local):

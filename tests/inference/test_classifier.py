@@ -153,6 +153,10 @@ def test_what_is_not_a_list_of_images_is_refused(classifier: Classifier, images:
         ArgumentError, match=r"'outputs/x' is not a classifier: give what hfft\.load_classifier returns"
     ):
         list(classify("outputs/x", [file]))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"^\(ViT.* is not a classifier"):  # on one line
+        list(classify((classifier.model, None), [file]))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"--coverage must lie between 0 and 1, not 0\.9"):
+        list(classify(classifier, [file], coverage="0.9"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", "xpu"])
@@ -185,11 +189,11 @@ def test_an_address_and_a_file_are_no_model(model: Path) -> None:
 
 
 def test_what_is_no_folder_is_no_model() -> None:
-    others: tuple[Any, ...] = (3, [], None)
+    others: tuple[Any, ...] = (3, [], None, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU()))
     for other in others:
-        with pytest.raises(ModelError, match="is neither a folder nor the name of a repository"):
+        with pytest.raises(ModelError, match=r"^.* is neither a folder nor the name of a repository"):
             hfft.load(other)
-        with pytest.raises(ArgumentError, match="is not the folder of a run"):
+        with pytest.raises(ArgumentError, match=r"^.* is not the folder of a run"):
             hfft.extend(other, train_dir="photos")
 
 

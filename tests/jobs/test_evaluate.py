@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_images_that_changed_are_pointed_out(tmp_path: Path) -> None:
         ({"folds": 2, "max_eval_samples": 3}, "leave out --max_eval_samples"),
     ],
 )
-def test_wrong_arguments(finished: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_wrong_arguments(finished: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         hfft.evaluate(model=finished / "out", output_dir=tmp_path / "out", **options)
 

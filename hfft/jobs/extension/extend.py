@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def extend(run: Place, options: ExtendArguments, say: Callable[[str], None] = pr
     refuse_launcher("hfft extend")
     folder = Path(run).expanduser() if isinstance(run, str | os.PathLike) else None
     if folder is None or not (folder / RECORD).is_file():
-        raise ArgumentError(f"{run} is not the folder of a run: it holds no {RECORD}")
+        raise ArgumentError(f"{shorten(str(run), 200)} is not the folder of a run: it holds no {RECORD}")
     folder = folder if folder.name not in ("", "..") else folder.resolve()  # whose name the results' folder takes
     record = read_record_here(folder / RECORD)
     needs_one_label(record.solved, "hfft extend")
