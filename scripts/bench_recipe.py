@@ -1,4 +1,4 @@
-"""The default recipe on small sets: the linear probe, the default as it was and as it is, advice, full fine-tuning.
+"""The default recipe on small sets, beside the linear probe, five epochs, advice and full fine-tuning.
 
 ``python scripts/bench_recipe.py [--sets animals:5 digits:20] [--seeds 1 2 3] [--ways default auto] [--json FILE]``
 measures and prints a table; runs that the file holds already are kept, so that it can be made in parts. ``animals:5``
@@ -210,7 +210,7 @@ def _peers(folder: Path, seed: int, image_size: int, ways: Sequence[str], corrup
     for way in ways:
         began = time.perf_counter()
         setup = set_up(_settings(folder, seed, image_size, WAYS[way]))
-        setup.model.to(setup.settings.training.device)
+        torch.nn.Module.to(setup.model, setup.settings.training.device)  # transformers' overload does not type-check
         rate = setup.settings.training.learning_rate
         if way in (TRAINER, HELD):
             plain_trainer(setup, rate, held=way == HELD).train()

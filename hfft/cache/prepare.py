@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -213,8 +214,9 @@ def software(device: torch.device) -> str:
 
 def _products() -> str:
     """Name what a GPU multiplies float32 in, which a flag, an earlier run of the process or a user's code has set."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(torch.backends, "fp32_precision"):  # since PyTorch 2.9
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
+    if hasattr(backends, "fp32_precision"):  # since PyTorch 2.9
         return f"products {matmul.fp32_precision}, convolutions {cudnn.conv.fp32_precision}"
     return f"products in TF32 {matmul.allow_tf32}, convolutions {cudnn.allow_tf32}"
 
