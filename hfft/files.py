@@ -73,8 +73,8 @@ def cannot_write(what: str | Path, error: Exception) -> OutputError:
         what: a file or folder, or what should have become one.
         error: of the file system, or of safetensors, which gives the system's number in its text alone.
     """
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    given = int(told[1]) if told else None
+    told = re.search(r"\(os error (\d+)\)|Os { code: (\d+)", str(error))  # as safetensors says it, before 0.6 and since
+    given = int(told[1] or told[2]) if told else None
     number = getattr(error, "errno", None) or OSError(given, "", None, given).errno  # of Windows' own numbers, too
     helps = "free some room, or " if number in _FULL else "change its permissions, or " if number in _FORBIDDEN else ""
     reason = os.strerror(number) if number else one_line(error)

@@ -92,7 +92,7 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     """Return the anatomy of a timm model inside transformers' TimmWrapper.
 
     Raises:
-        UnsupportedModelError: it has no classifier.
+        UnsupportedModelError: it has no classifier, or timm names none of its blocks.
     """
     inner = model.get_submodule("timm_model")
     if not hasattr(inner, "get_classifier"):
@@ -100,6 +100,10 @@ def anatomy(model: PreTrainedModel) -> Anatomy:
     shape = SHAPES.get(type(inner).__name__) or declared_shape(inner)
     parts = name_parts(inner, cut_at_stages(inner, shape) if shape.stages else shape)
     blocks = [parts[part] for part in sorted(part for part in parts if isinstance(part, tuple))]
+    if not blocks:
+        raise UnsupportedModelError(
+            f"timm names no block of {model.config.architecture}; update timm, or describe it with --anatomy FILE.yaml"
+        )
     top = blocks.pop() if is_top_convolution(inner, blocks[-1]) else ()
     return Anatomy(
         stem=_outer(parts.get("stem", ())),
@@ -142,7 +146,7 @@ def counts_layers(model: nn.Module, shape: Shape) -> bool:
 
 def feature_ends(model: nn.Module) -> dict[str, int]:
     """Return ``{module name: reduction}`` of timm's features, one for each stage or layer."""
-    info: Any = model.feature_info
+    info: Any = getattr(model, "feature_info", ())
     return {feature["module"]: feature["reduction"] for feature in info}
 
 
@@ -228,7 +232,7 @@ def class_token_block(model: Any, names: tuple[str, ...]) -> ClassTokenBlock | N
     plain = type(block).__name__ == "Block" and type(block.attn).__name__ == "Attention"
     if not plain or random or model.attn_pool is not None:
         return None
-    idle = (block.attn.norm, block.attn.gate or nn.Identity(), block.drop_path1, block.drop_path2)
+    idle = (block.attn.norm, getattr(block.attn, "gate", None) or nn.Identity(), block.drop_path1, block.drop_path2)
     if not all(isinstance(module, nn.Identity) for module in idle):
         return None
     return ClassTokenBlock(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -160,6 +161,8 @@ def small_encoder(model_type: str) -> PreTrainedConfig:
     """Return the configuration of a small backbone that has no classifier of its own."""
     if model_type not in HEADLESS:
         raise LookupError(f"{model_type} is new in transformers: give it a row in HEADLESS and one in a plugin")
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
     return CONFIG_MAPPING[model_type](**HEADLESS[model_type])
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 from transformers.trainer_utils import IntervalStrategy
+from versions import needs
 
 import hfft
 from hfft import arguments
@@ -76,6 +77,7 @@ def test_a_slip_is_named_before_what_it_leaves_missing() -> None:
         parse((arguments.ExtendArguments,), ["--traindir", "more"], "extend", "")
 
 
+@needs("transformers", "5.24")
 def test_the_help_of_a_run_is_that_of_its_parser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         print_run_help("cache fill", "What it does.", FillArguments)

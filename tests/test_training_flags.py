@@ -11,6 +11,7 @@ import pytest
 import torch
 from runs import Folder, Job, equal, record, run, weights
 from transformers import TrainingArguments
+from versions import needs
 
 from hfft.arguments import FinetuneArguments
 from hfft.cli import main
@@ -61,6 +62,7 @@ WRONG = (
 )
 
 
+@needs("transformers", "5.24")
 def test_every_flag_of_the_installed_transformers_has_a_verdict() -> None:
     assert FLAGS.keys() == {field.name for field in fields(TrainingArguments) if field.init}
 
@@ -206,6 +208,7 @@ def test_every_inherited_flag_is_tried() -> None:
     assert {name for name, flag in FLAGS.items() if flag.verdict == "inherited"} <= tried | OF_OTHER_MACHINES
 
 
+@needs("transformers", "5.24")
 @pytest.mark.parametrize("flags", TRIED)
 def test_inherited_flags(flags: str, job: Job) -> None:
     folder = job("resnet", "out", "--baselines", "none", "--figures", "false", "--policy", "head", *flags.split())

@@ -162,7 +162,7 @@ def test_texts_and_profiles_that_inflate_are_refused(tmp_path: Path, what: str) 
     profile = bytes(100_000_000) if what == "profile" else None
     Image.new("RGB", (9, 9), "red").save(path, pnginfo=info, icc_profile=profile)
     assert path.stat().st_size < 200_000
-    with pytest.raises(DataError, match="a: Decompressed data too large"):
+    with pytest.raises(DataError, match=r"a: (?i:Decompressed data too large)"):
         open_image(path, "a")
     assert probe_image(str(path), 0).problem == "damaged"
 

@@ -225,6 +225,7 @@ def test_another_base_is_refused(place: Path, delta: Path, tmp_path: Path) -> No
     shutil.copytree(place / "base", tmp_path / "lacking")
     path = tmp_path / "lacking" / "model.safetensors"
     tensors = load_file(path)
+    path.unlink()  # the tensors are mapped, and older versions of safetensors write into a file that is there
     name = next(name for name in tensors if name.endswith("patch_embeddings.projection.weight"))
     save_file({**tensors, name: tensors[name][:8].clone()}, path, {"format": "pt"})
     with pytest.raises(ModelError, match=r"has the tensor '.*projection\.weight' in the shape \(8, "):

@@ -155,9 +155,9 @@ def test_a_finished_one_is_fine_tuned_again_for_other_classes(tmp_path: Path) ->
 
 
 def test_the_vision_tower_of_a_model_of_images_and_text_is_taken(tmp_path: Path) -> None:
+    vision = small_encoder("tipsv2_vision_model").to_dict()
     from transformers import Tipsv2Config, Tipsv2Model
 
-    vision = small_encoder("tipsv2_vision_model").to_dict()
     text = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     torch.manual_seed(0)
     whole = Tipsv2Model(Tipsv2Config(vision_config=vision, text_config=text | {"num_attention_heads": 2}))

@@ -11,6 +11,7 @@ import timm
 import torch
 from timm_models import REFUSED, SMALLEST, family_of, small_timm, wrapped
 from transformers import TimmWrapperForImageClassification
+from versions import needs
 
 from hfft.errors import UnsupportedModelError
 from hfft.jobs.check_plugin import check_model
@@ -97,6 +98,7 @@ def test_names_stem_last_block_neck_and_head(architecture: str) -> None:
     assert (len(anatomy.blocks), *names) == EXPECTED[architecture]
 
 
+@needs("timm", "1.0.31")
 def test_the_table_of_families_is_complete() -> None:
     assert set(SMALLEST) == {family_of(architecture) for architecture in timm.list_models()}
 
@@ -131,6 +133,7 @@ def test_the_page_of_architectures_names_every_family() -> None:
     assert [f for f, architecture in SMALLEST.items() if f"| {f}: {architecture} |" not in page] == []
 
 
+@needs("timm", "1.0.31")
 def test_at_most_two_percent_are_refused() -> None:
     assert set(REFUSED) <= set(timm.list_models())
     assert len(REFUSED) <= 0.02 * len(timm.list_models())

@@ -22,6 +22,7 @@ from killed import KillAt, Killed
 from runs import Folder, equal, losses, record, weights
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
+from versions import needs
 
 import hfft.jobs.finetune
 from hfft.cli import main
@@ -356,6 +357,7 @@ def test_what_does_not_change_the_result_may_change(flags: Flags, tmp_path: Path
     assert equal(weights(moved), weights(tmp_path / "whole"))
 
 
+@needs("transformers", "5.24")
 def test_every_option_of_the_trainer_that_may_change_exists(flags: Flags, tmp_path: Path) -> None:
     settings = finetune_settings(["--output_dir", str(tmp_path), "--hub_token", "secret"])
     parts = (settings.model, settings.data, settings.policy, settings.cache, settings.training)

@@ -68,7 +68,7 @@ def test_the_graph_makes_the_processors_pixels(kind: str) -> None:
         assert found.shape == (2, *expected.shape)
         levels = np.abs((found[0] - expected) / scale)
         assert levels.max() < 2.1, "of 255, by which Pillow and torchvision differ as well"
-        assert levels.mean() < 0.1
+        assert levels.mean() < 0.2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from runs import Folder, Job, equal, losses, record, run, weights
 from transformers import AutoImageProcessor, ResNetForImageClassification
+from versions import needs
 
 from hfft.arguments.augmentation import parse_frofa
 from hfft.plugin.contract import TokenLayout
@@ -57,7 +58,11 @@ def test_pixels_are_mixed_where_the_model_cannot_be_cut(job: Job, flags: tuple[A
     [
         (("--policy", "head", "--cutmix", 1), "--cutmix needs activations that lie on the image as one grid; in phase"),
         (("--policy", "full", "--frofa", "brightness"), "--frofa changes what the frozen part gives"),
-        (("--flip_maps", "true"), "differ from those of 8 flipped training images by"),
+        pytest.param(
+            ("--flip_maps", "true"),
+            "differ from those of 8 flipped training images by",
+            marks=needs("transformers", "5.24"),  # older ones draw the weights anew in another order
+        ),
         (("--flip_maps", "true", "--augment", "flip"), "give one of both"),
         (
             ("--cache", "off", "--mixup", 0.2, "--torch_compile_backend", "eager", "--torch_compile", "true"),
