@@ -73,6 +73,7 @@ def test_every_refused_flag_is_tried() -> None:
     assert all(FLAGS[name].note for name in refused)
 
 
+@needs("transformers", "5.24")
 def test_the_help_says_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["finetune", "--help"])
