@@ -18,6 +18,22 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from hfft.errors import ArgumentError, one_line
 from hfft.training_flags import help_of
 
+_ELSEWHERE = {
+    **{
+        "batch": "per_device_train_batch_size",
+        "batch_size": "per_device_train_batch_size",
+        "bs": "per_device_train_batch_size",
+    },
+    **{"data": "train_dir", "data_dir": "train_dir", "dataset": "dataset_name", "val_dir": "validation_dir"},
+    **{"epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "freeze": "policy"},
+    **{"image": "image_size", "img_size": "image_size", "imgsz": "image_size", "lr": "learning_rate"},
+    **{"model": "model_name_or_path", "model_name": "model_name_or_path", "model_name_or_path": "model"},
+    **{"optimizer": "optim", "output": "output_dir"},
+    **{"patience": "early_stopping_patience", "resume": "resume_from_checkpoint", "wd": "weight_decay"},
+    **{"num_workers": "dataloader_num_workers", "workers": "dataloader_num_workers"},
+}
+"""What other tools call an option of transformers or hfft."""
+
 _PLACES = ("dataset_name", "model", "model_name_or_path", "against", "base")
 """Options that say where something is, beside those that end in ``_dir``."""
 
@@ -33,7 +49,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Names the default of an option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.nargs == 0 else super()._get_help_string(action)
 
 
 def parse(
@@ -51,9 +67,7 @@ def parse(
     Raises:
         ArgumentError: a flag or key is unknown, or a value is wrong.
     """
-    parser = parser_of(classes, command, description)
-    if positional:
-        parser.add_argument("positional", **positional)
+    parser = parser_of(classes, command, description, positional)
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = yaml_flags(argv[0]) + argv[1:]
     try:
@@ -67,7 +81,9 @@ def parse(
     return (*parsed, values.positional) if positional else parsed
 
 
-def parser_of(classes: Sequence[type], command: str, description: str) -> argparse.ArgumentParser:
+def parser_of(
+    classes: Sequence[type], command: str, description: str, positional: dict[str, Any] | None = None
+) -> argparse.ArgumentParser:
     """Make the parser of a command: HfArgumentParser where options inherit from transformers, else a light one."""
     options: dict[str, Any] = {
         "prog": f"hfft {command}",
@@ -82,19 +98,31 @@ def parser_of(classes: Sequence[type], command: str, description: str) -> argpar
         class Parser(_Parser, HfArgumentParser):
             """HfArgumentParser that raises."""
 
-        run_parser = Parser(classes, **options)  # type: ignore[arg-type]
+        run_parser = Parser(classes, usage=_run_usage(command, positional), **options)  # type: ignore[arg-type]
         own = {name for group in classes for name in get_annotations(group)}
         for action in run_parser._actions:
-            if action.dest not in own:
+            if action.nargs == 0 and action.const is False:
+                action.help = _opposite(action.dest)
+            elif action.dest not in own:
                 action.help = help_of(action.dest, action.help)
+        if positional:
+            run_parser.add_argument("positional", **positional)
         return run_parser
     parser = _Parser(**options)
     for group in classes:
         _add_group(parser, group)
+    if positional:
+        parser.add_argument("positional", **positional)
     return parser
 
 
-def print_run_help(command: str, description: str, *more: type) -> None:
+def _run_usage(command: str, positional: dict[str, Any] | None) -> str:
+    """Say how a command with every option of a run is called; to list them all takes three pages."""
+    data = f"[{positional['metavar']}] " if positional else ""
+    return f"hfft {command} {data}[FLAGS | CONFIG.yaml [FLAGS]]"
+
+
+def print_run_help(command: str, description: str, *more: type, positional: dict[str, Any] | None = None) -> None:
     """Print the help of a command that takes every option of a run, and leave.
 
     What transformers' own options say is read from a file that `scripts/flags.py` writes, since loading them takes
@@ -104,8 +132,9 @@ def print_run_help(command: str, description: str, *more: type) -> None:
         command: for the usage line.
         description: what the command does.
         more: dataclasses with the options that the command has beside those of a run.
+        positional: options of argparse for the one argument without a flag, where the command takes one.
     """
-    parser = _run_parser(command, description, more)
+    parser = _run_parser(command, description, more, positional)
     if parser is not None:
         parser.print_help()
         raise SystemExit(0)
@@ -133,16 +162,20 @@ def refuse_unknown_flags(argv: Sequence[str], *beside: str) -> None:
             raise ArgumentError(f"unknown argument {word!r}{closest(name, known)}")
 
 
-def _run_parser(command: str, description: str, more: Sequence[type] = ()) -> argparse.ArgumentParser | None:
+def _run_parser(
+    command: str, description: str, more: Sequence[type] = (), positional: dict[str, Any] | None = None
+) -> argparse.ArgumentParser | None:
     """Return the parser of a run's options with what is known of transformers' own; None for another version of it."""
     from hfft.arguments import OWN_GROUPS
 
     known = json.loads(resources.files("hfft.arguments").joinpath("training.json").read_text(encoding="utf-8"))
     if known["transformers"] != metadata.version("transformers"):
         return None
-    parser = parser_of(OWN_GROUPS, command, description)
+    parser = parser_of(OWN_GROUPS, command, description, positional)
+    parser.usage = _run_usage(command, positional)
+    flags = parser.add_argument_group(known["title"])
     for names, options in known["flags"]:
-        parser.add_argument(*names, **options)
+        flags.add_argument(*names, **options)
     for group in more:
         _add_group(parser, group)
     return parser
@@ -163,6 +196,8 @@ def _filled(group: type, values: argparse.Namespace) -> Any:
 
 def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     """Add a flag for each field of a dataclass, as HfArgumentParser does."""
+    title = getattr(group, "_argument_group_name", None)
+    flags = parser.add_argument_group(title) if title else parser
     hints = get_type_hints(group)
     for item in fields(group):
         names = [f"--{item.name}"] + [f"--{item.name.replace('_', '-')}"] * ("_" in item.name)
@@ -173,15 +208,20 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
         choices = (hint,) if get_origin(hint) is list else get_args(hint) or (hint,)
         kind = next(one for one in choices if one is not NoneType)
         if get_origin(kind) is list:
-            parser.add_argument(*names, type=get_args(kind)[0], nargs="+", **default, **item.metadata)
+            flags.add_argument(*names, type=get_args(kind)[0], nargs="+", **default, **item.metadata)
             continue
         if kind is not bool:
-            parser.add_argument(*names, type=kind, **default, **item.metadata)
+            flags.add_argument(*names, type=kind, **default, **item.metadata)
             continue
-        parser.add_argument(*names, type=_truth, nargs="?", const=True, **default, **item.metadata)
+        flags.add_argument(*names, type=_truth, nargs="?", const=True, **default, **item.metadata)
         if item.default is True:
             negated = [name.replace("--", f"--no{mark}", 1) for name, mark in zip(names, "_-", strict=False)]
-            parser.add_argument(*negated, action="store_false", dest=item.name, default=False, **item.metadata)
+            told = {**item.metadata, "help": _opposite(item.name)}
+            flags.add_argument(*negated, action="store_false", dest=item.name, default=False, **told)
+
+
+def _opposite(name: str) -> str:
+    return f"The opposite of --{name}."
 
 
 def _truth(text: str) -> bool:
@@ -248,7 +288,9 @@ def split_values(values: str) -> list[str]:
 
 def closest(word: str, known: list[str]) -> str:
     """Return a hint at the known word that `word` may have been meant for, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
+    dashes, name = ("--" if word.startswith("--") else ""), word.lstrip("-").replace("-", "_")
+    meant = f"{dashes}{_ELSEWHERE.get(name, name)}"
+    close = [meant] if meant in known else difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

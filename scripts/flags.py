@@ -91,7 +91,8 @@ def _help() -> str:
     """Return what argparse shows of each option that `FinetuneArguments` has, as its parser knows it."""
     actions = [action for action in parser_of((FinetuneArguments,), "", "")._actions if action.dest != "help"]
     rows = ",\n".join(json.dumps(_shown(action), ensure_ascii=False) for action in actions)
-    return f'{{"transformers": "{transformers.__version__}", "flags": [\n{rows}\n]}}\n'
+    title = FinetuneArguments._argument_group_name
+    return f'{{"transformers": "{transformers.__version__}", "title": "{title}", "flags": [\n{rows}\n]}}\n'
 
 
 def _shown(action: argparse.Action) -> tuple[list[str], dict[str, Any]]:

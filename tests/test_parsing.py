@@ -18,6 +18,7 @@ from versions import needs
 import hfft
 from hfft import arguments
 from hfft.arguments import OWN_GROUPS, RUN_ARGUMENTS, DataArguments, FillArguments, FinetuneArguments
+from hfft.cli import main
 from hfft.errors import ArgumentError, HfftError
 from hfft.parsing import parse, parse_keywords, parser_of, print_run_help
 from hfft.space.options import SpaceArguments
@@ -26,8 +27,9 @@ GROUPS = [value for name, value in vars(arguments).items() if name.endswith("Arg
 
 
 def described(parser: argparse.ArgumentParser) -> list[tuple[object, ...]]:
-    names = ("option_strings", "dest", "nargs", "const", "default", "choices", "required", "help", "metavar")
-    return [tuple(getattr(action, name) for name in names) for action in parser._actions]
+    names = ("option_strings", "dest", "nargs", "const", "default", "choices", "required", "metavar")
+    helps = ["" if action.nargs == 0 else action.help for action in parser._actions]  # of flags that negate it differs
+    return [(*(getattr(each, name) for name in names), told) for each, told in zip(parser._actions, helps, strict=True)]
 
 
 @pytest.mark.parametrize("group", [*GROUPS, SpaceArguments])
@@ -79,14 +81,41 @@ def test_a_slip_is_named_before_what_it_leaves_missing() -> None:
 
 @needs("transformers", "5.24")
 def test_the_help_of_a_run_is_that_of_its_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    place = {"nargs": "?", "metavar": "DATA", "help": "The images."}
     with pytest.raises(SystemExit) as left:
-        print_run_help("cache fill", "What it does.", FillArguments)
+        print_run_help("cache fill", "What it does.", FillArguments, positional=place)
     assert left.value.code == 0
-    assert (
-        capsys.readouterr().out
-        == parser_of((*RUN_ARGUMENTS, FillArguments), "cache fill", "What it does.").format_help()
-    )
+    parser = parser_of((*RUN_ARGUMENTS, FillArguments), "cache fill", "What it does.", place)
+    assert capsys.readouterr().out == parser.format_help()
     assert RUN_ARGUMENTS[:-1] == OWN_GROUPS
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *(
+            ("--epochs", "--num_train_epochs"),
+            ("--lr", "--learning_rate"),
+            ("--batch-size", "--per_device_train_batch_size"),
+        ),
+        *(("--model", "--model_name_or_path"), ("--data=photos", "--train_dir"), ("--polcy", "--policy")),
+    ],
+)
+def test_an_option_by_another_tools_name_is_hinted_at(
+    given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", given, "1"]) == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_options_stand_under_what_they_are_about(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    said = capsys.readouterr().out
+    heads = [line for line in said.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert heads[:5] == ["options:", "model:", "images and labels:", "what is trained:", "activation cache:"]
+    assert said.index("images and labels:") < said.index("--train_dir") < said.index("what is trained:")
+    assert "The opposite of --class_token_shortcut." in said
 
 
 def test_another_transformers_says_its_own_help(

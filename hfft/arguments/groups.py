@@ -27,6 +27,8 @@ def option(default: Any, text: str, choices: list[str] | None = None) -> Any:
 class ModelArguments:
     """Which model, and who describes it."""
 
+    _argument_group_name = "model"  # of the help
+
     model_name_or_path: str | None = option(
         None, "A Hub id or a folder. Left out: the embedded EfficientNet-Lite0 with ImageNet weights."
     )
@@ -67,6 +69,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which images, and how they are read. Left out altogether: the embedded ten animals."""
+
+    _argument_group_name = "images and labels"  # of the help
 
     dataset_name: str | None = option(
         None,
@@ -180,6 +184,8 @@ class DataArguments:
 class PolicyArguments:
     """What is trained, and how fast each part learns."""
 
+    _argument_group_name = "what is trained"  # of the help
+
     policy: str = option(
         "last_block",
         "What is trained: head, last_block, last_n:K, full, norm, bias, attention, surgical:first|middle|last, "
@@ -211,6 +217,8 @@ class PolicyArguments:
 @dataclass
 class CacheArguments:
     """The activations of the frozen prefix: computed once, then read."""
+
+    _argument_group_name = "activation cache"  # of the help
 
     cache: str = option(
         "auto",

@@ -60,6 +60,8 @@ else:
 class FinetuneArguments(TrainingArguments):
     """transformers' TrainingArguments under their own names, with defaults for partial fine-tuning."""
 
+    _argument_group_name = "training (TrainingArguments of transformers, and what hfft adds to them)"  # of the help
+
     output_dir: str | None = option("outputs/finetune", "Folder for everything that the run writes.")
     overwrite_output_dir: bool = option(False, "Replace the run that the output folder holds.")
     num_train_epochs: EpochsOption = option(  # noqa: RUF009  (numbers do not change)

@@ -78,14 +78,14 @@ def advise_command(argv: list[str]) -> Reply:
     """Compare policies on the images themselves, and recommend one."""
     from hfft.arguments import AdviseArguments
 
+    data = {"nargs": "?", "metavar": "DATA", "help": "What --dataset_name takes: a folder, an archive or a Hub id."}
     if asks_for_help(argv):
-        print_run_help("advise", summary_of("advise"), AdviseArguments)
+        print_run_help("advise", summary_of("advise"), AdviseArguments, positional=data)
     with loading(argv):
         from hfft.arguments import RUN_ARGUMENTS
         from hfft.jobs.advise import advise
         from hfft.training.setup import Settings
 
-    data = {"nargs": "?", "metavar": "DATA", "help": "What --dataset_name takes: a folder, an archive or a Hub id."}
     *groups, options, name = parse((*RUN_ARGUMENTS, AdviseArguments), argv, "advise", summary_of("advise"), data)
     settings = Settings(*groups)
     given = settings.data.dataset_name or settings.data.train_dir
