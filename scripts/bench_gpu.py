@@ -190,9 +190,10 @@ def _step(progress: Progress) -> float:
 def table(runs: list[dict[str, Any]]) -> str:
     """Return a Markdown table of what was measured."""
     columns = [
-        *("Model", "Card", "Bare forward, batches of 64, 256, images/s", "Decoding", "Fill, memory", "gpu"),
-        *("GPU waits, memory", "gpu", "Step, memory, ms", "gpu", "Trainer, s", "hfft, memory", "gpu"),
-        *("Trainer, GB", "hfft, memory", "gpu"),
+        *("Model", "Card", "Bare forward, batches of 64, 256, images/s", "Decoding, images/s"),
+        *("Fill into memory, images/s", "onto the GPU", "GPU waits, memory", "waits, GPU"),
+        *("Step, memory, ms", "step, GPU, ms", "Trainer, s", "hfft, memory, s", "hfft, GPU, s"),
+        *("Trainer, GB of the GPU", "hfft, memory, GB", "hfft, GPU, GB"),
     ]
     header, ways = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]], (PLAIN, "memory", "gpu")
     rows = [
