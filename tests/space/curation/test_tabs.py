@@ -70,6 +70,6 @@ def test_a_ranking_goes_on_after_a_reload_to_its_photos(
     for field in dataclasses.fields(done):
         setattr(started[0], field.name, getattr(done, field.name))
     status, turn, photo, *_ = list(shown)[-1]
-    assert "Done. 1 of 1 photos." in status
+    assert "Done. 1 of 1 photo." in status
     assert turn.endswith("/00000.png")
     assert "Photo 1 of 1" in photo
