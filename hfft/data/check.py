@@ -193,7 +193,9 @@ def _class_findings(parts: Sequence[Part]) -> Iterator[Finding]:
         if nameless:
             severity = "note" if part.split == "test" and len(nameless) == len(part.names) else "error"
             files = tuple(f"{part.split}: {part.images.files[row]}" for row in nameless)
-            yield Finding(severity, "no_label", f"{part.split}: {_images(len(nameless))} without a label", files)
+            yield Finding(
+                severity, "no_label", f"{part.split}: {count_of(len(nameless), 'image')} without a label", files
+            )
 
 
 def _single_images(parts: Sequence[Part]) -> Iterator[Finding]:
@@ -259,7 +261,7 @@ def _about(
         reasons = {image.probe.reason for image in found}
         reason = f" ({reasons.pop()})" if len(reasons) == 1 and reasons != {""} else ""
         files = tuple(image.name for image in found)
-        yield Finding(severity, kind, f"{_images(len(found))} {words}{reason}", files)
+        yield Finding(severity, kind, f"{count_of(len(found), 'image')} {words}{reason}", files)
 
 
 def _duplicate_findings(images: Sequence[_Image]) -> Iterator[Finding]:
@@ -341,10 +343,6 @@ def _content(images: ImageSet, row: int) -> bytes | None:
             return stream.read()
     except OSError:
         return None
-
-
-def _images(count: int) -> str:
-    return count_of(count, "image")
 
 
 def _classes(names: Sequence[str]) -> str:
