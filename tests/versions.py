@@ -14,5 +14,8 @@ def needs(package: str, least: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(Version(found) < Version(least), reason=f"lists {package} {least}; here is {found}")
 
 
+OLD_RESIZE = Version(version("torchvision")) < Version("0.29")
+"""Whether torchvision may round resized pixels otherwise than the version that bounds were chosen with."""
+
 NUMBERS: dict[str, str] = {"function_to_apply": "none"} if Version(version("transformers")) < Version("5.23") else {}
 """What a stock pipeline must be told of a regression model before transformers 5.23, which made probabilities of it."""
