@@ -18,20 +18,25 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from hfft.errors import ArgumentError, one_line
 from hfft.training_flags import help_of
 
-_ELSEWHERE = {
-    **{
-        "batch": "per_device_train_batch_size",
-        "batch_size": "per_device_train_batch_size",
-        "bs": "per_device_train_batch_size",
-    },
-    **{"data": "train_dir", "data_dir": "train_dir", "dataset": "dataset_name", "val_dir": "validation_dir"},
-    **{"epochs": "num_train_epochs", "num_epochs": "num_train_epochs", "freeze": "policy"},
-    **{"image": "image_size", "img_size": "image_size", "imgsz": "image_size", "lr": "learning_rate"},
-    **{"model": "model_name_or_path", "model_name": "model_name_or_path", "model_name_or_path": "model"},
-    **{"optimizer": "optim", "output": "output_dir"},
-    **{"patience": "early_stopping_patience", "resume": "resume_from_checkpoint", "wd": "weight_decay"},
-    **{"num_workers": "dataloader_num_workers", "workers": "dataloader_num_workers"},
+_ALIASES = {
+    "dataloader_num_workers": "num_workers workers",
+    "dataset_name": "dataset",
+    "early_stopping_patience": "patience",
+    "image_size": "image img_size imgsz",
+    "learning_rate": "lr",
+    "model": "model_name_or_path",
+    "model_name_or_path": "model model_name",
+    "num_train_epochs": "epochs num_epochs",
+    "optim": "optimizer",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batch batch_size bs",
+    "policy": "freeze",
+    "resume_from_checkpoint": "resume",
+    "train_dir": "data data_dir",
+    "validation_dir": "val_dir",
+    "weight_decay": "wd",
 }
+_ELSEWHERE = {alias: option for option, aliases in _ALIASES.items() for alias in aliases.split()}
 """What other tools call an option of transformers or hfft."""
 
 _PLACES = ("dataset_name", "model", "model_name_or_path", "against", "base")
